@@ -1,0 +1,231 @@
+package memory
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// PageSize is the unit of dirty tracking and of the wire, in bytes.
+	PageSize = 4096
+	// LowEnd is the guest-physical end of low RAM, where the MMIO hole begins.
+	LowEnd = 3 << 30
+	// HighStart is the guest-physical address of the RAM that did not fit below
+	// the hole.
+	HighStart = 4 << 30
+
+	// MinSize and MaxSize bound the RAM of a guest, in bytes.
+	MinSize = 16 << 20
+	MaxSize = 1 << 40
+	// SizeUnit divides every RAM size; it keeps slot bitmaps whole words.
+	SizeUnit = 1 << 20
+)
+
+// ErrSize is returned for a RAM size that no machine can have.
+var ErrSize = errors.New("invalid memory size")
+
+// RAM is a guest's memory.
+type RAM struct {
+	fd  int
+	mem []byte
+}
+
+// Region is a contiguous guest-physical part of RAM.
+type Region struct {
+	GPA   uint64 // guest-physical address of the first byte
+	First int    // number of the first page
+	Pages int
+}
+
+// CheckSize tells whether a RAM of size bytes can exist.
+func CheckSize(size int64) error {
+	switch {
+	case size < MinSize:
+		return fmt.Errorf("%w: %d bytes is less than the minimum of 16M", ErrSize, size)
+	case size > MaxSize:
+		return fmt.Errorf("%w: %d bytes is more than the maximum of 1024G", ErrSize, size)
+	case size%SizeUnit != 0:
+		return fmt.Errorf("%w: %d bytes is not a multiple of 1M", ErrSize, size)
+	}
+	return nil
+}
+
+// New makes RAM of size bytes, all zero and not yet backed by host memory. Huge
+// pages are advised where the host gives them to shared memory.
+func New(size int64) (*RAM, error) {
+	if err := CheckSize(size); err != nil {
+		return nil, err
+	}
+	fd, err := unix.MemfdCreate("guest-ram", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("create memfd for guest RAM: %w", err)
+	}
+	if err := unix.Ftruncate(fd, size); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("size guest RAM to %d bytes: %w", size, err)
+	}
+	mem, err := unix.Mmap(fd, 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_NORESERVE)
+	if err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("map %d bytes of guest RAM: %w", size, err)
+	}
+	// Advice only: hosts whose shmem_enabled is "never" refuse it, and a core dump
+	// with the guest in it is a matter of size, not of correctness.
+	_ = unix.Madvise(mem, unix.MADV_HUGEPAGE)
+	_ = unix.Madvise(mem, unix.MADV_DONTDUMP)
+	return &RAM{fd: fd, mem: mem}, nil
+}
+
+// Close unmaps RAM. No slice of it may be used afterwards.
+func (r *RAM) Close() error {
+	if r.mem == nil {
+		return nil
+	}
+	err := errors.Join(unix.Munmap(r.mem), unix.Close(r.fd))
+	r.mem, r.fd = nil, -1
+	return err
+}
+
+// Size is the amount of RAM in bytes.
+func (r *RAM) Size() int64 { return int64(len(r.mem)) }
+
+// Pages is the amount of RAM in pages.
+func (r *RAM) Pages() int { return len(r.mem) / PageSize }
+
+// FD is the memfd behind RAM.
+func (r *RAM) FD() int { return r.fd }
+
+// Bytes is all RAM, by page number, without the MMIO hole.
+func (r *RAM) Bytes() []byte { return r.mem }
+
+// Page is page n, 4096 bytes of live guest memory.
+func (r *RAM) Page(n int) []byte {
+	return r.mem[n*PageSize : (n+1)*PageSize : (n+1)*PageSize]
+}
+
+// Range is count pages from page first on.
+func (r *RAM) Range(first, count int) []byte {
+	return r.mem[first*PageSize : (first+count)*PageSize : (first+count)*PageSize]
+}
+
+// Regions lists RAM by guest-physical address, in ascending order.
+func (r *RAM) Regions() []Region { return Layout(r.Size()) }
+
+// Layout is where a machine with size bytes of RAM has it.
+func Layout(size int64) []Region {
+	low := min(size, LowEnd)
+	regions := []Region{{GPA: 0, First: 0, Pages: int(low / PageSize)}}
+	if size > low {
+		regions = append(regions, Region{GPA: HighStart, First: int(low / PageSize), Pages: int((size - low) / PageSize)})
+	}
+	return regions
+}
+
+// Slice is the n bytes at a guest-physical address, or false if any of them is
+// not RAM.
+func (r *RAM) Slice(gpa uint64, n int) ([]byte, bool) {
+	off, room, ok := r.offset(gpa)
+	if !ok || n < 0 || uint64(n) > room {
+		return nil, false
+	}
+	return r.mem[off : off+uint64(n) : off+uint64(n)], true
+}
+
+// PageOf is the number of the page that holds a guest-physical address, or false
+// if that is not RAM.
+func (r *RAM) PageOf(gpa uint64) (int, bool) {
+	off, _, ok := r.offset(gpa)
+	return int(off / PageSize), ok
+}
+
+// offset translates a guest-physical address; room is how many bytes of its
+// region follow from it on.
+func (r *RAM) offset(gpa uint64) (off, room uint64, ok bool) {
+	size := uint64(len(r.mem))
+	low := min(size, LowEnd)
+	switch {
+	case gpa < low:
+		return gpa, low - gpa, true
+	case gpa >= HighStart && gpa-HighStart < size-low:
+		return low + (gpa - HighStart), size - low - (gpa - HighStart), true
+	}
+	return 0, 0, false
+}
+
+// populateChunk is how much one madvise call populates: large enough to amortize
+// the call, small enough for progress and cancellation.
+const populateChunk = 8 << 20
+
+// Populate backs all RAM with host memory, so that no first touch is paid later.
+// Content is kept, whoever writes at the same time. progress, if not nil, is
+// called from several goroutines with the bytes done so far.
+func (r *RAM) Populate(ctx context.Context, workers int, progress func(doneBytes int64)) error {
+	var next, done atomic.Int64
+	g, ctx := errgroup.WithContext(ctx)
+	for range max(workers, 1) {
+		g.Go(func() error {
+			for ctx.Err() == nil {
+				from := next.Add(populateChunk) - populateChunk
+				if from >= r.Size() {
+					return nil
+				}
+				chunk := r.mem[from:min(from+populateChunk, r.Size())]
+				if err := populate(chunk); err != nil {
+					return fmt.Errorf("populate guest RAM at %d MiB: %w", from>>20, err)
+				}
+				if n := done.Add(int64(len(chunk))); progress != nil {
+					progress(n)
+				}
+			}
+			return ctx.Err()
+		})
+	}
+	return g.Wait()
+}
+
+func populate(chunk []byte) error {
+	for {
+		// MADV_POPULATE_WRITE (Linux 5.14) prefaults writable without changing content.
+		err := unix.Madvise(chunk, unix.MADV_POPULATE_WRITE)
+		switch {
+		case err == unix.EINTR || err == unix.EAGAIN:
+			runtime.Gosched()
+		case err == unix.EINVAL:
+			// An older kernel: an atomic add of 0 is a write fault that keeps content.
+			touch(chunk)
+			return nil
+		default:
+			return err
+		}
+	}
+}
+
+// Allocated adds to pages every page that the host backs with memory. All others
+// were never written and read as zero without being read: they are holes of the
+// memfd (lseek(2), SEEK_DATA).
+func (r *RAM) Allocated(pages *Bitmap) error {
+	for off := int64(0); off < r.Size(); {
+		data, err := unix.Seek(r.fd, off, unix.SEEK_DATA)
+		if err == unix.ENXIO {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("find allocated guest RAM: %w", err)
+		}
+		hole, err := unix.Seek(r.fd, data, unix.SEEK_HOLE)
+		if err != nil {
+			return fmt.Errorf("find allocated guest RAM: %w", err)
+		}
+		first := int(data / PageSize)
+		end := int((hole + PageSize - 1) / PageSize)
+		pages.SetRange(first, end-first)
+		off = hole
+	}
+	return nil
+}

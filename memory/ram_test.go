@@ -1,0 +1,142 @@
+package memory
+
+import (
+	"context"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func newRAM(t *testing.T, size int64) *RAM {
+	t.Helper()
+	r, err := New(size)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, r.Close()) })
+	return r
+}
+
+func TestNewRefusesSizes(t *testing.T) {
+	for _, size := range []int64{-1, 0, 15 << 20, 16<<20 + 4096, 1<<40 + 1<<20} {
+		_, err := New(size)
+		require.ErrorIs(t, err, ErrSize, "size %d", size)
+	}
+}
+
+func TestAddressesAroundTheHole(t *testing.T) {
+	const size = 3<<30 + 32<<20
+	r := newRAM(t, size)
+	require.Equal(t, []Region{
+		{GPA: 0, First: 0, Pages: 3 << 30 / PageSize},
+		{GPA: HighStart, First: 3 << 30 / PageSize, Pages: 32 << 20 / PageSize},
+	}, r.Regions())
+
+	for _, c := range []struct {
+		gpa  uint64
+		n    int
+		page int
+		ok   bool
+	}{
+		{0, 4096, 0, true},
+		{LowEnd - 8, 8, LowEnd/PageSize - 1, true},
+		{LowEnd - 8, 9, 0, false},
+		{LowEnd, 1, 0, false},
+		{HighStart - 1, 1, 0, false},
+		{HighStart, 4096, LowEnd / PageSize, true},
+		{HighStart + 32<<20 - 1, 1, size/PageSize - 1, true},
+		{HighStart + 32<<20 - 1, 2, 0, false},
+		{HighStart + 32<<20, 1, 0, false},
+		{^uint64(0), 2, 0, false},
+		{0, -1, 0, false},
+	} {
+		s, ok := r.Slice(c.gpa, c.n)
+		require.Equal(t, c.ok, ok, "%#x+%d", c.gpa, c.n)
+		if !ok {
+			continue
+		}
+		require.Len(t, s, c.n)
+		page, ok := r.PageOf(c.gpa)
+		require.True(t, ok)
+		require.Equal(t, c.page, page)
+		s[0] = 0xa5
+		require.Equal(t, byte(0xa5), r.Page(page)[c.gpa%PageSize], "slice and page are the same memory")
+	}
+}
+
+func TestAllocatedFindsWhatWasWritten(t *testing.T) {
+	r := newRAM(t, 16<<20)
+	got := NewBitmap(r.Pages())
+	require.NoError(t, r.Allocated(got))
+	require.Zero(t, got.Count(), "fresh RAM is one hole")
+
+	want := []int{0, 7, 8, 4095}
+	for _, p := range want {
+		r.Page(p)[17] = 1
+	}
+	require.NoError(t, r.Allocated(got))
+	for _, p := range want {
+		require.True(t, got.Test(p), "page %d", p)
+	}
+}
+
+func TestPopulateKeepsContentAndReportsProgress(t *testing.T) {
+	r := newRAM(t, 40<<20)
+	r.Page(3)[5] = 42
+	var most atomic.Int64
+	require.NoError(t, r.Populate(context.Background(), 3, func(n int64) {
+		for old := most.Load(); n > old && !most.CompareAndSwap(old, n); old = most.Load() {
+		}
+	}))
+	require.Equal(t, r.Size(), most.Load())
+	require.Equal(t, byte(42), r.Page(3)[5])
+	got := NewBitmap(r.Pages())
+	require.NoError(t, r.Allocated(got))
+	require.Equal(t, r.Pages(), got.Count())
+}
+
+func TestPopulateStopsWhenCancelled(t *testing.T) {
+	r := newRAM(t, 16<<20)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	require.ErrorIs(t, r.Populate(ctx, 2, nil), context.Canceled)
+}
+
+func TestIsZero(t *testing.T) {
+	page := make([]byte, PageSize)
+	require.True(t, IsZero(page))
+	for _, i := range []int{0, 1, 2047, 2048, 3000, 4095} {
+		page[i] = 1
+		require.False(t, IsZero(page), "byte %d", i)
+		page[i] = 0
+	}
+	require.True(t, IsZero(page[:100]))
+}
+
+func TestDigest(t *testing.T) {
+	a, b := newRAM(t, 20<<20), newRAM(t, 20<<20)
+	digest := func(r *RAM) uint64 {
+		d, err := r.Digest()
+		require.NoError(t, err)
+		return d
+	}
+	require.Equal(t, digest(a), digest(b))
+	a.Page(100)[9] = 1
+	require.NotEqual(t, digest(a), digest(b))
+	b.Page(101)[9] = 1
+	require.NotEqual(t, digest(a), digest(b), "the same page at another place")
+	b.Page(101)[9] = 0 // now a page of zeros that is no hole
+	b.Page(100)[9] = 1
+	require.Equal(t, digest(a), digest(b))
+	a.Page(a.Pages() - 1)[4095] = 1
+	require.NotEqual(t, digest(a), digest(b), "the last byte counts")
+}
+
+func BenchmarkIsZero(b *testing.B) {
+	page := make([]byte, PageSize)
+	b.SetBytes(PageSize)
+	for b.Loop() {
+		if !IsZero(page) {
+			b.Fatal("zero page not found")
+		}
+	}
+}
