@@ -1,0 +1,58 @@
+# Targets that people use carry a "## " comment, which `make help` prints.
+
+GO      ?= go
+# CGO_ENABLED=0: one static binary, and no C compiler needed to build it.
+# -buildvcs=false: builds in a checkout owned by another user, too.
+GOBUILD := CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath
+GOTEST  := $(GO) test -buildvcs=false -timeout 15m
+CC      ?= cc
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: preflight
+preflight:
+	@./scripts/preflight.sh
+
+.PHONY: build
+build: ## build bin/vmm, statically
+	$(GOBUILD) -o bin/vmm ./cmd/vmm
+
+.PHONY: demo
+demo: preflight build ## a busy guest moves live to another process, under a minute
+	@$(GO) run -buildvcs=false ./integration/demo -vmm bin/vmm
+
+.PHONY: test
+test: preflight ## all tests; again under the race detector if there is a C compiler
+	$(GOTEST) ./...
+	@./scripts/race.sh $(CC) -- $(GOTEST) -race
+
+.PHONY: test-long
+test-long: preflight ## the endurance tests at their full length
+	TASKGUIDE_LONG=1 $(GOTEST) -timeout 60m -v -run 'BackAndForth|Killed' ./integration
+
+.PHONY: lint
+lint: ## gofmt, go vet, staticcheck
+	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then \
+		echo "gofmt -w is needed for: $$unformatted" >&2; exit 1; fi
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+
+.PHONY: fuzz-smoke
+fuzz-smoke: ## every fuzz target for a few seconds (FUZZTIME=5s)
+	@./scripts/fuzz-smoke.sh
+
+.PHONY: guest
+guest: ## rebuild the embedded guest's ELF from its sources (needs gcc)
+	$(MAKE) -C guestkernel
+
+.PHONY: guest-check
+guest-check: ## fail unless the committed ELF is what the sources give
+	$(MAKE) -C guestkernel check
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin
