@@ -1,0 +1,486 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * tag.h - tell the hypervisor when this program is easy to migrate.
+ *
+ * A live migration copies memory while the guest runs and stops it at the end to
+ * send what is still dirty. That end is short when the guest happens to write
+ * little. A program knows its own calm moments; it marks them as segments:
+ *
+ *	tag_enter(&tags, MY_TASK);
+ *	wait_for_work();                  // writes little memory
+ *	tag_exit(&tags, MY_TASK);
+ *	do_work();                        // writes a lot
+ *
+ * Segments nest. Each task (a thread, a process, a device's driver: whatever has
+ * phases of its own) picks a 32-bit id that no other task of the VM uses. A task
+ * takes part from its first tag_register or tag_enter until tag_unregister: call
+ * that before the task ends, or its last state counts for ever.
+ *
+ * Plain tags are one 32-bit store to the tag port; it leaves the VM and costs
+ * microseconds. Fast tags are a store to the task's slot of a page shared with the
+ * hypervisor and cost nanoseconds while no migration goes on: see tag_page_init.
+ *
+ * Header only. C11 or C++11, GCC or Clang, freestanding (kernels, unikernels) or
+ * hosted. Linux programs define TAG_LINUX before including it and get tag_open and
+ * tag_page_open, at the end of this file.
+ */
+#ifndef TAG_H
+#define TAG_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Where the registers are: 32-bit little-endian, naturally aligned 32-bit
+ * accesses only. The VM counts any other access as an error and ignores it. */
+#define TAG_MMIO_BASE 0xd0000000u /* guest-physical, one 4 KiB page */
+#define TAG_PORT_BASE 0x0d00u     /* I/O port */
+
+#define TAG_REG_ID         0x00u /* R  TAG_ID */
+#define TAG_REG_VERSION    0x04u /* R  1 */
+#define TAG_REG_ENTER      0x08u /* W  task enters a segment; registers it too */
+#define TAG_REG_EXIT       0x0cu /* W  task leaves it */
+#define TAG_REG_STATE      0x10u /* R  enum tag_state */
+#define TAG_REG_EPOCH      0x14u /* R  completed migrations of this VM */
+#define TAG_REG_REGISTER   0x18u /* W  task takes part from now on */
+#define TAG_REG_UNREGISTER 0x1cu /* W  task takes part no longer */
+#define TAG_REG_PAGE_LO    0x20u /* W  guest-physical address of the tag page */
+#define TAG_REG_PAGE_HI    0x24u /* W  upper half; commits. Both 0: no page */
+#define TAG_REG_CLOCK_LO   0x28u /* R  host's CLOCK_REALTIME in ns, latched */
+#define TAG_REG_CLOCK_HI   0x2cu /* R  upper half of what CLOCK_LO latched */
+
+#define TAG_ID 0x31474154u /* "TAG1" */
+
+/* What STATE says. A cooperative program that reads TAG_WAITING or TAG_SUSPENDED
+ * may bring its next calm segment forward: a migration waits for it. */
+enum tag_state {
+	TAG_NONE = 0,      /* no migration */
+	TAG_WAITING = 1,   /* requested, waits for the gate */
+	TAG_PRECOPY = 2,   /* memory is being copied */
+	TAG_SUSPENDED = 3, /* the gate closed, nothing is being sent */
+	TAG_SWITCHING = 4  /* about to stop here and go on there */
+};
+
+/*
+ * The tag page: 4096 bytes, aligned, little-endian. The guest writes everything
+ * but `notify`, which is the hypervisor's.
+ *
+ * A slot with flags TAG_SLOT_USED makes `task` a registered task that is inside a
+ * segment while `depth` is not 0; the slot is the truth about that task, and
+ * writes of its id to the port only say "look at the slot". Slots have a cache
+ * line each, so that tasks on different vCPUs do not slow each other down.
+ *
+ * No transition is lost because both sides store, then fence, then load:
+ *	guest:      store depth,  full barrier, load notify, ring if it is not 0
+ *	hypervisor: store notify, full barrier, load depths
+ * Whatever the interleaving, one of them sees the other's store.
+ */
+#define TAG_PAGE_MAGIC   0x50474154u /* "TAGP" */
+#define TAG_PAGE_VERSION 1u
+#define TAG_PAGE_SIZE    4096u
+#define TAG_PAGE_SLOTS   63u
+
+#define TAG_SLOT_FREE    0u
+#define TAG_SLOT_USED    1u
+#define TAG_SLOT_CLAIMED 2u /* being set up; the hypervisor ignores it */
+
+struct tag_slot {
+	uint32_t flags;
+	uint32_t task;
+	uint32_t depth;
+	uint32_t reserved[13]; /* 0 */
+};
+
+struct tag_page {
+	uint32_t magic;
+	uint32_t version;
+	uint32_t notify; /* not 0: ring the port after changing a slot */
+	uint32_t slots;  /* how many follow, up to TAG_PAGE_SLOTS */
+	uint32_t reserved[12]; /* 0 */
+	struct tag_slot slot[TAG_PAGE_SLOTS];
+};
+
+#ifdef __cplusplus
+static_assert(sizeof(struct tag_slot) == 64, "a slot is a cache line");
+static_assert(sizeof(struct tag_page) == TAG_PAGE_SIZE, "the tag page is a page");
+#else
+_Static_assert(sizeof(struct tag_slot) == 64, "a slot is a cache line");
+_Static_assert(sizeof(struct tag_page) == TAG_PAGE_SIZE, "the tag page is a page");
+#endif
+
+/* A way to the tag port. Fill it in with tag_init_mmio, tag_init_port or tag_open;
+ * all fields are private. Use by several threads at once is fine. */
+struct tag_port {
+	volatile uint32_t *mmio; /* NULL: I/O ports at io */
+	uint16_t io;
+	struct tag_page *page; /* NULL: no fast tags */
+	int ring_fd;           /* holds the tag page's pin on Linux, -1 elsewhere */
+};
+
+/* ---- registers ---- */
+
+static inline uint32_t tag_read(const struct tag_port *t, uint32_t reg)
+{
+#if defined(__x86_64__) || defined(__i386__)
+	if (!t->mmio) {
+		uint32_t v;
+		__asm__ volatile("inl %1, %0" : "=a"(v) : "Nd"((uint16_t)(t->io + reg)) : "memory");
+		return v;
+	}
+#endif
+	return t->mmio[reg / 4];
+}
+
+static inline void tag_write(const struct tag_port *t, uint32_t reg, uint32_t v)
+{
+#if defined(__x86_64__) || defined(__i386__)
+	if (!t->mmio) {
+		__asm__ volatile("outl %0, %1" : : "a"(v), "Nd"((uint16_t)(t->io + reg)) : "memory");
+		return;
+	}
+#endif
+	/* Memory written before a tag belongs before it, memory after it after it. */
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+	t->mmio[reg / 4] = v;
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+}
+
+/* Whether a tag port answers. A machine without one reads all ones or zeros. */
+static inline int tag_present(const struct tag_port *t)
+{
+	return tag_read(t, TAG_REG_ID) == TAG_ID && tag_read(t, TAG_REG_VERSION) >= 1;
+}
+
+/* Use registers mapped at regs (guest-physical TAG_MMIO_BASE). Returns 0, or -1 if
+ * no tag port answers there. */
+static inline int tag_init_mmio(struct tag_port *t, volatile void *regs)
+{
+	t->mmio = (volatile uint32_t *)regs;
+	t->io = 0;
+	t->page = NULL;
+	t->ring_fd = -1;
+	return tag_present(t) ? 0 : -1;
+}
+
+#if defined(__x86_64__) || defined(__i386__)
+/* Use I/O ports (normally TAG_PORT_BASE); the caller may execute in and out.
+ * Returns 0, or -1 if no tag port answers there. */
+static inline int tag_init_port(struct tag_port *t, uint16_t base)
+{
+	t->mmio = NULL;
+	t->io = base;
+	t->page = NULL;
+	t->ring_fd = -1;
+	return tag_present(t) ? 0 : -1;
+}
+#endif
+
+/* ---- plain tags ---- */
+
+/* The task enters a segment suitable for the switchover. Nests. */
+static inline void tag_enter(const struct tag_port *t, uint32_t task)
+{
+	tag_write(t, TAG_REG_ENTER, task);
+}
+
+/* The task leaves the segment. The VM may be moved inside this very call, before
+ * it returns. */
+static inline void tag_exit(const struct tag_port *t, uint32_t task)
+{
+	tag_write(t, TAG_REG_EXIT, task);
+}
+
+/* The task takes part, outside any segment. tag_enter does it too. */
+static inline void tag_register(const struct tag_port *t, uint32_t task)
+{
+	tag_write(t, TAG_REG_REGISTER, task);
+}
+
+/* The task takes part no longer; its open segments are forgotten. */
+static inline void tag_unregister(const struct tag_port *t, uint32_t task)
+{
+	tag_write(t, TAG_REG_UNREGISTER, task);
+}
+
+/* Whether a migration goes on, and what it waits for: enum tag_state. */
+static inline uint32_t tag_state(const struct tag_port *t)
+{
+	return tag_read(t, TAG_REG_STATE);
+}
+
+/* How many migrations this VM has behind it: a change tells that it moved. */
+static inline uint32_t tag_epoch(const struct tag_port *t)
+{
+	return tag_read(t, TAG_REG_EPOCH);
+}
+
+/* The host's CLOCK_REALTIME in ns. All vCPUs share the latch of CLOCK_HI, so two
+ * readings that agree are asked for. */
+static inline uint64_t tag_clock_ns(const struct tag_port *t)
+{
+	uint64_t before, now;
+	int tries = 8;
+
+	now = tag_read(t, TAG_REG_CLOCK_LO);
+	now |= (uint64_t)tag_read(t, TAG_REG_CLOCK_HI) << 32;
+	do {
+		before = now;
+		now = tag_read(t, TAG_REG_CLOCK_LO);
+		now |= (uint64_t)tag_read(t, TAG_REG_CLOCK_HI) << 32;
+	} while (now - before > UINT64_C(1000000000) && --tries);
+	return now;
+}
+
+/* ---- fast tags ---- */
+
+/* Sets up page (4096 bytes, aligned, at guest-physical address gpa, which must not
+ * change) and gives it to the hypervisor. A VM has one tag page; a later call
+ * takes its place. Returns 0, or -1 if page or gpa is not aligned.
+ *
+ * The page must be memory that the program keeps: the hypervisor writes `notify`
+ * until tag_page_off. */
+static inline int tag_page_init(struct tag_port *t, void *page, uint64_t gpa)
+{
+	struct tag_page *p = (struct tag_page *)page;
+	volatile uint32_t *word = (volatile uint32_t *)page;
+	size_t i;
+
+	if (gpa % TAG_PAGE_SIZE || (uintptr_t)page % TAG_PAGE_SIZE)
+		return -1;
+	for (i = 0; i < TAG_PAGE_SIZE / 4; i++) /* volatile: no call of memset */
+		word[i] = 0;
+	p->version = TAG_PAGE_VERSION;
+	p->slots = TAG_PAGE_SLOTS;
+	__atomic_store_n(&p->magic, TAG_PAGE_MAGIC, __ATOMIC_RELEASE);
+	t->page = p;
+	tag_write(t, TAG_REG_PAGE_LO, (uint32_t)gpa);
+	tag_write(t, TAG_REG_PAGE_HI, (uint32_t)(gpa >> 32));
+	return 0;
+}
+
+/* Takes the page from the hypervisor; the tasks that have a slot are forgotten. */
+static inline void tag_page_off(struct tag_port *t)
+{
+	tag_write(t, TAG_REG_PAGE_LO, 0);
+	tag_write(t, TAG_REG_PAGE_HI, 0);
+	t->page = NULL;
+}
+
+/* Gives the task a slot and registers it, outside any segment. NULL if there is no
+ * page or no slot left: use plain tags then. */
+static inline struct tag_slot *tag_fast_open(const struct tag_port *t, uint32_t task)
+{
+	uint32_t i;
+
+	for (i = 0; t->page && i < TAG_PAGE_SLOTS; i++) {
+		struct tag_slot *s = &t->page->slot[i];
+		uint32_t was = TAG_SLOT_FREE;
+
+		if (!__atomic_compare_exchange_n(&s->flags, &was, TAG_SLOT_CLAIMED, 0,
+						 __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+			continue;
+		__atomic_store_n(&s->task, task, __ATOMIC_RELAXED);
+		__atomic_store_n(&s->depth, 0, __ATOMIC_RELAXED);
+		__atomic_store_n(&s->flags, TAG_SLOT_USED, __ATOMIC_SEQ_CST);
+		tag_register(t, task);
+		return s;
+	}
+	return NULL;
+}
+
+/* As tag_enter, for a task with a slot. One thread at a time uses a slot. */
+static inline void tag_fast_enter(const struct tag_port *t, struct tag_slot *s)
+{
+	uint32_t depth = __atomic_load_n(&s->depth, __ATOMIC_RELAXED);
+
+	__atomic_store_n(&s->depth, depth + 1, __ATOMIC_SEQ_CST);
+	if (__atomic_load_n(&t->page->notify, __ATOMIC_SEQ_CST))
+		tag_write(t, TAG_REG_ENTER, s->task);
+}
+
+/* As tag_exit, for a task with a slot; without a segment to leave it does nothing. */
+static inline void tag_fast_exit(const struct tag_port *t, struct tag_slot *s)
+{
+	uint32_t depth = __atomic_load_n(&s->depth, __ATOMIC_RELAXED);
+
+	if (depth == 0)
+		return;
+	__atomic_store_n(&s->depth, depth - 1, __ATOMIC_SEQ_CST);
+	if (__atomic_load_n(&t->page->notify, __ATOMIC_SEQ_CST))
+		tag_write(t, TAG_REG_EXIT, s->task);
+}
+
+/* As tag_unregister, for a task with a slot; the slot is free again. */
+static inline void tag_fast_close(const struct tag_port *t, struct tag_slot *s)
+{
+	uint32_t task = s->task;
+
+	__atomic_store_n(&s->flags, TAG_SLOT_FREE, __ATOMIC_SEQ_CST);
+	tag_write(t, TAG_REG_UNREGISTER, task);
+}
+
+#ifdef __cplusplus
+}
+#endif
+
+/* ---- Linux user space ---- */
+
+#ifdef TAG_LINUX
+#if !defined(__linux__)
+#error "TAG_LINUX needs Linux"
+#endif
+/* Needs _GNU_SOURCE, which C++ and -std=gnu11 define. */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+#if defined(__x86_64__) || defined(__i386__)
+#include <sys/io.h>
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Maps the registers from /dev/mem. Any thread may use them then. */
+static inline int tag_open_mmio(struct tag_port *t)
+{
+	void *regs;
+	int err, fd = open("/dev/mem", O_RDWR | O_SYNC | O_CLOEXEC);
+
+	if (fd < 0)
+		return -errno;
+	regs = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)TAG_MMIO_BASE);
+	err = errno;
+	close(fd);
+	if (regs == MAP_FAILED)
+		return -err;
+	if (tag_init_mmio(t, regs)) {
+		munmap(regs, 4096);
+		return -ENODEV;
+	}
+	return 0;
+}
+
+#if defined(__x86_64__) || defined(__i386__)
+/* Asks for the I/O ports. The permission is the calling thread's and that of the
+ * threads it starts afterwards. (The file /dev/port cannot serve: it splits every
+ * access into single bytes, which the tag port refuses.) */
+static inline int tag_open_io(struct tag_port *t)
+{
+	if (ioperm(TAG_PORT_BASE, 0x30, 1))
+		return -errno;
+	return tag_init_port(t, TAG_PORT_BASE) ? -ENODEV : 0;
+}
+#endif
+
+/* Finds the tag port: the MMIO page, else the I/O ports. Needs root. Returns 0 or a
+ * negative errno; -ENODEV: this machine has no tag port. */
+static inline int tag_open(struct tag_port *t)
+{
+	int err = tag_open_mmio(t);
+
+#if defined(__x86_64__) || defined(__i386__)
+	if (err && tag_open_io(t) == 0)
+		return 0;
+#endif
+	return err;
+}
+
+/* Keeps the kernel from moving the page to another physical address, which mlock
+ * alone does not (compaction, NUMA balancing): a buffer registered with io_uring is
+ * pinned for as long as its file is open. Returns that file or a negative errno. */
+static inline int tag_pin(void *page)
+{
+	uint32_t params[30]; /* struct io_uring_params, 120 bytes */
+	struct iovec v;
+	int err, fd;
+
+	memset(params, 0, sizeof params);
+	fd = (int)syscall(425 /* io_uring_setup */, 1, params);
+	if (fd < 0)
+		return -errno;
+	v.iov_base = page;
+	v.iov_len = TAG_PAGE_SIZE;
+	if (syscall(427 /* io_uring_register */, fd, 0 /* IORING_REGISTER_BUFFERS */, &v, 1)) {
+		err = errno;
+		close(fd);
+		return -err;
+	}
+	return fd;
+}
+
+/* The guest-physical address of a resident page; 0 if the kernel does not tell,
+ * which takes CAP_SYS_ADMIN. Documentation/admin-guide/mm/pagemap.rst. */
+static inline uint64_t tag_physical(const void *page)
+{
+	uint64_t entry = 0;
+	ssize_t n;
+	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return 0;
+	n = pread(fd, &entry, sizeof entry, (off_t)((uintptr_t)page / TAG_PAGE_SIZE * sizeof entry));
+	close(fd);
+	if (n != (ssize_t)sizeof entry || !(entry >> 63))
+		return 0;
+	return (entry & ((UINT64_C(1) << 55) - 1)) * TAG_PAGE_SIZE;
+}
+
+/* Allocates, pins and registers the tag page, so that tag_fast_open works. Needs
+ * root and io_uring (sysctl kernel.io_uring_disabled must not be 2). Returns 0 or a
+ * negative errno; plain tags work either way. Processes that fork and want to share
+ * the page open their slots before or after, the page is shared memory. */
+static inline int tag_page_open(struct tag_port *t)
+{
+	uint64_t gpa;
+	int fd;
+	void *page = mmap(NULL, TAG_PAGE_SIZE, PROT_READ | PROT_WRITE,
+			  MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+
+	if (page == MAP_FAILED)
+		return -errno;
+	fd = tag_pin(page);
+	if (fd < 0) {
+		munmap(page, TAG_PAGE_SIZE);
+		return fd;
+	}
+	gpa = tag_physical(page);
+	if (!gpa) {
+		close(fd);
+		munmap(page, TAG_PAGE_SIZE);
+		return -EPERM;
+	}
+	tag_page_init(t, page, gpa);
+	t->ring_fd = fd;
+	return 0;
+}
+
+/* Undoes tag_open and tag_page_open. Unregister plain tasks before. */
+static inline void tag_close(struct tag_port *t)
+{
+	struct tag_page *page = t->page;
+
+	if (page && t->ring_fd >= 0) {
+		tag_page_off(t);
+		close(t->ring_fd);
+		munmap(page, TAG_PAGE_SIZE);
+	}
+	if (t->mmio)
+		munmap((void *)(uintptr_t)t->mmio, 4096);
+	t->mmio = NULL;
+	t->ring_fd = -1;
+}
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* TAG_LINUX */
+
+#endif
