@@ -1,0 +1,146 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"time"
+
+	"taskguide/migration"
+	"taskguide/tagging"
+)
+
+const (
+	maxSubscribers = 64
+	// queueLimit bounds what waits for one client, in events of some hundred bytes.
+	queueLimit = 256
+)
+
+var errTooManyClients = errors.New("too many clients follow this VM's events")
+
+// hub hands every event to every subscriber without ever waiting for one.
+type hub struct {
+	mu     sync.Mutex
+	subs   map[*subscriber]struct{}
+	closed bool
+}
+
+// subscriber is one client's queue. Its fields but wake are guarded by the hub's mutex.
+type subscriber struct {
+	hub     *hub
+	queue   []Event
+	dropped int
+	wake    chan struct{} // holds one token while there may be something to read
+}
+
+func newHub() *hub {
+	return &hub{subs: make(map[*subscriber]struct{})}
+}
+
+// publish queues e for everyone. It does not block and may be called from any goroutine; events of one caller
+// keep their order.
+func (h *hub) publish(e Event) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return
+	}
+	for s := range h.subs {
+		s.push(e)
+	}
+}
+
+// pushTag queues a transition for this subscriber alone.
+func (s *subscriber) pushTag(t tagging.Transition) {
+	s.hub.mu.Lock()
+	defer s.hub.mu.Unlock()
+	s.push(Event{Time: t.Time, Kind: EventTag, Tag: &t})
+}
+
+// push needs the hub's mutex.
+func (s *subscriber) push(e Event) {
+	switch n := len(s.queue); {
+	case n > 0 && e.Kind == string(migration.EventProgress) && s.queue[n-1].Kind == e.Kind:
+		s.queue[n-1] = e // only the newest progress is of interest
+	case n >= queueLimit:
+		s.dropped += n
+		s.queue = append(s.queue[:0], e)
+	default:
+		s.queue = append(s.queue, e)
+	}
+	s.signal()
+}
+
+func (s *subscriber) signal() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// subscribe begins a stream whose first event is first.
+func (h *hub) subscribe(first Event) (*subscriber, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.subs) >= maxSubscribers {
+		return nil, errTooManyClients
+	}
+	s := &subscriber{hub: h, wake: make(chan struct{}, 1), queue: []Event{first}}
+	s.signal()
+	if !h.closed {
+		h.subs[s] = struct{}{}
+	}
+	return s, nil
+}
+
+// next waits for the next event. It returns io.EOF once the hub is closed and everything was read.
+func (s *subscriber) next(ctx context.Context) (Event, error) {
+	for {
+		e, ok, closed := s.pop()
+		if ok {
+			return e, nil
+		}
+		if closed {
+			return Event{}, io.EOF
+		}
+		select {
+		case <-s.wake:
+		case <-ctx.Done():
+			return Event{}, ctx.Err()
+		}
+	}
+}
+
+func (s *subscriber) pop() (e Event, ok, closed bool) {
+	s.hub.mu.Lock()
+	defer s.hub.mu.Unlock()
+	if s.dropped > 0 {
+		e = Event{Time: time.Now(), Kind: EventLagged, Dropped: s.dropped}
+		s.dropped = 0
+		return e, true, false
+	}
+	if len(s.queue) == 0 {
+		return Event{}, false, s.hub.closed
+	}
+	e = s.queue[0]
+	s.queue = s.queue[1:]
+	return e, true, false
+}
+
+// cancel ends the subscription.
+func (s *subscriber) cancel() {
+	s.hub.mu.Lock()
+	defer s.hub.mu.Unlock()
+	delete(s.hub.subs, s)
+}
+
+// close ends all streams once their subscribers have read what is queued.
+func (h *hub) close() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.closed = true
+	for s := range h.subs {
+		s.signal()
+	}
+}

@@ -1,0 +1,431 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"taskguide/migration"
+	"taskguide/tagging"
+)
+
+// deadline is far beyond what anything here takes; it turns a hang into a failure.
+const deadline = 20 * time.Second
+
+// fakeVM is a Machine and Migrations without KVM or engine: a migration runs until finish or a cancellation.
+type fakeVM struct {
+	mu       sync.Mutex
+	state    State
+	report   *migration.Report
+	id       int
+	publish  func(Event)
+	done     chan struct{}
+	onStart  func() // called in place, once a migration has started
+	follower func(tagging.Transition)
+}
+
+func (f *fakeVM) Info() VM {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return VM{Name: "fake", PID: 1, State: f.state, MemoryBytes: 1 << 20, CPUs: 2}
+}
+
+func (f *fakeVM) set(from, to State) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.state != from {
+		return fmt.Errorf("%w: the VM is %s", ErrConflict, f.state)
+	}
+	f.state = to
+	return nil
+}
+
+func (f *fakeVM) Pause() error  { return f.set(StateRunning, StatePaused) }
+func (f *fakeVM) Resume() error { return f.set(StatePaused, StateRunning) }
+func (f *fakeVM) Stop() error   { return errors.New("stop: two\nlines") }
+
+func (f *fakeVM) Tags() (tagging.Info, error) { return tagging.Info{Epoch: 7}, nil }
+
+func (f *fakeVM) FollowTags(g func(tagging.Transition)) (func(), error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.follower = g
+	return func() {}, nil
+}
+
+func (f *fakeVM) StartMigration(p migration.Params) (Started, error) {
+	f.mu.Lock()
+	if f.report != nil && f.report.Status == migration.StatusRunning {
+		f.mu.Unlock()
+		return Started{}, fmt.Errorf("%w: a migration to %s is running", ErrConflict, f.report.Destination)
+	}
+	f.id++
+	f.report = &migration.Report{Status: migration.StatusRunning, Destination: p.Destination, Rule: p.Rule}
+	f.done = make(chan struct{})
+	started := Started{ID: f.id, Report: *f.report}
+	f.mu.Unlock()
+	if f.onStart != nil {
+		f.onStart()
+	}
+	return started, nil
+}
+
+func (f *fakeVM) finish(status migration.Status) migration.Report {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.report.Status = status
+	r := *f.report
+	f.publish(FromMigration(f.id, migration.Event{Kind: migration.EventDone, Report: &r}))
+	close(f.done)
+	return r
+}
+
+func (f *fakeVM) MigrationReport() (migration.Report, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.report == nil {
+		return migration.Report{}, fmt.Errorf("%w: no migration yet", ErrNotFound)
+	}
+	return *f.report, nil
+}
+
+func (f *fakeVM) CancelMigration(context.Context) (migration.Report, error) {
+	if r, err := f.MigrationReport(); err != nil || r.Status != migration.StatusRunning {
+		return r, fmt.Errorf("%w: no migration to cancel", ErrConflict)
+	}
+	return f.finish(migration.StatusCancelled), nil
+}
+
+func start(t *testing.T) (*fakeVM, *Server, *Client) {
+	t.Helper()
+	vm := &fakeVM{state: StateRunning}
+	server := NewServer(vm, vm)
+	vm.publish = server.Publish
+	path := filepath.Join(t.TempDir(), "vm.sock")
+	l, err := Listen(path)
+	require.NoError(t, err)
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(l) }()
+	t.Cleanup(func() {
+		require.NoError(t, shutdown(server))
+		require.NoError(t, <-served)
+	})
+	client, err := NewClient(path)
+	require.NoError(t, err)
+	t.Cleanup(client.Close)
+	return vm, server, client
+}
+
+func shutdown(s *Server) error {
+	ctx, cancel := context.WithTimeout(context.Background(), deadline)
+	defer cancel()
+	return s.Shutdown(ctx)
+}
+
+func testContext(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), deadline)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// TestRequests speaks HTTP by hand: the contract, not our client.
+func TestRequests(t *testing.T) {
+	_, _, client := start(t)
+	for _, c := range []struct {
+		method, path, body string
+		code               int
+		want               string // part of the answer
+	}{
+		{"GET", "/v1/vm", "", 200, `"state":"running","memory_bytes":1048576,"cpus":2`},
+		{"PUT", "/v1/vm/resume", "", 409, `{"error":"the VM is running"}`},
+		{"PUT", "/v1/vm/pause", "", 200, `"state":"paused"`},
+		{"PUT", "/v1/vm/pause", "", 409, `{"error":"the VM is paused"}`},
+		{"PUT", "/v1/vm/resume", "", 200, `"state":"running"`},
+		{"PUT", "/v1/vm/stop", "", 500, `{"error":"stop: two; lines"}`},
+		{"GET", "/v1/vm/stop", "", 405, `use PUT`},
+		{"GET", "/v1/tags", "", 200, `"epoch":7`},
+		{"GET", "/v2/vm", "", 404, `{"error":"no such path: /v2/vm"}`},
+		{"GET", "/v1/migration", "", 404, `{"error":"no migration yet"}`},
+		{"DELETE", "/v1/migration", "", 409, `{"error":"no migration to cancel"}`},
+		{"POST", "/v1/migration", `{"destination":"unix:/d","rule":"best"}`, 400, `rule \"best\" is unknown`},
+		{"POST", "/v1/migration", `{}`, 400, `no destination given`},
+		{"POST", "/v1/migration", `{"destination":"unix:/d","speed":9}`, 400, `unknown field`},
+		{"POST", "/v1/migration", `{"destination":"unix:/d"} {}`, 400, `more than one`},
+		{"POST", "/v1/migration", `{"destination":`, 400, `unexpected EOF`},
+		{"POST", "/v1/migration", "", 400, `EOF`},
+		{"POST", "/v1/migration", `{"destination":"` + strings.Repeat("x", maxBody) + `"}`, 400, `too large`},
+		{"POST", "/v1/migration", `{"destination":"unix:/d","rule":"xen"}`, 202, `"id":1,"status":"running"`},
+		{"GET", "/v1/migration", "", 200, `"status":"running"`},
+		{"POST", "/v1/migration", `{"destination":"unix:/e"}`, 409, `a migration to unix:/d is running`},
+		{"DELETE", "/v1/migration", "", 200, `"status":"cancelled"`},
+		{"POST", "/v1/migration", `{"destination":"unix:/e"}`, 202, `"id":2`},
+		{"PATCH", "/v1/migration", "", 405, `use DELETE, GET, POST`},
+	} {
+		req, err := http.NewRequestWithContext(testContext(t), c.method, "http://vm"+c.path, strings.NewReader(c.body))
+		require.NoError(t, err)
+		resp, err := client.http.Do(req)
+		require.NoError(t, err, c.path)
+		body, err := io.ReadAll(resp.Body)
+		require.NoError(t, err)
+		resp.Body.Close()
+		name := c.method + " " + c.path + " " + c.body[:min(len(c.body), 40)]
+		require.Equal(t, c.code, resp.StatusCode, "%s: %s", name, body)
+		require.Contains(t, string(body), c.want, name)
+		require.True(t, json.Valid(body), name)
+		require.Equal(t, 1, bytes.Count(body, []byte("\n")), name)
+		require.Equal(t, "application/json", resp.Header.Get("Content-Type"))
+	}
+}
+
+func TestClientCalls(t *testing.T) {
+	_, _, client := start(t)
+	ctx := testContext(t)
+	vm, err := client.Pause(ctx)
+	require.NoError(t, err)
+	require.Equal(t, StatePaused, vm.State)
+	_, err = client.Pause(ctx)
+	var refused *StatusError
+	require.ErrorAs(t, err, &refused)
+	require.Equal(t, 409, refused.Code)
+	vm, err = client.Resume(ctx)
+	require.NoError(t, err)
+	require.Equal(t, StateRunning, vm.State)
+	tags, err := client.Tags(ctx)
+	require.NoError(t, err)
+	require.EqualValues(t, 7, tags.Epoch)
+	_, err = client.Migration(ctx)
+	require.ErrorContains(t, err, "no migration yet")
+}
+
+func TestClientOfNobody(t *testing.T) {
+	client, err := NewClient(filepath.Join(t.TempDir(), "none.sock"))
+	require.NoError(t, err)
+	_, err = client.VM(testContext(t))
+	require.ErrorIs(t, err, ErrNotRunning)
+
+	_, err = NewClient("../x y")
+	require.NoError(t, err, "a path")
+	_, err = NewClient("x y")
+	require.ErrorContains(t, err, "name \"x y\"")
+}
+
+func TestEventStream(t *testing.T) {
+	vm, server, client := start(t)
+	events, err := client.Events(testContext(t))
+	require.NoError(t, err)
+	defer events.Close()
+	e, err := events.Next()
+	require.NoError(t, err)
+	require.Equal(t, EventState, e.Kind)
+	require.Equal(t, StateRunning, e.State)
+
+	server.Publish(Event{Kind: EventState, State: StatePaused})
+	server.Publish(FromMigration(3, migration.Event{Kind: migration.EventGate, GateOpen: false}))
+	server.Publish(FromMigration(3, migration.Event{Kind: migration.EventRound, Round: &migration.Round{N: 4}}))
+	e, err = events.Next()
+	require.NoError(t, err)
+	require.Equal(t, StatePaused, e.State)
+	require.False(t, e.Time.IsZero())
+	e, err = events.Next()
+	require.NoError(t, err)
+	require.Equal(t, 3, e.MigrationID)
+	require.NotNil(t, e.GateOpen)
+	require.False(t, *e.GateOpen)
+	e, err = events.Next()
+	require.NoError(t, err)
+	require.Equal(t, 4, e.Round.N)
+	require.Nil(t, vm.follower, "tags come only when asked for")
+
+	require.NoError(t, shutdown(server))
+	_, err = events.Next()
+	require.ErrorIs(t, err, io.EOF)
+}
+
+func TestTagEvents(t *testing.T) {
+	vm, _, client := start(t)
+	events, err := client.TagEvents(testContext(t))
+	require.NoError(t, err)
+	defer events.Close()
+	_, err = events.Next()
+	require.NoError(t, err)
+	vm.follower(tagging.Transition{Event: tagging.Entered, Task: 5})
+	e, err := events.Next()
+	require.NoError(t, err)
+	require.Equal(t, EventTag, e.Kind)
+	require.EqualValues(t, 5, e.Tag.Task)
+}
+
+// TestSlowClient floods a client that reads nothing: publishing must not block, memory must stay bounded, and
+// the client must learn that it lost events and still get the last one.
+func TestSlowClient(t *testing.T) {
+	h := newHub()
+	sub, err := h.subscribe(Event{Kind: EventState})
+	require.NoError(t, err)
+	const flood = 10 * queueLimit
+	for i := range flood {
+		h.publish(Event{Kind: "round", MigrationID: i + 1})
+	}
+	require.LessOrEqual(t, len(sub.queue), queueLimit)
+	h.publish(Event{Kind: "done"})
+	h.close()
+
+	dropped, seen, last := 0, 0, Event{}
+	for {
+		e, err := sub.next(testContext(t))
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		require.NoError(t, err)
+		if e.Kind == EventLagged {
+			dropped += e.Dropped
+			continue
+		}
+		if e.MigrationID != 0 {
+			require.Greater(t, e.MigrationID, last.MigrationID, "order")
+		}
+		seen, last = seen+1, e
+	}
+	require.Positive(t, dropped)
+	require.Equal(t, flood+2, dropped+seen)
+	require.Equal(t, "done", last.Kind)
+}
+
+func TestProgressIsCoalesced(t *testing.T) {
+	h := newHub()
+	sub, err := h.subscribe(Event{Kind: EventState})
+	require.NoError(t, err)
+	for i := range int64(1000) {
+		h.publish(Event{Kind: "progress", Progress: &migration.Progress{DonePages: i}})
+	}
+	_, err = sub.next(testContext(t))
+	require.NoError(t, err)
+	e, err := sub.next(testContext(t))
+	require.NoError(t, err)
+	require.EqualValues(t, 999, e.Progress.DonePages)
+	require.Empty(t, sub.queue)
+	require.Zero(t, sub.dropped)
+}
+
+func TestTooManySubscribers(t *testing.T) {
+	h := newHub()
+	var last *subscriber
+	for range maxSubscribers {
+		sub, err := h.subscribe(Event{})
+		require.NoError(t, err)
+		last = sub
+	}
+	_, err := h.subscribe(Event{})
+	require.ErrorIs(t, err, errTooManyClients)
+	last.cancel()
+	_, err = h.subscribe(Event{})
+	require.NoError(t, err)
+}
+
+// TestMigrateOutlivesSource ends the migration and shuts the server down at once, as the process of a VM that moved
+// away does: the client must have the whole report nevertheless.
+func TestMigrateOutlivesSource(t *testing.T) {
+	vm, server, client := start(t)
+	vm.onStart = func() {
+		for n := range 5 {
+			server.Publish(FromMigration(1, migration.Event{Kind: migration.EventRound, Round: &migration.Round{N: n + 1}}))
+		}
+		vm.finish(migration.StatusCompleted)
+		go shutdown(server) //nolint:errcheck // again in the cleanup, where it is checked
+	}
+	var kinds []string
+	report, err := client.Migrate(testContext(t), migration.Params{Destination: "unix:/d"}, func(e Event) {
+		kinds = append(kinds, e.Kind)
+	})
+	require.NoError(t, err)
+	require.Equal(t, migration.StatusCompleted, report.Status)
+	require.Equal(t, "unix:/d", report.Destination)
+	require.Equal(t, []string{"round", "round", "round", "round", "round", "done"}, kinds)
+}
+
+func TestMigrateIgnoresAnEarlierEnd(t *testing.T) {
+	vm, server, client := start(t)
+	vm.id = 6
+	vm.onStart = func() {
+		old := migration.Report{Status: migration.StatusFailed}
+		server.Publish(FromMigration(6, migration.Event{Kind: migration.EventDone, Report: &old}))
+		vm.finish(migration.StatusCompleted)
+	}
+	report, err := client.Migrate(testContext(t), migration.Params{Destination: "unix:/d"}, func(Event) {})
+	require.NoError(t, err)
+	require.Equal(t, migration.StatusCompleted, report.Status)
+}
+
+func TestMigrateCancelled(t *testing.T) {
+	vm, _, client := start(t)
+	ctx, cancel := context.WithCancel(testContext(t))
+	vm.onStart = func() { time.AfterFunc(time.Millisecond, cancel) }
+	report, err := client.Migrate(ctx, migration.Params{Destination: "unix:/d"}, func(Event) {})
+	require.NoError(t, err)
+	require.Equal(t, migration.StatusCancelled, report.Status)
+}
+
+func TestMigrateRefused(t *testing.T) {
+	_, _, client := start(t)
+	ctx := testContext(t)
+	_, err := client.StartMigration(ctx, migration.Params{Destination: "unix:/d"})
+	require.NoError(t, err)
+	_, err = client.Migrate(ctx, migration.Params{Destination: "unix:/e"}, func(Event) {})
+	require.ErrorContains(t, err, "a migration to unix:/d is running")
+}
+
+// TestMigrateLosesSource: the process dies in the middle. The client must not claim any outcome.
+func TestMigrateLosesSource(t *testing.T) {
+	vm, server, client := start(t)
+	vm.onStart = func() { go server.http.Close() }
+	_, err := client.Migrate(testContext(t), migration.Params{Destination: "unix:/d"}, func(Event) {})
+	require.Error(t, err)
+	require.NotContains(t, err.Error(), "\n")
+}
+
+func FuzzReadParams(f *testing.F) {
+	f.Add([]byte(`{"destination":"tcp:h:1","rule":"xen","bits_per_second":1000000000,"verify":true}`))
+	f.Add([]byte(`{"destination":"unix:/p","switch_at_exit":false,"max_defer_ns":-1}`))
+	f.Add([]byte(`[]`))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		p, err := readParams(bytes.NewReader(body))
+		if err != nil {
+			require.ErrorIs(t, err, ErrInvalid)
+			return
+		}
+		require.NotEmpty(t, p.Destination)
+		require.NotNil(t, p.SwitchAtExit)
+	})
+}
+
+// FuzzEvents: the client survives any bytes that a peer streams to it.
+func FuzzEvents(f *testing.F) {
+	f.Add([]byte("event: state\ndata: {\"kind\":\"state\",\"state\":\"running\"}\n\n"))
+	f.Add([]byte(": keep-alive\n\ndata: {\n"))
+	f.Fuzz(func(t *testing.T, stream []byte) {
+		here, there := net.Pipe()
+		go func() {
+			there.Write(stream) //nolint:errcheck // the reader may leave early
+			there.Close()
+		}()
+		defer here.Close()
+		events := eventsFrom(&Client{nameOrPath: "vm"}, here)
+		for range bytes.Count(stream, []byte("\n")) + 1 {
+			if _, err := events.Next(); err != nil {
+				return
+			}
+		}
+		t.Fatal("more events than lines")
+	})
+}
