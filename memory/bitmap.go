@@ -95,27 +95,35 @@ func (b *Bitmap) CopyFrom(o *Bitmap) { copy(b.words, o.words[:len(b.words)]) }
 // NextRun finds the first run of pages in the set at or after from, cut at limit
 // pages. count is 0 when no page is left.
 func (b *Bitmap) NextRun(from, limit int) (first, count int) {
-	first = b.next(from, 0)
-	if first >= b.n {
-		return b.n, 0
-	}
-	end := b.next(first, ^uint64(0))
-	return first, min(end-first, limit)
+	first, count = b.NextRunBefore(from, b.n)
+	return first, min(count, limit)
 }
 
-// next finds the first bit at or after from that differs from the bits of flip
-// (0: the first set bit; all ones: the first clear one), at most b.n.
-func (b *Bitmap) next(from int, flip uint64) int {
-	if from >= b.n {
-		return b.n
+// NextRunBefore finds the first run of pages in the set within from..end-1. It
+// reads no word that holds only pages outside that range. count is 0 when there
+// is none.
+func (b *Bitmap) NextRunBefore(from, end int) (first, count int) {
+	end = min(end, b.n)
+	first = b.next(from, end, 0)
+	if first >= end {
+		return end, 0
+	}
+	return first, b.next(first, end, ^uint64(0)) - first
+}
+
+// next finds the first bit in from..end-1 that differs from the bits of flip (0:
+// the first set bit; all ones: the first clear one), or end.
+func (b *Bitmap) next(from, end int, flip uint64) int {
+	if from >= end {
+		return end
 	}
 	i := from >> 6
 	w := (b.words[i] ^ flip) >> (from & 63) << (from & 63)
 	for w == 0 {
-		if i++; i == len(b.words) {
-			return b.n
+		if i++; i<<6 >= end {
+			return end
 		}
 		w = b.words[i] ^ flip
 	}
-	return min(i<<6+bits.TrailingZeros64(w), b.n)
+	return min(i<<6+bits.TrailingZeros64(w), end)
 }

@@ -54,6 +54,17 @@ func checkAgainstModel(t *testing.T, b *Bitmap, model []bool, limit, first, coun
 	require.Equal(t, total, b.Count())
 	require.Equal(t, within, b.CountRange(first, count))
 
+	inRange, end := 0, first+count
+	for from := first; ; {
+		f, c := b.NextRunBefore(from, end)
+		if c == 0 {
+			break
+		}
+		require.LessOrEqual(t, f+c, end)
+		inRange, from = inRange+c, f+c
+	}
+	require.Equal(t, within, inRange)
+
 	seen, from := 0, 0
 	for {
 		f, c := b.NextRun(from, limit)

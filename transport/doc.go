@@ -1,0 +1,43 @@
+// Package transport moves a machine's pages and messages between two hosts: how
+// bytes look on the wire, and how they get there without being copied. It has no
+// policy: what is sent, when, and in which encoding, the migration engine says.
+//
+// # Connections
+//
+// A migration uses one or more connections (channels). Each begins with a Hello
+// and its answer, which carry a magic number, the protocol version, the
+// migration's random id and the channel's number; a peer that is not ours, or of
+// another version, is told so and refused. After it, everything is a frame.
+//
+// # Frames
+//
+// A frame is a 16-byte header and a payload. The header carries its own CRC-32C,
+// so that a stream that lost its footing is noticed at the first header and never
+// interpreted as pages.
+//
+//	 0        1          2         4            8       12
+//	+--------+----------+---------+------------+-------+---------+----------...
+//	| type   | encoding | entries | length     | arg   | CRC-32C | payload
+//	+--------+----------+---------+------------+-------+---------+----------...
+//	  uint8    uint8      uint16    uint32       uint32  uint32    length bytes
+//
+// A pages frame carries a table of runs, then the content of the runs that have
+// any, back to back:
+//
+//	table[entries]: uint64 = page (bits 0-31) | count (32-55) | kind (56-63)
+//	data:           count*4096 bytes for each run of kind content, none for zero
+//
+// # Zero copy
+//
+// The sender gathers header, table and slices of guest RAM into one writev; the
+// receiver scatters the data with readv straight into guest RAM. The kernel makes
+// the only copies there are. A compressed frame (encoding zstd) is staged first,
+// for a live page changes while a compressor looks at it: arg is then the length
+// of the data before compression.
+//
+// # Order
+//
+// Two connections can deliver two versions of a page in the wrong order. ChannelOf
+// binds every page to one channel for the whole migration, so that versions of a
+// page never overtake each other, and no barrier between rounds is needed.
+package transport

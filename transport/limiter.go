@@ -1,0 +1,53 @@
+package transport
+
+import (
+	"context"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// Limiter keeps all channels of a migration together below a rate. A nil Limiter
+// does not limit.
+type Limiter struct {
+	bucket *rate.Limiter
+	frame  int
+}
+
+// NewLimiter returns a limiter for a rate in bit/s; 0 means none.
+func NewLimiter(bitsPerSecond int64) *Limiter {
+	if bitsPerSecond <= 0 {
+		return nil
+	}
+	bytesPerSecond := max(float64(bitsPerSecond)/8, 1)
+	// A frame lasts about 4 ms, so that the stream is smooth and stops promptly.
+	frame := int(min(max(bytesPerSecond*0.004, 64<<10), MaxData))
+	burst := frame + headerSize + MaxEntries*entrySize
+	l := &Limiter{bucket: rate.NewLimiter(rate.Limit(bytesPerSecond), burst), frame: frame}
+	// Begin with an empty bucket: a short migration must not exceed the rate either.
+	l.bucket.AllowN(time.Now(), burst)
+	return l
+}
+
+// FrameData is the most data that a frame should carry at this rate, in bytes.
+func (l *Limiter) FrameData() int {
+	if l == nil {
+		return MaxData
+	}
+	return l.frame
+}
+
+// Wait blocks until n bytes may be sent.
+func (l *Limiter) Wait(ctx context.Context, n int) error {
+	if l == nil {
+		return ctx.Err()
+	}
+	for n > 0 {
+		part := min(n, l.bucket.Burst())
+		if err := l.bucket.WaitN(ctx, part); err != nil {
+			return err
+		}
+		n -= part
+	}
+	return nil
+}

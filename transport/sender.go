@@ -1,0 +1,183 @@
+package transport
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"net"
+
+	"github.com/klauspost/compress/zstd"
+
+	"taskguide/memory"
+)
+
+// Sender packs runs of pages into frames and sends them on one channel. It copies
+// no page unless it compresses, and allocates nothing per page or frame. Not safe
+// for concurrent use; several Senders may share a Limiter.
+type Sender struct {
+	conn    *Conn
+	limiter *Limiter
+	frame   int // bytes of data at which a frame is sent
+
+	head    []byte // header and table of the frame that is being packed
+	entries int
+	last    run      // the table's last entry, which may still grow
+	data    [][]byte // slices of guest RAM, or of stage
+	size    int      // bytes in data
+
+	encoding Encoding
+	encoder  *zstd.Encoder
+	stage    []byte // stable copies of the pages to compress
+	packed   []byte
+
+	bufs net.Buffers // what writev consumes: kept here, for a local would escape
+}
+
+// NewSender returns a Sender for one channel.
+func NewSender(c *Conn, l *Limiter) *Sender {
+	return &Sender{
+		conn:    c,
+		limiter: l,
+		frame:   l.FrameData(),
+		head:    make([]byte, headerSize, headerSize+MaxEntries*entrySize),
+		data:    make([][]byte, 0, MaxEntries),
+		bufs:    make(net.Buffers, 0, MaxEntries+1),
+	}
+}
+
+// SetEncoding chooses how the data of the frames to come is packed; what was
+// packed before is sent first.
+func (s *Sender) SetEncoding(ctx context.Context, e Encoding) error {
+	if e == s.encoding {
+		return nil
+	}
+	if err := s.Flush(ctx); err != nil {
+		return err
+	}
+	if e == EncodingZstd && s.encoder == nil {
+		// One goroutine per channel compresses already.
+		enc, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedFastest),
+			zstd.WithEncoderCRC(false), zstd.WithWindowSize(MaxData))
+		if err != nil {
+			return fmt.Errorf("set up zstd: %w", err)
+		}
+		s.encoder = enc
+		s.stage = make([]byte, 0, MaxData)
+		s.packed = make([]byte, 0, MaxData+MaxData/8)
+	}
+	s.encoding = e
+	return nil
+}
+
+// Room is how many more pages of content fit the frame that is being packed: the
+// next Content call of at most that many sends nothing but what it completes.
+func (s *Sender) Room() int { return (s.frame - s.size) / memory.PageSize }
+
+// Content packs a run of pages whose bytes are mem, a slice of guest RAM that may
+// change until it is sent. Full frames are sent.
+func (s *Sender) Content(ctx context.Context, first int, mem []byte) error {
+	for len(mem) > 0 {
+		n := min(len(mem), max(s.Room(), 1)*memory.PageSize)
+		if err := s.entry(ctx, run{first: first, count: n / memory.PageSize, kind: kindContent}); err != nil {
+			return err
+		}
+		s.append(mem[:n])
+		if s.Room() == 0 {
+			if err := s.Flush(ctx); err != nil {
+				return err
+			}
+		}
+		first, mem = first+n/memory.PageSize, mem[n:]
+	}
+	return nil
+}
+
+// append adds data that belongs to the last entry.
+func (s *Sender) append(mem []byte) {
+	s.size += len(mem)
+	if s.encoding == EncodingZstd {
+		s.stage = append(s.stage, mem...)
+		return
+	}
+	if n := len(s.data); n > 0 && adjacent(s.data[n-1], mem) {
+		s.data[n-1] = join(s.data[n-1], mem)
+		return
+	}
+	s.data = append(s.data, mem)
+}
+
+// Zeros packs a run of zero pages.
+func (s *Sender) Zeros(ctx context.Context, first, count int) error {
+	for count > 0 {
+		n := min(count, maxRun)
+		if err := s.entry(ctx, run{first: first, count: n, kind: kindZero}); err != nil {
+			return err
+		}
+		first, count = first+n, count-n
+	}
+	return nil
+}
+
+// entry adds a run to the table, or grows the last one.
+func (s *Sender) entry(ctx context.Context, r run) error {
+	if s.entries > 0 && s.last.kind == r.kind && s.last.first+s.last.count == r.first && s.last.count+r.count <= maxRun {
+		s.last.count += r.count
+		binary.LittleEndian.PutUint64(s.head[len(s.head)-entrySize:], s.last.pack())
+		return nil
+	}
+	if s.entries == MaxEntries {
+		if err := s.Flush(ctx); err != nil {
+			return err
+		}
+	}
+	s.last = r
+	s.entries++
+	s.head = binary.LittleEndian.AppendUint64(s.head, r.pack())
+	return nil
+}
+
+// Flush sends the frame that is being packed, if it holds anything. It returns
+// early with ctx's error when ctx ends while the limiter holds the frame back; the
+// Sender is then of no more use.
+func (s *Sender) Flush(ctx context.Context) error {
+	if s.entries == 0 {
+		return nil
+	}
+	h := Header{Type: TypePages, Entries: s.entries, Arg: uint32(s.size)}
+	s.bufs = append(s.bufs[:0], nil)
+	length := s.size
+	if s.encoding == EncodingZstd && s.size > 0 {
+		s.packed = s.encoder.EncodeAll(s.stage, s.packed[:0])
+		if len(s.packed) < s.size {
+			h.Encoding, length = EncodingZstd, len(s.packed)
+			s.bufs = append(s.bufs, s.packed)
+		} else {
+			s.bufs = append(s.bufs, s.stage)
+		}
+	} else {
+		s.bufs = append(s.bufs, s.data...)
+	}
+	h.Length = len(s.head) - headerSize + length
+	h.put(s.head)
+	s.bufs[0] = s.head
+	if err := s.limiter.Wait(ctx, len(s.head)+length); err != nil {
+		return err
+	}
+	if err := s.send(); err != nil {
+		return fmt.Errorf("send pages: %w", err)
+	}
+	s.head, s.entries, s.size = s.head[:headerSize], 0, 0
+	s.data, s.stage = s.data[:0], s.stage[:0]
+	return nil
+}
+
+// send writes s.bufs. WriteTo consumes the slice headers it is given, so it gets
+// the field and the backing array is put back.
+func (s *Sender) send() error {
+	s.conn.wmu.Lock()
+	defer s.conn.wmu.Unlock()
+	whole := s.bufs
+	err := s.conn.writeLocked(&s.bufs)
+	s.bufs = whole[:0]
+	return err
+}
