@@ -1,0 +1,39 @@
+// Package stockkvm runs programs and test suites on a stock KVM, on any machine.
+//
+// Users have kvm_amd or kvm_intel: a processor with hardware virtualization under
+// a kernel module of the distribution. A development machine or a CI runner often
+// has neither, because it is itself a virtual machine. QEMU's software emulation
+// offers the instructions of AMD's SVM, so that a stock kernel inside it has a
+// stock /dev/kvm: real in every behaviour, some 20 to 30 times slower.
+//
+// # What runs where
+//
+//	this machine            the emulated host                the virtual machine
+//	------------            -----------------                -------------------
+//	Rig, Host    <--------> agent, process 1
+//	  virtio-serial port      runs /suites/*/*.test  ------> guests of the tests
+//	  (package wire)          runs vmm               ------> the embedded guest
+//	QEMU, software          Debian's cloud kernel,
+//	emulation               kvm_amd
+//
+// A Rig fetches the kernel and busybox as distribution packages into a cache
+// (nothing is installed), and packs them with the agent and static binaries into an
+// initramfs. StartHost boots it and returns once the agent says hello and /dev/kvm
+// opens. Host.Run and Host.Start run programs inside, with their output;
+// Host.RunSuites runs test binaries and counts.
+//
+// # Failing loudly
+//
+// A rig that reports success when nothing ran is worse than none. So: silence is a
+// failure everywhere. The kernel panics when process 1 ends, a panic ends QEMU, and
+// the end of QEMU fails every job with the kernel's words and the console's tail.
+// Booting has a deadline, every suite has one, a suite that ran no test has failed,
+// and a test that began and did not end has failed.
+//
+// # Two hosts
+//
+// Wire returns a connected pair of sockets; with one end each, two hosts share a
+// private network that exists nowhere else. Their time-stamp counters start when
+// they boot, so a pair that was not started together differs in all clocks but the
+// wall clock, which SetClock sets in both.
+package stockkvm
