@@ -1,6 +1,9 @@
 package tagging
 
-import "errors"
+import (
+	"sync"
+	"time"
+)
 
 // Where the registers are, and how much address space they take up.
 const (
@@ -10,29 +13,262 @@ const (
 	MMIOBytes = 4096
 )
 
-// Port is the tag port of one machine.
-type Port struct{ mem Memory }
+// Offsets of the registers.
+const (
+	RegID         = 0x00
+	RegVersion    = 0x04
+	RegEnter      = 0x08
+	RegExit       = 0x0c
+	RegState      = 0x10
+	RegEpoch      = 0x14
+	RegRegister   = 0x18
+	RegUnregister = 0x1c
+	RegPageLo     = 0x20
+	RegPageHi     = 0x24
+	RegClockLo    = 0x28
+	RegClockHi    = 0x2c
+)
 
-// NewPort returns a port without tasks.
-func NewPort(mem Memory) *Port { return &Port{mem: mem} }
+// What RegID and RegVersion read.
+const (
+	ID      = 0x31474154 // "TAG1"
+	Version = 1
+)
 
-func (p *Port) Read(offset uint64, size int) uint32     { return 0 }
-func (p *Port) Write(offset uint64, size int, v uint32) {}
+// Port is the tag port of one machine: its registers, the tasks behind them and
+// the gate. It is safe for concurrent use.
+//
+// Lock order: order, then mu. The listener is called with order held and mu free,
+// so that calls come one after the other while registers can still be read.
+type Port struct {
+	mem Memory
+	now func() time.Time
 
-func (p *Port) Attach(policy Policy, l Listener) GateState { return GateState{Open: true} }
-func (p *Port) Detach()                                    {}
-func (p *Port) SetState(s MigrationState)                  {}
-func (p *Port) Gate() GateState                            { return GateState{Open: true} }
-func (p *Port) Moved()                                     {}
+	// order is held through a write to the registers, the listener's calls
+	// included, and through what must not happen in the middle of one.
+	order sync.Mutex
 
-func (p *Port) Save() []byte { return nil }
-func (p *Port) Load(state []byte) error {
-	return errors.New("not implemented")
+	mu       sync.Mutex
+	table    table
+	page     *tagPage // nil for none
+	seen     slots    // what the table knows of the page
+	attached *attachment
+	// asking is set while a change waits for GateClosing to return: the table must
+	// stand still.
+	asking      bool
+	state       MigrationState
+	epoch       uint32
+	pageLo      uint32 // latched until RegPageHi is written
+	clockHi     uint32 // latched by reading RegClockLo
+	counters    Counters
+	errors      GuestErrors
+	subscribers map[*subscriber]struct{}
 }
 
-// Fingerprint is Save without times: equal on both sides of a migration.
-func (p *Port) Fingerprint() []byte { return nil }
+// attachment is a listener's stay; its address tells it from others of the same
+// listener.
+type attachment struct {
+	policy   Policy
+	listener Listener
+}
 
-func (p *Port) Snapshot() Info { return Info{} }
+// NewPort returns a port without tasks. Slices of mem must stay mapped for as long
+// as the port is used.
+func NewPort(mem Memory) *Port { return newPort(mem, time.Now) }
 
-func (p *Port) Subscribe(f func(Transition)) (unsubscribe func()) { return func() {} }
+func newPort(mem Memory, now func() time.Time) *Port {
+	return &Port{
+		mem:         mem,
+		now:         now,
+		table:       newTable(),
+		subscribers: make(map[*subscriber]struct{}),
+	}
+}
+
+// Read is a guest's read of size bytes at offset. Anything but a readable register,
+// read as a whole, yields 0 and is counted as a guest error.
+func (p *Port) Read(offset uint64, size int) uint32 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if size != 4 {
+		p.countErrors(GuestErrors{Access: 1})
+		return 0
+	}
+	switch offset {
+	case RegID:
+		return ID
+	case RegVersion:
+		return Version
+	case RegState:
+		return uint32(p.state)
+	case RegEpoch:
+		return p.epoch
+	case RegClockLo:
+		ns := uint64(p.now().UnixNano())
+		p.clockHi = uint32(ns >> 32)
+		return uint32(ns)
+	case RegClockHi:
+		return p.clockHi
+	}
+	p.countErrors(GuestErrors{Access: 1})
+	return 0
+}
+
+// Write is a guest's write of the size low bytes of v at offset. Anything but a
+// writable register, written as a whole, changes nothing and is counted as a guest
+// error. The listener may hold the calling vCPU in here.
+func (p *Port) Write(offset uint64, size int, v uint32) {
+	p.order.Lock()
+	defer p.order.Unlock()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if size != 4 {
+		p.countErrors(GuestErrors{Access: 1})
+		return
+	}
+	switch offset {
+	case RegEnter:
+		p.counters.Enters++
+		p.tag(Entered, v)
+	case RegExit:
+		p.counters.Exits++
+		p.tag(Exited, v)
+	case RegRegister:
+		p.counters.Registers++
+		p.tag(Registered, v)
+	case RegUnregister:
+		p.counters.Unregisters++
+		p.tag(Unregistered, v)
+	case RegPageLo:
+		p.pageLo = v
+	case RegPageHi:
+		p.setPage(uint64(v)<<32 | uint64(p.pageLo))
+	default:
+		p.countErrors(GuestErrors{Access: 1})
+	}
+}
+
+// tag carries out what a task wrote. With a slot of its own, the task only asks
+// for a look at the tag page. Called with both locks held.
+func (p *Port) tag(event Event, id uint32) {
+	var c change
+	seen := p.look(&c)
+	switch {
+	case seen.has(id) && event == Unregistered:
+		c.errors.Task++ // it is to give its slot up first
+	case seen.has(id):
+	case event == Unregistered && p.page != nil && !p.knows(&c, id):
+		// A fast task's, whose freed slot was seen before this ring.
+	default:
+		p.table.tag(event, id, &c)
+	}
+	p.transition(&c, seen)
+}
+
+func (p *Port) knows(c *change, id uint32) bool {
+	_, known := p.table.state(c, id)
+	return known
+}
+
+// setPage makes the page at gpa the tag page, 0 for none. Called with both locks
+// held.
+func (p *Port) setPage(gpa uint64) {
+	var page *tagPage
+	if gpa != 0 {
+		var ok bool
+		if page, ok = newTagPage(p.mem, gpa); !ok || !page.valid() {
+			p.countErrors(GuestErrors{Page: 1})
+			return
+		}
+	}
+	if p.page != nil {
+		p.page.setNotify(p.mem, false)
+	}
+	p.page = page
+	if page != nil {
+		page.setNotify(p.mem, p.attached != nil)
+	}
+	var c change
+	seen := p.look(&c)
+	p.transition(&c, seen)
+}
+
+// look adds to c what the tag page says that the table does not know, and returns
+// the slots. A page that is no tag page any more is given up, and has no slots.
+// Called with both locks held.
+func (p *Port) look(c *change) slots {
+	var seen slots
+	if p.page != nil && !p.page.read(&seen) {
+		p.page = nil
+		c.errors.Page++
+	}
+	p.compare(&seen, c)
+	return seen
+}
+
+// compare adds to c how seen differs from what the table knows of the tag page.
+func (p *Port) compare(seen *slots, c *change) {
+	if *seen != p.seen {
+		p.table.look(seen, c)
+	}
+}
+
+// transition applies c, and tells the listener if it opens or closes the gate. seen
+// is the look at the tag page that c comes from. Called with both locks held, order
+// throughout and mu on entry and return.
+func (p *Port) transition(c *change, seen slots) {
+	a := p.attached
+	if a == nil {
+		p.apply(c, seen)
+		return
+	}
+	before, after := p.table.gate(a.policy), p.table.gateAfter(a.policy, c)
+	hold := false
+	if before.Open && !after.Open {
+		p.asking = true
+		p.unlocked(func() { hold = a.listener.GateClosing() })
+		p.asking = false
+	}
+	p.apply(c, seen)
+	switch {
+	case p.attached != a: // over while it was asked
+	case !before.Open && after.Open:
+		p.unlocked(a.listener.GateOpened)
+	case before.Open && !after.Open && !hold:
+		p.unlocked(a.listener.GateClosed)
+	}
+}
+
+// unlocked runs f with mu free.
+func (p *Port) unlocked(f func()) {
+	p.mu.Unlock()
+	defer p.mu.Lock()
+	f()
+}
+
+// apply carries out c and tells the subscribers. Called with mu held.
+func (p *Port) apply(c *change, seen slots) {
+	p.countErrors(c.errors)
+	p.seen = seen
+	if len(c.edits) == 0 {
+		return
+	}
+	now := p.now()
+	for _, e := range c.edits {
+		if e.event == Unregistered {
+			// There is room again for a task of the tag page that was refused.
+			p.seen = unknownSlots()
+		}
+		p.table.apply(e, now)
+		p.publish(e, now)
+	}
+}
+
+// countErrors adds errors to the port's, and to their total.
+func (p *Port) countErrors(e GuestErrors) {
+	p.errors.Access += e.Access
+	p.errors.Task += e.Task
+	p.errors.Full += e.Full
+	p.errors.Page += e.Page
+	p.errors.Total += e.Access + e.Task + e.Full + e.Page
+}

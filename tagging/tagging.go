@@ -28,7 +28,7 @@ type Memory interface {
 	// outside RAM.
 	Slice(gpa uint64, n int) ([]byte, bool)
 	// MarkDirty reports n bytes at gpa as written by the host: such writes bypass
-	// KVM's dirty log.
+	// KVM's dirty log. It must not call the port.
 	MarkDirty(gpa uint64, n int)
 }
 
@@ -38,18 +38,24 @@ type GateState struct {
 	Tasks int // registered; 0 means that there is no guidance, and the gate is open
 }
 
-// Listener is told of the gate while it is attached.
+// Listener is told of the gate while it is attached, on the thread of the vCPU
+// whose write opens or closes it. Calls never overlap, and follow the gate: after
+// Attach returned it open, GateClosing, then GateClosed unless that held, then
+// GateOpened, and so on.
 //
-// GateClosing comes before GateClosed, GateOpened after both; calls never overlap.
+// While a call runs, that vCPU and any other that writes to the port wait; reads of
+// the port do not. So a call may use the port (Gate, SetState, Detach), but neither
+// Attach nor what waits for the vCPUs to stand still.
 type Listener interface {
-	// GateOpened comes after the gate opened, on the vCPU's thread.
+	// GateOpened comes after the gate has opened.
 	GateOpened()
-	// GateClosing comes on the vCPU's thread, inside the write that is about to
-	// close the gate, and the vCPU is held until it returns. The transition is
-	// applied afterwards either way. Hold says that the listener has asked the
-	// machine to pause, so that the switchover happens at this very boundary.
+	// GateClosing comes before the gate closes: the task is still at the end of its
+	// segment, mostly at its EXIT. The gate closes once the call returns, whatever it
+	// returns. Hold says that the listener has asked the machine to pause, so that
+	// the switchover happens at this very boundary; the guest then goes on past it
+	// at the destination, where it finds the gate closed.
 	GateClosing() (hold bool)
-	// GateClosed comes after the gate closed, unless GateClosing said hold.
+	// GateClosed comes after the gate has closed, unless GateClosing held.
 	GateClosed()
 }
 
@@ -102,7 +108,8 @@ type TaskInfo struct {
 	Segments  uint64    `json:"segments"` // begun
 }
 
-// Counters counts register accesses by kind, valid ones only.
+// Counters counts writes to the registers of tags, those in GuestErrors.Task and
+// GuestErrors.Full included.
 type Counters struct {
 	Enters      uint64 `json:"enters"`
 	Exits       uint64 `json:"exits"`

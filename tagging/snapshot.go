@@ -1,0 +1,87 @@
+package tagging
+
+import (
+	"cmp"
+	"slices"
+	"time"
+)
+
+// Snapshot returns the port as it is now, for people.
+func (p *Port) Snapshot() Info {
+	info := p.describe()
+	// Not under the lock, for the vCPUs' sake.
+	slices.SortFunc(info.Tasks, func(a, b TaskInfo) int { return cmp.Compare(a.ID, b.ID) })
+	return info
+}
+
+// describe is Snapshot with tasks in no order.
+func (p *Port) describe() Info {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c, seen, valid := p.peek()
+	if valid && p.attached == nil && !p.asking {
+		// Nobody is to be told of transitions, so this look may count: it is how
+		// times of fast tasks go on while no migration does.
+		p.apply(&c, seen)
+		c = change{}
+	}
+	return Info{
+		Epoch:       p.epoch,
+		State:       p.state,
+		GateAll:     p.table.gateAfter(All, &c).Open,
+		GateAny:     p.table.gateAfter(Any, &c).Open,
+		Page:        p.pageGPA(),
+		MaxTasks:    MaxTasks,
+		Tasks:       p.table.infos(&c, p.now()),
+		Counters:    p.counters,
+		GuestErrors: p.errors,
+	}
+}
+
+// infos describes all tasks as they will be once c is applied.
+func (tb *table) infos(c *change, now time.Time) []TaskInfo {
+	infos := make([]TaskInfo, 0, len(tb.tasks)+len(c.edits))
+	for id, t := range tb.tasks {
+		e := c.find(id)
+		if e == nil {
+			infos = append(infos, t.info(id, now))
+			continue
+		}
+		if e.event != Unregistered {
+			infos = append(infos, t.edited(e, now).info(id, now))
+		}
+	}
+	for i := range c.edits {
+		e := &c.edits[i]
+		if _, known := tb.tasks[e.id]; !known && e.event != Unregistered {
+			infos = append(infos, task{depth: e.depth, fast: e.fast, since: now, marked: now}.info(e.id, now))
+		}
+	}
+	return infos
+}
+
+// edited returns the task after e.
+func (t task) edited(e *edit, now time.Time) task {
+	t.sumUp(now)
+	if (t.depth > 0) != (e.depth > 0) {
+		t.since = now
+	}
+	t.depth, t.fast = e.depth, e.fast
+	return t
+}
+
+func (t task) info(id uint32, now time.Time) TaskInfo {
+	t.sumUp(now)
+	return TaskInfo{
+		ID:        id,
+		Depth:     t.depth,
+		Inside:    t.depth > 0,
+		Fast:      t.fast,
+		Since:     t.since,
+		InsideMS:  ms(t.inside),
+		OutsideMS: ms(t.outside),
+		Segments:  t.segments,
+	}
+}
+
+func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

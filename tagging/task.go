@@ -1,0 +1,234 @@
+package tagging
+
+import (
+	"math"
+	"slices"
+	"time"
+)
+
+// MaxTasks is how many tasks a port knows at once. A guest that registers more is
+// told nothing, as of every error; they are counted in GuestErrors.Full.
+const MaxTasks = 4096
+
+// task is one registered task.
+type task struct {
+	depth    uint32 // nested segments that it is inside of
+	fast     bool   // depth is a copy of its slot in the tag page
+	segments uint64
+	since    time.Time // of the last change between inside and outside, for people
+	marked   time.Time // until then, inside and outside are summed up
+	inside   time.Duration
+	outside  time.Duration
+}
+
+// sumUp adds the time since the last call to where the task spent it.
+func (t *task) sumUp(now time.Time) {
+	d := max(now.Sub(t.marked), 0)
+	if t.depth > 0 {
+		t.inside += d
+	} else {
+		t.outside += d
+	}
+	t.marked = now
+}
+
+// table holds the registered tasks as the host has seen them: the tasks' own
+// writes, and the tag page when it was last looked at.
+type table struct {
+	tasks  map[uint32]*task
+	fast   []uint32 // ids of the fast ones, at most PageSlots
+	inside int      // tasks whose depth is not 0
+}
+
+func newTable() table { return table{tasks: make(map[uint32]*task)} }
+
+// edit is a task's next state. An edit with event Unregistered forgets it.
+type edit struct {
+	event Event
+	id    uint32
+	depth uint32
+	fast  bool
+}
+
+// change is what one access does to a table: at most one edit for each id, and the
+// guest's errors on the way. It is worked out first and applied later, because the
+// listener is asked in between.
+type change struct {
+	edits  []edit
+	errors GuestErrors
+}
+
+// find returns the edit of a task, nil for none.
+func (c *change) find(id uint32) *edit {
+	for i := range c.edits {
+		if c.edits[i].id == id {
+			return &c.edits[i]
+		}
+	}
+	return nil
+}
+
+// put sets the edit of a task.
+func (c *change) put(e edit) {
+	if old := c.find(e.id); old != nil {
+		*old = e
+		return
+	}
+	c.edits = append(c.edits, e)
+}
+
+// counts returns how many tasks there are, and how many are inside a segment, once
+// c is applied.
+func (tb *table) counts(c *change) (tasks, inside int) {
+	tasks, inside = len(tb.tasks), tb.inside
+	for _, e := range c.edits {
+		t, known := tb.tasks[e.id]
+		if known {
+			tasks--
+			if t.depth > 0 {
+				inside--
+			}
+		}
+		if e.event != Unregistered {
+			tasks++
+			if e.depth > 0 {
+				inside++
+			}
+		}
+	}
+	return tasks, inside
+}
+
+// gate returns the gate under a policy.
+func gate(policy Policy, tasks, inside int) GateState {
+	open := inside == tasks
+	if policy == Any {
+		open = tasks == 0 || inside > 0
+	}
+	return GateState{Open: open, Tasks: tasks}
+}
+
+func (tb *table) gate(policy Policy) GateState { return gate(policy, len(tb.tasks), tb.inside) }
+
+func (tb *table) gateAfter(policy Policy, c *change) GateState {
+	tasks, inside := tb.counts(c)
+	return gate(policy, tasks, inside)
+}
+
+// look adds to c what the tag page says that the table does not know yet. A task
+// whose slot is gone is forgotten.
+func (tb *table) look(seen *slots, c *change) {
+	for i, s := range seen.list() {
+		if slices.ContainsFunc(seen.list()[:i], func(o slot) bool { return o.task == s.task }) {
+			c.errors.Page++ // two slots for one task: the first counts
+			continue
+		}
+		t, known := tb.tasks[s.task]
+		switch {
+		case !known:
+			tb.admit(c, edit{Registered, s.task, s.depth, true})
+		case s.depth > t.depth:
+			c.put(edit{Entered, s.task, s.depth, true})
+		case s.depth < t.depth:
+			c.put(edit{Exited, s.task, s.depth, true})
+		case !t.fast:
+			c.put(edit{Registered, s.task, s.depth, true})
+		}
+	}
+	for _, id := range tb.fast {
+		if !seen.has(id) {
+			c.put(edit{Unregistered, id, 0, true})
+		}
+	}
+}
+
+// admit adds a task that the table does not know, if there is room for it.
+func (tb *table) admit(c *change, e edit) {
+	if tasks, _ := tb.counts(c); tasks >= MaxTasks {
+		c.errors.Full++
+		return
+	}
+	c.put(e)
+}
+
+// state returns a task as it will be once c is applied.
+func (tb *table) state(c *change, id uint32) (depth uint32, known bool) {
+	if e := c.find(id); e != nil {
+		return e.depth, e.event != Unregistered
+	}
+	if t := tb.tasks[id]; t != nil {
+		return t.depth, true
+	}
+	return 0, false
+}
+
+// tag adds to c what a plain task does.
+func (tb *table) tag(event Event, id uint32, c *change) {
+	depth, known := tb.state(c, id)
+	switch {
+	case event == Registered && known:
+	case event == Registered:
+		tb.admit(c, edit{event, id, 0, false})
+	case event == Entered && depth == math.MaxUint32:
+		c.errors.Task++
+	case event == Entered && known:
+		c.put(edit{event, id, depth + 1, false})
+	case event == Entered:
+		tb.admit(c, edit{event, id, 1, false})
+	case event == Exited && depth == 0, event == Unregistered && !known:
+		c.errors.Task++
+	case event == Exited:
+		c.put(edit{event, id, depth - 1, false})
+	case event == Unregistered:
+		c.put(edit{event, id, 0, false})
+	}
+}
+
+// insert adds a task that the table does not know.
+func (tb *table) insert(id uint32, t *task) {
+	tb.tasks[id] = t
+	if t.fast {
+		tb.fast = append(tb.fast, id)
+	}
+	if t.depth > 0 {
+		tb.inside++
+	}
+}
+
+// apply carries out one edit.
+func (tb *table) apply(e edit, now time.Time) {
+	t, known := tb.tasks[e.id]
+	if !known {
+		t = &task{since: now, marked: now}
+		tb.tasks[e.id] = t
+	}
+	t.sumUp(now)
+	was := t.depth > 0
+	tb.setFast(t, e)
+	t.depth = e.depth
+	is := t.depth > 0
+	if is != was {
+		t.since = now
+	}
+	if was && !is {
+		tb.inside--
+	}
+	if is && !was {
+		tb.inside++
+		t.segments++
+	}
+	if e.event == Unregistered {
+		delete(tb.tasks, e.id)
+	}
+}
+
+func (tb *table) setFast(t *task, e edit) {
+	fast := e.fast && e.event != Unregistered
+	if t.fast && !fast {
+		tb.fast = slices.DeleteFunc(tb.fast, func(id uint32) bool { return id == e.id })
+	}
+	if fast && !t.fast {
+		tb.fast = append(tb.fast, e.id)
+	}
+	t.fast = fast
+}

@@ -1,0 +1,140 @@
+package tagging
+
+import (
+	"encoding/binary"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// ram is a guest's RAM of a few pages from gpa 0 on, and which of its bytes the
+// host marked dirty.
+type ram struct {
+	bytes []byte
+	mu    sync.Mutex
+	dirty map[uint64]int // gpa: bytes
+}
+
+func newRAM(pages int) *ram {
+	// Words of a []uint64 are aligned, a []byte's need not be.
+	words := make([]uint64, pages*PageSize/8)
+	return &ram{bytes: bytesOf(words), dirty: make(map[uint64]int)}
+}
+
+func (r *ram) Slice(gpa uint64, n int) ([]byte, bool) {
+	size := uint64(len(r.bytes))
+	if gpa > size || uint64(n) > size-gpa {
+		return nil, false
+	}
+	return r.bytes[gpa : gpa+uint64(n) : gpa+uint64(n)], true
+}
+
+func (r *ram) MarkDirty(gpa uint64, n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.dirty[gpa] = n
+}
+
+// guestPage is the guest's view of a tag page.
+type guestPage struct {
+	*tagPage
+	port *Port
+}
+
+const pageGPA = 2 * PageSize
+
+// newPage sets up a tag page at pageGPA and registers it.
+func newPage(t testing.TB, p *Port, r *ram) guestPage {
+	page := formatPage(t, r, pageGPA)
+	p.Write(RegPageLo, 4, pageGPA)
+	p.Write(RegPageHi, 4, 0)
+	return guestPage{page, p}
+}
+
+func formatPage(t testing.TB, r *ram, gpa uint64) *tagPage {
+	page, ok := newTagPage(r, gpa)
+	require.True(t, ok)
+	clear(page.bytes)
+	binary.LittleEndian.PutUint32(page.bytes[pageMagicAt:], PageMagic)
+	binary.LittleEndian.PutUint32(page.bytes[pageVersionAt:], PageVersion)
+	binary.LittleEndian.PutUint32(page.bytes[pageSlotsAt:], PageSlots)
+	return page
+}
+
+func (g guestPage) set(slot int, flags, task, depth uint32) {
+	at := pageSlot0 + slot*pageSlotBytes
+	atomic.StoreUint32(g.word(at+slotTaskAt), task)
+	atomic.StoreUint32(g.word(at+slotDepthAt), depth)
+	atomic.StoreUint32(g.word(at+slotFlagsAt), flags)
+}
+
+func (g guestPage) setDepth(slot int, depth uint32) {
+	atomic.StoreUint32(g.word(pageSlot0+slot*pageSlotBytes+slotDepthAt), depth)
+}
+
+func (g guestPage) notified() bool { return atomic.LoadUint32(g.word(pageNotifyAt)) != 0 }
+
+// clock stands still until it is moved.
+type clock struct{ ns atomic.Int64 }
+
+func newClock() *clock {
+	c := new(clock)
+	c.ns.Store(0x0123_4567_89ab_cdef)
+	return c
+}
+
+func (c *clock) now() time.Time          { return time.Unix(0, c.ns.Load()) }
+func (c *clock) advance(d time.Duration) { c.ns.Add(int64(d)) }
+
+// recorder is a listener that writes down its calls, and checks their order.
+type recorder struct {
+	t       testing.TB
+	mu      sync.Mutex
+	open    bool
+	calls   []string
+	closing func() bool // asked by GateClosing, if set
+}
+
+func (r *recorder) attach(p *Port, policy Policy) GateState {
+	// Held so that no call can come between the gate's reading and here.
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	g := p.Attach(policy, r)
+	r.open = g.Open
+	return g
+}
+
+func (r *recorder) record(call string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.calls = append(r.calls, call)
+}
+
+func (r *recorder) taken() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	calls := r.calls
+	r.calls = nil
+	return calls
+}
+
+func (r *recorder) GateOpened() { r.record("opened") }
+
+func (r *recorder) GateClosing() bool {
+	r.record("closing")
+	return r.closing != nil && r.closing()
+}
+
+func (r *recorder) GateClosed() { r.record("closed") }
+
+func find(i Info, id uint32) *TaskInfo {
+	for n := range i.Tasks {
+		if i.Tasks[n].ID == id {
+			return &i.Tasks[n]
+		}
+	}
+	return nil
+}
