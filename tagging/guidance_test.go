@@ -48,7 +48,7 @@ func TestListenerHearsTransitions(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			p := NewPort(nil)
-			l := &recorder{t: t}
+			l := &recorder{}
 			require.Equal(t, GateState{Open: true}, p.Attach(tt.policy, l))
 			for i, s := range tt.steps {
 				s.do(p)
@@ -96,7 +96,7 @@ func TestListenerUsesThePort(t *testing.T) {
 func TestHeldExitIsDoneWhenSaved(t *testing.T) {
 	p := NewPort(nil)
 	enter(p, 1)
-	l := &recorder{t: t, closing: func() bool { return true }}
+	l := &recorder{closing: func() bool { return true }}
 	p.Attach(All, l)
 	exit(p, 1)
 	require.Equal(t, []string{"closing"}, l.taken(), "no GateClosed after a hold")
@@ -112,7 +112,7 @@ func TestHeldExitIsDoneWhenSaved(t *testing.T) {
 func TestDetachInsideGateClosing(t *testing.T) {
 	p := NewPort(nil)
 	enter(p, 1)
-	l := &recorder{t: t, closing: func() bool { p.Detach(); return false }}
+	l := &recorder{closing: func() bool { p.Detach(); return false }}
 	p.Attach(All, l)
 	exit(p, 1)
 	require.Equal(t, []string{"closing"}, l.taken(), "no GateClosed after Detach")
@@ -125,12 +125,12 @@ func TestAttachWaitsForTransition(t *testing.T) {
 	p := NewPort(nil)
 	enter(p, 1)
 	asked, answer := make(chan struct{}), make(chan bool)
-	first := &recorder{t: t, closing: func() bool { close(asked); return <-answer }}
+	first := &recorder{closing: func() bool { close(asked); return <-answer }}
 	p.Attach(All, first)
 	go exit(p, 1)
 	<-asked
 	p.Detach()
-	second := &recorder{t: t}
+	second := &recorder{}
 	got := make(chan GateState)
 	go func() { got <- p.Attach(All, second) }()
 	require.True(t, p.Gate().Open, "the EXIT is not done yet")
@@ -145,7 +145,7 @@ func TestTransitionsQueueBehindGateClosing(t *testing.T) {
 	p := NewPort(nil)
 	enter(p, 1)
 	asked, answer := make(chan struct{}), make(chan bool)
-	l := &recorder{t: t, closing: func() bool { asked <- struct{}{}; return <-answer }}
+	l := &recorder{closing: func() bool { asked <- struct{}{}; return <-answer }}
 	p.Attach(Any, l)
 	exited, entered := make(chan struct{}), make(chan struct{})
 	go func() { exit(p, 1); close(exited) }()

@@ -150,7 +150,7 @@ func TestGatePolicies(t *testing.T) {
 			i := p.Snapshot()
 			require.Equal(t, tt.all, i.GateAll)
 			require.Equal(t, tt.any, i.GateAny)
-			l := &recorder{t: t}
+			l := &recorder{}
 			require.Equal(t, GateState{tt.all, len(i.Tasks)}, p.Attach(All, l))
 			require.Equal(t, GateState{tt.all, len(i.Tasks)}, p.Gate())
 			require.Equal(t, GateState{tt.any, len(i.Tasks)}, p.Attach(Any, l))

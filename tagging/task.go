@@ -14,6 +14,7 @@ const MaxTasks = 4096
 type task struct {
 	depth    uint32 // nested segments that it is inside of
 	fast     bool   // depth is a copy of its slot in the tag page
+	seen     uint64 // the last of table.looks that found its slot
 	segments uint64
 	since    time.Time // of the last change between inside and outside, for people
 	marked   time.Time // until then, inside and outside are summed up
@@ -38,6 +39,7 @@ type table struct {
 	tasks  map[uint32]*task
 	fast   []uint32 // ids of the fast ones, at most PageSlots
 	inside int      // tasks whose depth is not 0
+	looks  uint64   // at the tag page, each of which sees a task once
 }
 
 func newTable() table { return table{tasks: make(map[uint32]*task)} }
@@ -118,15 +120,19 @@ func (tb *table) gateAfter(policy Policy, c *change) GateState {
 // look adds to c what the tag page says that the table does not know yet. A task
 // whose slot is gone is forgotten.
 func (tb *table) look(seen *slots, c *change) {
-	for i, s := range seen.list() {
-		if slices.ContainsFunc(seen.list()[:i], func(o slot) bool { return o.task == s.task }) {
+	tb.looks++
+	for _, s := range seen.list() {
+		t, known := tb.tasks[s.task]
+		if known && t.seen == tb.looks || !known && c.find(s.task) != nil {
 			c.errors.Page++ // two slots for one task: the first counts
 			continue
 		}
-		t, known := tb.tasks[s.task]
-		switch {
-		case !known:
+		if !known {
 			tb.admit(c, edit{Registered, s.task, s.depth, true})
+			continue
+		}
+		t.seen = tb.looks
+		switch {
 		case s.depth > t.depth:
 			c.put(edit{Entered, s.task, s.depth, true})
 		case s.depth < t.depth:
@@ -136,7 +142,7 @@ func (tb *table) look(seen *slots, c *change) {
 		}
 	}
 	for _, id := range tb.fast {
-		if !seen.has(id) {
+		if tb.tasks[id].seen != tb.looks {
 			c.put(edit{Unregistered, id, 0, true})
 		}
 	}

@@ -89,22 +89,11 @@ func newClock() *clock {
 func (c *clock) now() time.Time          { return time.Unix(0, c.ns.Load()) }
 func (c *clock) advance(d time.Duration) { c.ns.Add(int64(d)) }
 
-// recorder is a listener that writes down its calls, and checks their order.
+// recorder is a listener that writes down its calls.
 type recorder struct {
-	t       testing.TB
 	mu      sync.Mutex
-	open    bool
 	calls   []string
 	closing func() bool // asked by GateClosing, if set
-}
-
-func (r *recorder) attach(p *Port, policy Policy) GateState {
-	// Held so that no call can come between the gate's reading and here.
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	g := p.Attach(policy, r)
-	r.open = g.Open
-	return g
 }
 
 func (r *recorder) record(call string) {
@@ -113,6 +102,7 @@ func (r *recorder) record(call string) {
 	r.calls = append(r.calls, call)
 }
 
+// taken returns the calls since the last time.
 func (r *recorder) taken() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -130,6 +120,7 @@ func (r *recorder) GateClosing() bool {
 
 func (r *recorder) GateClosed() { r.record("closed") }
 
+// find returns a task of a snapshot, nil for none.
 func find(i Info, id uint32) *TaskInfo {
 	for n := range i.Tasks {
 		if i.Tasks[n].ID == id {

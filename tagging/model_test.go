@@ -1,0 +1,243 @@
+package tagging
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// modelTask is a task as the model knows it.
+type modelTask struct {
+	depth uint32
+	fast  bool
+}
+
+// model is the tag port at its simplest: everything is worked out anew each time.
+type model struct {
+	t     testing.TB
+	port  *Port
+	ram   *ram
+	page  guestPage // valid even if not registered
+	l     *recorder
+	calls []string // that the listener should have had since the last step
+
+	tasks      map[uint32]modelTask
+	registered bool // the page
+	attached   bool
+	policy     Policy
+	taskErrors uint64
+	epoch      uint32
+}
+
+func newModel(t testing.TB) *model {
+	r := newRAM(4)
+	m := &model{t: t, port: newPort(r, newClock().now), ram: r, l: &recorder{}, policy: All, tasks: map[uint32]modelTask{}}
+	m.page = guestPage{formatPage(t, r, pageGPA), m.port}
+	return m
+}
+
+// truth returns the tasks with what the tag page says.
+func (m *model) truth() map[uint32]modelTask {
+	tasks := map[uint32]modelTask{}
+	for id, task := range m.tasks {
+		if !task.fast {
+			tasks[id] = task
+		}
+	}
+	if !m.registered || !m.page.valid() {
+		return tasks
+	}
+	for i := range PageSlots {
+		at := pageSlot0 + i*pageSlotBytes
+		id, depth := *m.page.word(at + slotTaskAt), *m.page.word(at + slotDepthAt)
+		if *m.page.word(at + slotFlagsAt) == slotUsed && !tasks[id].fast {
+			tasks[id] = modelTask{depth, true}
+		}
+	}
+	return tasks
+}
+
+func (m *model) open(tasks map[uint32]modelTask) bool {
+	inside := 0
+	for _, task := range tasks {
+		if task.depth > 0 {
+			inside++
+		}
+	}
+	if m.policy == Any {
+		return len(tasks) == 0 || inside > 0
+	}
+	return inside == len(tasks)
+}
+
+// become sets the tasks, and notes what the listener is to hear of that.
+func (m *model) become(tasks map[uint32]modelTask) {
+	before, after := m.open(m.tasks), m.open(tasks)
+	m.tasks = tasks
+	switch {
+	case !m.attached || before == after:
+	case after:
+		m.calls = append(m.calls, "opened")
+	default:
+		m.calls = append(m.calls, "closing", "closed")
+	}
+}
+
+func (m *model) tag(event Event, id uint32) {
+	tasks := m.truth()
+	if m.registered && !m.page.valid() {
+		m.registered = false
+	}
+	task, known := tasks[id]
+	switch {
+	case task.fast && event == Unregistered:
+		m.taskErrors++
+	case task.fast:
+	case event == Exited && task.depth == 0:
+		m.taskErrors++
+	case event == Unregistered && !known:
+		if !m.registered {
+			m.taskErrors++
+		}
+	case event == Registered:
+		tasks[id] = task
+	case event == Entered:
+		tasks[id] = modelTask{depth: task.depth + 1}
+	case event == Exited:
+		tasks[id] = modelTask{depth: task.depth - 1}
+	case event == Unregistered:
+		delete(tasks, id)
+	}
+	m.become(tasks)
+}
+
+// refreshed is a look at the page that the listener does not hear of.
+func (m *model) refreshed() {
+	m.tasks = m.truth()
+	if !m.page.valid() {
+		m.registered = false
+	}
+}
+
+var tagRegisters = []struct {
+	offset uint64
+	event  Event
+}{{RegEnter, Entered}, {RegExit, Exited}, {RegRegister, Registered}, {RegUnregister, Unregistered}}
+
+// step does one thing, chosen by three bytes, to both the port and the model.
+func (m *model) step(kind, a, b byte) string {
+	const ids, slots = 5, 3
+	switch kind % 16 {
+	case 0, 1, 2, 3, 4, 5:
+		reg, id := tagRegisters[b%4], uint32(a%ids)
+		m.port.Write(reg.offset, 4, id)
+		m.tag(reg.event, id)
+		return fmt.Sprintf("%s %d", reg.event, id)
+	case 6, 7, 8:
+		m.page.set(int(a%slots), uint32(b%3), uint32(b/3%ids), uint32(b/15%3))
+		return fmt.Sprintf("slot %d: flags %d, task %d, depth %d", a%slots, b%3, b/3%ids, b/15%3)
+	case 9:
+		m.policy = []Policy{All, Any}[a%2]
+		got := m.port.Attach(m.policy, m.l)
+		m.refreshed()
+		m.attached = true
+		require.Equal(m.t, GateState{m.open(m.tasks), len(m.tasks)}, got)
+		return fmt.Sprintf("attach %s", m.policy)
+	case 10:
+		m.port.Detach()
+		m.attached, m.policy = false, All
+		return "detach"
+	case 11:
+		m.port.Snapshot()
+		if !m.attached && (!m.registered || m.page.valid()) {
+			m.tasks = m.truth()
+		}
+		return "snapshot"
+	case 12:
+		return m.setPage(a)
+	case 13:
+		m.port.Write(uint64(a), 1+int(b%2), 1)
+		return "bad access"
+	case 14:
+		if a%4 > 0 {
+			atomic.StoreUint32(m.page.word(pageMagicAt), PageMagic)
+			return "page healed"
+		}
+		atomic.StoreUint32(m.page.word(pageMagicAt), 0)
+		return "page destroyed"
+	default:
+		return m.move()
+	}
+}
+
+func (m *model) setPage(a byte) string {
+	gpa := []uint32{pageGPA, pageGPA, pageGPA, 0, pageGPA + 64, 1 << 20}[a%6]
+	m.port.Write(RegPageLo, 4, gpa)
+	m.port.Write(RegPageHi, 4, 0)
+	if gpa == 0 || gpa == pageGPA && m.page.valid() {
+		m.registered = gpa != 0
+		m.become(m.truth())
+	}
+	return fmt.Sprintf("page %#x", gpa)
+}
+
+// move goes on with another port, as after a migration.
+func (m *model) move() string {
+	m.port.Detach()
+	m.attached, m.policy = false, All
+	there := newPort(m.ram, m.port.now)
+	require.NoError(m.t, there.Load(m.port.Save()))
+	require.Equal(m.t, m.port.Fingerprint(), there.Fingerprint())
+	there.Moved()
+	m.refreshed()
+	m.epoch++
+	m.port = there
+	return "move"
+}
+
+// check compares the port with the model.
+func (m *model) check(steps []string) {
+	tasks := map[uint32]modelTask{}
+	for id, task := range m.port.table.tasks {
+		tasks[id] = modelTask{task.depth, task.fast}
+	}
+	require.Equal(m.t, m.tasks, tasks, "%q", steps)
+	checkTable(m.t, m.port)
+	require.Equal(m.t, m.calls, m.l.taken(), "%q", steps)
+	m.calls = nil
+	truth := m.truth()
+	require.Equal(m.t, GateState{m.open(truth), len(truth)}, m.port.Gate(), "%q", steps)
+	require.Equal(m.t, m.taskErrors, m.port.errors.Task, "%q", steps)
+	require.Equal(m.t, m.epoch, m.port.Read(RegEpoch, 4))
+	if m.registered && m.page.valid() {
+		require.Equal(m.t, m.attached, m.page.notified(), "%q", steps)
+	}
+}
+
+func runModel(t testing.TB, script []byte) {
+	m := newModel(t)
+	var steps []string
+	for ; len(script) >= 3; script = script[3:] {
+		steps = append(steps, m.step(script[0], script[1], script[2]))
+		m.check(steps)
+	}
+}
+
+func TestAgainstModel(t *testing.T) {
+	random := rand.NewChaCha8([32]byte{1})
+	for range 300 {
+		script := make([]byte, 3*100)
+		random.Read(script)
+		runModel(t, script)
+	}
+}
+
+func FuzzAgainstModel(f *testing.F) {
+	f.Add([]byte{12, 0, 0, 6, 0, 61, 9, 0, 0, 6, 0, 1, 0, 0, 1})
+	f.Fuzz(func(t *testing.T, script []byte) {
+		runModel(t, script[:min(len(script), 600)])
+	})
+}
