@@ -2,6 +2,7 @@ package tagging
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -131,8 +132,10 @@ func TestAttachWaitsForTransition(t *testing.T) {
 	<-asked
 	p.Detach()
 	second := &recorder{}
-	got := make(chan GateState)
-	go func() { got <- p.Attach(All, second) }()
+	started, got := make(chan struct{}), make(chan GateState)
+	go func() { close(started); got <- p.Attach(All, second) }()
+	<-started
+	time.Sleep(5 * time.Millisecond) // for an Attach that does not wait to show itself
 	require.True(t, p.Gate().Open, "the EXIT is not done yet")
 	answer <- false
 	require.Equal(t, GateState{Open: false, Tasks: 1}, <-got)

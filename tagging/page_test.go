@@ -123,6 +123,53 @@ func TestListenerHearsFastTransitions(t *testing.T) {
 	require.Equal(t, 4, r.dirty[pageGPA+pageNotifyAt])
 }
 
+// hookedRAM calls written after each write of the host.
+type hookedRAM struct {
+	*ram
+	written func()
+}
+
+func (h hookedRAM) MarkDirty(gpa uint64, n int) {
+	h.ram.MarkDirty(gpa, n)
+	h.written()
+}
+
+// A task that has found notify off, and so does not ring, has changed its slot
+// before: Attach must read slots after it has set notify.
+func TestAttachReadsSlotsAfterNotify(t *testing.T) {
+	r := newRAM(4)
+	written := func() {}
+	p := NewPort(hookedRAM{r, func() { written() }})
+	page := newPage(t, p, r)
+	page.set(0, slotUsed, 7, 0)
+	require.False(t, p.Gate().Open)
+	written = func() { page.setDepth(0, 1) }
+	require.Equal(t, GateState{Open: true, Tasks: 1}, p.Attach(All, &recorder{}))
+	written = func() {}
+	require.True(t, p.Snapshot().Tasks[0].Inside)
+	require.True(t, p.table.gate(All).Open, "not only seen by a later look")
+}
+
+// While GateClosing is asked about slots as they were, looks do not count, even
+// when the listener is gone meanwhile.
+func TestSnapshotInsideGateClosing(t *testing.T) {
+	r := newRAM(4)
+	p := NewPort(r)
+	page := newPage(t, p, r)
+	page.set(0, slotUsed, 7, 1)
+	page.set(1, slotUsed, 8, 0)
+	p.Attach(Any, &recorder{closing: func() bool {
+		p.Detach()
+		page.setDepth(1, 1)
+		require.True(t, find(p.Snapshot(), 8).Inside)
+		page.setDepth(1, 0)
+		return false
+	}})
+	page.setDepth(0, 0)
+	exit(p, 7)
+	require.False(t, p.Snapshot().GateAny)
+}
+
 // One ring shows several tasks' changes when they come together.
 func TestRingShowsAllSlots(t *testing.T) {
 	r := newRAM(4)

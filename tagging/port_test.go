@@ -175,6 +175,14 @@ func TestClockIsLatched(t *testing.T) {
 	require.Equal(t, uint32(ns>>32), p.Read(RegClockHi, 4))
 }
 
+func TestClockIsReadOnce(t *testing.T) {
+	c := newClock()
+	p := newPort(nil, func() time.Time { defer c.advance(1 << 32); return c.now() })
+	ns := uint64(c.now().UnixNano())
+	require.Equal(t, uint32(ns), p.Read(RegClockLo, 4))
+	require.Equal(t, uint32(ns>>32), p.Read(RegClockHi, 4))
+}
+
 func TestStateAndEpoch(t *testing.T) {
 	p := NewPort(nil)
 	require.Zero(t, p.Read(RegState, 4))

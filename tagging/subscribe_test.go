@@ -78,6 +78,8 @@ func TestSlowSubscriber(t *testing.T) {
 	}
 	require.NotZero(t, dropped)
 	require.EqualValues(t, total+1, heard+dropped)
+	exit(p, last)
+	require.Zero(t, receive(t, got).Dropped)
 	unsubscribe()
 }
 
