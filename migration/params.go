@@ -102,6 +102,8 @@ func (p Params) WithDefaults() (Params, error) {
 	return p, p.validate()
 }
 
+func (p Params) switchAtExit() bool { return p.SwitchAtExit != nil && *p.SwitchAtExit }
+
 func (p Params) validate() error {
 	if p.Destination == "" {
 		return fmt.Errorf("no destination given: use tcp:HOST:PORT or unix:PATH")

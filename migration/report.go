@@ -42,6 +42,7 @@ type Report struct {
 	WaitedMS         float64       `json:"waited_ms"`
 	SuspendedMS      float64       `json:"suspended_ms"`
 	Suspensions      int           `json:"suspensions"`
+	Retractions      int           `json:"retractions"` // decisions to switch over taken back, for the gate had closed
 	SwitchoverReason string        `json:"switchover_reason"`
 	Forced           bool          `json:"forced"`
 	RAMBytes         int64         `json:"ram_bytes"`
@@ -115,5 +116,6 @@ type Progress struct {
 	SuspendedMS float64 `json:"suspended_ms"`
 }
 
-// Observer is told of events, in order, on the engine's goroutine: it must not block.
+// Observer is told of events, one at a time. It may run on a vCPU's thread: it
+// must not block, and must not call back into the Source.
 type Observer func(Event)

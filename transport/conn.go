@@ -23,6 +23,9 @@ const (
 // ErrTimeout is returned when the peer was silent, or took nothing, for too long.
 var ErrTimeout = errors.New("the peer does not answer")
 
+// ErrInterrupted is returned by writes after Interrupt.
+var ErrInterrupted = errors.New("interrupted")
+
 // Conn carries frames over a connection whose greeting is done. One goroutine may
 // read while others write.
 type Conn struct {
@@ -35,10 +38,13 @@ type Conn struct {
 	wmu       sync.Mutex // one frame at a time; guards whdr and lastWrite
 	whdr      [headerSize]byte
 	lastWrite time.Time
+	broken    bool // a frame was cut off: nothing after it would be understood
 	rhdr      [headerSize]byte
 
-	sent     atomic.Int64
-	received atomic.Int64
+	interrupted atomic.Bool // writes
+	unread      atomic.Bool // reads are interrupted
+	sent        atomic.Int64
+	received    atomic.Int64
 }
 
 // NewConn takes over nc.
@@ -78,9 +84,37 @@ func (c *Conn) writeLocked(bufs *net.Buffers) error {
 	if err := c.nc.SetWriteDeadline(c.lastWrite.Add(c.IdleTimeout)); err != nil {
 		return err
 	}
+	// After the deadline is set: Interrupt goes the other way round, so that one of
+	// the two always sees the other.
+	if c.interrupted.Load() {
+		return ErrInterrupted
+	}
 	n, err := bufs.WriteTo(c.nc)
 	c.sent.Add(n)
+	if err != nil {
+		c.broken = true
+	}
 	return c.explain(err)
+}
+
+// Interrupt makes writes fail from now on, one that is stuck included.
+func (c *Conn) Interrupt() {
+	c.interrupted.Store(true)
+	_ = c.nc.SetWriteDeadline(time.Now())
+}
+
+// WriteLast sends a last message, also after Interrupt, if the peer would still
+// understand it. It does not wait long.
+func (c *Conn) WriteLast(t Type, payload []byte) error {
+	c.wmu.Lock()
+	broken := c.broken
+	c.wmu.Unlock()
+	if broken {
+		return ErrInterrupted
+	}
+	c.interrupted.Store(false)
+	c.IdleTimeout = time.Second
+	return c.WriteMessage(t, 0, payload[:min(len(payload), maxAnswerText)])
 }
 
 // KeepAlive speaks on the connection whenever nothing else did, until ctx ends or
@@ -145,7 +179,7 @@ func (c *Conn) ReadMessage(h Header) ([]byte, error) {
 
 // readFull fills b; the connection may be silent for IdleTimeout.
 func (c *Conn) readFull(b []byte) error {
-	if err := c.nc.SetReadDeadline(time.Now().Add(c.IdleTimeout)); err != nil {
+	if err := c.armRead(); err != nil {
 		return err
 	}
 	n, err := io.ReadFull(c.nc, b)
@@ -153,11 +187,31 @@ func (c *Conn) readFull(b []byte) error {
 	return c.explain(err)
 }
 
+// armRead sets the deadline of the read to come, or refuses it.
+func (c *Conn) armRead() error {
+	if err := c.nc.SetReadDeadline(time.Now().Add(c.IdleTimeout)); err != nil {
+		return err
+	}
+	if c.unread.Load() { // after the deadline is set, as in writeLocked
+		return ErrInterrupted
+	}
+	return nil
+}
+
+// InterruptRead makes reads fail from now on, one that waits included.
+func (c *Conn) InterruptRead() {
+	c.unread.Store(true)
+	_ = c.nc.SetReadDeadline(time.Now())
+}
+
 func (c *Conn) explain(err error) error {
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, os.ErrDeadlineExceeded):
+		if c.unread.Load() || c.interrupted.Load() {
+			return ErrInterrupted
+		}
 		return fmt.Errorf("%w for %v", ErrTimeout, c.IdleTimeout)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return fmt.Errorf("the peer closed the connection: %w", io.ErrUnexpectedEOF)

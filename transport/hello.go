@@ -123,7 +123,7 @@ func ReadWelcome(r io.Reader) error {
 	if binary.LittleEndian.Uint16(b[12:]) == answerWelcome {
 		return nil
 	}
-	return fmt.Errorf("%w: %s", ErrRefused, printable(text))
+	return fmt.Errorf("%w: %s", ErrRefused, Printable(text))
 }
 
 // readPreamble fills b, which begins with magic and version, and checks both
@@ -147,8 +147,8 @@ func readPreamble(r io.Reader, b []byte) error {
 	return nil
 }
 
-// printable makes a peer's text fit for a log line or a terminal.
-func printable(text []byte) string {
+// Printable makes a peer's text fit for a log line or a terminal.
+func Printable(text []byte) string {
 	if !utf8.Valid(text) {
 		return fmt.Sprintf("%q", text)
 	}

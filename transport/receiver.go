@@ -3,7 +3,6 @@ package transport
 import (
 	"encoding/binary"
 	"fmt"
-	"time"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -53,6 +52,9 @@ func NewReceivers(conns []*Conn, ram *memory.RAM) []*Receiver {
 	}
 	return rs
 }
+
+// Conn is the Receiver's channel.
+func (r *Receiver) Conn() *Conn { return r.conn }
 
 // Apply receives the payload of the pages frame that h begins and applies it.
 func (r *Receiver) Apply(h Header) error {
@@ -154,7 +156,7 @@ func (r *Receiver) scatter() {
 // readInto fills bufs from the connection.
 func (r *Receiver) readInto(bufs [][]byte) error {
 	c := r.conn
-	if err := c.nc.SetReadDeadline(time.Now().Add(c.IdleTimeout)); err != nil {
+	if err := c.armRead(); err != nil {
 		return err
 	}
 	n, err := c.vec.readFull(bufs)

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -31,7 +32,22 @@ type Sender struct {
 	packed   []byte
 
 	bufs net.Buffers // what writev consumes: kept here, for a local would escape
+
+	stats FrameStats
 }
+
+// FrameStats tells how the last frame went.
+type FrameStats struct {
+	Frames int64         // sent so far
+	Asked  Encoding      // what it was to be packed as, though a frame that does not shrink goes raw
+	Plain  int           // bytes of page content
+	Wire   int           // bytes sent
+	Pack   time.Duration // to compress
+	Send   time.Duration // to write, the limiter's wait included
+}
+
+// Last returns the statistics of the last frame.
+func (s *Sender) Last() FrameStats { return s.stats }
 
 // NewSender returns a Sender for one channel.
 func NewSender(c *Conn, l *Limiter) *Sender {
@@ -143,6 +159,7 @@ func (s *Sender) Flush(ctx context.Context) error {
 	if s.entries == 0 {
 		return nil
 	}
+	begin := time.Now()
 	h := Header{Type: TypePages, Entries: s.entries, Arg: uint32(s.size)}
 	s.bufs = append(s.bufs[:0], nil)
 	length := s.size
@@ -160,11 +177,20 @@ func (s *Sender) Flush(ctx context.Context) error {
 	h.Length = len(s.head) - headerSize + length
 	h.put(s.head)
 	s.bufs[0] = s.head
+	packed := time.Now()
 	if err := s.limiter.Wait(ctx, len(s.head)+length); err != nil {
 		return err
 	}
 	if err := s.send(); err != nil {
 		return fmt.Errorf("send pages: %w", err)
+	}
+	s.stats = FrameStats{
+		Frames: s.stats.Frames + 1,
+		Asked:  s.encoding,
+		Plain:  s.size,
+		Wire:   len(s.head) + length,
+		Pack:   packed.Sub(begin),
+		Send:   time.Since(packed),
 	}
 	s.head, s.entries, s.size = s.head[:headerSize], 0, 0
 	s.data, s.stage = s.data[:0], s.stage[:0]

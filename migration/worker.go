@@ -1,0 +1,128 @@
+package migration
+
+import (
+	"context"
+	"sync/atomic"
+
+	"taskguide/memory"
+	"taskguide/transport"
+)
+
+// stepPages is how many pages a worker takes on at a time: few enough to stop
+// soon, enough to make the bookkeeping vanish.
+const stepPages = 64
+
+// roundState counts what the workers of a round have done, in pages.
+type roundState struct {
+	n       int
+	total   int64
+	content atomic.Int64
+	zero    atomic.Int64
+	skipped atomic.Int64
+}
+
+func (r *roundState) reset(n int, total int64) {
+	r.n, r.total = n, total
+	r.content.Store(0)
+	r.zero.Store(0)
+	r.skipped.Store(0)
+}
+
+// left is how many of the round's pages no worker has come to yet.
+func (r *roundState) left() int64 {
+	return r.total - r.content.Load() - r.zero.Load() - r.skipped.Load()
+}
+
+// worker sends the pages that are bound to one channel.
+type worker struct {
+	s       *Source
+	channel int
+	sender  *transport.Sender
+	choice  *encodingChoice
+}
+
+func newWorker(s *Source, channel int, c *transport.Conn) *worker {
+	return &worker{
+		s:       s,
+		channel: channel,
+		sender:  transport.NewSender(c, s.limiter),
+		choice:  newEncodingChoice(s.p.Compress),
+	}
+}
+
+// send sends the worker's pages of s.pending and takes them out of it. It ends
+// early, on a whole frame, when s.stopRound is set; what it did not come to stays
+// in the set. With skip, a page that was dirtied again already is left to the next
+// round.
+func (w *worker) send(ctx context.Context, skip skipping) error {
+	s := w.s
+	for from := 0; !s.stopRound.Load(); {
+		first, count := transport.OwnRun(s.pending, w.channel, len(s.workers), from, stepPages)
+		if count == 0 {
+			break
+		}
+		if err := w.sender.SetEncoding(ctx, w.choice.next(w.sender.Last())); err != nil {
+			return err
+		}
+		if err := w.sendRun(ctx, first, count, skip); err != nil {
+			return err
+		}
+		s.pending.ClearRange(first, count)
+		from = first + count
+	}
+	return w.sender.Flush(ctx)
+}
+
+// skipping says what becomes of a page that is dirty again before it was sent.
+type skipping int
+
+const (
+	sendAll   skipping = iota
+	skipDirty          // Xen's to_skip
+)
+
+// sendRun packs a run of pages, cut where their kind changes.
+func (w *worker) sendRun(ctx context.Context, first, count int, skip skipping) error {
+	ram := w.s.m.RAM()
+	for end := first + count; first < end; {
+		kind := w.classify(first, skip)
+		n := 1
+		for first+n < end && w.classify(first+n, skip) == kind {
+			n++
+		}
+		var err error
+		switch kind {
+		case pageSkipped:
+			w.s.round.skipped.Add(int64(n))
+		case pageZero:
+			w.s.round.zero.Add(int64(n))
+			err = w.sender.Zeros(ctx, first, n)
+		case pageContent:
+			w.s.round.content.Add(int64(n))
+			err = w.sender.Content(ctx, first, ram.Range(first, n))
+		}
+		if err != nil {
+			return err
+		}
+		first += n
+	}
+	return nil
+}
+
+type pageKind int
+
+const (
+	pageContent pageKind = iota
+	pageZero
+	pageSkipped
+)
+
+func (w *worker) classify(page int, skip skipping) pageKind {
+	if skip == skipDirty && w.s.again[page>>6].Load()&(1<<(page&63)) != 0 {
+		return pageSkipped
+	}
+	if memory.IsZero(w.s.m.RAM().Page(page)) {
+		return pageZero
+	}
+	return pageContent
+}
