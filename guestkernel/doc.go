@@ -1,0 +1,67 @@
+// Package guestkernel holds the guest that runs when no other kernel is named: a small kernel in C and assembly whose
+// only purpose is to be migrated, to notice whatever a migration does to it, and to say so.
+//
+// # How it runs
+//
+// The guest boots by PVH: the loader copies the ELF's segments, enters it in 32-bit protected mode with EBX pointing at a
+// hvm_start_info, and that is all it needs; our own VMM, QEMU and other PVH loaders boot the very same file. It has two
+// halves. At CPL 0 there is only what must be there: page tables, descriptor tables, the timer interrupt, and a
+// handful of calls. Everything else, the workloads above all, runs at CPL 3. The reason is KVM without hardware
+// virtualization, where CPL 3 runs at full speed and CPL 0 is emulated at half a microsecond an instruction. CPL 3
+// calls CPL 0 by int3, the one way in that works on every KVM.
+//
+// All RAM that the image does not take is mapped, in the order of the memory map, as one heap; each vCPU that answers the
+// boot processor's INIT/SIPI runs one task, or idles when there are fewer tasks. Each has a LAPIC timer that ticks ten
+// times a second.
+//
+// # The kernel command line
+//
+// Words of the form key=value; sizes take K, M and G, times s, ms, us and m (a bare number is seconds).
+//
+//	workload=idle     halts between ticks
+//	  touch=SIZE      first fills so much memory once (fill=zero: with truly zero pages)
+//	  verify=1        and goes on verifying it, in rotation
+//	  spin=1          spins instead of halting, and so sees every pause
+//	workload=phased   each task alternates between a busy phase, rewriting its working set again and again, and a
+//	                  cool one, rewriting only the first part of it
+//	  ws=64M hot=1M   the working set of each task, and the part that stays hot (0: nothing)
+//	  busy=1s cool=1s how long each phase lasts; 0 leaves it out
+//	  fill=zero       what the pages are filled with: zero, pattern (compressible) or random (not)
+//	  step=out        several tasks have their phases out of step, evenly spread; in: all at once
+//	  inject=1        damages a page on purpose (also: stale, torn), to show that it is found
+//	workload=echo     sends the lines that come in on COM1 back
+//	workload=fault    faults on purpose
+//
+//	secs=0            ends after that time with status 0; 0: never
+//	tasks=N           tasks, one a vCPU; by default as many as there are vCPUs (phased), else one
+//	cpus=N            waits for so many vCPUs and uses no more
+//
+// # What it says
+//
+// One line a second from each task, further fields may follow:
+//
+//	hb task=0 ms=1000 passes=12 writes=196608 gap_us=84 ticks=10 gap_max_us=84 print_us=1400 phase=busy tsc_ms=7 kvmclock_ms=7
+//
+// ms is time since boot, passes counts whole rewritings of the working set, writes pages rewritten, and ticks timer
+// interrupts. gap_us is the longest time between two consecutive steps since the last line, gap_max_us since the
+// beginning; a step is one page, or one turn of a loop, so that a pause of the VM is seen in full. The time that printing
+// the line took is left out of it and reported in the next line as print_us. tsc_ms and kvmclock_ms are the two clocks
+// themselves.
+//
+// Every page that a task writes carries its number, its task, a generation and check words, and is verified before it is
+// written again (src/cpl3/pages.h has the layout). The first mismatch ends the VM:
+//
+//	CORRUPT task=0 page=1024 want 0x3 got 0x2 word=2 kind=lost-write
+//
+// # How it ends
+//
+// By a byte written to I/O port 0xf4, which is the exit status: 0 after secs=, 1 after CORRUPT, 2 after a FAULT line (an
+// exception at either privilege level), 3 when the command line cannot be followed, with one line that says why. QEMU's
+// isa-debug-exit device turns status b into its own exit status 2b+1.
+//
+// # Building it
+//
+// The ELF is committed, so that nobody needs a C compiler to build or run this project. make -C guestkernel builds it
+// from src/; a note in it carries the digest of the sources it was built from, which the package's tests compare with the
+// sources beside it, and make -C guestkernel check builds it once more and compares bytes.
+package guestkernel

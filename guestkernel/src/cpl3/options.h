@@ -1,0 +1,33 @@
+/* The kernel command line: key=value words. */
+#ifndef OPTIONS_H
+#define OPTIONS_H
+#include "lib.h"
+
+enum workload {
+	WORKLOAD_IDLE,
+	WORKLOAD_PHASED,
+	WORKLOAD_ECHO,
+	WORKLOAD_FAULT,
+};
+
+enum fill { FILL_ZERO, FILL_PATTERN, FILL_RANDOM };
+enum step { STEP_OUT, STEP_IN };
+enum inject { INJECT_NONE, INJECT_FLIP, INJECT_STALE, INJECT_TORN };
+
+/* Times are microseconds, sizes bytes. */
+struct options {
+	uint64_t workload;
+	uint64_t ws, hot;
+	uint64_t busy, cool;
+	uint64_t fill;
+	uint64_t run_time; /* secs=, 0 = forever */
+	uint64_t tasks, cpus; /* 0 = one task per vCPU, every vCPU that answers */
+	uint64_t step;
+	uint64_t touch, verify, spin;
+	uint64_t inject;
+};
+
+/* Ends the VM with STATUS_USAGE and a line that names the word when it makes no sense. */
+void options_parse(const char *cmdline, struct options *options);
+const char *options_workload_name(uint64_t workload);
+#endif

@@ -1,0 +1,149 @@
+/*
+ * workload=phased: a busy phase, in which the task rewrites its whole working set again and again, alternates with a cool
+ * one, in which it rewrites only the first `hot` bytes.
+ */
+#include "heap.h"
+#include "pages.h"
+#include "workloads.h"
+
+/* One page in so many is verified whole in each pass, the next ones in the next pass. */
+#define WHOLE_STRIDE 16
+/* Passes before inject= strikes. */
+#define INJECT_AFTER 3
+
+static struct pageset sets[MAX_CPUS];
+
+static void prepare(const struct options *options, int tasks)
+{
+	if (options->ws > boot_info.ram_bytes)
+		heap_require(options->ws, "the working set");
+	heap_require((uint64_t)tasks * pageset_cost(options->ws), "the working set of all tasks");
+	for (int i = 0; i < tasks; i++)
+		pageset_init(&sets[i], (unsigned)i, (enum fill)options->fill, options->ws);
+}
+
+static inline void visit(struct task *task, struct pageset *set, uint64_t page, uint64_t rotation)
+{
+	if ((page + rotation) % WHOLE_STRIDE == 0)
+		page_verify_whole(set, page);
+	else
+		page_verify(set, page);
+	page_rewrite(set, page);
+	task->writes++;
+}
+
+/* Damages a page whose turn to be verified whole is in the coming pass; a set of a few pages may have none this time. */
+static void inject_damage(const struct task *task, struct pageset *set)
+{
+	for (uint64_t page = set->count / 2; page < set->count; page++)
+		if ((page + task->passes) % WHOLE_STRIDE == 0) {
+			page_inject(set, page, (enum inject)task->options->inject);
+			return;
+		}
+}
+
+/*
+ * Rewrites the working set until the phase is over. The generations add up to the number of writes, which the tasks
+ * count apart: so even a lost write to the table of generations would be found.
+ */
+static void busy_phase(struct task *task, struct pageset *set, uint64_t *cursor)
+{
+	uint64_t sum = 0;
+	bool from_start = false;
+
+	for (;;) {
+		if (*cursor == 0) {
+			sum = 0;
+			from_start = true;
+		}
+		visit(task, set, *cursor, task->passes);
+		sum += set->generations[*cursor];
+		if (++*cursor == set->count) {
+			*cursor = 0;
+			task->passes++;
+			if (from_start && sum != task->writes)
+				corrupt(set->task, "table", set->count, 0, task->writes, sum);
+			if (task->options->inject != INJECT_NONE && task->passes >= INJECT_AFTER)
+				inject_damage(task, set);
+		}
+		if (task_step(task))
+			return;
+	}
+}
+
+static void cool_phase(struct task *task, struct pageset *set)
+{
+	uint64_t pages = task->options->hot / PAGE, page = 0, rotation = 0;
+
+	for (;;) {
+		if (pages == 0) {
+			pause();
+		} else {
+			visit(task, set, page, rotation);
+			if (++page == pages) {
+				page = 0;
+				rotation++;
+			}
+		}
+		if (task_step(task))
+			return;
+	}
+}
+
+/* Ends the current phase where it was due, so that tasks stay in or out of step however late they notice. */
+static void next_phase(struct task *task, uint64_t length)
+{
+	uint64_t now = task->last_step;
+
+	task->phase_end += length;
+	if (task->phase_end < now)
+		task->phase_end = now + length;
+	task_arm(task);
+}
+
+static void run(struct task *task)
+{
+	const struct options *options = task->options;
+	struct pageset *set = &sets[task->id];
+	uint64_t busy = ticks_from_us(options->busy), cool = ticks_from_us(options->cool);
+	uint64_t cursor = 0;
+
+	/* The first pass fills the pages; there is nothing to verify yet. */
+	for (uint64_t page = 0; page < set->count; page++) {
+		page_rewrite(set, page);
+		task->writes++;
+		task_step(task);
+	}
+	task->passes = 1;
+	tasks_meet();
+	task_begin(task);
+	task->phase_end = task->started;
+	if (options->step == STEP_OUT && task_count > 1) {
+		/* Spread the tasks' phases evenly: task i is i/n of a cycle ahead. */
+		uint64_t ahead = (busy + cool) / (uint64_t)task_count * (uint64_t)task->id;
+		if (ahead >= busy) {
+			task->cool = true;
+			next_phase(task, busy + cool - ahead);
+		} else {
+			next_phase(task, busy - ahead);
+		}
+	} else {
+		next_phase(task, busy);
+	}
+	for (;;) {
+		if (!task_phase_over(task)) {
+			if (task->cool)
+				cool_phase(task, set);
+			else
+				busy_phase(task, set, &cursor);
+		}
+		if (task_over(task))
+			break;
+		task->cool = !task->cool;
+		next_phase(task, task->cool ? cool : busy);
+	}
+	for (uint64_t page = 0; page < set->count; page++)
+		page_verify_whole(set, page);
+}
+
+const struct workload_ops phased_ops = {prepare, run, true};

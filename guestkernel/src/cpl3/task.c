@@ -1,0 +1,135 @@
+#include "task.h"
+#include "workloads.h"
+
+static uint64_t earlier(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
+
+void task_arm(struct task *task)
+{
+	task->deadline = earlier(task->heartbeat, earlier(task->phase_end, task->end));
+}
+
+void task_begin(struct task *task)
+{
+	uint64_t now = rdtsc();
+
+	task->started = now;
+	task->last_step = now;
+	task->gap = task->gap_max = task->print = 0;
+	task->heartbeat = now + ticks_from_us(1000000);
+	task->phase_end = UINT64_MAX;
+	task->end = task->options->run_time == 0 ? UINT64_MAX : now + ticks_from_us(task->options->run_time);
+	task->kvmclock_tsc = now;
+	task->kvmclock = kvmclock_ns(task->cpu);
+	task_arm(task);
+}
+
+void task_print(struct task *task, struct line *line)
+{
+	uint64_t before = rdtsc();
+
+	console_send(line);
+	task->last_step = rdtsc();
+	if (task->last_step - before > task->print)
+		task->print = task->last_step - before;
+}
+
+static void note_gap(struct task *task, uint64_t gap)
+{
+	if (gap > task->gap)
+		task->gap = gap;
+	if (gap > task->gap_max)
+		task->gap_max = gap;
+}
+
+static void put_counters(struct task *task, struct line *line, uint64_t now)
+{
+	put_key(line, "task", (uint64_t)task->id);
+	put_key(line, "ms", us_from_ticks(now - task->boot) / 1000);
+	put_key(line, "passes", task->passes);
+	put_key(line, "writes", task->writes);
+	put_key(line, "gap_us", us_from_ticks(task->gap));
+	put_key(line, "ticks", percpu[task->cpu].ticks);
+	put_key(line, "gap_max_us", us_from_ticks(task->gap_max));
+	put_key(line, "print_us", us_from_ticks(task->print));
+	put(line, task->cool ? " phase=cool" : " phase=busy");
+	put_key(line, "tsc_ms", us_from_ticks(now) / 1000);
+	if (clock.has_kvmclock)
+		put_key(line, "kvmclock_ms", kvmclock_ns(task->cpu) / 1000000);
+}
+
+static void heartbeat(struct task *task, uint64_t now)
+{
+	struct line line = {0};
+
+	put(&line, "hb");
+	put_counters(task, &line, now);
+	task->kvmclock = kvmclock_ns(task->cpu);
+	task->kvmclock_tsc = now;
+	task->gap = 0;
+	task->print = 0;
+	task_print(task, &line);
+	/* A line each second of the run; after a long pause one line, not all that were missed. */
+	do
+		task->heartbeat += ticks_from_us(1000000);
+	while (task->heartbeat <= task->last_step);
+}
+
+/*
+ * The TSC stepped back: the VM came to a host whose TSC is younger. Every point in time that the task holds moves by the
+ * same step, which kvmclock gives; without one the step itself counts as no time.
+ */
+static void rebase(struct task *task, uint64_t now)
+{
+	struct line line = {0};
+	uint64_t then = task->last_step;
+
+	if (clock.has_kvmclock)
+		then = task->kvmclock_tsc + ticks_from_us((kvmclock_ns(task->cpu) - task->kvmclock) / 1000);
+	if (then < task->last_step)
+		then = task->last_step;
+	uint64_t step = then - now; /* now + step = then */
+	note_gap(task, then - task->last_step);
+	task->started -= step;
+	task->heartbeat -= step;
+	task->kvmclock_tsc -= step;
+	if (task->phase_end != UINT64_MAX)
+		task->phase_end -= step;
+	if (task->end != UINT64_MAX)
+		task->end -= step;
+	task->boot -= step;
+	put(&line, "clock: the TSC stepped back,");
+	put_key(&line, "task", (uint64_t)task->id);
+	put_key(&line, "step_ms", us_from_ticks(step) / 1000);
+	task_print(task, &line);
+	task_arm(task);
+}
+
+void task_slow_step(struct task *task, uint64_t now)
+{
+	if (now < task->last_step) {
+		rebase(task, now);
+		return;
+	}
+	note_gap(task, now - task->last_step);
+	task->last_step = now;
+	if (now >= task->heartbeat) {
+		heartbeat(task, now);
+		task_arm(task);
+	}
+}
+
+void task_finish(struct task *task)
+{
+	static int finished;
+	struct line line = {0};
+
+	put(&line, "done");
+	put_counters(task, &line, rdtsc());
+	task_print(task, &line);
+	if (__atomic_add_fetch(&finished, 1, __ATOMIC_ACQ_REL) == task_count)
+		vm_exit(STATUS_OK);
+	cpu_idle(task->cpu);
+}

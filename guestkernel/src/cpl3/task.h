@@ -1,0 +1,61 @@
+/*
+ * A task: what one vCPU does, in steps. A step is short (one page, one turn of a loop); the time from the end of one to
+ * the end of the next is what a pause of the VM shows up in, so the longest one, the gap, is what the guest itself saw
+ * of a migration.
+ */
+#ifndef TASK_H
+#define TASK_H
+#include "clock.h"
+#include "options.h"
+
+struct task {
+	int id;
+	int cpu;
+	const struct options *options;
+	uint64_t boot;      /* TSC: where `ms` counts from */
+	uint64_t started;   /* TSC */
+	uint64_t last_step; /* TSC */
+	uint64_t gap, gap_max;
+	uint64_t print;     /* longest that a line took to print since the last heartbeat */
+	uint64_t deadline;  /* TSC of whatever task_event is due for next */
+	uint64_t heartbeat, phase_end, end; /* TSC; UINT64_MAX = never */
+	uint64_t passes, writes;
+	uint64_t kvmclock;  /* ns at the last heartbeat, and the TSC then: to bridge a TSC that steps back */
+	uint64_t kvmclock_tsc;
+	bool cool;          /* in a cool phase */
+};
+
+void task_begin(struct task *task);
+/* Ends the task's run: prints its last line; the last of all tasks ends the VM with STATUS_OK. */
+__attribute__((noreturn)) void task_finish(struct task *task);
+/* The rare rest of task_step. */
+void task_slow_step(struct task *task, uint64_t now);
+/* Computes the deadline anew after one of its parts has been changed. */
+void task_arm(struct task *task);
+/* Prints a line, which does not count as a gap. */
+void task_print(struct task *task, struct line *line);
+
+/* Counts one step. Returns true when something is due: the phase or the run is over, see task_phase_over and task_over. */
+static inline __attribute__((always_inline)) bool task_step(struct task *task)
+{
+	uint64_t now = rdtsc();
+
+	/* A TSC that stepped back makes this huge, which is looked into on the slow path. */
+	if (now - task->last_step > task->gap || now >= task->deadline) {
+		task_slow_step(task, now);
+		return now >= task->phase_end || now >= task->end;
+	}
+	task->last_step = now;
+	return false;
+}
+
+static inline bool task_over(const struct task *task)
+{
+	return task->last_step >= task->end;
+}
+
+static inline bool task_phase_over(const struct task *task)
+{
+	return task->last_step >= task->phase_end;
+}
+#endif
