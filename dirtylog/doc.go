@@ -1,0 +1,27 @@
+// Package dirtylog finds out which pages of a running guest were written.
+//
+// Live migration copies memory while the guest goes on writing it, so it needs to
+// know, again and again, what has changed since it last looked. KVM can tell: with
+// logging on, it write-protects the guest's pages, and the first write to a page
+// faults into the kernel, which notes the page as dirty and lets the write through.
+// Every later write to it is free until somebody protects the page again.
+//
+// A [Tracker] turns that into three calls:
+//
+//	Start    from here on, no write goes unnoticed
+//	Harvest  the pages written since the last harvest, and protect them again
+//	Stop     logging off, the guest at full speed
+//
+// The one rule for its users: harvest first, read the pages afterwards. Harvesting
+// takes a page off the list and protects it in one step; a write that comes between
+// the harvest and the read is noted for the next harvest, and the page is sent once
+// more. The other way round, a write between the read and the harvest would be taken
+// off the list without ever having been sent.
+//
+// Only writes by vCPUs are logged. What the host itself writes into guest RAM
+// (device models, a shared page) goes past the protection and has to be added by
+// whoever writes it, after the write.
+//
+// Page numbers are indices into the guest's RAM as package memory numbers it, while
+// KVM counts from the start of each memory slot; [Slot] says how the two relate.
+package dirtylog

@@ -1,0 +1,96 @@
+package vmm
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/bobuhiro11/gokvm/kvm"
+	"github.com/cespare/xxhash/v2"
+)
+
+// StateDigest sums up the state of a paused machine, read back from KVM and the
+// devices, without what passes with time: it is equal for a machine that was saved
+// and the one that its state was loaded into.
+func (vm *VM) StateDigest() (uint64, error) {
+	var digest uint64
+	err := vm.still(func() error {
+		s, err := vm.readState()
+		if err != nil {
+			return err
+		}
+		s.serial, s.tags = vm.serial.fingerprint(), vm.tags.Fingerprint()
+		s.withoutTime()
+		digest = xxhash.Sum64(s.encode())
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("digest machine state: %w", err)
+	}
+	return digest, nil
+}
+
+// withoutTime removes what differs between two readings of one state.
+//
+// KVM's timers go on while vCPUs stand still. One that expires then raises its
+// interrupt at once or as soon as its vCPU runs, depending on the KVM, so pending
+// timer interrupts are left out with the timers' counts.
+func (s *machineState) withoutTime() {
+	s.clock = clockState{}
+	timers := []uint8{s.ioapicVector(0), s.ioapicVector(ioapicPITPin)}
+	for i := range s.vcpus {
+		s.vcpus[i].withoutTime(timers)
+	}
+	if s.pit != nil {
+		for i := range s.pit.Channels {
+			s.pit.Channels[i].CountLoadTime = 0
+		}
+	}
+	// Line 0 is the PIT's, and line 2 of the IOAPIC.
+	for _, pic := range []*kvm.IRQChip{&s.pic[0]} {
+		pic.Chip[picLastIRR] &^= 1
+		pic.Chip[picIRR] &^= 1
+	}
+	s.ioapic.Chip[ioapicIRR] &^= 1 | 1<<ioapicPITPin
+}
+
+// Offsets in struct kvm_pic_state and struct kvm_ioapic_state, and the pin that the
+// PIT is wired to.
+const (
+	picLastIRR   = 0
+	picIRR       = 1
+	ioapicIRR    = 16
+	ioapicTable  = 24
+	ioapicPITPin = 2
+)
+
+// ioapicVector is the interrupt vector of an IOAPIC pin.
+func (s *machineState) ioapicVector(pin int) uint8 { return s.ioapic.Chip[ioapicTable+8*pin] }
+
+// Registers of the local APIC by offset.
+const (
+	apicIRR          = 0x200 // 8 registers of 32 bits, 16 bytes apart
+	apicLVTTimer     = 0x320
+	apicCurrentCount = 0x390
+)
+
+// Header of an XSAVE area, by offset: which components are not in their initial
+// state. KVM writes the others out as their initial state, so the header adds nothing
+// and may change by loading alone.
+const (
+	xsaveHeader    = 512
+	xsaveHeaderEnd = 576
+)
+
+func (s *vcpuState) withoutTime(timers []uint8) {
+	s.tsc = tscState{}
+	clear(s.xsave[xsaveHeader:xsaveHeaderEnd])
+	// A value of 0 is what an MSR has that a KVM does not know, see checkMSR.
+	s.msrs = slices.DeleteFunc(s.msrs, func(m kvm.MSREntry) bool {
+		return m.Index == msrTSCDeadline || m.Data == 0
+	})
+	regs := s.lapic.Regs[:]
+	clear(regs[apicCurrentCount : apicCurrentCount+4])
+	for _, v := range append(timers, regs[apicLVTTimer]) {
+		regs[apicIRR+int(v)/32*16+int(v)%32/8] &^= 1 << (v % 8)
+	}
+}

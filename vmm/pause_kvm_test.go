@@ -1,0 +1,211 @@
+package vmm
+
+import (
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Addresses where tests attach a recorder: nothing else answers there.
+const (
+	recorderPort = 0x600
+	recorderMMIO = 0xd8000000
+)
+
+// recorder is a device that keeps the 32-bit numbers written to it and answers reads
+// with consecutive numbers.
+type recorder struct {
+	mu    sync.Mutex
+	got   []uint32
+	reads uint32
+	moved sync.Cond   // got has grown
+	hook  func(n int) // called with how many numbers have come, by the vCPU's thread
+}
+
+func newRecorder() *recorder {
+	r := &recorder{}
+	r.moved.L = &r.mu
+	return r
+}
+
+func (r *recorder) access(_ uint64, size int, data []byte, write bool) error {
+	r.mu.Lock()
+	for ; len(data) >= size && size == 4; data = data[size:] {
+		if write {
+			r.got = append(r.got, le.Uint32(data))
+		} else {
+			le.PutUint32(data, r.reads)
+			r.reads++
+		}
+	}
+	r.moved.Broadcast()
+	n, hook := len(r.got), r.hook
+	r.mu.Unlock()
+	if hook != nil {
+		hook(n)
+	}
+	return nil
+}
+
+func (r *recorder) numbers() []uint32 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return append([]uint32(nil), r.got...)
+}
+
+// attach makes a machine of which a recorder is part, at a port and in memory.
+func attach(vm *VM, r *recorder) {
+	vm.ports = append(vm.ports, window{recorderPort, 4, r.access})
+	vm.mmio = append(vm.mmio, window{recorderMMIO, 4096, r.access})
+}
+
+// waitFor waits until the recorder has n numbers.
+func (r *recorder) waitFor(t testing.TB, n int) {
+	t.Helper()
+	late := time.AfterFunc(testTimeout, r.moved.Broadcast)
+	defer late.Stop()
+	deadline := time.Now().Add(testTimeout)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for len(r.got) < n {
+		require.True(t, time.Now().Before(deadline), "the guest stands still after %d accesses", len(r.got))
+		r.moved.Wait()
+	}
+}
+
+// portCounter writes 0, 1, 2, ... to the recorder's port for ever.
+var portCounter = code(
+	0x31, 0xc0, // xor eax, eax
+	0x66, 0xba, 0x00, 0x06, // mov dx, 0x600
+	0xef,       // 1: out dx, eax
+	0x40,       // inc eax
+	0xeb, 0xfc, // jmp 1b
+)
+
+// mmioCounter writes 0, 1, 2, ... to the recorder's memory for ever.
+var mmioCounter = code(
+	0x31, 0xc0, // xor eax, eax
+	0xa3, imm32(recorderMMIO), // 1: mov [recorder], eax
+	0x40,       // inc eax
+	0xeb, 0xf8, // jmp 1b
+)
+
+// inCounter reads numbers from the port and writes what it read to memory: a read
+// that is repeated or lost leaves a gap.
+var inCounter = code(
+	0x66, 0xba, 0x00, 0x06, // mov dx, 0x600
+	0xed,                      // 1: in eax, dx
+	0xa3, imm32(recorderMMIO), // mov [recorder], eax
+	0xeb, 0xf8, // jmp 1b
+)
+
+// mmioAdder adds 1 to the recorder's memory for ever: a read and a write in one
+// instruction.
+var mmioAdder = code(
+	0xff, 0x05, imm32(recorderMMIO), // 1: inc dword [recorder]
+	0xeb, 0xf8, // jmp 1b
+)
+
+// stringCounter fills a buffer with 64 consecutive numbers and sends it with one rep
+// outsd, for ever.
+var stringCounter = code(
+	0xfc,       // cld
+	0x31, 0xc0, // xor eax, eax
+	0xbf, imm32(0x200000), // 1: mov edi, 0x200000
+	0xb9, imm32(64), // mov ecx, 64
+	0xab,       // 2: stosd
+	0x40,       // inc eax
+	0xe2, 0xfc, // loop 2b
+	0xbe, imm32(0x200000), // mov esi, 0x200000
+	0xb9, imm32(64), // mov ecx, 64
+	0x66, 0xba, 0x00, 0x06, // mov dx, 0x600
+	0xf3, 0x6f, // rep outsd
+	0xeb, 0xe0, // jmp 1b
+)
+
+// counters are guests whose recorded numbers must be 0, 1, 2, ... or, for the adder,
+// 1, 2, 3, ...
+var counters = []struct {
+	name  string
+	code  []byte
+	first uint32
+}{
+	{"out", portCounter, 0},
+	{"mmio write", mmioCounter, 0},
+	{"in", inCounter, 0},
+	{"mmio read and write", mmioAdder, 1},
+	{"rep outs", stringCounter, 0},
+}
+
+func requireConsecutive(t testing.TB, first uint32, got []uint32) {
+	t.Helper()
+	for i, v := range got {
+		require.Equal(t, first+uint32(i), v, "number %d of %d", i, len(got))
+	}
+}
+
+func TestPauseNeitherLosesNorRepeatsAnAccess(t *testing.T) {
+	for _, g := range counters {
+		t.Run(g.name, func(t *testing.T) {
+			r := newRecorder()
+			vm := newTestVM(t, 1, nil)
+			attach(vm, r)
+			require.NoError(t, vm.Boot(testKernel(g.code), nil, ""))
+			for range 1000 {
+				before := len(r.numbers())
+				require.NoError(t, vm.Resume())
+				r.waitFor(t, before+1)
+				require.NoError(t, vm.Pause())
+				still := len(r.numbers())
+				require.NoError(t, vm.Pause(), "a second pause")
+				require.Len(t, r.numbers(), still, "the guest goes on while paused")
+			}
+			requireConsecutive(t, g.first, r.numbers())
+		})
+	}
+}
+
+func TestStateMovesBetweenAccesses(t *testing.T) {
+	for _, g := range counters {
+		t.Run(g.name, func(t *testing.T) {
+			r := newRecorder()
+			vm := newTestVM(t, 1, nil)
+			attach(vm, r)
+			require.NoError(t, vm.Boot(testKernel(g.code), nil, ""))
+			require.NoError(t, vm.Resume())
+			for hop := range 10 {
+				r.waitFor(t, 100*(hop+1))
+				vm = moveVM(t, vm, func(dst *VM) { attach(dst, r) })
+				require.NoError(t, vm.Resume())
+			}
+			r.waitFor(t, len(r.numbers())+100)
+			require.NoError(t, vm.Pause())
+			requireConsecutive(t, g.first, r.numbers())
+		})
+	}
+}
+
+// moveVM pauses a machine and carries it over into a new one, which it returns.
+func moveVM(t testing.TB, src *VM, prepare func(dst *VM)) *VM {
+	t.Helper()
+	require.NoError(t, src.Pause())
+	config, err := src.Config()
+	require.NoError(t, err)
+	dst, err := NewFromConfig(config, Options{})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, dst.Close()) })
+	prepare(dst)
+	copy(dst.RAM().Bytes(), src.RAM().Bytes())
+	state, err := src.SaveState()
+	require.NoError(t, err)
+	require.NoError(t, dst.LoadState(state))
+	want, err := src.StateDigest()
+	require.NoError(t, err)
+	got, err := dst.StateDigest()
+	require.NoError(t, err)
+	require.Equal(t, want, got, "state digest")
+	src.Stop()
+	return dst
+}
