@@ -18,7 +18,8 @@
  *
  * Plain tags are one 32-bit store to the tag port; it leaves the VM and costs
  * microseconds. Fast tags are a store to the task's slot of a page shared with the
- * hypervisor and cost nanoseconds while no migration goes on: see tag_page_init.
+ * hypervisor and cost nanoseconds while no migration goes on: see tag_page_init (in
+ * Linux programs, tag_page_open), tag_fast_open, tag_fast_enter and tag_fast_exit.
  *
  * Header only. C11 or C++11, GCC or Clang, freestanding (kernels, unikernels) or
  * hosted. Linux programs define TAG_LINUX before including it and get tag_open and
@@ -311,6 +312,16 @@ static inline void tag_fast_exit(const struct tag_port *t, struct tag_slot *s)
 	__atomic_store_n(&s->depth, depth - 1, __ATOMIC_SEQ_CST);
 	if (__atomic_load_n(&t->page->notify, __ATOMIC_SEQ_CST))
 		tag_write(t, TAG_REG_EXIT, s->task);
+}
+
+/* Whether a migration goes on that tags matter to, so that a cooperative program may
+ * bring its next calm segment forward. With a tag page it costs nanoseconds while
+ * none does; without one it is tag_state. */
+static inline int tag_guided(const struct tag_port *t)
+{
+	if (t->page && !__atomic_load_n(&t->page->notify, __ATOMIC_RELAXED))
+		return 0;
+	return tag_state(t) != TAG_NONE;
 }
 
 /* As tag_unregister, for a task with a slot; the slot is free again. */
