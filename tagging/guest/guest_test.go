@@ -2,6 +2,7 @@ package guest
 
 import (
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -259,6 +260,44 @@ func TestNoTransitionIsLost(t *testing.T) {
 		m.port.Detach()
 	}
 	require.Zero(t, m.port.Snapshot().GuestErrors.Total)
+}
+
+// The narrowest race there is, over and over: one transition against one Attach,
+// let go at the same moment.
+func TestTransitionAgainstAttach(t *testing.T) {
+	const rounds = 20000
+	m, tags := newFastMachine(t)
+	task := tags.Task(1)
+	var begun, done atomic.Int64
+	await := func(v *atomic.Int64, round int64) {
+		for spins := 0; v.Load() < round; spins++ {
+			if spins > 1000 {
+				runtime.Gosched()
+			}
+		}
+	}
+	go func() {
+		for round := range int64(rounds) {
+			await(&begun, round+1)
+			if round%2 == 0 {
+				task.Enter()
+			} else {
+				task.Exit()
+			}
+			done.Store(round + 1)
+		}
+	}()
+	f := &follower{}
+	for round := range int64(rounds) {
+		begun.Store(round + 1)
+		for range round % 64 { // shifts the one against the other
+			done.Load()
+		}
+		f.attach(m.port, tagging.All)
+		await(&done, round+1)
+		require.Equal(t, round%2 == 0, f.isOpen(), "round %d", round)
+		m.port.Detach()
+	}
 }
 
 func TestTasksComeAndGo(t *testing.T) {
