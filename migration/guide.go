@@ -77,7 +77,7 @@ func (l gateListener) GateClosing() (hold bool) {
 // holdAtExit has the machine pause with the calling vCPU right behind its EXIT.
 func (s *Source) holdAtExit(reason string) bool {
 	s.mu.Lock()
-	if s.committed || s.phase == PhaseDone {
+	if s.ended || s.committed {
 		s.mu.Unlock()
 		return false
 	}

@@ -130,6 +130,8 @@ func (s *Source) sendRound(ctx context.Context, phase Phase) (Round, error) {
 	r.BytesWire = s.bytesWire() - wire
 	r.MS = ms(elapsed)
 	r.BytesPerS = float64(r.BytesWire) / elapsed.Seconds()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if r.SentPages >= rateWorthPages || s.bandwidth == 0 && r.SentPages > 0 {
 		s.bandwidth = float64(r.SentPages*memory.PageSize) / elapsed.Seconds()
 	}

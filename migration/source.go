@@ -87,6 +87,7 @@ type Source struct {
 	atExit     string
 	asked      bool // this engine asked the vCPUs to pause
 	committed  bool
+	ended      bool // nothing may be asked of the vCPUs any more
 	fate       Fate
 	drain      drain
 	opened     int // transitions to open, so that a round can tell whether it was open throughout
@@ -170,6 +171,9 @@ func (s *Source) Run(ctx context.Context) Report {
 	s.cancel = cancel
 	stopProgress := s.startProgress(ctx)
 	err := s.migrate(ctx)
+	if cause := context.Cause(ctx); err != nil && cause != nil && !s.Committed() {
+		err = cause // what failed then failed because of it
+	}
 	cancel(nil)
 	stopProgress()
 	if s.Fate() != FateMoved {
@@ -224,6 +228,9 @@ func (s *Source) migrate(ctx context.Context) error {
 
 // leave undoes everything that the migration changed about a machine that stays.
 func (s *Source) leave() error {
+	s.mu.Lock()
+	s.ended = true
+	s.mu.Unlock()
 	s.m.Tags().Detach()
 	s.trackMu.Lock()
 	var errTrack error

@@ -18,6 +18,8 @@ const (
 	IdleTimeout = 30 * time.Second
 	// KeepAliveInterval is how often a connection that has nothing to say speaks.
 	KeepAliveInterval = 2 * time.Second
+
+	farewellTimeout = time.Second
 )
 
 // ErrTimeout is returned when the peer was silent, or took nothing, for too long.
@@ -39,6 +41,7 @@ type Conn struct {
 	whdr      [headerSize]byte
 	lastWrite time.Time
 	broken    bool // a frame was cut off: nothing after it would be understood
+	closing   bool // only a farewell is still to be sent
 	rhdr      [headerSize]byte
 
 	interrupted atomic.Bool // writes
@@ -81,7 +84,11 @@ func (c *Conn) WriteMessage(t Type, arg uint32, payload []byte) error {
 // writeLocked sends buffers as they are and consumes them.
 func (c *Conn) writeLocked(bufs *net.Buffers) error {
 	c.lastWrite = time.Now()
-	if err := c.nc.SetWriteDeadline(c.lastWrite.Add(c.IdleTimeout)); err != nil {
+	timeout := c.IdleTimeout
+	if c.closing {
+		timeout = farewellTimeout
+	}
+	if err := c.nc.SetWriteDeadline(c.lastWrite.Add(timeout)); err != nil {
 		return err
 	}
 	// After the deadline is set: Interrupt goes the other way round, so that one of
@@ -108,12 +115,12 @@ func (c *Conn) Interrupt() {
 func (c *Conn) WriteLast(t Type, payload []byte) error {
 	c.wmu.Lock()
 	broken := c.broken
+	c.closing = true
 	c.wmu.Unlock()
 	if broken {
 		return ErrInterrupted
 	}
 	c.interrupted.Store(false)
-	c.IdleTimeout = time.Second
 	return c.WriteMessage(t, 0, payload[:min(len(payload), maxAnswerText)])
 }
 
