@@ -36,6 +36,7 @@ const (
 	leafSVM        = 0x8000000a
 	leafAMDCache   = 0x8000001d
 	leafAMDNode    = 0x8000001e
+	leafAMD21      = 0x80000021
 	leafAMDPMU     = 0x80000022
 
 	ecx1VMX         = 1 << 5

@@ -76,7 +76,11 @@ const (
 	capTSCControl     = 60
 	capImmediateExit  = 136
 	capVCPUAttributes = 127
+	capManualProtect2 = 168
 	capXSave2         = 208
+	capDirtyLogRing   = 223 // KVM_CAP_DIRTY_LOG_RING_ACQ_REL
+
+	manualProtectEnable = 1 << 0 // KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE
 )
 
 const (

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/bobuhiro11/gokvm/kvm"
 	"golang.org/x/sys/unix"
 )
 
@@ -14,7 +15,10 @@ var (
 	ErrKVMPermission = errors.New("no permission for KVM")
 )
 
-const kvmDevice = "/dev/kvm"
+const (
+	kvmDevice     = "/dev/kvm"
+	kvmAPIVersion = 12 // the only one since 2007
+)
 
 // openKVM opens the device and checks the version of its interface.
 func openKVM() (int, error) {
@@ -27,8 +31,8 @@ func openKVM() (int, error) {
 		return -1, fmt.Errorf("%w: open %s: %w: load kvm_intel or kvm_amd, and enable virtualization in the firmware or, in a virtual machine, nested virtualization", ErrNoKVM, kvmDevice, err)
 	}
 	version, err := ioctl(fd, kvmGetAPIVersion, 0)
-	if err == nil && version != 12 {
-		err = fmt.Errorf("version %d of its interface, want 12", version)
+	if err == nil && version != kvmAPIVersion {
+		err = fmt.Errorf("version %d of its interface, want %d", version, kvmAPIVersion)
 	}
 	if err == nil && checkExtension(fd, capImmediateExit) == 0 {
 		err = errors.New("it lacks KVM_CAP_IMMEDIATE_EXIT, use Linux 4.13 or newer")
@@ -42,5 +46,17 @@ func openKVM() (int, error) {
 
 // checkHost tells whether KVM here can run a machine from another host.
 func checkHost(kvmFD int, c *machineConfig) error {
+	supported, err := supportedCPUID(kvmFD)
+	if err != nil {
+		return err
+	}
+	deadline := checkExtension(kvmFD, uintptr(kvm.CapTSCDeadlineTimer)) > 0
+	have := machineCPUID(supported, c.CPUs, c.TSCKHz, deadline)
+	if err := checkCPUID(fromConfig(c.CPUID), have); err != nil {
+		return err
+	}
+	if size := xsaveSize(kvmFD); c.XSaveBytes > size {
+		return fmt.Errorf("%w: its XSAVE area has %d bytes, here %d", ErrCPUFeatures, c.XSaveBytes, size)
+	}
 	return nil
 }
