@@ -450,7 +450,7 @@ func (h *Host) Run(ctx context.Context, argv ...string) (Output, error) {
 // hosts with synchronized clocks are what users have.
 func (h *Host) SetClock(ctx context.Context) (offset, uncertainty time.Duration, err error) {
 	for range 3 { // the first answers pay for cold code inside
-		if offset, uncertainty, err = h.clock(ctx, 0); err != nil {
+		if offset, _, err = h.clock(ctx, 0); err != nil {
 			return 0, 0, err
 		}
 		if _, _, err = h.clock(ctx, -offset); err != nil {

@@ -7,6 +7,7 @@ package stockkvm
 import (
 	"bytes"
 	"context"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,6 +15,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"taskguide/integration/heartbeat"
 )
 
 var (
@@ -177,4 +180,25 @@ func TestJobsHaveInputAndSignals(t *testing.T) {
 	offset, uncertainty, err := h.SetClock(ctx)
 	require.NoError(t, err)
 	require.Less(t, offset.Abs(), uncertainty+50*time.Millisecond, "the inner clock follows the outer one")
+}
+
+func TestShellHasKVM(t *testing.T) {
+	rig, initramfs := testRig(t)
+	cfg, err := rig.HostConfig("shell", initramfs)
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	in, typed, err := os.Pipe()
+	require.NoError(t, err)
+	defer in.Close()
+	defer typed.Close()
+	var out heartbeat.Log
+	go func() {
+		if out.WaitText(ctx, "stock-kvm:/root# ") == nil {
+			_, _ = io.WriteString(typed, "test -c /dev/kvm && echo KVM is $((6 * 7)); exit\n")
+		}
+	}()
+	err = Shell(ctx, cfg, in, &out)
+	require.NoError(t, err, out.String())
+	require.Contains(t, out.String(), "KVM is 42")
 }

@@ -4,13 +4,16 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"syscall"
 )
 
-// Shell boots a host with a shell on this terminal and returns when it ends.
-func Shell(ctx context.Context, cfg HostConfig) error {
+// Shell boots a host whose serial port is in and out, with a shell on it, and
+// returns when the shell ends. A terminal is in raw mode meanwhile: ctrl-c goes to
+// the shell inside, and ctrl-a x ends QEMU.
+func Shell(ctx context.Context, cfg HostConfig, in *os.File, out io.Writer) error {
 	qemu, err := qemuBinary()
 	if err != nil {
 		return err
@@ -20,7 +23,7 @@ func Shell(ctx context.Context, cfg HostConfig) error {
 		"-append", cfg.commandLine(),
 		"-display", "none",
 		"-serial", "mon:stdio")...)
-	cmd.Stdin, cmd.Stdout = os.Stdin, os.Stdout
+	cmd.Stdin, cmd.Stdout = in, out
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

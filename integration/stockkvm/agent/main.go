@@ -25,12 +25,11 @@ import (
 )
 
 func main() {
-	if err := serve(); err != nil {
-		fmt.Fprintln(os.Stderr, "agent:", err)
-		os.Exit(1)
-	}
+	fmt.Fprintln(os.Stderr, "agent:", serve())
+	os.Exit(1)
 }
 
+// serve returns only when it can no longer serve.
 func serve() error {
 	port, err := openPort(wire.PortName)
 	if err != nil {

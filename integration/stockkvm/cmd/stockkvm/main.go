@@ -174,6 +174,6 @@ func runShell(ctx context.Context, args []string) error {
 			return err
 		}
 		cfg.CPU = *cpu
-		return stockkvm.Shell(ctx, cfg)
+		return stockkvm.Shell(ctx, cfg, os.Stdin, os.Stdout)
 	})
 }
