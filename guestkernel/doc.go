@@ -31,10 +31,19 @@
 //	  inject=1        damages a page on purpose (also: stale, torn), to show that it is found
 //	workload=echo     sends the lines that come in on COM1 back
 //	workload=fault    faults on purpose
+//	workload=tagbench measures what a tag costs in each way, prints one line and ends
 //
 //	secs=0            ends after that time with status 0; 0: never
 //	tasks=N           tasks, one a vCPU; by default as many as there are vCPUs (phased), else one
 //	cpus=N            waits for so many vCPUs and uses no more
+//
+//	tag=none          which phases the tasks mark as segments for task guidance, each task under its own number:
+//	                  cool (by a store to the tag port's MMIO page), fast (the same phases, by the tag page), port (the
+//	                  same, by I/O port), busy (the wrong ones), random (segments that begin and end at random times)
+//	coop=1            a busy phase ends early, at the end of a pass, when a migration waits for the task
+//	seed=1            of what is random
+//
+// A machine without a tag port turns tag= into none, and a line says so.
 //
 // # What it says
 //
@@ -52,6 +61,14 @@
 // written again (src/cpl3/pages.h has the layout). The first mismatch ends the VM:
 //
 //	CORRUPT task=0 page=1024 want 0x3 got 0x2 word=2 kind=lost-write
+//
+// A task that tags also watches EPOCH, on both sides of each tag and every 10 ms. When the VM has moved it says whether
+// that fell into a segment:
+//
+//	moved task=0 epoch=1 inside=1 ms=4711 phase=cool
+//
+// inside is 0 or 1, or, when the change was seen by the reading right behind a tag and not by the one right before it,
+// the name of the tag: enter or exit.
 //
 // # How it ends
 //

@@ -107,7 +107,8 @@ func TestWasBuiltFromTheseSources(t *testing.T) {
 		"guest.elf was built from other sources: run make -C guestkernel and commit it")
 }
 
-// sourcesDigest does what src/build.mk does: SHA-256 over the sha256sum listing of all inputs, sorted by path.
+// sourcesDigest does what src/build.mk does: SHA-256 over the sha256sum listing of all inputs, sorted by path,
+// tag.h last.
 func sourcesDigest(t *testing.T) string {
 	t.Helper()
 	var inputs []string
@@ -121,6 +122,7 @@ func sourcesDigest(t *testing.T) string {
 		inputs[i] = strings.TrimPrefix(filepath.ToSlash(path), "src/")
 	}
 	slices.Sort(inputs)
+	inputs = append(inputs, "../../tagging/include/tag.h")
 	listing := sha256.New()
 	for _, path := range inputs {
 		content, err := os.ReadFile(filepath.Join("src", path))

@@ -48,6 +48,10 @@ boot $microvm 2 6144 0 'ram_mib=6144 heap_mib=61' "$short cpus=2"
 boot pc 2 6144 0 'ram_mib=6144 heap_mib=61' "$short cpus=2"
 boot $microvm 1 6144 0 '^done task=0 .*passes=[2-9]' "workload=phased ws=3500M fill=zero cool=0 secs=10"
 
+for tag in cool fast port busy random; do
+	boot $microvm 1 128 0 '^tags: this machine has no tag port' "$short tag=$tag coop=1 seed=7"
+done
+
 boot $microvm 1 128 1 '^CORRUPT task=0 .* kind=body' "$short secs=0 fill=random inject=1"
 boot $microvm 1 128 1 '^CORRUPT task=0 .* kind=lost-write' "$short secs=0 inject=stale"
 boot $microvm 1 128 1 '^CORRUPT task=0 .* kind=torn' "$short secs=0 inject=torn"
@@ -63,6 +67,7 @@ boot $microvm 1 128 3 'cannot use "ws=99999999999999999999G"' "ws=99999999999999
 boot $microvm 1 128 3 'cannot use "busy=fast"' "busy=fast"
 boot $microvm 1 128 3 'needs 512 MiB' "workload=phased ws=512M"
 boot $microvm 1 128 3 'needs 128 MiB' "workload=idle touch=128M"
+boot $microvm 1 128 3 'needs a tag port' "workload=tagbench"
 boot $microvm 1 128 3 'asks for 2 tasks' "workload=phased tasks=2"
 
 if [ $failures -ne 0 ]; then

@@ -30,7 +30,7 @@
 
 #define LAPIC_BASE 0xfee00000
 #define IOAPIC_BASE 0xfec00000
-#define TAG_MMIO_BASE 0xd0000000
+#define TAG_REGISTERS 0xd0000000 /* TAG_MMIO_BASE of tag.h, which assembly cannot include */
 #define HEAP_BASE 0x8000000000 /* usable RAM, one after the other, in virtual addresses */
 #define TRAMPOLINE 0x8000      /* where an AP starts in real mode: below 1 MiB, page-aligned */
 

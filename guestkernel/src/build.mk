@@ -7,16 +7,17 @@ OUT ?= build
 CC = gcc
 LD = ld
 
-CFLAGS_ALL = -I. -std=gnu11 -O2 -g0 -ffreestanding -fno-stack-protector -fno-pic -fno-pie -mno-red-zone -fcf-protection=none \
+CFLAGS_ALL = -I. -I../../tagging/include -std=gnu11 -O2 -g0 -ffreestanding -fno-stack-protector -fno-pic -fno-pie -mno-red-zone -fcf-protection=none \
 	-fno-asynchronous-unwind-tables -fno-strict-aliasing -fno-tree-loop-distribute-patterns -march=x86-64 \
 	-Wall -Wextra -Werror -Wmissing-prototypes -Wstrict-prototypes -Wshadow
 CFLAGS_cpl0 = -mgeneral-regs-only -Os
 CFLAGS_cpl3 =
 
+TAG_H := ../../tagging/include/tag.h
 SOURCES := $(sort $(wildcard cpl0/*.S cpl0/*.c cpl3/*.c))
 OBJECTS := $(patsubst %,$(OUT)/%.o,$(basename $(SOURCES))) $(OUT)/cpl0/notes.o
-HEADERS := $(sort $(wildcard *.h cpl3/*.h))
-INPUTS := $(sort $(wildcard *.h *.ld *.mk cpl0/* cpl3/*))
+HEADERS := $(sort $(wildcard *.h cpl3/*.h)) $(TAG_H)
+INPUTS := $(sort $(wildcard *.h *.ld *.mk cpl0/* cpl3/*)) $(TAG_H)
 
 all: $(OUT)/guest.elf
 
@@ -31,7 +32,8 @@ $(OUT)/%.o: %.S $(HEADERS) build.mk
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS_ALL) -c -o $@ $<
 
-# The digest: SHA-256 of the list "<sha256>  <path>\n" of all inputs in the order of their paths. The compiler: the
+# The digest: SHA-256 of the list "<sha256>  <path>\n" of all inputs in the order of their paths,
+# tag.h last. The compiler: the
 # first lines of what gcc and ld call themselves.
 $(OUT)/cpl0/notes.S: $(INPUTS)
 	@mkdir -p $(@D)

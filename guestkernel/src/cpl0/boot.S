@@ -184,7 +184,7 @@ device_pd: /* from 3 GiB on */
 	.fill 373, 8, 0
 	.quad IOAPIC_BASE + 0x9f, LAPIC_BASE + 0x9f
 	.fill 8, 8, 0
-tag_pt:	.quad TAG_MMIO_BASE + 0x1f
+tag_pt:	.quad TAG_REGISTERS + 0x1f
 	.fill 511, 8, 0
 
 	.bss

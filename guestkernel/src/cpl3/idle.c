@@ -74,6 +74,9 @@ static void run(struct task *task)
 	touch(task, set);
 	tasks_meet();
 	task_begin(task);
+	tags_begin(task);
+	tags_phase(task);
+	task_arm(task);
 	while (!task_over(task)) {
 		if (spin) {
 			if (verify)

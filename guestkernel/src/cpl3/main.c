@@ -27,6 +27,7 @@ static const struct workload_ops *const all_ops[] = {
 	[WORKLOAD_PHASED] = &phased_ops,
 	[WORKLOAD_ECHO] = &echo_ops,
 	[WORKLOAD_FAULT] = &fault_ops,
+	[WORKLOAD_TAGBENCH] = &tagbench_ops,
 };
 
 void user_start(int cpu);
@@ -139,6 +140,7 @@ static void start_boot_cpu(void)
 	check_counts();
 	task_count = options.tasks != 0 ? (int)options.tasks : ops->task_per_cpu ? cpu_count : 1;
 	say_what_runs();
+	tags_prepare(&options);
 	ops->prepare(&options, task_count);
 	go = 1;
 	run_cpu(0, 0);

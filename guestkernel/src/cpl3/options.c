@@ -14,7 +14,7 @@ struct option {
 #define AT(field) __builtin_offsetof(struct options, field)
 
 static const struct option table[] = {
-	{"workload", KIND_NAME, AT(workload), {"idle", "phased", "echo", "fault"}},
+	{"workload", KIND_NAME, AT(workload), {"idle", "phased", "echo", "fault", "tagbench"}},
 	{"ws", KIND_SIZE, AT(ws), {0}},
 	{"hot", KIND_SIZE, AT(hot), {0}},
 	{"busy", KIND_TIME, AT(busy), {0}},
@@ -28,6 +28,9 @@ static const struct option table[] = {
 	{"verify", KIND_NUMBER, AT(verify), {0}},
 	{"spin", KIND_NUMBER, AT(spin), {0}},
 	{"inject", KIND_NAME, AT(inject), {"0", "1", "stale", "torn"}},
+	{"tag", KIND_NAME, AT(tag), {"none", "cool", "fast", "port", "busy", "random"}},
+	{"coop", KIND_NUMBER, AT(coop), {0}},
+	{"seed", KIND_NUMBER, AT(seed), {0}},
 };
 
 static const struct options defaults = {
@@ -37,6 +40,7 @@ static const struct options defaults = {
 	.busy = 1000000,
 	.cool = 1000000,
 	.step = STEP_OUT,
+	.seed = 1,
 };
 
 __attribute__((noreturn)) static void reject(const char *problem, const char *word, size_t length, const char *remedy)

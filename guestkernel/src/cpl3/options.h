@@ -8,10 +8,12 @@ enum workload {
 	WORKLOAD_PHASED,
 	WORKLOAD_ECHO,
 	WORKLOAD_FAULT,
+	WORKLOAD_TAGBENCH,
 };
 
 enum fill { FILL_ZERO, FILL_PATTERN, FILL_RANDOM };
 enum step { STEP_OUT, STEP_IN };
+enum tag_mode { TAG_MODE_NONE, TAG_MODE_COOL, TAG_MODE_FAST, TAG_MODE_PORT, TAG_MODE_BUSY, TAG_MODE_RANDOM };
 enum inject { INJECT_NONE, INJECT_FLIP, INJECT_STALE, INJECT_TORN };
 
 /* Times are microseconds, sizes bytes. */
@@ -25,6 +27,7 @@ struct options {
 	uint64_t step;
 	uint64_t touch, verify, spin;
 	uint64_t inject;
+	uint64_t tag, coop, seed;
 };
 
 /* Ends the VM with STATUS_USAGE and a line that names the word when it makes no sense. */

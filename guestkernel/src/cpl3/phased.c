@@ -4,6 +4,7 @@
  */
 #include "heap.h"
 #include "pages.h"
+#include "phases.h"
 #include "workloads.h"
 
 /* One page in so many is verified whole in each pass, the next ones in the next pass. */
@@ -65,6 +66,7 @@ static void busy_phase(struct task *task, struct pageset *set, uint64_t *cursor)
 				corrupt(set->task, "table", set->count, 0, task->writes, sum);
 			if (task->options->inject != INJECT_NONE && task->passes >= INJECT_AFTER)
 				inject_damage(task, set);
+			phases_safe_point(task);
 		}
 		if (task_step(task))
 			return;
@@ -90,22 +92,9 @@ static void cool_phase(struct task *task, struct pageset *set)
 	}
 }
 
-/* Ends the current phase where it was due, so that tasks stay in or out of step however late they notice. */
-static void next_phase(struct task *task, uint64_t length)
-{
-	uint64_t now = task->last_step;
-
-	task->phase_end += length;
-	if (task->phase_end < now)
-		task->phase_end = now + length;
-	task_arm(task);
-}
-
 static void run(struct task *task)
 {
-	const struct options *options = task->options;
 	struct pageset *set = &sets[task->id];
-	uint64_t busy = ticks_from_us(options->busy), cool = ticks_from_us(options->cool);
 	uint64_t cursor = 0;
 
 	/* The first pass fills the pages; there is nothing to verify yet. */
@@ -117,19 +106,7 @@ static void run(struct task *task)
 	task->passes = 1;
 	tasks_meet();
 	task_begin(task);
-	task->phase_end = task->started;
-	if (options->step == STEP_OUT && task_count > 1) {
-		/* Spread the tasks' phases evenly: task i is i/n of a cycle ahead. */
-		uint64_t ahead = (busy + cool) / (uint64_t)task_count * (uint64_t)task->id;
-		if (ahead >= busy) {
-			task->cool = true;
-			next_phase(task, busy + cool - ahead);
-		} else {
-			next_phase(task, busy - ahead);
-		}
-	} else {
-		next_phase(task, busy);
-	}
+	phases_begin(task);
 	for (;;) {
 		if (!task_phase_over(task)) {
 			if (task->cool)
@@ -139,8 +116,7 @@ static void run(struct task *task)
 		}
 		if (task_over(task))
 			break;
-		task->cool = !task->cool;
-		next_phase(task, task->cool ? cool : busy);
+		phases_next(task);
 	}
 	for (uint64_t page = 0; page < set->count; page++)
 		page_verify_whole(set, page);

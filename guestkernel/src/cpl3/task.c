@@ -1,14 +1,21 @@
 #include "task.h"
 #include "workloads.h"
 
-static uint64_t earlier(uint64_t a, uint64_t b)
+static void arm_for(struct task *task, uint64_t when)
 {
-	return a < b ? a : b;
+	if (when > task->last_step && when < task->deadline)
+		task->deadline = when;
 }
 
+/* What is past already has been told to the workload, which may go on to a boundary of its own before it heeds it. */
 void task_arm(struct task *task)
 {
-	task->deadline = earlier(task->heartbeat, earlier(task->phase_end, task->end));
+	task->deadline = UINT64_MAX;
+	arm_for(task, task->heartbeat);
+	arm_for(task, task->phase_end);
+	arm_for(task, task->end);
+	arm_for(task, task->tags.poll);
+	arm_for(task, task->tags.toggle);
 }
 
 void task_begin(struct task *task)
@@ -23,6 +30,8 @@ void task_begin(struct task *task)
 	task->end = task->options->run_time == 0 ? UINT64_MAX : now + ticks_from_us(task->options->run_time);
 	task->kvmclock_tsc = now;
 	task->kvmclock = kvmclock_ns(task->cpu);
+	task->excluded = 0;
+	tags_off(task);
 	task_arm(task);
 }
 
@@ -32,6 +41,7 @@ void task_print(struct task *task, struct line *line)
 
 	console_send(line);
 	task->last_step = rdtsc();
+	task->excluded += task->last_step - before;
 	if (task->last_step - before > task->print)
 		task->print = task->last_step - before;
 }
@@ -58,6 +68,8 @@ static void put_counters(struct task *task, struct line *line, uint64_t now)
 	put_key(line, "tsc_ms", us_from_ticks(now) / 1000);
 	if (clock.has_kvmclock)
 		put_key(line, "kvmclock_ms", kvmclock_ns(task->cpu) / 1000000);
+	if (task->put_extra != NULL)
+		task->put_extra(task, line);
 }
 
 static void heartbeat(struct task *task, uint64_t now)
@@ -99,6 +111,10 @@ static void rebase(struct task *task, uint64_t now)
 		task->phase_end -= step;
 	if (task->end != UINT64_MAX)
 		task->end -= step;
+	if (task->tags.poll != UINT64_MAX)
+		task->tags.poll -= step;
+	if (task->tags.toggle != UINT64_MAX)
+		task->tags.toggle -= step;
 	task->boot -= step;
 	put(&line, "clock: the TSC stepped back,");
 	put_key(&line, "task", (uint64_t)task->id);
@@ -115,10 +131,12 @@ void task_slow_step(struct task *task, uint64_t now)
 	}
 	note_gap(task, now - task->last_step);
 	task->last_step = now;
-	if (now >= task->heartbeat) {
+	if (now >= task->heartbeat)
 		heartbeat(task, now);
+	if (now >= task->tags.poll || now >= task->tags.toggle)
+		tags_poll(task);
+	if (now >= task->deadline)
 		task_arm(task);
-	}
 }
 
 void task_finish(struct task *task)
@@ -126,6 +144,7 @@ void task_finish(struct task *task)
 	static int finished;
 	struct line line = {0};
 
+	tags_end(task);
 	put(&line, "done");
 	put_counters(task, &line, rdtsc());
 	task_print(task, &line);

@@ -7,6 +7,7 @@
 #define TASK_H
 #include "clock.h"
 #include "options.h"
+#include "tags.h"
 
 struct task {
 	int id;
@@ -22,9 +23,13 @@ struct task {
 	uint64_t passes, writes;
 	uint64_t kvmclock;  /* ns at the last heartbeat, and the TSC then: to bridge a TSC that steps back */
 	uint64_t kvmclock_tsc;
+	uint64_t excluded;  /* TSC ticks that printing has taken since the task began */
 	bool cool;          /* in a cool phase */
+	struct tagging tags;
+	void (*put_extra)(struct task *task, struct line *line); /* a workload's own fields of the heartbeat, or NULL */
 };
 
+/* Starts the clock of a task's run, without tags. What came before, filling memory, does not count. */
 void task_begin(struct task *task);
 /* Ends the task's run: prints its last line; the last of all tasks ends the VM with STATUS_OK. */
 __attribute__((noreturn)) void task_finish(struct task *task);
@@ -43,7 +48,7 @@ static inline __attribute__((always_inline)) bool task_step(struct task *task)
 	/* A TSC that stepped back makes this huge, which is looked into on the slow path. */
 	if (now - task->last_step > task->gap || now >= task->deadline) {
 		task_slow_step(task, now);
-		return now >= task->phase_end || now >= task->end;
+		return task->last_step >= task->phase_end || task->last_step >= task->end;
 	}
 	task->last_step = now;
 	return false;
