@@ -59,15 +59,15 @@ func (t *Tags) Close() error {
 }
 
 // State tells whether a migration goes on, and what it waits for. It costs
-// microseconds: see Guided for something to ask often.
+// microseconds: see Migrating for something to ask often.
 func (t *Tags) State() tagging.MigrationState {
 	return tagging.MigrationState(t.regs.read(tagging.RegState))
 }
 
-// Guided tells whether a migration goes on that tags matter to. A cooperative
-// program that finds one may bring its next calm segment forward. With fast tags
-// this costs nanoseconds while none does.
-func (t *Tags) Guided() bool {
+// Migrating tells whether a migration goes on. A cooperative program that finds one
+// may bring its next calm segment forward. With fast tags this costs nanoseconds while
+// none does.
+func (t *Tags) Migrating() bool {
 	t.mu.Lock()
 	page := t.page
 	t.mu.Unlock()

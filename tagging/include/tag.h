@@ -314,10 +314,10 @@ static inline void tag_fast_exit(const struct tag_port *t, struct tag_slot *s)
 		tag_write(t, TAG_REG_EXIT, s->task);
 }
 
-/* Whether a migration goes on that tags matter to, so that a cooperative program may
- * bring its next calm segment forward. With a tag page it costs nanoseconds while
+/* Whether a migration goes on, so that a cooperative program may bring its next calm
+ * segment forward. With a tag page it costs nanoseconds while
  * none does; without one it is tag_state. */
-static inline int tag_guided(const struct tag_port *t)
+static inline int tag_migrating(const struct tag_port *t)
 {
 	if (t->page && !__atomic_load_n(&t->page->notify, __ATOMIC_RELAXED))
 		return 0;

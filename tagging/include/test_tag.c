@@ -81,7 +81,7 @@ static int test_plain(void)
 	CHECK(tag_state(&t) == TAG_SUSPENDED);
 	CHECK(tag_epoch(&t) == 7);
 	CHECK(tag_clock_ns(&t) == UINT64_C(0x0123456789abcdef));
-	CHECK(tag_guided(&t));
+	CHECK(tag_migrating(&t));
 	CHECK(tag_fast_open(&t, 1) == NULL);
 	return 0;
 }
@@ -148,11 +148,11 @@ static int test_fast(void)
 	CHECK(a->depth == 1 && b->depth == 0 && written() == -1);
 
 	registers[TAG_REG_STATE / 4] = TAG_PRECOPY;
-	CHECK(!tag_guided(&t));
+	CHECK(!tag_migrating(&t));
 	memory.page.notify = 1;
-	CHECK(tag_guided(&t));
+	CHECK(tag_migrating(&t));
 	registers[TAG_REG_STATE / 4] = TAG_NONE;
-	CHECK(!tag_guided(&t));
+	CHECK(!tag_migrating(&t));
 	reset();
 	tag_fast_enter(&t, b);
 	CHECK(b->depth == 1 && wrote(TAG_REG_ENTER, 71));
