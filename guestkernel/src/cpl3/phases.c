@@ -26,15 +26,18 @@ void phases_begin(struct task *task)
 		ahead = cycle / (uint64_t)task_count * (uint64_t)task->id;
 	tags_begin(task);
 	task->phase_end = task->started;
-	if (ahead < busy || cycle == busy)
-		begin_phase(task, false, cycle == busy ? busy : busy - ahead);
+	if (ahead < busy)
+		begin_phase(task, false, busy - ahead);
 	else
 		begin_phase(task, true, cycle - ahead);
 }
 
+/* A phase of no length does not exist: the other one goes on. */
 void phases_next(struct task *task)
 {
-	begin_phase(task, !task->cool, length_of(task, !task->cool));
+	bool cool = length_of(task, !task->cool) == 0 ? task->cool : !task->cool;
+
+	begin_phase(task, cool, length_of(task, cool));
 }
 
 void phases_safe_point(struct task *task)
