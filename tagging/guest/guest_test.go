@@ -265,7 +265,7 @@ func TestNoTransitionIsLost(t *testing.T) {
 // The narrowest race there is, over and over: one transition against one Attach,
 // let go at the same moment.
 func TestTransitionAgainstAttach(t *testing.T) {
-	const rounds = 20000
+	const rounds = 10000
 	m, tags := newFastMachine(t)
 	task := tags.Task(1)
 	var begun, done atomic.Int64
