@@ -27,8 +27,11 @@ const (
 	StateIncoming State = "incoming" // no guest yet: waiting for a migration to bring one
 	StateRunning  State = "running"
 	StatePaused   State = "paused"
-	StateMoved    State = "moved"   // the guest runs elsewhere, this process is about to exit
-	StateStopped  State = "stopped" // the guest has ended, this process is about to exit
+	// StateUnknown: the destination was told to run the guest and was heard of no more. The guest stands still here;
+	// running it could make two of it.
+	StateUnknown State = "unknown"
+	StateMoved   State = "moved"   // the guest runs elsewhere, this process is about to exit
+	StateStopped State = "stopped" // the guest has ended, this process is about to exit
 )
 
 // VM describes a VM and its process.
@@ -53,15 +56,11 @@ type VM struct {
 
 // MigrationSummary is the short form of a report.
 type MigrationSummary struct {
+	ID          int              `json:"id"` // see Started
 	Status      migration.Status `json:"status"`
 	Phase       migration.Phase  `json:"phase"`
 	Destination string           `json:"destination"`
 	Error       string           `json:"error,omitempty"`
-}
-
-// Summary shortens a report.
-func Summary(r migration.Report) *MigrationSummary {
-	return &MigrationSummary{Status: r.Status, Phase: r.Phase, Destination: r.Destination, Error: r.Error}
 }
 
 // Kinds of events beyond those of package migration.

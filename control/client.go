@@ -63,13 +63,31 @@ func (c *Client) Pause(ctx context.Context) (VM, error) {
 }
 
 // Resume lets the vCPUs run again.
-func (c *Client) Resume(ctx context.Context) (VM, error) {
-	return call[VM](ctx, c, "PUT", "/v1/vm/resume", nil)
+func (c *Client) Resume(ctx context.Context, mode ResumeMode) (VM, error) {
+	path := "/v1/vm/resume"
+	if mode == ResumeForced {
+		path += "?force=1"
+	}
+	return call[VM](ctx, c, "PUT", path, nil)
 }
 
-// Stop ends the VM; its process exits soon after.
+// Stop ends the VM and returns once its name is free again. A migration that is going on is cancelled first.
 func (c *Client) Stop(ctx context.Context) (VM, error) {
-	return call[VM](ctx, c, "PUT", "/v1/vm/stop", nil)
+	events, err := c.Events(ctx)
+	if err != nil {
+		return VM{}, err
+	}
+	defer events.Close()
+	vm, err := call[VM](ctx, c, "PUT", "/v1/vm/stop", nil)
+	if err != nil {
+		return vm, err
+	}
+	for {
+		// However the stream ends, the process has let go of it.
+		if _, err := events.Next(); err != nil {
+			return vm, ctx.Err()
+		}
+	}
 }
 
 // Migration returns the report of the present or last migration.

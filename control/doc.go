@@ -5,7 +5,7 @@
 //
 //	GET    /v1/vm          what the VM is and how it is doing
 //	PUT    /v1/vm/pause    stop its vCPUs             \
-//	PUT    /v1/vm/resume   let them run again          > each answers like GET /v1/vm
+//	PUT    /v1/vm/resume   let them run again          > each answers like GET /v1/vm; ?force=1, see StateUnknown
 //	PUT    /v1/vm/stop     end it                     /
 //	POST   /v1/migration   start a migration (migration.Params); 202 and the report so far
 //	GET    /v1/migration   the report of the last migration, final or so far

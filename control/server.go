@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"taskguide/migration"
@@ -29,7 +30,8 @@ const (
 type Machine interface {
 	Info() VM
 	Pause() error
-	Resume() error
+	// Resume lets the vCPUs run. With ResumeForced it does so even in StateUnknown.
+	Resume(ResumeMode) error
 	// Stop orders the end of the VM and returns without waiting for it.
 	Stop() error
 	// Tags is the state of the tag port, or ErrConflict while there is no guest.
@@ -49,12 +51,24 @@ type Migrations interface {
 	CancelMigration(context.Context) (migration.Report, error)
 }
 
+// ResumeMode says what the caller vouches for.
+type ResumeMode int
+
+const (
+	ResumeSafe   ResumeMode = iota
+	ResumeForced            // the caller knows that the guest runs nowhere else
+)
+
 // Server serves one VM's control socket.
 type Server struct {
 	machine    Machine
 	migrations Migrations
 	hub        *hub
 	http       http.Server
+
+	mu       sync.Mutex
+	listener net.Listener
+	closing  bool
 }
 
 // NewServer makes a server of the machine; call Serve next.
@@ -71,10 +85,20 @@ func NewServer(machine Machine, migrations Migrations) *Server {
 
 // Serve answers requests until Shutdown.
 func (s *Server) Serve(l net.Listener) error {
-	if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve control socket: %w", err)
+	s.mu.Lock()
+	s.listener = l
+	closing := s.closing
+	s.mu.Unlock()
+	if closing {
+		return l.Close()
 	}
-	return nil
+	err := s.http.Serve(l)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing || errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return fmt.Errorf("serve control socket: %w", err)
 }
 
 // Publish sends an event to all clients that follow. It never blocks.
@@ -88,8 +112,15 @@ func (s *Server) Publish(e Event) {
 // Shutdown removes the socket, lets the event streams deliver what is queued and running requests finish, until ctx
 // ends; then it cuts them off.
 func (s *Server) Shutdown(ctx context.Context) error {
+	// The socket goes first: a client whose event stream ended finds the name free.
+	s.mu.Lock()
+	s.closing = true
+	if s.listener != nil {
+		s.listener.Close() //nolint:errcheck // closed before, then
+	}
+	s.mu.Unlock()
 	s.hub.close()
-	if err := s.http.Shutdown(ctx); err != nil {
+	if err := s.http.Shutdown(ctx); err != nil && !errors.Is(err, net.ErrClosed) {
 		s.http.Close()
 		return fmt.Errorf("close control socket: %w", err)
 	}
@@ -104,7 +135,7 @@ func (s *Server) routes() http.Handler {
 	table := map[string]map[string]http.HandlerFunc{
 		"/v1/vm":        {"GET": reply(s.getVM)},
 		"/v1/vm/pause":  {"PUT": reply(s.change(s.machine.Pause))},
-		"/v1/vm/resume": {"PUT": reply(s.change(s.machine.Resume))},
+		"/v1/vm/resume": {"PUT": reply(s.resume)},
 		"/v1/vm/stop":   {"PUT": reply(s.change(s.machine.Stop))},
 		"/v1/migration": {"POST": reply(s.startMigration), "GET": reply(s.getMigration), "DELETE": reply(s.cancelMigration)},
 		"/v1/tags":      {"GET": reply(s.getTags)},
@@ -189,6 +220,14 @@ func (s *Server) change(f func() error) endpoint {
 		}
 		return http.StatusOK, s.machine.Info(), nil
 	}
+}
+
+func (s *Server) resume(r *http.Request) (int, any, error) {
+	mode := ResumeSafe
+	if r.URL.Query().Get("force") == "1" {
+		mode = ResumeForced
+	}
+	return s.change(func() error { return s.machine.Resume(mode) })(r)
 }
 
 func (s *Server) startMigration(r *http.Request) (int, any, error) {

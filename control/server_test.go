@@ -34,6 +34,7 @@ type fakeVM struct {
 	done     chan struct{}
 	onStart  func() // called in place, once a migration has started
 	follower func(tagging.Transition)
+	onStop   func()
 }
 
 func (f *fakeVM) Info() VM {
@@ -52,9 +53,21 @@ func (f *fakeVM) set(from, to State) error {
 	return nil
 }
 
-func (f *fakeVM) Pause() error  { return f.set(StateRunning, StatePaused) }
-func (f *fakeVM) Resume() error { return f.set(StatePaused, StateRunning) }
-func (f *fakeVM) Stop() error   { return errors.New("stop: two\nlines") }
+func (f *fakeVM) Pause() error { return f.set(StateRunning, StatePaused) }
+func (f *fakeVM) Stop() error {
+	if f.onStop == nil {
+		return errors.New("stop: two\nlines")
+	}
+	f.onStop()
+	return nil
+}
+
+func (f *fakeVM) Resume(mode ResumeMode) error {
+	if mode == ResumeForced {
+		return f.set(StateUnknown, StateRunning)
+	}
+	return f.set(StatePaused, StateRunning)
+}
 
 func (f *fakeVM) Tags() (tagging.Info, error) { return tagging.Info{Epoch: 7}, nil }
 
@@ -153,6 +166,7 @@ func TestRequests(t *testing.T) {
 		{"PUT", "/v1/vm/pause", "", 200, `"state":"paused"`},
 		{"PUT", "/v1/vm/pause", "", 409, `{"error":"the VM is paused"}`},
 		{"PUT", "/v1/vm/resume", "", 200, `"state":"running"`},
+		{"PUT", "/v1/vm/resume?force=1", "", 409, `{"error":"the VM is running"}`},
 		{"PUT", "/v1/vm/stop", "", 500, `{"error":"stop: two; lines"}`},
 		{"GET", "/v1/vm/stop", "", 405, `use PUT`},
 		{"GET", "/v1/tags", "", 200, `"epoch":7`},
@@ -199,7 +213,7 @@ func TestClientCalls(t *testing.T) {
 	var refused *StatusError
 	require.ErrorAs(t, err, &refused)
 	require.Equal(t, 409, refused.Code)
-	vm, err = client.Resume(ctx)
+	vm, err = client.Resume(ctx, ResumeSafe)
 	require.NoError(t, err)
 	require.Equal(t, StateRunning, vm.State)
 	tags, err := client.Tags(ctx)
@@ -374,6 +388,25 @@ func TestMigrateCancelled(t *testing.T) {
 	report, err := client.Migrate(ctx, migration.Params{Destination: "unix:/d"}, func(Event) {})
 	require.NoError(t, err)
 	require.Equal(t, migration.StatusCancelled, report.Status)
+}
+
+// TestStopFreesTheName: once Stop returned, another VM can have the name.
+func TestStopFreesTheName(t *testing.T) {
+	vm, server, client := start(t)
+	vm.onStop = func() { go shutdown(server) } //nolint:errcheck // again in the cleanup, where it is checked
+	_, err := client.Stop(testContext(t))
+	require.NoError(t, err)
+	require.NoFileExists(t, client.nameOrPath)
+}
+
+func TestResumeForced(t *testing.T) {
+	vm, _, client := start(t)
+	vm.state = StateUnknown
+	_, err := client.Resume(testContext(t), ResumeSafe)
+	require.Error(t, err)
+	after, err := client.Resume(testContext(t), ResumeForced)
+	require.NoError(t, err)
+	require.Equal(t, StateRunning, after.State)
 }
 
 func TestMigrateRefused(t *testing.T) {

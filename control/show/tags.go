@@ -1,0 +1,61 @@
+package show
+
+import (
+	"fmt"
+	"io"
+	"text/tabwriter"
+
+	"taskguide/control"
+	"taskguide/control/units"
+	"taskguide/tagging"
+)
+
+// Tags writes the tasks of a guest and what the gate makes of them.
+func Tags(w io.Writer, t tagging.Info) error {
+	fmt.Fprintf(w, "gate: %s under all, %s under any; epoch %d\n", gate(t.GateAll), gate(t.GateAny), t.Epoch)
+	if t.GuestErrors.Total > 0 {
+		g := t.GuestErrors
+		fmt.Fprintf(w, "guest errors: %s (access %d, task %d, full %d, page %d)\n", Count(int64(g.Total)), g.Access, g.Task, g.Full, g.Page)
+	}
+	if len(t.Tasks) == 0 {
+		fmt.Fprintln(w, "no task is registered: nothing guides a migration")
+		return nil
+	}
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "TASK\tSEGMENT\tDEPTH\tSEGMENTS\tINSIDE\tOUTSIDE\tTAGS")
+	for _, task := range t.Tasks {
+		kind := "port"
+		if task.Fast {
+			kind = "fast"
+		}
+		fmt.Fprintf(table, "%d\t%s\t%d\t%s\t%s\t%s\t%s\n", task.ID, side(task.Inside), task.Depth,
+			Count(int64(task.Segments)), units.Milliseconds(task.InsideMS), units.Milliseconds(task.OutsideMS), kind)
+	}
+	return table.Flush()
+}
+
+func side(inside bool) string {
+	if inside {
+		return "inside"
+	}
+	return "outside"
+}
+
+// Transition writes a line for an event of a stream that has tags in it; what is of no interest beside them is left out.
+func Transition(w io.Writer, e control.Event) {
+	at := e.Time.Format("15:04:05.000000")
+	switch e.Kind {
+	case control.EventTag:
+		if e.Tag.Dropped > 0 {
+			fmt.Fprintf(w, "%s  %d transitions were too fast to follow\n", at, e.Tag.Dropped)
+		}
+		fmt.Fprintf(w, "%s  task %d %-10s depth %d  gate: all %s, any %s\n", at, e.Tag.Task, e.Tag.Event, e.Tag.Depth,
+			gate(e.Tag.GateAll), gate(e.Tag.GateAny))
+	case control.EventLagged:
+		fmt.Fprintf(w, "%s  %d events were too fast to follow\n", at, e.Dropped)
+	case control.EventState:
+		fmt.Fprintf(w, "%s  VM %s\n", at, e.State)
+	case "phase":
+		fmt.Fprintf(w, "%s  migration: %s\n", at, e.Phase)
+	}
+}
