@@ -48,13 +48,13 @@ func (l gateListener) GateClosing() (hold bool) {
 	s := l.s
 	s.mu.Lock()
 	asked := s.p.switchAtExit() && s.holdsSwitchover() && s.m.Running()
-	pausing, phase := s.pausing, s.phase
+	pausing, phase, reason := s.pausing, s.phase, s.report.SwitchoverReason
 	s.mu.Unlock()
 	if !asked {
 		return false
 	}
 	if pausing {
-		return s.holdAtExit("gate open, vCPU held at its EXIT")
+		return s.holdAtExit(reason + ", held at the segment's EXIT")
 	}
 	if phase != PhasePreCopy && phase != PhaseHeld {
 		return false
@@ -133,7 +133,13 @@ func (s *Source) waitWhileSuspended(ctx context.Context) error {
 	if !suspend {
 		return nil
 	}
-	return s.waitOpen(ctx, wait{phase: PhaseSuspended, state: tagging.StateSuspended, account: &s.suspended})
+	if err := s.waitOpen(ctx, wait{phase: PhaseSuspended, state: tagging.StateSuspended, account: &s.suspended}); err != nil {
+		return err
+	}
+	// The next round is to send what was dirtied meanwhile too: what it leaves is
+	// then what the segment dirties.
+	_, _, err := s.takeDirty()
+	return err
 }
 
 // wait is one stay before a closed gate.

@@ -62,6 +62,7 @@ type fakeMachine struct {
 
 	failSave, failPause error
 	onPaused            func() // once the vCPU stands still for Pause
+	onPausing           func() // before it does
 }
 
 func newFakeMachine(t testing.TB, script func(*guest)) *fakeMachine {
@@ -145,6 +146,9 @@ func (m *fakeMachine) RequestPause() {
 }
 
 func (m *fakeMachine) Pause() error {
+	if m.onPausing != nil {
+		m.onPausing()
+	}
 	m.RequestPause()
 	m.mu.Lock()
 	for m.started && !m.parked {
@@ -213,6 +217,12 @@ func (t *fakeTracker) Harvest(dirty *memory.Bitmap) (int, error) {
 	dirty.Or(t.dirty)
 	t.dirty.Reset()
 	return n, nil
+}
+
+func (t *fakeTracker) logging() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.on
 }
 
 func (t *fakeTracker) Stop() error {
@@ -395,7 +405,7 @@ func (b *bed) checkMoved(s *Source, r Report) {
 	require.Equal(b.t, here, there, "RAM differs")
 	require.Equal(b.t, b.m.steps, b.in.steps)
 	require.Equal(b.t, uint32(1), b.in.port.Read(tagging.RegEpoch, 4))
-	require.False(b.t, b.m.tracker.on)
+	require.False(b.t, b.m.tracker.logging())
 }
 
 // checkStays: the guest runs at the source as if nothing had been, and there only.
@@ -406,7 +416,7 @@ func (b *bed) checkStays(s *Source, r Report) {
 	require.Equal(b.t, FateStays, s.Fate())
 	require.True(b.t, b.m.isRunning(), "the source must run on")
 	require.False(b.t, b.in.ran.Load(), "the destination must not run")
-	require.False(b.t, b.m.tracker.on, "dirty logging must be off")
+	require.False(b.t, b.m.tracker.logging(), "dirty logging must be off")
 	require.Equal(b.t, uint32(tagging.StateNone), b.m.port.Read(tagging.RegState, 4))
 	before := b.m.stepCount()
 	time.Sleep(5 * time.Millisecond)

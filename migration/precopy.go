@@ -34,7 +34,7 @@ func (s *Source) precopy(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if s.takeExit() {
+		if s.heldAtExit() {
 			return nil
 		}
 		switch s.decide(done) {
@@ -283,15 +283,11 @@ func (s *Source) hold(ctx context.Context) (ready bool, err error) {
 	return false, nil
 }
 
-// takeExit tells whether a vCPU is held at the EXIT at which to switch over.
-func (s *Source) takeExit() bool {
+// heldAtExit tells whether a vCPU is held at the EXIT at which to switch over.
+func (s *Source) heldAtExit() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.atExit == "" {
-		return false
-	}
-	s.report.SwitchoverReason = s.atExit
-	return true
+	return s.atExit != ""
 }
 
 // explain replaces an error that is only the echo of the migration's end by what

@@ -166,7 +166,9 @@ func newSource(m Machine, p Params, observe Observer, dial func(context.Context)
 // it while that is still possible, that is until the commit is sent. Afterwards
 // Fate says where the machine is.
 func (s *Source) Run(ctx context.Context) Report {
+	s.mu.Lock()
 	s.begin = time.Now()
+	s.mu.Unlock()
 	ctx, cancel := context.WithCancelCause(ctx)
 	s.cancel = cancel
 	stopProgress := s.startProgress(ctx)
@@ -321,6 +323,8 @@ func (s *Source) open(ctx context.Context, channel, channels int) error {
 	if err != nil {
 		return err
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.conns = append(s.conns, transport.NewConn(nc))
 	return nil
 }

@@ -294,7 +294,7 @@ func TestHandoverCut(t *testing.T) {
 			require.Equal(t, FateUnknown, s.Fate())
 			require.False(t, b.m.isRunning(), "it may run at the destination: never two")
 			require.Contains(t, r.Error, "resume it only if it does not run there")
-			require.False(t, b.m.tracker.on)
+			require.False(t, b.m.tracker.logging())
 		})
 	})
 	t.Run("the destination cannot run it", func(t *testing.T) {

@@ -81,7 +81,11 @@ func (s *Source) gateClosedMeanwhile() bool {
 	open := s.m.Tags().Gate().Open
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.holdsSwitchover() || s.atExit != "" {
+	if s.atExit != "" {
+		s.report.SwitchoverReason = s.atExit
+		return false
+	}
+	if !s.holdsSwitchover() {
 		return false
 	}
 	s.gateOpen = open

@@ -57,7 +57,9 @@ func newWorker(s *Source, channel int, c *transport.Conn) *worker {
 func (w *worker) send(ctx context.Context, skip skipping) error {
 	s := w.s
 	for from := 0; !s.stopRound.Load(); {
-		first, count := transport.OwnRun(s.pending, w.channel, len(s.workers), from, stepPages)
+		// Not beyond the frame: a suspension ends the stream with it.
+		step := min(stepPages, max(w.sender.Room(), 1))
+		first, count := transport.OwnRun(s.pending, w.channel, len(s.workers), from, step)
 		if count == 0 {
 			break
 		}
