@@ -110,6 +110,8 @@ func (c *machineConfig) check() error {
 		return fmt.Errorf("%w: %d CPUID entries, want 1 to %d", ErrConfig, len(c.CPUID), maxCPUID)
 	case len(c.MSRs) > maxMSRs:
 		return fmt.Errorf("%w: %d MSRs, want at most %d", ErrConfig, len(c.MSRs), maxMSRs)
+	case c.TSCKHz == 0:
+		return fmt.Errorf("%w: no TSC frequency", ErrConfig)
 	case c.XSaveBytes < xsaveMinBytes || c.XSaveBytes > xsaveMaxBytes:
 		return fmt.Errorf("%w: XSAVE area of %d bytes, want %d to %d", ErrConfig, c.XSaveBytes, xsaveMinBytes, xsaveMaxBytes)
 	}
@@ -123,7 +125,7 @@ func (c *machineConfig) checkUnique() error {
 	for _, e := range c.CPUID {
 		key := [2]uint32{e.Function, e.Index}
 		if leaves[key] {
-			return fmt.Errorf("%w: CPUID leaf %#x.%#x twice", ErrConfig, e.Function, e.Index)
+			return fmt.Errorf("%w: CPUID leaf %#x.%d twice", ErrConfig, e.Function, e.Index)
 		}
 		leaves[key] = true
 	}

@@ -2,6 +2,7 @@ package vmm
 
 import (
 	"bytes"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -53,8 +54,12 @@ func code(parts ...any) []byte {
 			b = append(b, p...)
 		case int:
 			b = append(b, byte(p))
+		case rune:
+			b = append(b, byte(p))
 		case string:
 			b = append(b, p...)
+		default:
+			panic(fmt.Sprintf("code has a %T in it", p))
 		}
 	}
 	return b
