@@ -23,7 +23,8 @@ build: ## build bin/vmm, statically
 
 .PHONY: demo
 demo: preflight build ## a busy guest moves live to another process, under a minute
-	@$(GO) run -buildvcs=false ./integration/demo -vmm bin/vmm
+	@$(GOBUILD) -o bin/demo ./integration/demo
+	@bin/demo -vmm bin/vmm
 
 .PHONY: test
 test: preflight ## all tests; again under the race detector if there is a C compiler
