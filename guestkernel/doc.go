@@ -29,6 +29,12 @@
 //	  fill=zero       what the pages are filled with: zero, pattern (compressible) or random (not)
 //	  step=out        several tasks have their phases out of step, evenly spread; in: all at once
 //	  inject=1        damages a page on purpose (also: stale, torn), to show that it is found
+//	workload=matmul   matrix multiplication by blocks (cool) and updates of the matrices in place (busy)
+//	workload=sort     merge sorts of random keys, pass by pass (busy), and verification of the result (cool)
+//	workload=kv       a key-value store that serves requests (cool), and takes in bursts of updates besides (busy)
+//	  ws= hot= busy=  as for phased; the phases of matmul and sort end with the first whole piece of work after their
+//	  cool= step=     time, and hot= concerns only phased and kv
+//	  rate=50000      kv: requests a second to each task
 //	workload=echo     sends the lines that come in on COM1 back
 //	workload=fault    faults on purpose
 //	workload=tagbench measures what a tag costs in each way, prints one line and ends
@@ -57,7 +63,13 @@
 // the line took is left out of it and reported in the next line as print_us. tsc_ms and kvmclock_ms are the two clocks
 // themselves.
 //
-// Every page that a task writes carries its number, its task, a generation and check words, and is verified before it is
+// The programs add fields of their own. matmul: products, the whole ones so far, and n, the side of its matrices. sort:
+// sorts and verified. kv: requests answered since the last line and their latencies in microseconds, p50_us, p99_us,
+// p999_us and max_us, and updates, those of the bursts so far. Requests arrive on a schedule; a request that arrives while
+// the VM stands still waits, and its latency says so.
+//
+// Each program verifies what it computes, and how; src/cpl3 says so at the top of each one's source. In phased, every page
+// that a task writes carries its number, its task, a generation and check words, and is verified before it is
 // written again (src/cpl3/pages.h has the layout). The first mismatch ends the VM:
 //
 //	CORRUPT task=0 page=1024 want 0x3 got 0x2 word=2 kind=lost-write

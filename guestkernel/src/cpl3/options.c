@@ -14,7 +14,7 @@ struct option {
 #define AT(field) __builtin_offsetof(struct options, field)
 
 static const struct option table[] = {
-	{"workload", KIND_NAME, AT(workload), {"idle", "phased", "echo", "fault", "tagbench"}},
+	{"workload", KIND_NAME, AT(workload), {"idle", "phased", "echo", "fault", "tagbench", "matmul", "sort", "kv"}},
 	{"ws", KIND_SIZE, AT(ws), {0}},
 	{"hot", KIND_SIZE, AT(hot), {0}},
 	{"busy", KIND_TIME, AT(busy), {0}},
@@ -30,6 +30,7 @@ static const struct option table[] = {
 	{"inject", KIND_NAME, AT(inject), {"0", "1", "stale", "torn"}},
 	{"tag", KIND_NAME, AT(tag), {"none", "cool", "fast", "port", "busy", "random"}},
 	{"coop", KIND_NUMBER, AT(coop), {0}},
+	{"rate", KIND_NUMBER, AT(rate), {0}},
 	{"seed", KIND_NUMBER, AT(seed), {0}},
 };
 
@@ -41,6 +42,7 @@ static const struct options defaults = {
 	.cool = 1000000,
 	.step = STEP_OUT,
 	.seed = 1,
+	.rate = 50000,
 };
 
 __attribute__((noreturn)) static void reject(const char *problem, const char *word, size_t length, const char *remedy)
@@ -167,6 +169,8 @@ void options_parse(const char *cmdline, struct options *options)
 		reject("cannot use", "ws=0", 4, "a task needs at least one page");
 	if (options->hot > options->ws)
 		options->hot = options->ws;
+	if (options->rate > 10000000)
+		reject("cannot use", "rate", 4, "a task can be asked for up to 10000000 requests a second");
 	if (options->busy == 0 && options->cool == 0)
 		reject("cannot use", "busy=0 cool=0", 13, "give one of the phases some time");
 }

@@ -9,6 +9,9 @@ enum workload {
 	WORKLOAD_ECHO,
 	WORKLOAD_FAULT,
 	WORKLOAD_TAGBENCH,
+	WORKLOAD_MATMUL,
+	WORKLOAD_SORT,
+	WORKLOAD_KV,
 };
 
 enum fill { FILL_ZERO, FILL_PATTERN, FILL_RANDOM };
@@ -28,6 +31,7 @@ struct options {
 	uint64_t touch, verify, spin;
 	uint64_t inject;
 	uint64_t tag, coop, seed;
+	uint64_t rate; /* requests a second of each task */
 };
 
 /* Ends the VM with STATUS_USAGE and a line that names the word when it makes no sense. */

@@ -42,6 +42,8 @@ void phases_next(struct task *task)
 
 void phases_safe_point(struct task *task)
 {
-	if (!task->cool && tags_migration_waits(task) && task->options->cool != 0)
-		task->phase_end = task->last_step;
+	if (task->cool || task->options->cool == 0 || !tags_migration_waits(task))
+		return;
+	task->phase_end = task->last_step;
+	task->deadline = task->last_step; /* the next step notices */
 }

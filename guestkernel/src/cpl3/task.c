@@ -31,6 +31,7 @@ void task_begin(struct task *task)
 	task->kvmclock_tsc = now;
 	task->kvmclock = kvmclock_ns(task->cpu);
 	task->excluded = 0;
+	task->schedule = UINT64_MAX;
 	tags_off(task);
 	task_arm(task);
 }
@@ -111,6 +112,8 @@ static void rebase(struct task *task, uint64_t now)
 		task->phase_end -= step;
 	if (task->end != UINT64_MAX)
 		task->end -= step;
+	if (task->schedule != UINT64_MAX)
+		task->schedule -= step;
 	if (task->tags.poll != UINT64_MAX)
 		task->tags.poll -= step;
 	if (task->tags.toggle != UINT64_MAX)

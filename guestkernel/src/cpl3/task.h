@@ -20,6 +20,7 @@ struct task {
 	uint64_t print;     /* longest that a line took to print since the last heartbeat */
 	uint64_t deadline;  /* TSC of whatever task_event is due for next */
 	uint64_t heartbeat, phase_end, end; /* TSC; UINT64_MAX = never */
+	uint64_t schedule;  /* TSC: a workload's own, UINT64_MAX = none; kept here so that a TSC that steps takes it along */
 	uint64_t passes, writes;
 	uint64_t kvmclock;  /* ns at the last heartbeat, and the TSC then: to bridge a TSC that steps back */
 	uint64_t kvmclock_tsc;
