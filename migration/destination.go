@@ -278,16 +278,9 @@ func (d *Destination) fill(ctx context.Context, a *attempt) (Incoming, error) {
 	if err != nil {
 		return machine, err
 	}
-	if err := machine.LoadState(state); err != nil {
-		return machine, fmt.Errorf("load the machine's state: %w", err)
-	}
-	var prepared []byte
-	if header.Arg&stateVerify != 0 {
-		own, err := digestOf(machine)
-		if err != nil {
-			return machine, err
-		}
-		prepared = own.bytes()
+	prepared, err := prepare(machine, state, header.Arg&stateVerify != 0)
+	if err != nil {
+		return machine, err
 	}
 	if err := main.WriteMessage(transport.TypePrepared, 0, prepared); err != nil {
 		return machine, err
@@ -299,6 +292,29 @@ func (d *Destination) fill(ctx context.Context, a *attempt) (Incoming, error) {
 		return machine, fmt.Errorf("run the guest: %w", err)
 	}
 	return machine, nil
+}
+
+// prepare loads the state, and sums up what arrived if the source wants to verify
+// it. RAM comes first: KVM updates its clock pages in guest RAM when vCPU state is
+// loaded.
+func prepare(machine Incoming, state []byte, verify bool) ([]byte, error) {
+	var d digests
+	var err error
+	if verify {
+		if d.ram, err = machine.RAM().Digest(); err != nil {
+			return nil, fmt.Errorf("digest of RAM: %w", err)
+		}
+	}
+	if err := machine.LoadState(state); err != nil {
+		return nil, fmt.Errorf("load the machine's state: %w", err)
+	}
+	if !verify {
+		return nil, nil
+	}
+	if d.state, err = machine.StateDigest(); err != nil {
+		return nil, fmt.Errorf("digest of the machine's state: %w", err)
+	}
+	return d.bytes(), nil
 }
 
 // join waits for the attempt's other channels.

@@ -10,9 +10,10 @@ import (
 
 // attach begins to listen to the gate.
 func (s *Source) attach() {
-	g := s.m.Tags().Attach(s.p.Gate, gateListener{s})
+	// With mu held: a transition right after Attach waits until its answer is noted.
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	g := s.m.Tags().Attach(s.p.Gate, gateListener{s})
 	s.gateOpen = g.Open
 	s.guided = s.p.Guidance != GuidanceOff && g.Tasks > 0
 	if s.p.Guidance != GuidanceOff && g.Tasks == 0 {

@@ -9,7 +9,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"taskguide/memory"
 	"taskguide/transport"
 )
 
@@ -302,12 +301,6 @@ type digests struct {
 	ram, state uint64
 }
 
-// summed is a machine at either end.
-type summed interface {
-	RAM() *memory.RAM
-	StateDigest() (uint64, error)
-}
-
 func (d digests) bytes() []byte {
 	b := binary.LittleEndian.AppendUint64(nil, d.ram)
 	return binary.LittleEndian.AppendUint64(b, d.state)
@@ -321,7 +314,7 @@ func parseDigests(b []byte) (digests, error) {
 }
 
 // digestOf sums up RAM and state, read back from where they live.
-func digestOf(m summed) (digests, error) {
+func digestOf(m Machine) (digests, error) {
 	ram, err := m.RAM().Digest()
 	if err != nil {
 		return digests{}, fmt.Errorf("digest of RAM: %w", err)
