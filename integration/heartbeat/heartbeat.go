@@ -17,6 +17,7 @@ package heartbeat
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -71,6 +72,9 @@ func Parse(line string) (Beat, bool) {
 	return b, whole
 }
 
+// ErrCorrupt says that the guest found its memory changed under it.
+var ErrCorrupt = errors.New("the guest's memory is corrupt")
+
 // Log collects a guest's serial output. It is an io.Writer that never fails or
 // blocks, and safe for concurrent use.
 type Log struct {
@@ -78,6 +82,7 @@ type Log struct {
 	text    bytes.Buffer
 	line    int // where the unfinished line begins in text
 	beats   []Beat
+	corrupt string
 	changed chan struct{} // closed and replaced at every change
 }
 
@@ -92,9 +97,12 @@ func (l *Log) Write(p []byte) (int, error) {
 		if end < 0 {
 			break
 		}
-		if b, ok := Parse(string(rest[:end])); ok {
+		line := strings.TrimSpace(string(rest[:end]))
+		if b, ok := Parse(line); ok {
 			b.At = time.Now()
 			l.beats = append(l.beats, b)
+		} else if strings.Contains(line, "CORRUPT") && l.corrupt == "" {
+			l.corrupt = line
 		}
 		l.line += end + 1
 	}
@@ -119,7 +127,8 @@ func (l *Log) Beats() []Beat {
 	return append([]Beat(nil), l.beats...)
 }
 
-// WaitText waits until the output contains text.
+// WaitText waits until the output contains text. Like WaitBeats it gives up with
+// ErrCorrupt as soon as the guest says so.
 func (l *Log) WaitText(ctx context.Context, text string) error {
 	return l.wait(ctx, fmt.Sprintf("%q in the guest's output", text), func() bool {
 		return bytes.Contains(l.text.Bytes(), []byte(text))
@@ -136,6 +145,10 @@ func (l *Log) WaitBeats(ctx context.Context, n int) ([]Beat, error) {
 func (l *Log) wait(ctx context.Context, what string, ok func() bool) error {
 	for {
 		l.mu.Lock()
+		if l.corrupt != "" {
+			defer l.mu.Unlock()
+			return fmt.Errorf("%w: %s", ErrCorrupt, l.corrupt)
+		}
 		if ok() {
 			l.mu.Unlock()
 			return nil
@@ -158,10 +171,7 @@ func tail(s string, n int) string { return s[max(0, len(s)-n):] }
 // Corrupt returns the guest's line that says its memory is not what it wrote, "" if
 // there is none.
 func (l *Log) Corrupt() string {
-	for line := range strings.Lines(l.String()) {
-		if strings.Contains(line, "CORRUPT") {
-			return strings.TrimSpace(line)
-		}
-	}
-	return ""
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.corrupt
 }

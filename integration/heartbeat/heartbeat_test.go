@@ -49,6 +49,8 @@ func TestLogCollectsAcrossPieces(t *testing.T) {
 	require.Empty(t, l.Corrupt())
 	_, _ = l.Write([]byte("000\nCORRUPT page=3\n"))
 	require.Equal(t, "CORRUPT page=3", l.Corrupt())
+	_, err := l.WaitBeats(t.Context(), 100)
+	require.ErrorIs(t, err, ErrCorrupt, "it does not wait for what will not come")
 }
 
 func TestWaitEndsWithItsContext(t *testing.T) {

@@ -97,7 +97,8 @@ func (vm *VM) configure(ctx context.Context, m Migration) error {
 }
 
 // Stats is QEMU's account of a migration, so far or at its end. See query-migrate in
-// QEMU's QMP reference manual.
+// QEMU's QMP reference manual. Before version 8, multifd's bytes are counted before
+// compression: to know what crossed the wire, count at the wire.
 type Stats struct {
 	Status     string `json:"status"` // none, setup, active, device, completed, failed, cancelled...
 	ErrorDesc  string `json:"error-desc"`

@@ -18,3 +18,7 @@ test-stock-kvm-rig: stockkvm-deps ## the rig's own tests: red when anything insi
 .PHONY: shell-stock-kvm
 shell-stock-kvm: stockkvm-deps ## a shell on an emulated stock-KVM host, with vmm in it
 	@$(GO) run -buildvcs=false ./integration/stockkvm/cmd/stockkvm shell
+
+.PHONY: test-qemu
+test-qemu: stockkvm-deps ## the embedded guest boots and migrates under QEMU, on microvm and pc
+	$(GOTEST) -tags qemu -count=1 ./integration/qemu
