@@ -84,8 +84,11 @@ func (vm *VM) tellPaused() {
 	}
 }
 
-// Run starts a machine after LoadState, or leaves it paused.
+// Run starts a machine that was moved here, after LoadState, or leaves it paused.
+// Either way its guest can tell by EPOCH that it moved. A machine that was booted
+// here is started with Resume.
 func (vm *VM) Run(paused bool) error {
+	vm.tags.Moved()
 	if paused {
 		return nil
 	}
