@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"taskguide/control"
 	"taskguide/control/show"
 	"taskguide/control/units"
@@ -179,6 +181,9 @@ func (p *process) boot(ctx context.Context) (*vmm.VM, error) {
 			return nil, fmt.Errorf("initrd: %w", err)
 		}
 	}
+	if err := checkHostMemory(p.cfg.MemoryBytes); err != nil {
+		return nil, err
+	}
 	vm, err := vmm.New(vmm.Config{MemoryBytes: p.cfg.MemoryBytes, CPUs: p.cfg.CPUs, Options: p.options()})
 	if err != nil {
 		return nil, err
@@ -219,6 +224,19 @@ func readImage(path string, limit int64) ([]byte, error) {
 		return nil, fmt.Errorf("%s is larger than the guest's RAM of %s: use a larger --memory", path, units.Bytes(limit))
 	}
 	return b, nil
+}
+
+// checkHostMemory refuses a RAM that this host could never fill. Less than that may still be too much, which is for its
+// user to judge: a guest need not use all it has.
+func checkHostMemory(size int64) error {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return fmt.Errorf("ask for the host's memory: %w", err)
+	}
+	if has := (info.Totalram + info.Totalswap) * uint64(info.Unit); uint64(size) > has {
+		return fmt.Errorf("memory of %s is more than this host has (%s with swap)", units.Bytes(size), units.Bytes(int64(has)))
+	}
+	return nil
 }
 
 // prepare does what every machine needs before there is a guest in it.
@@ -281,7 +299,11 @@ func (b builder) Build(config []byte) (migration.Incoming, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := b.process.prepare(b.ctx, vm); err != nil {
+	err = checkHostMemory(vm.RAM().Size())
+	if err == nil {
+		err = b.process.prepare(b.ctx, vm)
+	}
+	if err != nil {
 		vm.Discard()
 		return nil, err
 	}
