@@ -60,7 +60,7 @@ static void run_cpu(int number, int cpu)
 	task->cpu = cpu;
 	task->options = &options;
 	task->boot = clock.boot;
-	task_begin(task);
+	task_prepare(task);
 	ops->run(task);
 	task_finish(task);
 }

@@ -18,21 +18,26 @@ void task_arm(struct task *task)
 	arm_for(task, task->tags.toggle);
 }
 
-void task_begin(struct task *task)
+void task_prepare(struct task *task)
 {
 	uint64_t now = rdtsc();
 
 	task->started = now;
 	task->last_step = now;
-	task->gap = task->gap_max = task->print = 0;
+	task->gap = task->gap_max = task->print = task->excluded = 0;
 	task->heartbeat = now + ticks_from_us(1000000);
-	task->phase_end = UINT64_MAX;
-	task->end = task->options->run_time == 0 ? UINT64_MAX : now + ticks_from_us(task->options->run_time);
+	task->phase_end = task->end = task->schedule = UINT64_MAX;
 	task->kvmclock_tsc = now;
 	task->kvmclock = kvmclock_ns(task->cpu);
-	task->excluded = 0;
-	task->schedule = UINT64_MAX;
 	tags_off(task);
+	task_arm(task);
+}
+
+void task_begin(struct task *task)
+{
+	task_prepare(task);
+	if (task->options->run_time != 0)
+		task->end = task->started + ticks_from_us(task->options->run_time);
 	task_arm(task);
 }
 

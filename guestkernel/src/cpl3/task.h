@@ -30,7 +30,9 @@ struct task {
 	void (*put_extra)(struct task *task, struct line *line); /* a workload's own fields of the heartbeat, or NULL */
 };
 
-/* Starts the clock of a task's run, without tags. What came before, filling memory, does not count. */
+/* Starts a task's heartbeat, while it prepares its memory: that takes as long as it takes, whatever secs= says. */
+void task_prepare(struct task *task);
+/* Starts the clock of its run, without tags. What came before does not count. */
 void task_begin(struct task *task);
 /* Ends the task's run: prints its last line; the last of all tasks ends the VM with STATUS_OK. */
 __attribute__((noreturn)) void task_finish(struct task *task);
