@@ -219,7 +219,13 @@ static void run(struct task *task)
 	while (!task_over(task)) {
 		if (task->last_step >= task->schedule) {
 			serve(task, s);
-			histogram_add(&s->latency, rdtsc() - task->schedule);
+			uint64_t now = rdtsc();
+			if (now < task->last_step) {
+				/* The TSC has stepped back meanwhile; so must the schedule, before the two are compared. */
+				task_step(task);
+				now = task->last_step;
+			}
+			histogram_add(&s->latency, now - task->schedule);
 			task->schedule += s->interval;
 		} else if (!task->cool) {
 			burst(task, s);

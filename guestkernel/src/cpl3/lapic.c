@@ -50,16 +50,29 @@ uint32_t lapic_count(void)
 	return mmio_read(LAPIC_BASE + LAPIC_TIMER_CURRENT);
 }
 
+/* Ticks of the timer in about 10 ms, and TSC ticks meanwhile. False when this vCPU was not run for a while in between. */
+static bool count_both(uint64_t *timer, uint64_t *tsc)
+{
+	uint64_t before, start, end, after, allowed = ticks_from_us(200);
+
+	before = rdtsc();
+	lapic_start_count(0xffffffff);
+	start = rdtsc();
+	delay_us(10000);
+	end = rdtsc();
+	*timer = 0xffffffff - lapic_count();
+	after = rdtsc();
+	*tsc = after - start;
+	return start - before < allowed && after - end < allowed;
+}
+
 void lapic_calibrate(void)
 {
-	uint64_t start = rdtsc(), end;
-	uint32_t count;
+	uint64_t timer, tsc;
 
-	lapic_start_count(0xffffffff);
-	delay_us(10000);
-	count = lapic_count();
-	end = rdtsc();
-	timer_khz = (uint32_t)((uint64_t)(0xffffffff - count) * 1000 / (us_from_ticks(end - start) + 1));
+	for (int tries = 0; tries < 10 && !count_both(&timer, &tsc); tries++)
+		;
+	timer_khz = (uint32_t)(timer * 1000 / us_from_ticks(tsc));
 	lapic_start_count(0);
 }
 

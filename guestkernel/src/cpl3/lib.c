@@ -118,7 +118,10 @@ static void lock_console(void)
 	while (__atomic_exchange_n(&console_lock, 1, __ATOMIC_ACQUIRE) != 0)
 		while (console_lock != 0) {
 			pause();
-			if (rdtsc() - start > 4000000000)
+			uint64_t now = rdtsc();
+			if (now < start) /* as it may after a migration */
+				start = now;
+			if (now - start > 4000000000)
 				return;
 		}
 }

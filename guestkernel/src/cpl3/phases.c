@@ -6,10 +6,9 @@ static void begin_phase(struct task *task, bool cool, uint64_t length)
 {
 	task->cool = cool;
 	tags_phase(task);
-	uint64_t now = rdtsc();
 	task->phase_end += length;
-	if (task->phase_end < now)
-		task->phase_end = now + length;
+	if (task->phase_end < task->last_step)
+		task->phase_end = task->last_step + length;
 	task_arm(task);
 }
 

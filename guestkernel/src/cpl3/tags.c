@@ -63,7 +63,7 @@ static void say_moved(struct task *task, const char *inside)
 	put_key(&line, "epoch", task->tags.epoch);
 	put(&line, " inside=");
 	put(&line, inside);
-	put_key(&line, "ms", us_from_ticks(rdtsc() - task->boot) / 1000);
+	put_key(&line, "ms", us_from_ticks(task->last_step - task->boot) / 1000);
 	put(&line, task->cool ? " phase=cool" : " phase=busy");
 	task_print(task, &line);
 }
@@ -126,7 +126,7 @@ static void arm_toggle(struct task *task)
 	uint64_t mean = task->tags.inside ? options->cool : options->busy;
 
 	task->tags.random = mix64(task->tags.random);
-	task->tags.toggle = rdtsc() + ticks_from_us(task->tags.random % (2 * mean + 1));
+	task->tags.toggle = task->last_step + ticks_from_us(task->tags.random % (2 * mean + 1));
 }
 
 void tags_off(struct task *task)
@@ -145,7 +145,7 @@ void tags_begin(struct task *task)
 		tags->slot = tag_fast_open(&port, (uint32_t)task->id);
 	if (!by_slot(task))
 		write(TAG_REG_REGISTER, (uint32_t)task->id);
-	tags->poll = rdtsc() + ticks_from_us(POLL_US);
+	tags->poll = task->last_step + ticks_from_us(POLL_US);
 	if (mode == TAG_MODE_RANDOM) {
 		tags->random = mix64(task->options->seed + (uint64_t)task->id);
 		arm_toggle(task);
@@ -183,18 +183,18 @@ void tags_poll(struct task *task)
 {
 	struct tagging *tags = &task->tags;
 
-	if (rdtsc() >= tags->toggle) {
+	if (task->last_step >= tags->toggle) {
 		if (tags->inside)
 			leave(task);
 		else
 			enter(task);
 		arm_toggle(task);
 	}
-	if (rdtsc() >= tags->poll) {
+	if (task->last_step >= tags->poll) {
 		check_epoch(task);
 		if (task->options->coop != 0)
 			tags->state = read(TAG_REG_STATE);
-		tags->poll = rdtsc() + ticks_from_us(POLL_US);
+		tags->poll = task->last_step + ticks_from_us(POLL_US);
 	}
 }
 

@@ -41,17 +41,6 @@ void task_begin(struct task *task)
 	task_arm(task);
 }
 
-void task_print(struct task *task, struct line *line)
-{
-	uint64_t before = rdtsc();
-
-	console_send(line);
-	task->last_step = rdtsc();
-	task->excluded += task->last_step - before;
-	if (task->last_step - before > task->print)
-		task->print = task->last_step - before;
-}
-
 static void note_gap(struct task *task, uint64_t gap)
 {
 	if (gap > task->gap)
@@ -78,6 +67,50 @@ static void put_counters(struct task *task, struct line *line, uint64_t now)
 		task->put_extra(task, line);
 }
 
+/*
+ * The TSC stepped back: the VM came to a host whose TSC is younger. Every point in time that the task holds moves by the
+ * same step, which kvmclock gives; without one the step itself counts as no time.
+ */
+static void rebase(struct task *task, uint64_t now)
+{
+	uint64_t *const points[] = {&task->boot,      &task->started, &task->kvmclock_tsc, &task->heartbeat,
+				    &task->phase_end, &task->end,     &task->schedule,	   &task->tags.poll,
+				    &task->tags.toggle};
+	uint64_t then = task->last_step;
+
+	if (clock.has_kvmclock)
+		then = task->kvmclock_tsc + ticks_from_us((kvmclock_ns(task->cpu) - task->kvmclock) / 1000);
+	if (then < task->last_step)
+		then = task->last_step;
+	note_gap(task, then - task->last_step);
+	uint64_t step = then - now;
+	for (unsigned i = 0; i < sizeof points / sizeof points[0]; i++)
+		if (*points[i] != UINT64_MAX)
+			*points[i] -= step;
+	task->stepped += step;
+	task->last_step = now;
+	task_arm(task);
+}
+
+void task_print(struct task *task, struct line *line)
+{
+	uint64_t before = rdtsc(), after;
+
+	if (before < task->last_step)
+		rebase(task, before);
+	console_send(line);
+	after = rdtsc();
+	task->last_step = before;
+	if (after < before) {
+		rebase(task, after);
+		return;
+	}
+	task->last_step = after;
+	task->excluded += after - before;
+	if (after - before > task->print)
+		task->print = after - before;
+}
+
 static void heartbeat(struct task *task, uint64_t now)
 {
 	struct line line = {0};
@@ -88,57 +121,34 @@ static void heartbeat(struct task *task, uint64_t now)
 	task->kvmclock_tsc = now;
 	task->gap = 0;
 	task->print = 0;
-	task_print(task, &line);
 	/* A line each second of the run; after a long pause one line, not all that were missed. */
 	do
 		task->heartbeat += ticks_from_us(1000000);
-	while (task->heartbeat <= task->last_step);
+	while (task->heartbeat <= now);
+	task_print(task, &line);
 }
 
-/*
- * The TSC stepped back: the VM came to a host whose TSC is younger. Every point in time that the task holds moves by the
- * same step, which kvmclock gives; without one the step itself counts as no time.
- */
-static void rebase(struct task *task, uint64_t now)
+static void say_stepped(struct task *task)
 {
 	struct line line = {0};
-	uint64_t then = task->last_step;
 
-	if (clock.has_kvmclock)
-		then = task->kvmclock_tsc + ticks_from_us((kvmclock_ns(task->cpu) - task->kvmclock) / 1000);
-	if (then < task->last_step)
-		then = task->last_step;
-	uint64_t step = then - now; /* now + step = then */
-	note_gap(task, then - task->last_step);
-	task->started -= step;
-	task->heartbeat -= step;
-	task->kvmclock_tsc -= step;
-	if (task->phase_end != UINT64_MAX)
-		task->phase_end -= step;
-	if (task->end != UINT64_MAX)
-		task->end -= step;
-	if (task->schedule != UINT64_MAX)
-		task->schedule -= step;
-	if (task->tags.poll != UINT64_MAX)
-		task->tags.poll -= step;
-	if (task->tags.toggle != UINT64_MAX)
-		task->tags.toggle -= step;
-	task->boot -= step;
 	put(&line, "clock: the TSC stepped back,");
 	put_key(&line, "task", (uint64_t)task->id);
-	put_key(&line, "step_ms", us_from_ticks(step) / 1000);
+	put_key(&line, "step_ms", us_from_ticks(task->stepped) / 1000);
+	task->stepped = 0;
 	task_print(task, &line);
-	task_arm(task);
 }
 
 void task_slow_step(struct task *task, uint64_t now)
 {
 	if (now < task->last_step) {
 		rebase(task, now);
-		return;
+	} else {
+		note_gap(task, now - task->last_step);
+		task->last_step = now;
 	}
-	note_gap(task, now - task->last_step);
-	task->last_step = now;
+	if (task->stepped != 0)
+		say_stepped(task);
 	if (now >= task->heartbeat)
 		heartbeat(task, now);
 	if (now >= task->tags.poll || now >= task->tags.toggle)
@@ -154,7 +164,7 @@ void task_finish(struct task *task)
 
 	tags_end(task);
 	put(&line, "done");
-	put_counters(task, &line, rdtsc());
+	put_counters(task, &line, task->last_step);
 	task_print(task, &line);
 	if (__atomic_add_fetch(&finished, 1, __ATOMIC_ACQ_REL) == task_count)
 		vm_exit(STATUS_OK);

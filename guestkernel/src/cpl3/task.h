@@ -24,6 +24,7 @@ struct task {
 	uint64_t passes, writes;
 	uint64_t kvmclock;  /* ns at the last heartbeat, and the TSC then: to bridge a TSC that steps back */
 	uint64_t kvmclock_tsc;
+	uint64_t stepped;   /* TSC ticks that it has stepped back and that have not been told yet */
 	uint64_t excluded;  /* TSC ticks that printing has taken since the task began */
 	bool cool;          /* in a cool phase */
 	struct tagging tags;
