@@ -79,9 +79,7 @@ func TestGuidedModesAtManyOffsets(t *testing.T) {
 							ph.offset = offset
 							b := newBed(t, ph.script())
 							defer b.close()
-							for p := range 600 {
-								b.m.ram.Page(p)[9] = 1
-							}
+							b.m.touch(600)
 							b.m.start()
 							time.Sleep(2 * time.Millisecond)
 							p := guided(rule, mode)
@@ -159,9 +157,7 @@ func TestSuspendStopsTheStream(t *testing.T) {
 		ph := phased{ws: 60, hot: 2, busy: 5000, cool: 50, offset: 5000, task: 9}
 		b := newBed(t, ph.script())
 		defer b.close()
-		for p := range 900 {
-			b.m.ram.Page(p)[9] = 1
-		}
+		b.m.touch(900)
 		b.m.start()
 		time.Sleep(1500 * time.Microsecond)
 		s := b.source(guided(RuleXen, GuidanceSuspend))
@@ -204,9 +200,7 @@ func TestSuspendEndsWithinAFrame(t *testing.T) {
 		ph := phased{ws: 60, hot: 2, busy: 5000, cool: 50, offset: 5000, task: 9}
 		b := newBed(t, ph.script())
 		defer b.close()
-		for p := range 4000 {
-			b.m.ram.Page(p)[9] = 1
-		}
+		b.m.touch(4000)
 		b.m.start()
 		time.Sleep(1500 * time.Microsecond)
 		s := b.source(guided(RuleXen, GuidanceSuspend))
@@ -241,9 +235,7 @@ func TestMaxDefer(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) {
 						b := newBed(t, ph.script())
 						defer b.close()
-						for p := range 900 {
-							b.m.ram.Page(p)[9] = 1
-						}
+						b.m.touch(900)
 						b.m.start()
 						time.Sleep(1500 * time.Microsecond)
 						p := guided(RuleXen, mode)
@@ -451,9 +443,7 @@ func flap(t *testing.T, seed uint64) Status {
 		g.writeRange(guestRnd.IntN(200), guestRnd.IntN(12))
 	})
 	defer b.close()
-	for p := range 300 {
-		b.m.ram.Page(p)[9] = 1
-	}
+	b.m.touch(300)
 	b.m.start()
 	time.Sleep(time.Duration(rnd.IntN(5000)) * time.Microsecond)
 	p := Params{
@@ -467,6 +457,7 @@ func flap(t *testing.T, seed uint64) Status {
 		MaxRounds:     20 + rnd.IntN(100),
 		Channels:      1 + rnd.IntN(3),
 		Compress:      []Compress{CompressAuto, CompressZstd, CompressNone}[rnd.IntN(3)],
+		Delta:         rnd.IntN(3) == 0,
 		Verify:        true,
 	}
 	if rnd.IntN(2) == 0 {

@@ -127,6 +127,7 @@ func (s *Source) sendRound(ctx context.Context, phase Phase) (Round, error) {
 	r.SentPages = s.round.content.Load()
 	r.ZeroPages = s.round.zero.Load() + holes
 	r.SkippedPages = s.round.skipped.Load()
+	r.DeltaPages = s.round.deltas.Load()
 	r.BytesWire = s.bytesWire() - wire
 	r.MS = ms(elapsed)
 	r.BytesPerS = float64(r.BytesWire) / elapsed.Seconds()

@@ -75,6 +75,7 @@ type Round struct {
 	SentPages    int64   `json:"sent_pages"`  // with content
 	ZeroPages    int64   `json:"zero_pages"`  // sent as a bit
 	SkippedPages int64   `json:"skipped_pages"`
+	DeltaPages   int64   `json:"delta_pages"` // of those sent, as a difference
 	BytesWire    int64   `json:"bytes_wire"`
 	MS           float64 `json:"ms"`
 	// DirtyPagesPerS is the rate at which the guest dirtied pages during the round.

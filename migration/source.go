@@ -184,6 +184,9 @@ func (s *Source) Run(ctx context.Context) Report {
 	for _, c := range s.conns {
 		c.Close()
 	}
+	for _, w := range s.workers {
+		w.close()
+	}
 	s.lose(nil)
 	err = errors.Join(err, s.leave())
 	return s.finish(err)
@@ -294,7 +297,11 @@ func (s *Source) setup(ctx context.Context) error {
 	}
 	for i, c := range s.conns {
 		go c.KeepAlive(ctx)
-		s.workers = append(s.workers, newWorker(s, i, c))
+		w := newWorker(s, i, c)
+		s.workers = append(s.workers, w)
+		if err := w.useDeltas(ctx); err != nil {
+			return err
+		}
 	}
 	// A stuck write ends only with its connection.
 	context.AfterFunc(ctx, func() {

@@ -100,9 +100,7 @@ func TestDowntimeRuleConverges(t *testing.T) {
 		b := newBed(t, func(g *guest) { g.writeRange(30*(g.step%3), 30) })
 		defer b.close()
 		b.m.ram.Page(4000)[1] = 1
-		for p := range 1000 {
-			b.m.ram.Page(p)[9] = 1
-		}
+		b.m.touch(1000)
 		b.m.start()
 		s := b.source(Params{BitsPerSecond: 100 * mbit, DowntimeLimit: 35 * time.Millisecond, Compress: CompressNone})
 		r := s.Run(context.Background())
@@ -119,6 +117,7 @@ func TestDowntimeRuleDoesNotConverge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBed(t, busy(0, 90))
 		defer b.close()
+		b.m.touch(900)
 		b.m.start()
 		s := b.source(Params{BitsPerSecond: 100 * mbit, DowntimeLimit: 5 * time.Millisecond, MaxRounds: 40, Compress: CompressNone})
 		r := s.Run(context.Background())
@@ -128,6 +127,7 @@ func TestDowntimeRuleDoesNotConverge(t *testing.T) {
 
 		b = newBed(t, busy(0, 90))
 		defer b.close()
+		b.m.touch(900)
 		b.m.start()
 		s = b.source(Params{BitsPerSecond: 100 * mbit, DowntimeLimit: 5 * time.Millisecond, Compress: CompressNone})
 		ctx, cancel := context.WithCancelCause(context.Background())
@@ -144,9 +144,7 @@ func TestXenRuleReasons(t *testing.T) {
 	run := func(t *testing.T, script func(*guest), pages int) Report {
 		b := newBed(t, script)
 		defer b.close()
-		for p := range pages {
-			b.m.ram.Page(p)[9] = 1
-		}
+		b.m.touch(pages)
 		b.m.start()
 		s := b.source(Params{Rule: RuleXen, BitsPerSecond: 100 * mbit, Compress: CompressNone})
 		r := s.Run(context.Background())
@@ -199,9 +197,7 @@ func TestConnectionCutAnywhere(t *testing.T) {
 	try := func(t *testing.T, fromSource, fromDest int64) (moved bool) {
 		b := newBed(t, busy(0, 5))
 		defer b.close()
-		for p := range pages {
-			b.m.ram.Page(p)[9] = 1
-		}
+		b.m.touch(pages)
 		b.m.start()
 		first := true
 		b.dial = func(ctx context.Context) (net.Conn, error) {
@@ -368,9 +364,7 @@ func TestCancelAnytime(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			b := newBed(t, busy(0, 30))
 			defer b.close()
-			for p := range 200 {
-				b.m.ram.Page(p)[9] = 1
-			}
+			b.m.touch(200)
 			b.m.start()
 			s := b.source(Params{BitsPerSecond: 100 * mbit, DowntimeLimit: 15 * time.Millisecond, Compress: CompressNone})
 			ctx, cancel := context.WithCancelCause(context.Background())
@@ -396,6 +390,7 @@ func TestDestinationStops(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBed(t, busy(0, 90))
 		defer b.close()
+		b.m.touch(900)
 		b.m.start()
 		s := b.source(Params{BitsPerSecond: 100 * mbit, DowntimeLimit: time.Millisecond, Compress: CompressNone})
 		time.AfterFunc(300*time.Millisecond, b.stop)
@@ -411,6 +406,7 @@ func TestStalledNetwork(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBed(t, busy(0, 90))
 		defer b.close()
+		b.m.touch(900)
 		b.m.start()
 		stalled := make(chan struct{})
 		b.dial = func(ctx context.Context) (net.Conn, error) {
@@ -459,6 +455,7 @@ func TestBusyDestinationRefuses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBed(t, busy(0, 90))
 		defer b.close()
+		b.m.touch(900)
 		b.m.start()
 		ctx, cancel := context.WithCancelCause(context.Background())
 		s := b.source(Params{BitsPerSecond: 100 * mbit, DowntimeLimit: time.Millisecond, Compress: CompressNone})

@@ -19,6 +19,7 @@ type roundState struct {
 	content atomic.Int64
 	zero    atomic.Int64
 	skipped atomic.Int64
+	deltas  atomic.Int64 // of content
 }
 
 func (r *roundState) reset(n int, total int64) {
@@ -26,6 +27,7 @@ func (r *roundState) reset(n int, total int64) {
 	r.content.Store(0)
 	r.zero.Store(0)
 	r.skipped.Store(0)
+	r.deltas.Store(0)
 }
 
 // left is how many of the round's pages no worker has come to yet.
@@ -39,6 +41,7 @@ type worker struct {
 	channel int
 	sender  *transport.Sender
 	choice  *encodingChoice
+	deltas  *transport.DeltaCache // nil: none
 }
 
 func newWorker(s *Source, channel int, c *transport.Conn) *worker {
@@ -85,7 +88,6 @@ const (
 
 // sendRun packs a run of pages, cut where their kind changes.
 func (w *worker) sendRun(ctx context.Context, first, count int, skip skipping) error {
-	ram := w.s.m.RAM()
 	for end := first + count; first < end; {
 		kind := w.classify(first, skip)
 		n := 1
@@ -98,10 +100,10 @@ func (w *worker) sendRun(ctx context.Context, first, count int, skip skipping) e
 			w.s.round.skipped.Add(int64(n))
 		case pageZero:
 			w.s.round.zero.Add(int64(n))
-			err = w.sender.Zeros(ctx, first, n)
+			err = w.sendZeros(ctx, first, n)
 		case pageContent:
 			w.s.round.content.Add(int64(n))
-			err = w.sender.Content(ctx, first, ram.Range(first, n))
+			err = w.sendContent(ctx, first, n)
 		}
 		if err != nil {
 			return err
@@ -109,6 +111,61 @@ func (w *worker) sendRun(ctx context.Context, first, count int, skip skipping) e
 		first += n
 	}
 	return nil
+}
+
+func (w *worker) sendZeros(ctx context.Context, first, count int) error {
+	if w.deltas != nil {
+		for p := first; p < first+count; p++ {
+			w.deltas.Forget(p)
+		}
+	}
+	return w.sender.Zeros(ctx, first, count)
+}
+
+// sendContent sends pages as deltas where that is shorter. Round 1 goes without:
+// what is sent only once needs no memory of it.
+func (w *worker) sendContent(ctx context.Context, first, count int) error {
+	ram := w.s.m.RAM()
+	if w.deltas == nil || w.s.round.n == 1 {
+		return w.sender.Content(ctx, first, ram.Range(first, count))
+	}
+	for p := first; p < first+count; p++ {
+		delta, content := w.deltas.Update(p, ram.Page(p))
+		var err error
+		if content != nil {
+			err = w.sender.Content(ctx, p, content)
+		} else {
+			w.s.round.deltas.Add(1)
+			err = w.sender.Delta(ctx, p, delta)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// deltaCacheBytes bounds what all channels together remember for deltas.
+const deltaCacheBytes = 1 << 30
+
+// useDeltas sets the worker up for deltas, if they are wanted.
+func (w *worker) useDeltas(ctx context.Context) error {
+	if !w.s.p.Delta {
+		return nil
+	}
+	size := min(w.s.m.RAM().Size(), deltaCacheBytes) / int64(len(w.s.conns))
+	cache, err := transport.NewDeltaCache(size)
+	if err != nil {
+		return err
+	}
+	w.deltas = cache
+	return w.sender.UseDeltas(ctx)
+}
+
+func (w *worker) close() {
+	if w.deltas != nil {
+		w.deltas.Close()
+	}
 }
 
 type pageKind int

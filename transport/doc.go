@@ -25,7 +25,11 @@
 // any, back to back:
 //
 //	table[entries]: uint64 = page (bits 0-31) | count (32-55) | kind (56-63)
-//	data:           count*4096 bytes for each run of kind content, none for zero
+//	data:           count*4096 bytes for each run of kind content, none for zero,
+//	                count deltas, each behind its length, for kind delta
+//
+// A page is in a frame at most once: a receiver may apply the runs of a frame in
+// any order.
 //
 // # Zero copy
 //

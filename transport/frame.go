@@ -120,6 +120,7 @@ type kind uint8
 const (
 	kindContent kind = 0 // 4096 bytes each, in the frame's data
 	kindZero    kind = 1 // all zero, no data
+	kindDelta   kind = 2 // each a length of 2 bytes and a delta
 )
 
 // run is an entry of a pages frame's table.

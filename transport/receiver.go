@@ -61,55 +61,58 @@ func (r *Receiver) Apply(h Header) error {
 	if h.Type != TypePages {
 		return fmt.Errorf("%w: type %d where pages were due", ErrFrame, h.Type)
 	}
-	content, err := r.readTable(h)
+	pages, err := r.readTable(h)
 	if err != nil {
 		return err
 	}
-	length := h.Length - h.Entries*entrySize
-	if int(h.Arg) != content*memory.PageSize || (h.Encoding == EncodingRaw && length != int(h.Arg)) {
-		return fmt.Errorf("%w: %d bytes announced as %d for %d pages", ErrFrame, length, h.Arg, content)
+	length, plain := h.Length-h.Entries*entrySize, int(h.Arg)
+	content := pages[kindContent] * memory.PageSize
+	switch {
+	case h.Encoding == EncodingRaw && length != plain,
+		h.Encoding == EncodingZstd && (length > plain || plain == 0),
+		pages[kindDelta] == 0 && plain != content,
+		plain < content:
+		return fmt.Errorf("%w: %d bytes announced as %d for %d pages and %d deltas", ErrFrame, length, plain, pages[kindContent], pages[kindDelta])
 	}
 	r.clearZeros()
-	if content == 0 {
-		if length != 0 {
-			return fmt.Errorf("%w: %d bytes for no page", ErrFrame, length)
-		}
+	if plain == 0 {
 		return nil
 	}
-	r.scatter()
-	if h.Encoding == EncodingZstd {
-		return r.applyPacked(length)
+	if h.Encoding == EncodingRaw && pages[kindDelta] == 0 {
+		r.scatter()
+		return r.readInto(r.bufs)
 	}
-	return r.readInto(r.bufs)
+	data, err := r.unpack(h.Encoding, length, plain)
+	if err != nil {
+		return err
+	}
+	return r.spread(data)
 }
 
-// readTable receives and checks the frame's runs; content is the number of pages
-// that have any.
-func (r *Receiver) readTable(h Header) (content int, err error) {
+// readTable receives and checks the frame's runs; it counts their pages by kind.
+func (r *Receiver) readTable(h Header) (pages [3]int, err error) {
 	table := r.table[:h.Entries*entrySize]
 	if err := r.conn.readFull(table); err != nil {
-		return 0, err
+		return pages, err
 	}
 	r.runs = r.runs[:0]
 	for ; len(table) > 0; table = table[entrySize:] {
 		e := unpackRun(binary.LittleEndian.Uint64(table))
 		if err := r.check(e); err != nil {
-			return 0, err
+			return pages, err
 		}
-		if e.kind == kindContent {
-			content += e.count
-		}
+		pages[e.kind] += e.count
 		r.pages += int64(e.count)
 		r.runs = append(r.runs, e)
 	}
-	return content, nil
+	return pages, nil
 }
 
 func (r *Receiver) check(e run) error {
 	if e.count == 0 || e.first+e.count > r.ram.Pages() {
 		return fmt.Errorf("%w: %d pages at %d of a RAM of %d", ErrFrame, e.count, e.first, r.ram.Pages())
 	}
-	if e.kind > kindZero {
+	if e.kind > kindDelta {
 		return fmt.Errorf("%w: pages of kind %d", ErrFrame, e.kind)
 	}
 	if r.channels == 1 {
@@ -164,30 +167,63 @@ func (r *Receiver) readInto(bufs [][]byte) error {
 	return c.explain(err)
 }
 
-// applyPacked receives length bytes of zstd and spreads what is in them.
-func (r *Receiver) applyPacked(length int) error {
+// unpack receives length bytes of data that are plain bytes when unpacked.
+func (r *Receiver) unpack(e Encoding, length, plain int) ([]byte, error) {
+	if r.plain == nil {
+		r.packed, r.plain = make([]byte, MaxData), make([]byte, MaxData)
+	}
+	if e == EncodingRaw {
+		return r.plain[:plain], r.conn.readFull(r.plain[:plain])
+	}
 	if r.decoder == nil {
 		d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(MaxData), zstd.WithDecodeAllCapLimit(true))
 		if err != nil {
-			return fmt.Errorf("set up zstd: %w", err)
+			return nil, fmt.Errorf("set up zstd: %w", err)
 		}
 		r.decoder = d
-		r.packed, r.plain = make([]byte, MaxData), make([]byte, MaxData)
 	}
 	packed := r.packed[:length]
 	if err := r.conn.readFull(packed); err != nil {
-		return err
+		return nil, err
 	}
-	want := 0
-	for _, b := range r.bufs {
-		want += len(b)
+	data, err := r.decoder.DecodeAll(packed, r.plain[:0:plain])
+	if err != nil || len(data) != plain {
+		return nil, fmt.Errorf("%w: compressed pages are damaged (%d of %d bytes, %v)", ErrFrame, len(data), plain, err)
 	}
-	plain, err := r.decoder.DecodeAll(packed, r.plain[:0:want])
-	if err != nil || len(plain) != want {
-		return fmt.Errorf("%w: compressed pages are damaged (%d of %d bytes, %v)", ErrFrame, len(plain), want, err)
+	return data, nil
+}
+
+// spread puts a frame's data where its runs say.
+func (r *Receiver) spread(data []byte) error {
+	for _, e := range r.runs {
+		switch e.kind {
+		case kindContent:
+			mem := r.ram.Range(e.first, e.count)
+			if len(data) < len(mem) {
+				return fmt.Errorf("%w: data ends before its pages", ErrFrame)
+			}
+			r.written.SetRange(e.first, e.count)
+			data = data[copy(mem, data):]
+		case kindDelta:
+			r.written.SetRange(e.first, e.count)
+			for page := e.first; page < e.first+e.count; page++ {
+				if len(data) < deltaLength {
+					return fmt.Errorf("%w: data ends before its deltas", ErrFrame)
+				}
+				n := int(binary.LittleEndian.Uint16(data))
+				data = data[deltaLength:]
+				if len(data) < n {
+					return fmt.Errorf("%w: data ends within a delta", ErrFrame)
+				}
+				if err := applyDelta(r.ram.Page(page), data[:n]); err != nil {
+					return err
+				}
+				data = data[n:]
+			}
+		}
 	}
-	for _, b := range r.bufs {
-		plain = plain[copy(b, plain):]
+	if len(data) > 0 {
+		return fmt.Errorf("%w: %d bytes of data too many", ErrFrame, len(data))
 	}
 	return nil
 }

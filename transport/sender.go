@@ -26,6 +26,8 @@ type Sender struct {
 	data    [][]byte // slices of guest RAM, or of stage
 	size    int      // bytes in data
 
+	deltas   bool
+	staged   bool // pages are copied into stage, as zstd and delta need
 	encoding Encoding
 	encoder  *zstd.Encoder
 	stage    []byte // stable copies of the pages to compress
@@ -78,11 +80,29 @@ func (s *Sender) SetEncoding(ctx context.Context, e Encoding) error {
 			return fmt.Errorf("set up zstd: %w", err)
 		}
 		s.encoder = enc
-		s.stage = make([]byte, 0, MaxData)
 		s.packed = make([]byte, 0, MaxData+MaxData/8)
 	}
 	s.encoding = e
+	s.setStaged()
 	return nil
+}
+
+// UseDeltas makes the Sender take deltas, from the next frame on.
+func (s *Sender) UseDeltas(ctx context.Context) error {
+	if err := s.Flush(ctx); err != nil {
+		return err
+	}
+	s.deltas = true
+	s.setStaged()
+	return nil
+}
+
+// setStaged chooses, between two frames, whether pages are copied.
+func (s *Sender) setStaged() {
+	s.staged = s.deltas || s.encoding == EncodingZstd
+	if s.staged && s.stage == nil {
+		s.stage = make([]byte, 0, MaxData)
+	}
 }
 
 // Room is how many more pages of content fit the frame that is being packed: the
@@ -93,7 +113,12 @@ func (s *Sender) Room() int { return (s.frame - s.size) / memory.PageSize }
 // change until it is sent. Full frames are sent.
 func (s *Sender) Content(ctx context.Context, first int, mem []byte) error {
 	for len(mem) > 0 {
-		n := min(len(mem), max(s.Room(), 1)*memory.PageSize)
+		if s.Room() == 0 { // deltas left less than a page
+			if err := s.Flush(ctx); err != nil {
+				return err
+			}
+		}
+		n := min(len(mem), s.Room()*memory.PageSize)
 		if err := s.entry(ctx, run{first: first, count: n / memory.PageSize, kind: kindContent}); err != nil {
 			return err
 		}
@@ -111,7 +136,7 @@ func (s *Sender) Content(ctx context.Context, first int, mem []byte) error {
 // append adds data that belongs to the last entry.
 func (s *Sender) append(mem []byte) {
 	s.size += len(mem)
-	if s.encoding == EncodingZstd {
+	if s.staged {
 		s.stage = append(s.stage, mem...)
 		return
 	}
@@ -120,6 +145,22 @@ func (s *Sender) append(mem []byte) {
 		return
 	}
 	s.data = append(s.data, mem)
+}
+
+// Delta packs one page as a delta of a DeltaCache, which it copies.
+func (s *Sender) Delta(ctx context.Context, page int, delta []byte) error {
+	if s.size+deltaLength+len(delta) > s.frame {
+		if err := s.Flush(ctx); err != nil {
+			return err
+		}
+	}
+	if err := s.entry(ctx, run{first: page, count: 1, kind: kindDelta}); err != nil {
+		return err
+	}
+	s.stage = binary.LittleEndian.AppendUint16(s.stage, uint16(len(delta)))
+	s.size += deltaLength
+	s.append(delta)
+	return nil
 }
 
 // Zeros packs a run of zero pages.
@@ -171,6 +212,8 @@ func (s *Sender) Flush(ctx context.Context) error {
 		} else {
 			s.bufs = append(s.bufs, s.stage)
 		}
+	} else if s.staged {
+		s.bufs = append(s.bufs, s.stage)
 	} else {
 		s.bufs = append(s.bufs, s.data...)
 	}

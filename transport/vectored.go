@@ -16,10 +16,11 @@ type vectored struct {
 
 	// State of the readv under way. It lives here, with the callback made once, so
 	// that a call allocates nothing.
-	bufs [][]byte
-	n    int
-	err  error
-	call func(fd uintptr) bool
+	store []unix.Iovec
+	iovs  []unix.Iovec // of store, what is still to be filled
+	n     int
+	err   error
+	call  func(fd uintptr) bool
 }
 
 func (v *vectored) init(nc net.Conn) {
@@ -33,12 +34,18 @@ func (v *vectored) init(nc net.Conn) {
 		return
 	}
 	v.raw = raw
+	v.store = make([]unix.Iovec, 0, MaxEntries)
 	v.call = func(fd uintptr) bool {
 		for {
-			v.n, v.err = unix.Readv(int(fd), v.bufs)
-			if v.err != unix.EINTR {
-				return v.err != unix.EAGAIN
+			n, errno := readv(fd, v.iovs)
+			if errno == unix.EINTR {
+				continue
 			}
+			v.n, v.err = n, nil
+			if errno != 0 {
+				v.err = errno
+			}
+			return errno != unix.EAGAIN
 		}
 	}
 }
@@ -50,8 +57,12 @@ func (v *vectored) readFull(bufs [][]byte) (int, error) {
 		return v.readEach(bufs)
 	}
 	total := 0
-	for len(bufs) > 0 {
-		v.bufs = bufs
+	v.store = v.store[:0]
+	for _, b := range bufs {
+		v.store = append(v.store, iovec(b))
+	}
+	v.iovs = v.store
+	for len(v.iovs) > 0 {
 		if err := v.raw.Read(v.call); err != nil {
 			return total, err
 		}
@@ -62,7 +73,7 @@ func (v *vectored) readFull(bufs [][]byte) (int, error) {
 			return total, io.ErrUnexpectedEOF
 		}
 		total += v.n
-		bufs = consume(bufs, v.n)
+		v.iovs = consume(v.iovs, v.n)
 	}
 	return total, nil
 }
@@ -79,14 +90,14 @@ func (v *vectored) readEach(bufs [][]byte) (int, error) {
 	return total, nil
 }
 
-// consume drops the first n bytes of bufs.
-func consume(bufs [][]byte, n int) [][]byte {
-	for len(bufs) > 0 && n >= len(bufs[0]) {
-		n -= len(bufs[0])
-		bufs = bufs[1:]
+// consume drops the first n bytes of what iovs point to.
+func consume(iovs []unix.Iovec, n int) []unix.Iovec {
+	for len(iovs) > 0 && uint64(n) >= iovs[0].Len {
+		n -= int(iovs[0].Len)
+		iovs = iovs[1:]
 	}
 	if n > 0 {
-		bufs[0] = bufs[0][n:]
+		iovs[0] = advance(iovs[0], n)
 	}
-	return bufs
+	return iovs
 }
