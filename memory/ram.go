@@ -189,6 +189,14 @@ func (r *RAM) Populate(ctx context.Context, workers int, progress func(doneBytes
 	return g.Wait()
 }
 
+// PopulateRange backs count pages from first on, as Populate does.
+func (r *RAM) PopulateRange(first, count int) error {
+	if err := populate(r.Range(first, count)); err != nil {
+		return fmt.Errorf("populate guest RAM at page %d: %w", first, err)
+	}
+	return nil
+}
+
 func populate(chunk []byte) error {
 	for {
 		// MADV_POPULATE_WRITE (Linux 5.14) prefaults writable without changing content.

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -43,6 +44,8 @@ type attempt struct {
 	id    transport.ID
 	conns []*transport.Conn // by channel, nil until it joined
 	joins chan joined
+
+	populator sync.WaitGroup
 }
 
 type joined struct {
@@ -223,6 +226,7 @@ func (d *Destination) receive(ctx context.Context, a *attempt) (Incoming, error)
 		// If this does not arrive, the source asks.
 		_ = a.conns[0].WriteMessage(transport.TypeRunning, 0, nil)
 	} else {
+		a.populator.Wait() // it must not touch RAM that is gone
 		if machine != nil {
 			machine.Discard()
 		}
@@ -269,12 +273,21 @@ func (d *Destination) fill(ctx context.Context, a *attempt) (Incoming, error) {
 	if err := main.WriteMessage(transport.TypeAccept, 0, nil); err != nil {
 		return machine, err
 	}
+	extents, err := readMessage(main, transport.TypeExtents)
+	if err == nil {
+		err = checkExtents(extents, machine.RAM().Pages())
+	}
+	if err != nil {
+		return machine, err
+	}
 	if err := d.join(ctx, a); err != nil {
 		return machine, err
 	}
 	go main.KeepAlive(ctx)
 	d.Log.Info("incoming migration", "channels", len(a.conns), "ram_bytes", machine.RAM().Size())
-	header, state, err := receivePages(ctx, a.conns, machine)
+	var reached atomic.Int64
+	a.populator.Go(func() { populateAhead(ctx, machine.RAM(), extents, &reached) })
+	header, state, err := receivePages(ctx, a.conns, machine, &reached)
 	if err != nil {
 		return machine, err
 	}
@@ -341,7 +354,7 @@ func (d *Destination) join(ctx context.Context, a *attempt) error {
 
 // receivePages applies pages on all channels until each has been flushed, and
 // returns the machine's state, which follows on channel 0.
-func receivePages(ctx context.Context, conns []*transport.Conn, machine Incoming) (transport.Header, []byte, error) {
+func receivePages(ctx context.Context, conns []*transport.Conn, machine Incoming, reached *atomic.Int64) (transport.Header, []byte, error) {
 	interrupt := func() {
 		for _, c := range conns {
 			c.InterruptRead()
@@ -351,7 +364,7 @@ func receivePages(ctx context.Context, conns []*transport.Conn, machine Incoming
 	var g errgroup.Group
 	for _, r := range transport.NewReceivers(conns, machine.RAM()) {
 		g.Go(func() error {
-			err := receiveChannel(r)
+			err := receiveChannel(r, reached)
 			if err != nil {
 				interrupt() // a channel that fails takes the others along
 			}
@@ -369,8 +382,9 @@ func receivePages(ctx context.Context, conns []*transport.Conn, machine Incoming
 	return h, state, err
 }
 
-// receiveChannel applies the pages of one channel until its flush.
-func receiveChannel(r *transport.Receiver) error {
+// receiveChannel applies the pages of one channel until its flush. It tells how far
+// into RAM it has come.
+func receiveChannel(r *transport.Receiver, reached *atomic.Int64) error {
 	for {
 		h, err := r.Conn().Next()
 		if err != nil {
@@ -379,6 +393,9 @@ func receiveChannel(r *transport.Receiver) error {
 		switch h.Type {
 		case transport.TypePages:
 			err = r.Apply(h)
+			if p := r.Reached(); p > reached.Load() {
+				reached.Store(p) // about right is enough: other channels store too
+			}
 		case transport.TypeFlush:
 			_, err = readPayload(r.Conn(), h, transport.TypeFlush)
 			return err

@@ -290,6 +290,9 @@ func (s *Source) setup(ctx context.Context) error {
 	if _, err := s.await(ctx, transport.TypeAccept, handoverTimeout); err != nil {
 		return fmt.Errorf("have the destination build the machine: %w", err)
 	}
+	if err := s.announceContent(); err != nil {
+		return err
+	}
 	for i := 1; i < channels; i++ {
 		if err := s.open(ctx, i, channels); err != nil {
 			return err
@@ -312,6 +315,19 @@ func (s *Source) setup(ctx context.Context) error {
 			s.conns[0].Interrupt()
 		}
 	})
+	return nil
+}
+
+// announceContent tells the destination where RAM has content, so that it can back
+// those pages with memory before they arrive.
+func (s *Source) announceContent() error {
+	content := memory.NewBitmap(s.m.RAM().Pages())
+	if err := s.m.RAM().Allocated(content); err != nil {
+		return err
+	}
+	if err := s.conns[0].WriteMessage(transport.TypeExtents, 0, packExtents(content)); err != nil {
+		return fmt.Errorf("announce the content of RAM: %w", err)
+	}
 	return nil
 }
 

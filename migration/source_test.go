@@ -520,6 +520,9 @@ func TestGarbageFrames(t *testing.T) {
 				require.NoError(t, c.WriteMessage(transport.TypeConfig, 0, []byte("a machine")))
 				_, err := c.Next()
 				require.NoError(t, err)
+				if rnd.IntN(2) == 0 {
+					require.NoError(t, c.WriteMessage(transport.TypeExtents, 0, make([]byte, 1)))
+				}
 			}
 			junk := make([]byte, 16+rnd.IntN(5000))
 			for i := range junk {

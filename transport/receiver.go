@@ -30,7 +30,7 @@ type Receiver struct {
 	packed  []byte
 	plain   []byte
 
-	pages int64
+	reached int64
 }
 
 // NewReceivers returns a Receiver for each of the connections of a migration, in
@@ -102,7 +102,7 @@ func (r *Receiver) readTable(h Header) (pages [3]int, err error) {
 			return pages, err
 		}
 		pages[e.kind] += e.count
-		r.pages += int64(e.count)
+		r.reached = max(r.reached, int64(e.first+e.count-1))
 		r.runs = append(r.runs, e)
 	}
 	return pages, nil
@@ -228,5 +228,5 @@ func (r *Receiver) spread(data []byte) error {
 	return nil
 }
 
-// Pages is how many pages were applied so far.
-func (r *Receiver) Pages() int64 { return r.pages }
+// Reached is the highest page that arrived so far.
+func (r *Receiver) Reached() int64 { return r.reached }
