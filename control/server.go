@@ -75,8 +75,9 @@ type Server struct {
 func NewServer(machine Machine, migrations Migrations) *Server {
 	s := &Server{machine: machine, migrations: migrations, hub: newHub()}
 	s.http = http.Server{
-		Handler:           s.routes(),
-		ReadHeaderTimeout: 10 * time.Second,
+		Handler: s.routes(),
+		// Short, so that a source that takes this socket for a destination hears soon that it is none.
+		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       30 * time.Second,
 		MaxHeaderBytes:    16 << 10,
 	}

@@ -276,7 +276,13 @@ func (g *guest) alive(b *bed, n int) []heartbeat.Beat {
 // migrate runs vmm migrate --json and returns its report, which must be that of a completed migration.
 func (b *bed) migrate(name, addr string, args ...string) migration.Report {
 	b.t.Helper()
-	r := b.vmm(append([]string{"migrate", name, addr, "--json"}, args...)...)
+	order := append([]string{"migrate", name, addr, "--json"}, args...)
+	r := b.vmm(order...)
+	// A destination that has just lost a migration may take a moment to clear it away.
+	for r.status != 0 && strings.Contains(r.stderr, "busy with another migration") {
+		time.Sleep(10 * time.Millisecond)
+		r = b.vmm(order...)
+	}
 	require.Equal(b.t, 0, r.status, "%s", r.stderr)
 	var report migration.Report
 	d := json.NewDecoder(strings.NewReader(r.stdout))

@@ -3,3 +3,6 @@
 package integration
 
 var buildArgs []string
+
+// moves back and forth.
+const moves = 40

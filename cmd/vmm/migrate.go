@@ -34,8 +34,8 @@ type migrateFlags struct {
 	json         bool
 }
 
-func newMigrate(std streams) *cobra.Command {
-	m := &migrateFlags{
+func newMigrateFlags() *migrateFlags {
+	return &migrateFlags{
 		rule: choose(migration.RuleDowntime, migration.RuleXen),
 		guidance: choose(migration.GuidanceSwitchover, migration.GuidanceSuspend, migration.GuidanceStart,
 			migration.GuidanceOff),
@@ -43,6 +43,10 @@ func newMigrate(std streams) *cobra.Command {
 		onTimeout: choose(migration.TimeoutForce, migration.TimeoutCancel),
 		compress:  choose(migration.CompressAuto, migration.CompressZstd, migration.CompressNone),
 	}
+}
+
+func newMigrate(std streams) *cobra.Command {
+	m := newMigrateFlags()
 	cmd := &cobra.Command{
 		Use:   "migrate NAME|PATH tcp:HOST:PORT|unix:PATH",
 		Short: "move a running VM to a vmm run --incoming",

@@ -20,7 +20,11 @@ func Host(w io.Writer, h *vmm.Host) error {
 	line("KVM", "%s, API version %d", kind(h), h.APIVersion)
 	line("machines", "up to %d vCPUs (%d recommended), %d memory slots, %d address bits, XSAVE %s",
 		h.MaxCPUs, h.RecommendedCPUs, h.MemorySlots, h.AddressBits, units.Bytes(int64(h.XSaveBytes)))
-	line("dirty tracking", "%s", strings.Join(h.DirtyTrackers, ", "))
+	var trackers []string
+	for _, t := range h.DirtyTrackers {
+		trackers = append(trackers, string(t))
+	}
+	line("dirty tracking", "%s", strings.Join(trackers, ", "))
 	line("TSC", "%d kHz; scaling %s, offset %s, stable kvmclock %s, realtime clock %s",
 		h.TSCKHz, yes(h.TSCScaling), yes(h.TSCOffset), yes(h.TSCStable), yes(h.ClockRealtime))
 	fmt.Fprintln(w)

@@ -102,9 +102,9 @@ func (l *live) left() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.now.Round == 0 {
-		return string(l.phase) + " "
+		return string(l.phase)
 	}
-	return fmt.Sprintf("%s, round %d ", l.phase, l.now.Round)
+	return fmt.Sprintf("%s, round %d", l.phase, l.now.Round)
 }
 
 func (l *live) right() string {

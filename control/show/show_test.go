@@ -62,7 +62,7 @@ func TestLive(t *testing.T) {
 	for _, e := range script() {
 		p.Event(e)
 	}
-	require.Equal(t, "done, round 1 ", p.left())
+	require.Equal(t, "done, round 1", p.left())
 	p.Close()
 	rest := out.String()
 	for line := range strings.Lines(strings.TrimPrefix(scriptLines, "\n")) {
@@ -79,7 +79,7 @@ func TestLiveLine(t *testing.T) {
 	p.Event(control.Event{Kind: "progress", Phase: migration.PhaseHeld, GateOpen: &closed, Progress: &migration.Progress{
 		Round: 7, RoundPages: 10, DonePages: 5, BytesPerS: 125e6, BytesWire: 3 << 20, WaitedMS: 1200, SuspendedMS: 2,
 	}})
-	require.Equal(t, "held, round 7 ", p.left())
+	require.Equal(t, "held, round 7", p.left())
 	require.Equal(t, "  1.00 Gbit/s  3.00 MiB  gate closed  waited 1.20 s  suspended 2.0 ms", p.right())
 	p.Close()
 }
