@@ -158,14 +158,39 @@ func (h *Host) runTestBinary(ctx context.Context, s Suite, out io.Writer) error 
 	exit, err := job.Wait(deadline)
 	switch {
 	case ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded):
-		_ = job.Signal(syscall.SIGKILL)
-		return fmt.Errorf("%w: not done after %v", ErrHung, timeout+grace)
+		return fmt.Errorf("%w: not done after %v, %s", ErrHung, timeout+grace, h.autopsy(ctx, job))
 	case err != nil:
 		return err
 	case exit.Code == 0 || exit.Code == 1: // 1: tests failed, which are counted
 		return nil
 	}
 	return fmt.Errorf("test binary ended with status %d %s", exit.Code, exit.Reason)
+}
+
+// autopsy asks a job that hangs for its goroutines and the inner kernel for what its
+// CPUs and tasks do, ends the job, and says how far that went. The answers are in
+// the suite's log and on the console.
+func (h *Host) autopsy(ctx context.Context, job *Job) string {
+	const patience = 20 * time.Second
+	ended := func() bool {
+		waiting, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		_, err := job.Wait(waiting)
+		return err == nil
+	}
+	if _ = job.Signal(syscall.SIGQUIT); ended() {
+		return "but it answered SIGQUIT with its goroutines"
+	}
+	asking, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	script := "for c in l w t; do echo $c >/proc/sysrq-trigger; sleep 1; done"
+	if _, err := h.Run(asking, "sh", "-c", script); err != nil {
+		return "and the host itself does not answer"
+	}
+	if _ = job.Signal(syscall.SIGKILL); !ended() {
+		return "and SIGKILL does not end it"
+	}
+	return "and it did not answer SIGQUIT: the kernel's view of its threads is on the console"
 }
 
 // collector counts test results. The parsing is that of go tool test2json, the

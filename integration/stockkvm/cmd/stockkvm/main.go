@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -18,7 +19,7 @@ import (
 )
 
 const usage = `usage:
-  stockkvm test [--suite NAME[,NAME]] [--run REGEXP] [--timeout D]
+  stockkvm test [--suite NAME[,NAME]] [--run REGEXP] [--count N] [--timeout D]
   stockkvm shell [--cpu MODEL]`
 
 func main() {
@@ -54,9 +55,10 @@ func run(ctx context.Context, args []string) error {
 // suites are the packages whose tests touch KVM.
 var suites = []stockkvm.Suite{
 	{Name: "selftest", Package: "./integration/stockkvm/selftest", Timeout: time.Minute},
+	{Name: "vmm", Package: "./vmm", Timeout: 4 * time.Minute},
 }
 
-func selectSuites(names, run string) ([]stockkvm.Suite, error) {
+func selectSuites(names, run string, count int) ([]stockkvm.Suite, error) {
 	chosen := suites
 	if names != "" {
 		chosen = nil
@@ -72,10 +74,13 @@ func selectSuites(names, run string) ([]stockkvm.Suite, error) {
 			}
 		}
 	}
-	chosen = append([]stockkvm.Suite(nil), chosen...)
+	chosen = slices.Clone(chosen)
 	for i := range chosen {
 		if run != "" {
 			chosen[i].Run = run
+		}
+		if count != 1 {
+			chosen[i].Args = append(slices.Clone(chosen[i].Args), fmt.Sprintf("-test.count=%d", count))
 		}
 	}
 	return chosen, nil
@@ -85,11 +90,12 @@ func runTests(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("test", flag.ContinueOnError)
 	names := flags.String("suite", "", "only these suites, separated by commas")
 	pattern := flags.String("run", "", "only tests whose name matches")
+	count := flags.Int("count", 1, "times that each test runs")
 	timeout := flags.Duration("timeout", 8*time.Minute, "for everything together")
 	if err := flags.Parse(args); err != nil {
 		return errUsage
 	}
-	chosen, err := selectSuites(*names, *pattern)
+	chosen, err := selectSuites(*names, *pattern, *count)
 	if err != nil {
 		return err
 	}
