@@ -116,7 +116,7 @@ func TestLiveProgress(t *testing.T) {
 		require.NoError(t, tty.screen.WaitText(b.ctx, "busy with another migration"))
 	}
 	require.NoError(t, tty.screen.WaitText(b.ctx, "round  dirty pages"))
-	require.NoError(t, tty.screen.WaitText(b.ctx, "\n stop "))
+	require.NoError(t, tty.screen.WaitText(b.ctx, " stop  "))
 	require.NoError(t, tty.screen.WaitText(b.ctx, "completed: the guest runs at "+to))
 	require.Equal(t, 0, source.wait())
 	g.alive(b, 2)
