@@ -1,0 +1,165 @@
+package trial
+
+import (
+	"regexp"
+	"time"
+
+	"taskguide/integration/heartbeat"
+)
+
+// span says which heartbeats belong to what.
+type span struct {
+	asked int // beats that had come when the migration was asked for
+	moved int // beats that had come when the guest had left the source
+}
+
+// byTask splits beats and span among tasks, which beat independently.
+func byTask(beats []heartbeat.Beat, s span) map[int]*series {
+	tasks := map[int]*series{}
+	for i, b := range beats {
+		t := tasks[b.Task]
+		if t == nil {
+			t = &series{}
+			tasks[b.Task] = t
+		}
+		if i < s.asked {
+			t.asked++
+		}
+		if i < s.moved {
+			t.moved++
+		}
+		t.beats = append(t.beats, b)
+	}
+	return tasks
+}
+
+// series is the heartbeats of one task.
+type series struct {
+	beats []heartbeat.Beat
+	span
+}
+
+// complete tells whether n beats have come after the move.
+func (s *series) complete(n int) bool { return len(s.beats) >= s.moved+n }
+
+// around is the beats in which the migration fell: from the first one after it was asked for to the first one after the move.
+func (s *series) around() []heartbeat.Beat {
+	return s.beats[min(s.asked, len(s.beats)):min(s.moved+1, len(s.beats))]
+}
+
+func (s *series) before() []heartbeat.Beat { return s.beats[:min(s.asked, len(s.beats))] }
+
+// rate is writes per second from beat i to beat j.
+func (s *series) rate(i, j int) float64 {
+	if i < 0 || j >= len(s.beats) || i >= j {
+		return 0
+	}
+	a, b := s.beats[i], s.beats[j]
+	if b.Elapsed <= a.Elapsed || b.Writes < a.Writes {
+		return 0
+	}
+	return float64(b.Writes-a.Writes) / (b.Elapsed - a.Elapsed).Seconds()
+}
+
+// readBeats fills in what the heartbeats say.
+func (r *Result) readBeats(beats []heartbeat.Beat, s span) {
+	for _, t := range byTask(beats, s) {
+		for _, b := range t.around() {
+			r.GapMS = max(r.GapMS, ms(b.Gap))
+		}
+		if before := t.before(); len(before) > 0 {
+			r.GapBeforeMS = max(r.GapBeforeMS, ms(before[len(before)-1].Gap))
+		}
+		r.addWork(t)
+		r.addLatency(t)
+	}
+	if precopy := r.Report.TotalMS - r.GapMS; r.Work.BeforePerS > 0 && precopy > 0 {
+		r.Work.Brownout = (r.Work.LostMS - r.GapMS) / precopy
+	}
+}
+
+// addWork is about programs that do the same all the time; the speed of others says which phase they were in.
+func (r *Result) addWork(t *series) {
+	g := r.Spec.Guest
+	if g.Busy > 0 && g.Cool > 0 || t.asked < 2 || len(t.beats) <= t.moved {
+		return
+	}
+	first := max(0, t.asked-1-max(1, r.Spec.BeatsBefore))
+	before, during := t.rate(first, t.asked-1), t.rate(t.asked-1, t.moved)
+	r.Work.BeforePerS += before
+	r.Work.DuringPerS += during
+	r.Work.AfterPerS += t.rate(t.moved, len(t.beats)-1)
+	if before > 0 {
+		seconds := (t.beats[t.moved].Elapsed - t.beats[t.asked-1].Elapsed).Seconds()
+		r.Work.LostMS = max(r.Work.LostMS, 1000*seconds*(1-during/before))
+	}
+}
+
+// addLatency takes one more second than around: what waits when the guest goes on is answered in that.
+func (r *Result) addLatency(t *series) {
+	if len(t.beats) == 0 {
+		return
+	}
+	if _, serves := t.beats[0].Float("p50_us"); !serves {
+		return
+	}
+	if r.Latency == nil {
+		r.Latency = &Latency{}
+	}
+	for i, b := range t.beats {
+		switch {
+		case i < t.asked:
+			r.Latency.Before.worst(b)
+		case i <= t.moved+1:
+			r.Latency.Around.worst(b)
+		}
+	}
+}
+
+func (p *Percentiles) worst(b heartbeat.Beat) {
+	for name, v := range map[string]*float64{"p50_us": &p.P50, "p99_us": &p.P99, "p999_us": &p.P999, "max_us": &p.Max} {
+		if f, ok := b.Float(name); ok {
+			*v = max(*v, f)
+		}
+	}
+}
+
+var movedLine = regexp.MustCompile(`(?m)^moved task=\d+ epoch=\d+ inside=(\w+) ms=\d+ phase=(\w+)\r?$`)
+
+// parseMoved finds what the guest says about its move; of several tasks, the first.
+func parseMoved(console string) *Moved {
+	m := movedLine.FindStringSubmatch(console)
+	if m == nil {
+		return nil
+	}
+	return &Moved{Inside: m[1], Phase: m[2]}
+}
+
+// heartbeatPeriod is fixed in the guest.
+const heartbeatPeriod = time.Second
+
+// cycleAt is when the guest began its first cycle, by its last heartbeat: it beats the n-th time n seconds after.
+func cycleAt(beats []heartbeat.Beat) time.Time {
+	last := beats[len(beats)-1]
+	for _, first := range beats {
+		if first.Task == last.Task {
+			return last.At.Add(-(last.Elapsed - first.Elapsed) - heartbeatPeriod)
+		}
+	}
+	return last.At
+}
+
+// untilOffset is how long it takes from now until a cycle that began at begin is at that point.
+func untilOffset(now, begin time.Time, offset float64, cycle time.Duration) time.Duration {
+	if cycle <= 0 {
+		return 0
+	}
+	at := now.Sub(begin) % cycle
+	left := time.Duration(offset*float64(cycle)) - at
+	if left < 0 {
+		left += cycle
+	}
+	return left
+}
+
+func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

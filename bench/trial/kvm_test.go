@@ -1,0 +1,112 @@
+package trial
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"taskguide/guestkernel"
+	"taskguide/integration/qemu"
+	"taskguide/migration"
+)
+
+var bed Bed
+
+func TestMain(m *testing.M) { os.Exit(buildAndRun(m)) }
+
+func buildAndRun(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "vmm-trial-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	bed = Bed{Binary: filepath.Join(dir, "vmm"), Kernel: filepath.Join(dir, "guest.elf")}
+	build := exec.Command("go", "build", "-buildvcs=false", "-o", bed.Binary, "../../cmd/vmm")
+	build.Stdout, build.Stderr = os.Stderr, os.Stderr
+	if err := build.Run(); err != nil {
+		fmt.Fprintln(os.Stderr, "build vmm:", err)
+		return 1
+	}
+	if err := os.WriteFile(bed.Kernel, guestkernel.ELF, 0o600); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return m.Run()
+}
+
+func guided() Spec {
+	return Spec{
+		ID:     "guided",
+		Guest:  Guest{Program: "workload=phased ws=16M hot=256K", Busy: 500 * time.Millisecond, Cool: 500 * time.Millisecond, Tag: TagCool, MemoryBytes: 64 << 20, CPUs: 1},
+		Offset: 0.2,
+		Params: migration.Params{Guidance: migration.GuidanceSwitchover, BitsPerSecond: 1e9},
+	}
+}
+
+// The trial as a whole: a guest is asked for in its busy phase, moved in its cool one, and says so itself.
+func TestGuidedTrial(t *testing.T) {
+	r := bed.Run(t.Context(), guided())
+	require.Empty(t, r.Error)
+	require.Equal(t, migration.StatusCompleted, r.Report.Status)
+	require.Equal(t, "tags", r.Request.Anchor)
+	require.False(t, r.Request.GateOpen)
+	require.NotNil(t, r.Moved)
+	require.Contains(t, []string{"1", "exit"}, r.Moved.Inside)
+	require.Positive(t, r.GapMS)
+	require.Positive(t, r.CPU.Source)
+	require.Positive(t, r.CPU.Destination)
+	kinds := map[string]int{}
+	for i, m := range r.Marks {
+		kinds[m.Kind]++
+		if i > 0 && m.Kind != "tag" && r.Marks[i-1].Kind != "tag" {
+			require.GreaterOrEqual(t, m.MS, r.Marks[i-1].MS)
+		}
+	}
+	require.Positive(t, kinds["tag"])
+	require.Positive(t, kinds["phase"])
+	require.Equal(t, len(r.Report.Rounds), kinds["round"])
+}
+
+func TestLinkCarriesAMigration(t *testing.T) {
+	link, err := NewLink(500e6)
+	require.NoError(t, err)
+	defer link.Close()
+	shaped := bed
+	shaped.Link = link
+	spec := guided()
+	spec.Guest.Program = "workload=idle touch=32M fill=random"
+	spec.Guest.Tag = TagNone
+	spec.Params.BitsPerSecond = 0
+	r := shaped.Run(t.Context(), spec)
+	require.Empty(t, r.Error)
+	require.GreaterOrEqual(t, r.Report.BytesWire, int64(32<<20))
+	// 32 MiB at 500 Mbit/s, less what a bucket holds.
+	require.Greater(t, r.Report.TotalMS, 450.0)
+}
+
+func TestTrialOfQEMU(t *testing.T) {
+	if _, err := exec.LookPath(qemu.Binary); err != nil {
+		t.Skip("QEMU, the optional peer, is not installed")
+	}
+	spec := guided()
+	spec.QEMU = &qemu.Migration{Channels: 2}
+	r := bed.Run(t.Context(), spec)
+	require.Empty(t, r.Error)
+	require.Positive(t, r.GapMS)
+	require.Positive(t, r.Report.TotalMS)
+	require.Positive(t, r.CPU.Source)
+}
+
+func TestVoidTrialSaysWhy(t *testing.T) {
+	spec := guided()
+	spec.Guest.Program = "workload=phased ws=nonsense"
+	r := bed.Run(t.Context(), spec)
+	require.Contains(t, r.Error, "source")
+	require.NotContains(t, r.Error, "\n")
+}

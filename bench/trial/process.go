@@ -1,0 +1,259 @@
+package trial
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"taskguide/control"
+	"taskguide/integration/heartbeat"
+)
+
+// pollInterval is how often a process is asked whether it is ready; nothing is being measured while it is.
+const pollInterval = 5 * time.Millisecond
+
+// process is a vmm run.
+type process struct {
+	name   string
+	client *control.Client
+	cmd    *exec.Cmd
+	stderr bytes.Buffer  // complete once done is closed
+	silent chan struct{} // closed once its guest prints nothing any more
+	done   chan struct{} // closed once it has ended
+}
+
+// startVMM starts a vmm run whose control socket and name are in dir. What its guest prints goes to log once after is closed.
+func startVMM(binary, dir, name string, side Side, log *heartbeat.Log, after <-chan struct{}, args ...string) (*process, error) {
+	p := &process{name: name, silent: make(chan struct{}), done: make(chan struct{})}
+	socket := filepath.Join(dir, name+".sock")
+	p.cmd = exec.Command(binary, append([]string{"run", "--name", name, "--api", socket}, args...)...)
+	p.cmd.Env = append(os.Environ(), "VMM_RUNTIME_DIR="+dir)
+	p.cmd.Stderr = &p.stderr
+	// A group of its own, so that a Ctrl-C is for the bench to act on; and no process outlives the bench.
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	out, err := p.cmd.StdoutPipe()
+	if err != nil {
+		return nil, fmt.Errorf("start %s: %w", name, err)
+	}
+	if p.client, err = control.NewClient(socket); err != nil {
+		return nil, err
+	}
+	if err := side.do(p.cmd.Start); err != nil {
+		return nil, fmt.Errorf("start %s: %w", name, err)
+	}
+	go func() {
+		<-after
+		// The end of the pipe is the end of the process, whatever Copy says.
+		_, _ = io.Copy(log, out)
+		close(p.silent)
+		_ = p.cmd.Wait() // its status is asked for by those who care
+		close(p.done)
+	}()
+	return p, nil
+}
+
+func (p *process) pid() int { return p.cmd.Process.Pid }
+
+// end ends the process at once, guest and all.
+func (p *process) end() {
+	_ = p.cmd.Process.Kill()
+	p.client.Close()
+}
+
+// await asks the VM until it is as wanted.
+func (p *process) await(ctx context.Context, what string, ok func(control.VM) bool) (control.VM, error) {
+	for {
+		vm, err := p.client.VM(ctx)
+		if err == nil && ok(vm) {
+			return vm, nil
+		}
+		select {
+		case <-p.silent:
+			return vm, p.explain(errors.New("waiting for it to be " + what))
+		case <-ctx.Done():
+			return vm, fmt.Errorf("waiting for %s to be %s: %w", p.name, what, ctx.Err())
+		case <-time.After(pollInterval):
+		}
+	}
+}
+
+// wait waits for the process to end well.
+func (p *process) wait(ctx context.Context) error {
+	select {
+	case <-p.done:
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for the end of %s: %w", p.name, ctx.Err())
+	}
+	if status := p.cmd.ProcessState.ExitCode(); status != 0 {
+		return p.explain(errors.New("it was to end with status 0"))
+	}
+	return nil
+}
+
+// whileAlive returns a context that ends with the process, too.
+func (p *process) whileAlive(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		select {
+		case <-p.silent:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
+}
+
+// explain says of an error that the process has ended, if it has, and adds its last words.
+func (p *process) explain(err error) error {
+	select {
+	case <-p.done:
+		return fmt.Errorf("%s has ended (%v) %s: %w", p.name, p.cmd.ProcessState, strings.TrimSpace(p.stderr.String()), err)
+	case <-time.After(time.Second):
+		return err
+	}
+}
+
+// cpuSeconds is the processor time used so far, or in all once the process has ended.
+func (p *process) cpuSeconds() (float64, error) {
+	s, err := cpuSeconds(p.pid())
+	if err == nil {
+		return s, nil
+	}
+	select {
+	case <-p.done:
+		return (p.cmd.ProcessState.UserTime() + p.cmd.ProcessState.SystemTime()).Seconds(), nil
+	case <-time.After(time.Second):
+		return 0, err
+	}
+}
+
+// follower collects the events of a VM.
+type follower struct {
+	tag Tag
+
+	mu      sync.Mutex
+	events  []control.Event
+	busyAt  time.Time     // beginning of the last busy phase, as the tags tell it
+	inside  bool          // a segment
+	changed chan struct{} // closed and replaced when busyAt changes
+
+	finished chan struct{} // closed at the end of the stream
+}
+
+func follow(ctx context.Context, p *process, tag Tag) (*follower, error) {
+	stream, err := p.client.TagEvents(ctx)
+	if err != nil {
+		return nil, err
+	}
+	f := &follower{tag: tag, changed: make(chan struct{}), finished: make(chan struct{})}
+	go func() {
+		defer close(f.finished)
+		defer stream.Close()
+		for {
+			e, err := stream.Next()
+			if err != nil {
+				return // the VM has gone
+			}
+			f.note(e)
+		}
+	}()
+	return f, nil
+}
+
+func (f *follower) note(e control.Event) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.events = append(f.events, e)
+	if e.Tag == nil {
+		return
+	}
+	was := f.inside
+	f.inside = e.Tag.Depth > 0
+	if was != f.inside && f.inside == (f.tag == TagBusy) {
+		f.busyAt = e.Tag.Time
+		close(f.changed)
+		f.changed = make(chan struct{})
+	}
+}
+
+// tells says whether tags of this kind show the phases before a migration begins. Those of the tag page are not seen by
+// the host until then.
+func (t Tag) tells() bool { return t == TagCool || t == TagBusy }
+
+var errNoTags = errors.New("no tag has been seen")
+
+// awaitOffset waits until the guest is at that point of its cycle.
+func (f *follower) awaitOffset(ctx context.Context, offset float64, cycle time.Duration) error {
+	patience := time.NewTimer(3*cycle + 5*time.Second)
+	defer patience.Stop()
+	for {
+		f.mu.Lock()
+		busyAt, changed := f.busyAt, f.changed
+		f.mu.Unlock()
+		if left := time.Until(busyAt.Add(time.Duration(offset * float64(cycle)))); !busyAt.IsZero() && left > -pollInterval {
+			sleep(ctx, left)
+			return ctx.Err()
+		}
+		select {
+		case <-changed:
+		case <-patience.C:
+			return errNoTags
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// request describes the present moment.
+func (f *follower) request(cycle time.Duration) Request {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	r := Request{Anchor: "heartbeats", GateOpen: f.inside}
+	if f.tag.tells() && !f.busyAt.IsZero() && cycle > 0 {
+		r.Anchor, r.Offset = "tags", float64(time.Since(f.busyAt))/float64(cycle)
+	}
+	return r
+}
+
+// marks lists what happened, in the time since the request.
+func (f *follower) marks(requested time.Time) []Mark {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var marks []Mark
+	for _, e := range f.events {
+		if m, ok := markOf(e); ok {
+			m.MS = float64(e.Time.Sub(requested)) / float64(time.Millisecond)
+			marks = append(marks, m)
+		}
+	}
+	return marks
+}
+
+func markOf(e control.Event) (Mark, bool) {
+	m := Mark{Kind: e.Kind}
+	switch {
+	case e.Tag != nil:
+		inside := e.Tag.Depth > 0
+		m.Inside = &inside
+	case e.Progress != nil:
+		m.WireBytes = e.Progress.BytesWire
+	case e.Round != nil:
+		m.Round = e.Round.N
+	case e.Kind == "phase":
+		m.Phase = e.Phase
+	case e.Kind == "gate":
+		m.Inside = e.GateOpen
+	default:
+		return m, false
+	}
+	return m, true
+}

@@ -1,0 +1,131 @@
+package trial
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"time"
+
+	"taskguide/integration/heartbeat"
+	"taskguide/integration/qemu"
+	"taskguide/migration"
+)
+
+// runQEMU is runVMM for the peer. The guest's tags lead nowhere there, so that the point of the cycle is found by its
+// heartbeats, as for a guest that does not tag.
+func (b *Bed) runQEMU(ctx context.Context, r *Result) error {
+	m := *r.Spec.QEMU
+	m.BytesPerSecond = r.Spec.Params.BitsPerSecond / 8
+	m.DowntimeLimit = r.Spec.Params.DowntimeLimit
+	source, err := b.startQEMU(ctx, r.Spec.Guest, b.Link.Source(), false)
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	destination, err := b.startQEMU(ctx, r.Spec.Guest, b.Link.Destination(), true)
+	if err != nil {
+		return err
+	}
+	defer destination.Close()
+	address, err := destination.Listen(ctx, b.Link.Destination().listenAddress(), m)
+	if err != nil {
+		return err
+	}
+	if _, err := source.Console.WaitBeats(ctx, 0); err != nil {
+		return err
+	}
+	meter, err := newMeter(source.Pid())
+	if err != nil {
+		return err
+	}
+	if err := awaitBeats(ctx, source.Console, r.Spec); err != nil {
+		return err
+	}
+	cycle := r.Spec.Guest.Cycle()
+	sleep(ctx, untilOffset(time.Now(), cycleAt(source.Console.Beats()), r.Spec.Offset, cycle))
+	asked := len(source.Console.Beats())
+	r.Request = Request{Anchor: "heartbeats", Offset: offsetByBeats(source.Console.Beats(), time.Now(), cycle)}
+	guest := meter.cpus()
+	if err := r.migrateQEMU(ctx, source, destination, address, m); err != nil {
+		return err
+	}
+	r.CPU.Guest = guest * r.Report.TotalMS / 1000
+	return r.watchQEMU(ctx, source, destination, asked)
+}
+
+func (b *Bed) startQEMU(ctx context.Context, g Guest, side Side, incoming bool) (*qemu.VM, error) {
+	opts := qemu.Options{
+		Kernel: b.Kernel, Cmdline: g.Cmdline(), CPUs: g.CPUs, MemoryBytes: g.MemoryBytes, Incoming: incoming,
+	}
+	if g.Prefault {
+		opts.Preallocate = runtime.NumCPU()
+	}
+	var vm *qemu.VM
+	err := side.do(func() (err error) {
+		vm, err = qemu.Start(ctx, opts)
+		return err
+	})
+	return vm, err
+}
+
+func (r *Result) migrateQEMU(ctx context.Context, source, destination *qemu.VM, address string, m qemu.Migration) error {
+	var used [2][2]float64
+	measure := func(when int) error {
+		for i, vm := range []*qemu.VM{source, destination} {
+			var err error
+			if used[when][i], err = cpuSeconds(vm.Pid()); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if err := measure(0); err != nil {
+		return err
+	}
+	stats, err := source.Migrate(ctx, address, m, nil)
+	if err != nil {
+		return err
+	}
+	if err := measure(1); err != nil {
+		return err
+	}
+	r.CPU.Source, r.CPU.Destination = used[1][0]-used[0][0], used[1][1]-used[0][1]
+	r.Report = reportOf(stats, r.Spec.Guest.MemoryBytes)
+	return nil
+}
+
+// reportOf writes QEMU's account as ours; its times are whole milliseconds.
+func reportOf(s qemu.Stats, ramBytes int64) migration.Report {
+	return migration.Report{
+		Status: migration.StatusCompleted, Phase: migration.PhaseDone,
+		TotalMS: float64(s.TotalMs), SetupMS: float64(s.SetupMs), DowntimeMS: float64(s.DowntimeMs),
+		RAMBytes: ramBytes, BytesWire: s.RAM.TransferredBytes,
+		PagesSent: s.RAM.NormalPages, PagesZero: s.RAM.ZeroPages,
+		BytesPages:    (s.RAM.NormalPages + s.RAM.ZeroPages) * 4096,
+		PagesStopCopy: Unknown,
+		Rounds:        make([]migration.Round, s.RAM.Rounds),
+	}
+}
+
+// watchQEMU waits for the heartbeats at the destination. Each QEMU has a console of its own, and a line may have begun at
+// one and ended at the other: together they are one text.
+func (r *Result) watchQEMU(ctx context.Context, source, destination *qemu.VM, asked int) error {
+	want := max(1, r.Spec.BeatsAfter)
+	for n := 0; ; n++ {
+		if _, err := destination.Console.WaitBeats(ctx, n); err != nil {
+			return err
+		}
+		var whole heartbeat.Log
+		fmt.Fprint(&whole, source.Console.String()+destination.Console.String())
+		if line := whole.Corrupt(); line != "" {
+			return errors.Join(heartbeat.ErrCorrupt, errors.New(line))
+		}
+		s := span{asked: asked, moved: len(source.Console.Beats())}
+		beats := whole.Beats()
+		if allComplete(byTask(beats, s), want) {
+			r.readBeats(beats, s)
+			return nil
+		}
+	}
+}

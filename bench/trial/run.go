@@ -1,0 +1,277 @@
+package trial
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"taskguide/control"
+	"taskguide/integration/heartbeat"
+	"taskguide/migration"
+)
+
+// patience bounds a trial; it is far beyond what any takes.
+const patience = 3 * time.Minute
+
+// Bed is where trials run.
+type Bed struct {
+	// Binary is the vmm program.
+	Binary string
+	// Link is what migrations go over; nil is the loopback.
+	Link *Link
+	// Kernel is the file of the guest, for QEMU.
+	Kernel string
+}
+
+// Run runs one trial. It leaves nothing behind: no process, no file. A trial that could not be carried through, or whose
+// guest found its memory corrupt, says so in Result.Error.
+func (b *Bed) Run(ctx context.Context, spec Spec) Result {
+	r := Result{Spec: spec, Started: time.Now()}
+	if spec.Guest.CPUs == 0 {
+		spec.Guest.CPUs = 1
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	r.Noise = listen(ctx)
+	var err error
+	if spec.QEMU != nil {
+		err = b.runQEMU(ctx, &r)
+	} else {
+		err = b.runVMM(ctx, &r)
+	}
+	if err != nil {
+		r.Error = strings.ReplaceAll(err.Error(), "\n", "; ")
+	}
+	r.Seconds = time.Since(r.Started).Seconds()
+	return r
+}
+
+// stage is one trial under way.
+type stage struct {
+	bed         *Bed
+	spec        Spec
+	result      *Result
+	guest       heartbeat.Log // what the guest prints, wherever it is
+	source      *process
+	destination *process
+	follower    *follower
+
+	meter     meter
+	requested time.Time
+	span      span
+}
+
+func (b *Bed) runVMM(ctx context.Context, r *Result) (err error) {
+	dir, err := os.MkdirTemp("", "vmm-bench-")
+	if err != nil {
+		return fmt.Errorf("make a folder for the trial: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	s := &stage{bed: b, spec: r.Spec, result: r}
+	defer s.strike()
+	address, err := s.setUp(ctx, dir)
+	if err != nil {
+		return err
+	}
+	if err := s.awaitRequest(ctx); err != nil {
+		return err
+	}
+	if err := s.migrate(ctx, address); err != nil {
+		return err
+	}
+	return s.watchOn(ctx)
+}
+
+// setUp starts both processes and returns where the destination listens.
+func (s *stage) setUp(ctx context.Context, dir string) (address string, err error) {
+	g := s.spec.Guest
+	args := []string{"--memory", fmt.Sprint(g.MemoryBytes), "--cpus", fmt.Sprint(g.CPUs), "--cmdline", g.Cmdline()}
+	wait := []string{"--incoming", s.bed.Link.Destination().listenAddress()}
+	if g.Prefault {
+		args, wait = append(args, "--prefault"), append(wait, "--prefault")
+	}
+	started := make(chan struct{})
+	close(started)
+	s.source, err = startVMM(s.bed.Binary, dir, "source", s.bed.Link.Source(), &s.guest, started, args...)
+	if err != nil {
+		return "", err
+	}
+	// What the destination prints continues what the source printed, in the middle of a line perhaps.
+	s.destination, err = startVMM(s.bed.Binary, dir, "destination", s.bed.Link.Destination(), &s.guest, s.source.silent, wait...)
+	if err != nil {
+		return "", err
+	}
+	if _, err := s.source.await(ctx, "running", func(vm control.VM) bool { return vm.State == control.StateRunning }); err != nil {
+		return "", err
+	}
+	if s.follower, err = follow(ctx, s.source, s.spec.Guest.Tag); err != nil {
+		return "", err
+	}
+	vm, err := s.destination.await(ctx, "listening", func(vm control.VM) bool { return vm.Incoming != "" })
+	return vm.Incoming, err
+}
+
+// strike ends what still runs and waits until it has.
+func (s *stage) strike() {
+	for _, p := range []*process{s.source, s.destination} {
+		if p != nil {
+			p.end()
+			<-p.done
+		}
+	}
+	if s.follower != nil {
+		<-s.follower.finished
+	}
+}
+
+// awaitRequest waits until the guest has been watched long enough and is at the point of its cycle at which the migration is
+// to be asked for.
+func (s *stage) awaitRequest(ctx context.Context) error {
+	alive, cancel := s.source.whileAlive(ctx)
+	defer cancel()
+	if _, err := s.guest.WaitBeats(alive, 0); err != nil {
+		return s.source.explain(err)
+	}
+	var err error
+	if s.meter, err = newMeter(s.source.pid()); err != nil {
+		return err
+	}
+	if err := awaitBeats(alive, &s.guest, s.spec); err != nil {
+		return s.source.explain(err)
+	}
+	cycle := s.spec.Guest.Cycle()
+	if s.spec.Guest.Tag.tells() {
+		err := s.follower.awaitOffset(ctx, s.spec.Offset, cycle)
+		if !errors.Is(err, errNoTags) {
+			return err
+		}
+	}
+	sleep(ctx, untilOffset(time.Now(), cycleAt(s.guest.Beats()), s.spec.Offset, cycle))
+	return ctx.Err()
+}
+
+// awaitBeats waits for the heartbeats before the request; a difference takes one more than there are seconds.
+func awaitBeats(ctx context.Context, log *heartbeat.Log, spec Spec) error {
+	beats := 1
+	if spec.BeatsBefore > 0 {
+		beats += spec.BeatsBefore
+	}
+	_, err := log.WaitBeats(ctx, beats*max(1, spec.Guest.CPUs)-1)
+	return err
+}
+
+// meter measures what a VM uses of the processors while it is not being migrated.
+type meter struct {
+	pid   int
+	begun time.Time
+	used  float64
+}
+
+func newMeter(pid int) (meter, error) {
+	used, err := cpuSeconds(pid)
+	return meter{pid, time.Now(), used}, err
+}
+
+// cpus is how many it has used since, on average.
+func (m meter) cpus() float64 {
+	used, err := cpuSeconds(m.pid)
+	if err != nil {
+		return 0 // it has gone, which whoever waits for it will notice
+	}
+	return (used - m.used) / time.Since(m.begun).Seconds()
+}
+
+func (s *stage) migrate(ctx context.Context, address string) error {
+	r := s.result
+	params := s.spec.Params
+	params.Destination = address
+	params, err := params.WithDefaults()
+	if err != nil {
+		return err
+	}
+	guest := s.meter.cpus()
+	before, err := s.cpu()
+	if err != nil {
+		return err
+	}
+	s.span.asked = len(s.guest.Beats())
+	s.requested = time.Now()
+	r.Request = s.follower.request(s.spec.Guest.Cycle())
+	if r.Request.Anchor == "heartbeats" {
+		r.Request.Offset = offsetByBeats(s.guest.Beats(), s.requested, s.spec.Guest.Cycle())
+	}
+	r.Report, err = s.source.client.Migrate(ctx, params, func(control.Event) {})
+	if err != nil {
+		return err
+	}
+	after, err := s.cpu()
+	if err != nil {
+		return err
+	}
+	r.CPU = CPU{after[0] - before[0], after[1] - before[1], guest * r.Report.TotalMS / 1000}
+	if r.Report.Status != migration.StatusCompleted {
+		return fmt.Errorf("migration %s: %s", r.Report.Status, r.Report.Error)
+	}
+	return nil
+}
+
+func offsetByBeats(beats []heartbeat.Beat, now time.Time, cycle time.Duration) float64 {
+	if cycle <= 0 || len(beats) == 0 {
+		return 0
+	}
+	return float64(now.Sub(cycleAt(beats))%cycle) / float64(cycle)
+}
+
+// cpu is the processor time used so far by source and destination.
+func (s *stage) cpu() ([2]float64, error) {
+	var used [2]float64
+	for i, p := range []*process{s.source, s.destination} {
+		var err error
+		if used[i], err = p.cpuSeconds(); err != nil {
+			return used, err
+		}
+	}
+	return used, nil
+}
+
+// watchOn follows the guest at the destination and collects what it says.
+func (s *stage) watchOn(ctx context.Context) error {
+	if err := s.source.wait(ctx); err != nil {
+		return err
+	}
+	// All of the source's output is in.
+	s.span.moved = len(s.guest.Beats())
+	want := max(1, s.spec.BeatsAfter)
+	alive, cancel := s.destination.whileAlive(ctx)
+	defer cancel()
+	for n := s.span.moved; ; n++ {
+		beats, err := s.guest.WaitBeats(alive, n)
+		if err != nil {
+			return s.destination.explain(err)
+		}
+		if allComplete(byTask(beats, s.span), want) {
+			s.result.readBeats(beats, s.span)
+			break
+		}
+	}
+	s.result.Moved = parseMoved(s.guest.String())
+	select {
+	case <-s.follower.finished:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	s.result.Marks = s.follower.marks(s.requested)
+	return nil
+}
+
+func allComplete(tasks map[int]*series, n int) bool {
+	for _, t := range tasks {
+		if !t.complete(n) {
+			return false
+		}
+	}
+	return len(tasks) > 0
+}

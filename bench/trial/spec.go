@@ -1,0 +1,70 @@
+package trial
+
+import (
+	"fmt"
+	"time"
+
+	"taskguide/integration/qemu"
+	"taskguide/migration"
+)
+
+// Tag says which phases of its cycle the guest's program marks as segments.
+type Tag string
+
+// The ways to tag; package guestkernel has more to say about them.
+const (
+	TagNone   Tag = "none"
+	TagCool   Tag = "cool"   // as a programmer should: the phases that write little
+	TagBusy   Tag = "busy"   // the wrong way round
+	TagRandom Tag = "random" // segments that have nothing to do with the phases
+	TagFast   Tag = "fast"   // as cool, through the tag page
+)
+
+// Guest is the program that is moved, and its machine.
+type Guest struct {
+	// Program is the beginning of the kernel command line, as in "workload=kv ws=64M".
+	Program string        `json:"program"`
+	Busy    time.Duration `json:"busy_ns"`
+	Cool    time.Duration `json:"cool_ns"`
+	Tag     Tag           `json:"tag"`
+
+	MemoryBytes int64 `json:"memory_bytes"`
+	CPUs        int   `json:"cpus"`
+	// Prefault gives the guest all its RAM before it runs, on both sides.
+	Prefault bool `json:"prefault"`
+}
+
+// Cmdline is the guest's kernel command line.
+func (g Guest) Cmdline() string {
+	line := g.Program
+	if g.Busy > 0 || g.Cool > 0 {
+		line += fmt.Sprintf(" busy=%dus cool=%dus", g.Busy.Microseconds(), g.Cool.Microseconds())
+	}
+	if g.Tag != "" {
+		line += " tag=" + string(g.Tag)
+	}
+	return line
+}
+
+// Cycle is how long a busy and a cool phase last together.
+func (g Guest) Cycle() time.Duration { return g.Busy + g.Cool }
+
+// Spec is the order for one trial.
+type Spec struct {
+	// ID names the trial within its experiment.
+	ID string `json:"id"`
+	// Factors are what the experiment varies, by name, for grouping results.
+	Factors map[string]string `json:"factors"`
+	Guest   Guest             `json:"guest"`
+	// Offset is the point of the cycle at which the migration is asked for: 0 is the beginning of the busy phase, 1
+	// the end of the cool one.
+	Offset float64 `json:"offset"`
+	// Params are those of the migration but for the destination, which the trial fills in.
+	Params migration.Params `json:"params"`
+	// QEMU, unless nil, makes this a trial of QEMU; of Params only the bandwidth and the downtime limit are used.
+	QEMU *qemu.Migration `json:"qemu,omitempty"`
+	// BeatsBefore and BeatsAfter are the seconds that the guest is watched before the request and after the move, 1
+	// if 0.
+	BeatsBefore int `json:"beats_before,omitempty"`
+	BeatsAfter  int `json:"beats_after,omitempty"`
+}
