@@ -40,7 +40,7 @@ type worker struct {
 	s       *Source
 	channel int
 	sender  *transport.Sender
-	choice  *encodingChoice
+	choice  *packingChoice
 	deltas  *transport.DeltaCache // nil: none
 }
 
@@ -49,7 +49,7 @@ func newWorker(s *Source, channel int, c *transport.Conn) *worker {
 		s:       s,
 		channel: channel,
 		sender:  transport.NewSender(c, s.limiter),
-		choice:  newEncodingChoice(s.p.Compress),
+		choice:  newPackingChoice(s.p.Compress),
 	}
 }
 
@@ -60,14 +60,14 @@ func newWorker(s *Source, channel int, c *transport.Conn) *worker {
 func (w *worker) send(ctx context.Context, skip skipping) error {
 	s := w.s
 	for from := 0; !s.stopRound.Load(); {
+		if err := w.choosePacking(ctx); err != nil {
+			return err
+		}
 		// Not beyond the frame: a suspension ends the stream with it.
 		step := min(stepPages, max(w.sender.Room(), 1))
 		first, count := transport.OwnRun(s.pending, w.channel, len(s.workers), from, step)
 		if count == 0 {
 			break
-		}
-		if err := w.sender.SetEncoding(ctx, w.choice.next(w.sender.Last())); err != nil {
-			return err
 		}
 		if err := w.sendRun(ctx, first, count, skip); err != nil {
 			return err
@@ -76,6 +76,20 @@ func (w *worker) send(ctx context.Context, skip skipping) error {
 		from = first + count
 	}
 	return w.sender.Flush(ctx)
+}
+
+// choosePacking has the next frame packed in the way that is fastest here.
+func (w *worker) choosePacking(ctx context.Context) error {
+	packing, trial := w.choice.next(w.sender.Last())
+	if err := w.sender.SetPacking(ctx, packing); err != nil {
+		return err
+	}
+	if trial {
+		w.sender.SetFrame(trialBytes)
+	} else {
+		w.sender.SetFrame(0)
+	}
+	return nil
 }
 
 // skipping says what becomes of a page that is dirty again before it was sent.

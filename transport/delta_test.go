@@ -15,15 +15,15 @@ import (
 // TestDeltasArrive rewrites pages again and again, sparsely and wholly, through
 // caches of several sizes, mixed with zero pages, in both encodings.
 func TestDeltasArrive(t *testing.T) {
-	for _, encoding := range []Encoding{EncodingRaw, EncodingZstd} {
+	for _, packing := range []Packing{PackRaw, PackFast, PackSmall} {
 		for _, places := range []int64{1, 7, 4096} {
-			rnd := rand.New(rand.NewPCG(uint64(places), uint64(encoding)))
+			rnd := rand.New(rand.NewPCG(uint64(places), uint64(packing)))
 			a, b := newRAM(t), newRAM(t)
 			src, dst := connect(t)
 			r := NewReceivers([]*Conn{dst}, b)[0]
 			s := NewSender(src, nil)
 			ctx := context.Background()
-			require.NoError(t, s.SetEncoding(ctx, encoding))
+			require.NoError(t, s.SetPacking(ctx, packing))
 			require.NoError(t, s.UseDeltas(ctx))
 			cache, err := NewDeltaCache(places * memory.PageSize)
 			require.NoError(t, err)

@@ -28,8 +28,8 @@ type Sender struct {
 
 	deltas   bool
 	staged   bool // pages are copied into stage, as zstd and delta need
-	encoding Encoding
-	encoder  *zstd.Encoder
+	packing  Packing
+	encoders [packings]*zstd.Encoder
 	stage    []byte // stable copies of the pages to compress
 	packed   []byte
 
@@ -38,10 +38,27 @@ type Sender struct {
 	stats FrameStats
 }
 
+// Packing is how a Sender packs the data of its frames.
+type Packing uint8
+
+const (
+	PackRaw   Packing = iota // as it is, straight from guest RAM
+	PackFast                 // zstd, as fast as it gets
+	PackSmall                // zstd, smaller and slower
+	packings
+)
+
+func (p Packing) level() zstd.EncoderLevel {
+	if p == PackSmall {
+		return zstd.SpeedDefault
+	}
+	return zstd.SpeedFastest
+}
+
 // FrameStats tells how the last frame went.
 type FrameStats struct {
 	Frames int64         // sent so far
-	Asked  Encoding      // what it was to be packed as, though a frame that does not shrink goes raw
+	Asked  Packing       // though a frame that does not shrink goes raw
 	Plain  int           // bytes of page content
 	Wire   int           // bytes sent
 	Pack   time.Duration // to compress
@@ -63,28 +80,39 @@ func NewSender(c *Conn, l *Limiter) *Sender {
 	}
 }
 
-// SetEncoding chooses how the data of the frames to come is packed; what was
-// packed before is sent first.
-func (s *Sender) SetEncoding(ctx context.Context, e Encoding) error {
-	if e == s.encoding {
+// SetPacking chooses how the data of the frames to come is packed; what was packed
+// before is sent first.
+func (s *Sender) SetPacking(ctx context.Context, p Packing) error {
+	if p == s.packing {
 		return nil
 	}
 	if err := s.Flush(ctx); err != nil {
 		return err
 	}
-	if e == EncodingZstd && s.encoder == nil {
+	if p != PackRaw && s.encoders[p] == nil {
 		// One goroutine per channel compresses already.
-		enc, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedFastest),
+		enc, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(p.level()),
 			zstd.WithEncoderCRC(false), zstd.WithWindowSize(MaxData))
 		if err != nil {
 			return fmt.Errorf("set up zstd: %w", err)
 		}
-		s.encoder = enc
+		s.encoders[p] = enc
+	}
+	if p != PackRaw && s.packed == nil {
 		s.packed = make([]byte, 0, MaxData+MaxData/8)
 	}
-	s.encoding = e
+	s.packing = p
 	s.setStaged()
 	return nil
+}
+
+// SetFrame bounds the data of the frames to come, in bytes; 0 restores what suits
+// the limiter.
+func (s *Sender) SetFrame(bytes int) {
+	s.frame = s.limiter.FrameData()
+	if bytes > 0 {
+		s.frame = min(s.frame, max(bytes, memory.PageSize))
+	}
 }
 
 // UseDeltas makes the Sender take deltas, from the next frame on.
@@ -99,7 +127,7 @@ func (s *Sender) UseDeltas(ctx context.Context) error {
 
 // setStaged chooses, between two frames, whether pages are copied.
 func (s *Sender) setStaged() {
-	s.staged = s.deltas || s.encoding == EncodingZstd
+	s.staged = s.deltas || s.packing != PackRaw
 	if s.staged && s.stage == nil {
 		s.stage = make([]byte, 0, MaxData)
 	}
@@ -204,8 +232,8 @@ func (s *Sender) Flush(ctx context.Context) error {
 	h := Header{Type: TypePages, Entries: s.entries, Arg: uint32(s.size)}
 	s.bufs = append(s.bufs[:0], nil)
 	length := s.size
-	if s.encoding == EncodingZstd && s.size > 0 {
-		s.packed = s.encoder.EncodeAll(s.stage, s.packed[:0])
+	if s.packing != PackRaw && s.size > 0 {
+		s.packed = s.encoders[s.packing].EncodeAll(s.stage, s.packed[:0])
 		if len(s.packed) < s.size {
 			h.Encoding, length = EncodingZstd, len(s.packed)
 			s.bufs = append(s.bufs, s.packed)
@@ -229,7 +257,7 @@ func (s *Sender) Flush(ctx context.Context) error {
 	}
 	s.stats = FrameStats{
 		Frames: s.stats.Frames + 1,
-		Asked:  s.encoding,
+		Asked:  s.packing,
 		Plain:  s.size,
 		Wire:   len(s.head) + length,
 		Pack:   packed.Sub(begin),

@@ -95,16 +95,16 @@ func sendSet(s *Sender, ram *memory.RAM, set *memory.Bitmap, channel, channels i
 // TestPagesArrive sends several rounds of random sets over 1 to 3 channels in both
 // encodings and compares RAM.
 func TestPagesArrive(t *testing.T) {
-	for _, encoding := range []Encoding{EncodingRaw, EncodingZstd} {
+	for _, packing := range []Packing{PackRaw, PackFast, PackSmall} {
 		for channels := 1; channels <= 3; channels++ {
-			rnd := rand.New(rand.NewPCG(uint64(encoding), uint64(channels)))
+			rnd := rand.New(rand.NewPCG(uint64(packing), uint64(channels)))
 			a, b := newRAM(t), newRAM(t)
 			var senders []*Sender
 			var ends []*Conn
 			for range channels {
 				src, dst := connect(t)
 				s := NewSender(src, nil)
-				require.NoError(t, s.SetEncoding(context.Background(), encoding))
+				require.NoError(t, s.SetPacking(context.Background(), packing))
 				senders, ends = append(senders, s), append(ends, dst)
 			}
 			receivers := NewReceivers(ends, b)
@@ -301,12 +301,12 @@ func (c replay) SetWriteDeadline(t time.Time) error { return nil }
 // FuzzReceiver feeds a Receiver what a hostile source could send.
 func FuzzReceiver(f *testing.F) {
 	var frames bytes.Buffer
-	for _, e := range []Encoding{EncodingRaw, EncodingZstd} {
+	for _, e := range []Packing{PackRaw, PackFast, PackSmall} {
 		a := newRAM(f)
 		a.Page(1)[3] = 7
 		src, dst := connect(f)
 		s := NewSender(src, nil)
-		require.NoError(f, s.SetEncoding(context.Background(), e))
+		require.NoError(f, s.SetPacking(context.Background(), e))
 		require.NoError(f, s.Content(context.Background(), 1, a.Range(1, 2)))
 		require.NoError(f, s.Zeros(context.Background(), 9, 100))
 		require.NoError(f, s.Flush(context.Background()))
