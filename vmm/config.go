@@ -9,6 +9,7 @@ import (
 
 	"github.com/bobuhiro11/gokvm/kvm"
 
+	"taskguide/dirtylog"
 	"taskguide/memory"
 )
 
@@ -27,6 +28,12 @@ type Options struct {
 	// Console gets what the guest sends to COM1; nil drops it. It is written by one
 	// goroutine of the machine's own and may block: see [VM.RequestPause].
 	Console io.Writer
+	// DirtyLog says how writes are tracked. The zero value is KVM_GET_DIRTY_LOG. With
+	// dirtylog.KindManualProtect, which dirtylog.Auto may choose, [VM.Tracker] is a
+	// dirtylog.Protector.
+	DirtyLog dirtylog.Kind
+
+	ringBytes int // of each vCPU, for tests; 0 is dirtylog.RingBytes
 }
 
 // configVersion is the version of machineConfig.

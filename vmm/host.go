@@ -22,13 +22,6 @@ const (
 	HostPVM HostKind = "pvm"
 )
 
-// Dirty page trackers that a KVM can offer, by the names that users know them by.
-const (
-	TrackerGetDirtyLog   = "get-dirty-log"
-	TrackerManualProtect = "manual-protect"
-	TrackerRing          = "ring"
-)
-
 // Host is what KVM on this host offers.
 type Host struct {
 	Kind          HostKind `json:"kind"`
@@ -43,8 +36,8 @@ type Host struct {
 	XSaveBytes      int `json:"xsave_bytes"`
 	AddressBits     int `json:"address_bits"` // of guest-physical addresses
 
-	DirtyTrackers []string `json:"dirty_trackers"`
-	DirtyRing     int      `json:"dirty_ring"` // most bytes of a vCPU's ring, 0 for none
+	DirtyTrackers []string `json:"dirty_trackers"` // see dirtylog.Kind
+	DirtyRing     int      `json:"dirty_ring"`     // most bytes of a vCPU's ring, 0 for none
 
 	TSCKHz        uint32 `json:"tsc_khz"`
 	TSCScaling    bool   `json:"tsc_scaling"`    // guests may have another TSC frequency
@@ -112,23 +105,15 @@ func Probe() (*Host, error) {
 	h.ClockRealtime = checkExtension(fd, capAdjustClock)&clockRealtime != 0
 	h.TSCScaling = checkExtension(fd, capTSCControl) > 0
 	h.PIT = checkExtension(fd, uintptr(kvm.CapPIT2)) > 0
-	h.readTrackers(fd)
+	for _, k := range offeredTrackers(fd) {
+		h.DirtyTrackers = append(h.DirtyTrackers, string(k))
+	}
+	h.DirtyRing = checkExtension(fd, capDirtyLogRing)
 	if err := h.readMachine(fd); err != nil {
 		return nil, err
 	}
 	h.Notes = h.notes()
 	return h, nil
-}
-
-// readTrackers finds out which dirty trackers KVM offers.
-func (h *Host) readTrackers(fd int) {
-	h.DirtyTrackers = []string{TrackerGetDirtyLog}
-	if checkExtension(fd, capManualProtect2)&manualProtectEnable != 0 {
-		h.DirtyTrackers = append(h.DirtyTrackers, TrackerManualProtect)
-	}
-	if h.DirtyRing = checkExtension(fd, capDirtyLogRing); h.DirtyRing > 0 {
-		h.DirtyTrackers = append(h.DirtyTrackers, TrackerRing)
-	}
 }
 
 // readMachine asks what only shows in a VM with a vCPU.

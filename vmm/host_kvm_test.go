@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"taskguide/dirtylog"
 )
 
 func TestProbe(t *testing.T) {
@@ -14,7 +16,7 @@ func TestProbe(t *testing.T) {
 	require.NoError(t, err)
 	t.Logf("%s", out)
 	require.Equal(t, 12, h.APIVersion)
-	require.Contains(t, h.DirtyTrackers, TrackerGetDirtyLog)
+	require.Contains(t, h.DirtyTrackers, string(dirtylog.KindGetDirtyLog))
 	require.Positive(t, h.TSCKHz)
 	require.GreaterOrEqual(t, h.MaxCPUs, 1)
 	require.NotEmpty(t, h.Kernel)

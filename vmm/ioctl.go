@@ -80,8 +80,12 @@ const (
 	capXSave2         = 208
 	capDirtyLogRing   = 223 // KVM_CAP_DIRTY_LOG_RING_ACQ_REL
 
-	manualProtectEnable = 1 << 0 // KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE
+	manualProtectEnable       = 1 << 0 // KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE
+	manualProtectInitiallySet = 1 << 1 // KVM_DIRTY_LOG_INITIALLY_SET
 )
+
+// exitDirtyRingFull is KVM_EXIT_DIRTY_RING_FULL, which gokvm's list ends before.
+const exitDirtyRingFull kvm.ExitType = 31
 
 const (
 	clockTSCStable = 1 << 1 // KVM_CLOCK_TSC_STABLE

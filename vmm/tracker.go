@@ -51,6 +51,77 @@ func (t *tracker) Harvest(dirty *memory.Bitmap) (int, error) {
 	return n, err
 }
 
+// protector is a tracker whose pages are protected when its user says so.
+type protector struct {
+	*tracker
+	kvm dirtylog.Protector
+}
+
+// Protect implements [dirtylog.Protector].
+func (p protector) Protect(first, count int) error { return p.kvm.Protect(first, count) }
+
+// offeredTrackers lists the ways of tracking that a KVM has.
+func offeredTrackers(kvmFD int) []dirtylog.Kind {
+	kinds := []dirtylog.Kind{dirtylog.KindGetDirtyLog}
+	const both = manualProtectEnable | manualProtectInitiallySet
+	if checkExtension(kvmFD, capManualProtect2)&both == both {
+		kinds = append(kinds, dirtylog.KindManualProtect)
+	}
+	if checkExtension(kvmFD, capDirtyLogRing) >= dirtylog.RingBytes {
+		kinds = append(kinds, dirtylog.KindRing)
+	}
+	return kinds
+}
+
+// chooseTracker settles how writes are tracked. It comes before the vCPUs are made,
+// because rings must.
+func (vm *VM) chooseTracker(opts Options) error {
+	want := opts.DirtyLog
+	if want == "" {
+		want = dirtylog.KindGetDirtyLog
+	}
+	kind, err := dirtylog.Choose(want, offeredTrackers(vm.kvmFD))
+	if err != nil {
+		return err
+	}
+	vm.kind = kind
+	if kind == dirtylog.KindRing {
+		return dirtylog.EnableRing(vm.fd, opts.ring())
+	}
+	return nil
+}
+
+// ring is how many bytes each vCPU's ring has.
+func (o Options) ring() int {
+	if o.ringBytes != 0 {
+		return o.ringBytes
+	}
+	return dirtylog.RingBytes
+}
+
+// createTracker makes the tracker that was chosen.
+func (vm *VM) createTracker(opts Options) error {
+	var t dirtylog.Tracker
+	switch vm.kind {
+	case dirtylog.KindRing:
+		var fds []int
+		for _, c := range vm.vcpus {
+			fds = append(fds, c.fd)
+		}
+		ring, err := dirtylog.NewRing(vm.fd, fds, opts.ring(), vm.slots)
+		if err != nil {
+			return err
+		}
+		vm.ring, t = ring, ring
+	case dirtylog.KindManualProtect:
+		t = dirtylog.NewManualProtect(vm.fd, vm.slots)
+	default:
+		t = dirtylog.NewGetDirtyLog(vm.fd, vm.slots)
+	}
+	vm.tracker = newTracker(t, vm.ram)
+	return nil
+}
+
 // hostAddress is where a region of RAM is mapped in this process, which KVM is told
 // as a number.
 //

@@ -57,6 +57,8 @@ func (c *vcpu) handleExit() error {
 			return err
 		}
 		return c.vm.mmio.access(m.gpa, len(m.data), m.data, m.write)
+	case exitDirtyRingFull:
+		return c.vm.ring.Full()
 	case kvm.EXITINTR, kvm.EXITIRQWINDOWOPEN:
 		return nil
 	case kvm.EXITSHUTDOWN:

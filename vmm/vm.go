@@ -35,7 +35,10 @@ type VM struct {
 	hasPIT bool
 
 	ram     *memory.RAM
+	slots   []dirtylog.Slot
 	vcpus   []*vcpu
+	kind    dirtylog.Kind
+	ring    *dirtylog.Ring // nil but with dirtylog.KindRing
 	tracker *tracker
 	tags    *tagging.Port
 	serial  *serial
@@ -111,9 +114,12 @@ func build(kvmFD int, mc machineConfig, opts Options) (*VM, error) {
 	vm.hold.Store(true)
 	vm.console = newConsole(opts.Console, vm.Running)
 	vm.serial = newSerial(vm.console, func(level bool) { vm.setIRQ(serialIRQ, level) })
-	err := vm.createPlatform()
+	err := vm.createPlatform(opts)
 	if err == nil {
 		err = vm.createVCPUs()
+	}
+	if err == nil {
+		err = vm.createTracker(opts)
 	}
 	if err != nil {
 		vm.release()
@@ -134,7 +140,7 @@ func build(kvmFD int, mc machineConfig, opts Options) (*VM, error) {
 }
 
 // createPlatform makes the VM, its interrupt controllers and its memory.
-func (vm *VM) createPlatform() error {
+func (vm *VM) createPlatform(opts Options) error {
 	fd, err := ioctl(vm.kvmFD, kvmCreateVM, 0)
 	if err != nil {
 		return fmt.Errorf("KVM_CREATE_VM: %w", err)
@@ -161,6 +167,9 @@ func (vm *VM) createPlatform() error {
 		}
 		vm.hasPIT = true
 	}
+	if err := vm.chooseTracker(opts); err != nil {
+		return err
+	}
 	return vm.createMemory()
 }
 
@@ -171,13 +180,12 @@ func (vm *VM) createMemory() error {
 		return err
 	}
 	vm.ram = ram
-	var slots []dirtylog.Slot
 	for i, r := range ram.Regions() {
-		slots = append(slots, dirtylog.Slot{
+		vm.slots = append(vm.slots, dirtylog.Slot{
 			ID: uint32(i), GPA: r.GPA, First: r.First, Pages: r.Pages, Host: hostAddress(ram, r),
 		})
 	}
-	for _, s := range slots {
+	for _, s := range vm.slots {
 		region := kvm.UserspaceMemoryRegion{
 			Slot:          s.ID,
 			GuestPhysAddr: s.GPA,
@@ -188,7 +196,6 @@ func (vm *VM) createMemory() error {
 			return fmt.Errorf("give the guest its RAM: %w", err)
 		}
 	}
-	vm.tracker = newTracker(dirtylog.NewGetDirtyLog(vm.fd, slots), ram)
 	return nil
 }
 
@@ -263,7 +270,15 @@ func (vm *VM) CPUs() int { return len(vm.vcpus) }
 
 // Tracker reports pages written by the guest and, through [VM.MarkDirty], by the
 // host.
-func (vm *VM) Tracker() dirtylog.Tracker { return vm.tracker }
+func (vm *VM) Tracker() dirtylog.Tracker {
+	if p, ok := vm.tracker.Tracker.(dirtylog.Protector); ok {
+		return protector{vm.tracker, p}
+	}
+	return vm.tracker
+}
+
+// DirtyLog is how writes are tracked.
+func (vm *VM) DirtyLog() dirtylog.Kind { return vm.kind }
 
 // Tags is the tag port.
 func (vm *VM) Tags() *tagging.Port { return vm.tags }
@@ -303,6 +318,9 @@ func (vm *VM) Close() error {
 }
 
 func (vm *VM) release() {
+	if vm.ring != nil {
+		vm.ring.Close()
+	}
 	for _, c := range vm.vcpus {
 		c.release()
 	}

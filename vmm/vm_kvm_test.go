@@ -177,54 +177,6 @@ func TestManyThreadsPauseAndResume(t *testing.T) {
 	requireConsecutive(t, 0, r.numbers())
 }
 
-// pageWriter writes the word 1 to every second page from 4 to 12 MiB, then tells the
-// recorder and stands in a loop.
-var pageWriter = code(
-	0xbf, imm32(4<<20), // mov edi, 4 MiB
-	0xc7, 0x07, imm32(1), // 1: mov dword [edi], 1
-	0x81, 0xc7, imm32(8192), // add edi, 8192
-	0x81, 0xff, imm32(12<<20), // cmp edi, 12 MiB
-	0x72, 0xec, // jb 1b
-	0xa3, imm32(recorderMMIO), // mov [recorder], eax
-	0xeb, 0xfe, // jmp .
-)
-
-func TestTrackerSeesGuestAndHostWrites(t *testing.T) {
-	r := newRecorder()
-	vm := newTestVM(t, 1, nil)
-	attach(vm, r)
-	require.NoError(t, vm.Boot(testKernel(pageWriter), nil, ""))
-	tr := vm.Tracker()
-	require.NoError(t, tr.Start())
-	dirty := memory.NewBitmap(vm.RAM().Pages())
-	_, err := tr.Harvest(dirty)
-	require.NoError(t, err)
-	dirty.Reset()
-
-	require.NoError(t, vm.Resume())
-	r.waitFor(t, 1)
-	require.NoError(t, vm.Pause())
-	vm.MarkDirty(13<<20+4095, 2) // two pages
-	vm.MarkDirty(0xd0000000, 4)  // not RAM
-	vm.MarkDirty(0, 0)
-	n, err := tr.Harvest(dirty)
-	require.NoError(t, err)
-	require.Equal(t, dirty.Count(), n)
-	want := memory.NewBitmap(vm.RAM().Pages())
-	for p := 1024; p < 3072; p += 2 {
-		want.Set(p)
-	}
-	want.SetRange(13<<8, 2)
-	require.Equal(t, want.Words(), dirty.Words())
-
-	n, err = tr.Harvest(dirty)
-	require.NoError(t, err)
-	require.Zero(t, n, "reported once")
-	require.Equal(t, want.Count(), dirty.Count(), "what the bitmap had stays")
-	require.NoError(t, tr.Stop())
-	require.NoError(t, tr.Stop())
-}
-
 // TestMemoryAboveTheHole runs a guest that writes above 4 GiB, which takes paging.
 func TestMemoryAboveTheHole(t *testing.T) {
 	r := newRecorder()
