@@ -307,7 +307,7 @@ func (b *bed) background(args ...string) (*exec.Cmd, func() result) {
 	}
 }
 
-// migrating waits until a migration of p has sent some of its pages.
+// migrating waits until a migration of p has sent some of its pages. The guest must have filled its memory.
 func (p *process) migrating() {
 	p.bed.t.Helper()
 	client := p.client()
@@ -316,8 +316,13 @@ func (p *process) migrating() {
 		if err == nil && r.BytesWire > 100_000 {
 			return
 		}
-		require.NoError(p.bed.t, p.bed.ctx.Err(), "%+v %v", r, err)
-		time.Sleep(5 * time.Millisecond)
+		select {
+		case <-p.done:
+			require.FailNow(p.bed.t, "vmm run has ended", "%s", p.stderr)
+		case <-p.bed.ctx.Done():
+			require.FailNow(p.bed.t, "no migration gets under way", "%+v %v", r, err)
+		case <-time.After(5 * time.Millisecond):
+		}
 	}
 }
 

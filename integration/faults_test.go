@@ -199,8 +199,9 @@ func TestSourceDies(t *testing.T) {
 	b := newBed(t)
 	destination, to := b.incoming(&guest{}, "destination", "tcp:127.0.0.1:0")
 	for i := range 2 {
-		source := b.run(&guest{}, fmt.Sprintf("victim-%d", i), busy...)
-		source.awaitState(control.StateRunning)
+		g := &guest{}
+		source := b.run(g, fmt.Sprintf("victim-%d", i), busy...)
+		g.alive(b, 1)
 		_, wait := b.background("migrate", source.name, to, "--bandwidth", "20Mbit")
 		source.migrating()
 		source.kill()
@@ -317,8 +318,9 @@ func TestWrongDestinations(t *testing.T) {
 // TestBusyDestination: a destination takes one guest, and one migration at a time.
 func TestBusyDestination(t *testing.T) {
 	b := newBed(t)
-	first, second := b.run(&guest{}, "first", busy...), b.run(&guest{}, "second", small...)
-	first.awaitState(control.StateRunning)
+	g := &guest{}
+	first, second := b.run(g, "first", busy...), b.run(&guest{}, "second", small...)
+	g.alive(b, 1)
 	second.awaitState(control.StateRunning)
 	_, to := b.incoming(&guest{}, "destination", b.unix("in"))
 	_, wait := b.background("migrate", "first", to, "--bandwidth", slow)

@@ -186,8 +186,9 @@ func TestCancel(t *testing.T) {
 // TestStopDuringMigration: the VM ends, and so does the migration.
 func TestStopDuringMigration(t *testing.T) {
 	b := newBed(t)
-	source := b.run(&guest{}, "source", busy...)
-	source.awaitState(control.StateRunning)
+	g := &guest{}
+	source := b.run(g, "source", busy...)
+	g.alive(b, 1)
 	destination, to := b.incoming(&guest{}, "destination", b.unix("in"))
 	_, wait := b.background("migrate", "source", to, "--bandwidth", slow)
 	source.migrating()
