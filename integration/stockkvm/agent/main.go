@@ -19,6 +19,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/bobuhiro11/gokvm/kvm"
 	"golang.org/x/sys/unix"
 
 	"taskguide/integration/stockkvm/wire"
@@ -85,7 +86,8 @@ func hello() *wire.Hello {
 		}
 	}
 	if f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0); err == nil {
-		f.Close()
+		defer f.Close()
+		h.TSCKHz = tscKHz(f.Fd())
 		for _, m := range []string{"kvm_amd", "kvm_intel", "kvm"} {
 			if _, err := os.Stat("/sys/module/" + m); err == nil {
 				h.KVM = m
@@ -94,6 +96,25 @@ func hello() *wire.Hello {
 		}
 	}
 	return h
+}
+
+// tscKHz asks KVM for the TSC frequency of a new machine.
+func tscKHz(dev uintptr) int {
+	vm, err := kvm.CreateVM(dev)
+	if err != nil {
+		return 0
+	}
+	defer unix.Close(int(vm))
+	cpu, err := kvm.CreateVCPU(vm, 0)
+	if err != nil {
+		return 0
+	}
+	defer unix.Close(int(cpu))
+	khz, err := kvm.GetTSCKHz(cpu)
+	if err != nil {
+		return 0
+	}
+	return int(khz)
 }
 
 type agent struct {

@@ -68,6 +68,7 @@ type Hello struct {
 	CPU    string `json:"cpu"`
 	KVM    string `json:"kvm"` // "" when /dev/kvm is missing
 	CPUs   int    `json:"cpus"`
+	TSCKHz int    `json:"tsc_khz"` // of virtual machines, as KVM has it; 0 if it does not say
 }
 
 // Exit is how a job ended.

@@ -1,0 +1,271 @@
+//go:build stockkvm
+
+package stockkvm
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"math"
+	"strings"
+	"testing"
+	"text/tabwriter"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"taskguide/integration/heartbeat"
+	"taskguide/migration"
+)
+
+// startPair boots two hosts with vmm in them.
+func startPair(t *testing.T, change func(host int, cfg *HostConfig)) *Pair {
+	t.Helper()
+	rig, err := NewRig(t.Context(), t.TempDir())
+	require.NoError(t, err)
+	vmm, err := rig.Build(t.Context(), "./cmd/vmm")
+	require.NoError(t, err)
+	initramfs, err := rig.Initramfs("pair", []File{{vmm, "/bin/vmm"}})
+	require.NoError(t, err)
+	p, err := rig.StartPair(t.Context(), initramfs, change)
+	require.NoError(t, err)
+	t.Cleanup(p.Close)
+	return p
+}
+
+// traveller is a guest on its way between the hosts of a pair. Every move makes another
+// vmm run, with another name.
+type traveller struct {
+	t    *testing.T
+	pair *Pair
+	hop  int
+	run  *vmmRun
+}
+
+// vmmRun is a vmm run inside.
+type vmmRun struct {
+	job     *Job
+	console heartbeat.Log
+	stderr  heartbeat.Log // only as a buffer that one can wait on
+}
+
+func (v *traveller) start(ctx context.Context, host int, args ...string) *vmmRun {
+	v.t.Helper()
+	r := &vmmRun{}
+	var err error
+	r.job, err = v.pair.Hosts[host].Start(Command{
+		Argv:   append([]string{"vmm", "run"}, args...),
+		Stdout: &r.console, Stderr: &r.stderr,
+	})
+	require.NoError(v.t, err)
+	return r
+}
+
+func name(hop int) string { return fmt.Sprintf("guest-%d", hop) }
+
+// boot starts the guest on host 0 and waits until it is at work.
+func boot(ctx context.Context, t *testing.T, p *Pair, cmdline string) *traveller {
+	t.Helper()
+	v := &traveller{t: t, pair: p}
+	v.run = v.start(ctx, 0, "--name", name(0), "--memory", "32M", "--cmdline", cmdline)
+	_, err := v.run.console.WaitBeats(ctx, 0)
+	require.NoError(t, err, v.run.stderr.String())
+	return v
+}
+
+// awaitUp waits until a vmm run on a host has its control socket.
+func (v *traveller) awaitUp(ctx context.Context, host, hop int) {
+	v.t.Helper()
+	for {
+		out, err := v.pair.Hosts[host].Run(ctx, "vmm", "status", name(hop))
+		require.NoError(v.t, err)
+		if out.Exit.Code == 0 {
+			return
+		}
+	}
+}
+
+// migrate runs vmm migrate and returns its report and what it printed besides.
+func (v *traveller) migrate(ctx context.Context, from, to int, args ...string) (migration.Report, Output) {
+	v.t.Helper()
+	argv := append([]string{"vmm", "migrate", name(v.hop), fmt.Sprintf("tcp:%s:7000", v.pair.Address(to)), "--json"}, args...)
+	out, err := v.pair.Hosts[from].Run(ctx, argv...)
+	require.NoError(v.t, err)
+	var report migration.Report
+	require.NoError(v.t, json.Unmarshal([]byte(out.Stdout), &report), "%+v", out)
+	return report, out
+}
+
+// step is what a guest saw of one migration: how far its clocks went between its last
+// heartbeat before and its first one after, and how far the clock on the wall outside
+// did meanwhile.
+type step struct {
+	report        migration.Report
+	gap           time.Duration
+	wall          float64 // ms, by the arrival of the heartbeats
+	tsc, kvmclock float64 // ms, by the guest's reading
+}
+
+// hopOver moves the guest to the other host and waits until it is at work there.
+func (v *traveller) hopOver(ctx context.Context, args ...string) step {
+	v.t.Helper()
+	from, to := v.hop%2, (v.hop+1)%2
+	next := v.start(ctx, to, "--name", name(v.hop+1), "--incoming", fmt.Sprintf("tcp:%s:7000", v.pair.Address(to)))
+	v.awaitUp(ctx, to, v.hop+1)
+	report, out := v.migrate(ctx, from, to, append(args, "--verify")...)
+	require.Zero(v.t, out.Exit.Code, "%s %s", out.Stderr, v.run.stderr.String())
+	require.Equal(v.t, migration.StatusCompleted, report.Status)
+	require.NotNil(v.t, report.Verified)
+	require.True(v.t, *report.Verified)
+
+	exit, err := v.run.job.Wait(ctx)
+	require.NoError(v.t, err)
+	require.Zero(v.t, exit.Code, "the source of a VM that moved away ends well: %s", v.run.stderr.String())
+	before := v.run.console.Beats()
+	after, err := next.console.WaitBeats(ctx, 0)
+	require.NoError(v.t, err, next.stderr.String())
+	last, first := before[len(before)-1], after[0]
+	require.GreaterOrEqual(v.t, first.Writes, last.Writes, "the guest's counters go on")
+	v.hop, v.run = v.hop+1, next
+	return step{
+		report: report, gap: first.Gap,
+		wall:     float64(first.At.Sub(last.At)) / float64(time.Millisecond),
+		tsc:      delta(v.t, last, first, "tsc_ms"),
+		kvmclock: delta(v.t, last, first, "kvmclock_ms"),
+	}
+}
+
+func delta(t *testing.T, last, first heartbeat.Beat, field string) float64 {
+	t.Helper()
+	a, ok := last.Float(field)
+	require.True(t, ok, "%s in %v", field, last.Fields)
+	b, ok := first.Float(field)
+	require.True(t, ok, "%s in %v", field, first.Fields)
+	return b - a
+}
+
+const moves = 10
+
+// TestTenMovesBetweenTwoHosts moves a guest back and forth, every second time guided by
+// its tags.
+func TestTenMovesBetweenTwoHosts(t *testing.T) {
+	p := startPair(t, nil)
+	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
+	defer cancel()
+	differ, err := p.SetClocks(ctx)
+	require.NoError(t, err)
+	v := boot(ctx, t, p, "workload=phased ws=1M hot=64K busy=500ms cool=500ms fill=random tag=cool")
+	first, err := v.run.console.WaitBeats(ctx, 3)
+	require.NoError(t, err)
+	var steps []step
+	for i := range moves {
+		guidance := "off"
+		if i%2 == 1 {
+			guidance = "switchover"
+		}
+		steps = append(steps, v.hopOver(ctx, "--guidance", guidance, "--on-timeout", "cancel"))
+	}
+	t.Logf("the hosts' wall clocks differ by at most %v, their TSCs run at %d and %d kHz\n%s",
+		differ.Round(time.Microsecond), p.Hosts[0].Hello().TSCKHz, p.Hosts[1].Hello().TSCKHz, table(steps))
+	last, err := v.run.console.WaitBeats(ctx, 3)
+	require.NoError(t, err)
+	requireTimeGoesOn(t, steps, first, last)
+}
+
+// table shows the steps. The differences to the wall carry the delay of the serial port
+// and the rig, tens of milliseconds either way; those between the two clocks do not.
+func table(steps []step) string {
+	var b bytes.Buffer
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(w, "move\tguidance\tswitchover\tdowntime ms\tguest's gap ms\twall ms\tTSC ms\tkvmclock ms\tTSC-wall\tkvmclock-wall\tTSC-kvmclock\t")
+	for i, s := range steps {
+		fmt.Fprintf(w, "%d\t%s\t%s\t%.1f\t%.1f\t%.0f\t%.0f\t%.0f\t%+.0f\t%+.0f\t%+.0f\t\n", i+1, s.report.Guidance, s.report.SwitchoverReason,
+			s.report.DowntimeMS, float64(s.gap)/1e6, s.wall, s.tsc, s.kvmclock, s.tsc-s.wall, s.kvmclock-s.wall, s.tsc-s.kvmclock)
+	}
+	w.Flush()
+	return b.String()
+}
+
+// aheadOfWall is how far one of the guest's clocks is ahead of the wall outside, in ms,
+// counted from any origin. Heartbeats arrive late, never early: the promptest of a
+// few counts.
+func aheadOfWall(t *testing.T, beats []heartbeat.Beat, field string) float64 {
+	t.Helper()
+	best := math.Inf(-1)
+	for _, b := range beats {
+		ms, ok := b.Float(field)
+		require.True(t, ok, "%s in %v", field, b.Fields)
+		best = max(best, ms-float64(b.At.UnixMicro())/1000)
+	}
+	return best
+}
+
+// requireTimeGoesOn requires that the guest's clocks advance over the moves by the time
+// that passed, downtime included.
+func requireTimeGoesOn(t *testing.T, steps []step, first, last []heartbeat.Beat) {
+	t.Helper()
+	var downtime float64
+	for _, s := range steps {
+		downtime += s.report.DowntimeMS
+		require.LessOrEqual(t, math.Abs(s.tsc-s.kvmclock), 5.0, "TSC and kvmclock part: %+v", s)
+		// Host 1 has been up for seconds less than host 0.
+		require.Less(t, math.Abs(s.tsc-s.wall), 2000.0, "the guest jumped to its host's time: %+v", s)
+	}
+	// Had the clocks stood still during downtimes, all moves together would show it.
+	for _, field := range []string{"tsc_ms", "kvmclock_ms"} {
+		gained := aheadOfWall(t, last, field) - aheadOfWall(t, first, field)
+		t.Logf("%s gained %+.0f ms on the wall over %d moves with %.0f ms of downtime", field, gained, len(steps), downtime)
+		require.Less(t, math.Abs(gained), downtime/2, "%s lost or gained time", field)
+	}
+}
+
+// TestLesserCPUIsRefused tries to move a guest to a host whose CPU lacks two features.
+func TestLesserCPUIsRefused(t *testing.T) {
+	p := startPair(t, func(host int, cfg *HostConfig) {
+		if host == 1 {
+			cfg.CPU = DefaultCPU + ",-avx2,-bmi2"
+		}
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	v := boot(ctx, t, p, "workload=phased ws=1M hot=64K busy=500ms cool=500ms")
+	v.start(ctx, 1, "--name", name(1), "--incoming", fmt.Sprintf("tcp:%s:7000", p.Address(1)))
+	v.awaitUp(ctx, 1, 1)
+
+	report, out := v.migrate(ctx, 0, 1)
+	require.Equal(t, 1, out.Exit.Code)
+	require.Equal(t, migration.StatusFailed, report.Status)
+	require.Equal(t, 1, strings.Count(out.Stderr, "\n"), out.Stderr)
+	for _, feature := range []string{"avx2", "bmi2"} {
+		require.Contains(t, out.Stderr, feature)
+	}
+	require.Zero(t, report.PagesSent+report.PagesZero, "refused before any page is sent")
+	t.Log(strings.TrimSpace(out.Stderr))
+
+	beats := len(v.run.console.Beats())
+	_, err := v.run.console.WaitBeats(ctx, beats)
+	require.NoError(t, err, "the guest runs on at the source")
+}
+
+// TestDoctorOnStockKVM shows what vmm doctor says of such a host.
+func TestDoctorOnStockKVM(t *testing.T) {
+	rig, err := NewRig(t.Context(), t.TempDir())
+	require.NoError(t, err)
+	vmm, err := rig.Build(t.Context(), "./cmd/vmm")
+	require.NoError(t, err)
+	initramfs, err := rig.Initramfs("doctor", []File{{vmm, "/bin/vmm"}})
+	require.NoError(t, err)
+	h := bootHost(t, rig, initramfs)
+	out, err := h.Run(t.Context(), "vmm", "doctor")
+	require.NoError(t, err)
+	t.Log("\n" + out.Stdout)
+	require.Zero(t, out.Exit.Code, out.Stderr)
+	require.Regexp(t, `KVM +amd`, out.Stdout)
+
+	out, err = h.Run(t.Context(), "sh", "-c", "rm /dev/kvm; vmm doctor")
+	require.NoError(t, err)
+	t.Log("\n" + out.Stdout + out.Stderr)
+	require.NotZero(t, out.Exit.Code, "no /dev/kvm")
+	require.Contains(t, out.Stdout+out.Stderr, "/dev/kvm")
+}
