@@ -23,7 +23,7 @@ func BenchmarkHarvest(b *testing.B) {
 			_, err = tr.Harvest(dirty)
 			require.NoError(b, err)
 			if p, ok := tr.(dirtylog.Protector); ok {
-				require.NoError(b, p.Protect(0, dirty.Len()))
+				require.NoError(b, p.Protect(dirty, 0, dirty.Len()))
 			}
 			b.ReportAllocs()
 			for b.Loop() {
@@ -43,9 +43,11 @@ func BenchmarkProtect(b *testing.B) {
 	defer vm.Close()
 	p := vm.Tracker().(dirtylog.Protector)
 	require.NoError(b, p.Start())
+	pages := memory.NewBitmap(vm.RAM().Pages())
+	pages.Fill()
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
-		if err := p.Protect(i*256%vm.RAM().Pages(), 256); err != nil {
+		if err := p.Protect(pages, i*256%vm.RAM().Pages(), 256); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -19,17 +19,25 @@ const maxCmdline = 4095
 // resumed. The kernel file says itself how it wants to be booted: an ELF file with a
 // PVH note, or a Linux bzImage. initrd may be empty.
 func (vm *VM) Boot(kernel, initrd []byte, cmdline string) error {
-	load := vm.bootPVH
+	var load func(kernel, initrd []byte, cmdline string) error
 	switch {
 	case len(cmdline) > maxCmdline:
 		return fmt.Errorf("%w: a command line of %d bytes is too long, want at most %d", ErrKernel, len(cmdline), maxCmdline)
 	case bytes.IndexByte([]byte(cmdline), 0) >= 0:
 		return fmt.Errorf("%w: the command line has a NUL byte in it", ErrKernel)
 	case isELF(kernel):
+		load = vm.bootPVH
+	case isBzImage(kernel):
+		load = vm.bootLinux
 	default:
 		return fmt.Errorf("%w: it is neither an ELF file nor a Linux bzImage", ErrKernel)
 	}
-	return vm.still(func() error { return load(kernel, initrd, cmdline) })
+	return vm.still(func() error {
+		if err := vm.place(mpTable, encodeMPTable(mpTable, len(vm.vcpus))); err != nil {
+			return err
+		}
+		return load(kernel, initrd, cmdline)
+	})
 }
 
 // Types of memory in a memory map, as E820 and PVH number them.

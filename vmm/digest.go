@@ -36,7 +36,7 @@ func (vm *VM) StateDigest() (uint64, error) {
 // timer interrupts are left out with the timers' counts.
 func (s *machineState) withoutTime() {
 	s.clock = clockState{}
-	timers := []uint8{s.ioapicVector(0), s.ioapicVector(ioapicPITPin)}
+	timers := []uint8{s.ioapicVector(ioapicPITPin)}
 	for i := range s.vcpus {
 		s.vcpus[i].withoutTime(timers)
 	}
@@ -45,22 +45,20 @@ func (s *machineState) withoutTime() {
 			s.pit.Channels[i].CountLoadTime = 0
 		}
 	}
-	// Line 0 is the PIT's, and line 2 of the IOAPIC.
-	for _, pic := range []*kvm.IRQChip{&s.pic[0]} {
-		pic.Chip[picLastIRR] &^= 1
-		pic.Chip[picIRR] &^= 1
-	}
-	s.ioapic.Chip[ioapicIRR] &^= 1 | 1<<ioapicPITPin
+	s.pic[0].Chip[picLastIRR] &^= 1 << pitIRQ
+	s.pic[0].Chip[picIRR] &^= 1 << pitIRQ
+	s.ioapic.Chip[ioapicIRR] &^= 1 << ioapicPITPin
 }
 
-// Offsets in struct kvm_pic_state and struct kvm_ioapic_state, and the pin that the
-// PIT is wired to.
+// Offsets in struct kvm_pic_state and struct kvm_ioapic_state, and the inputs that
+// the PIT is wired to by KVM's default routing.
 const (
+	pitIRQ       = 0
 	picLastIRR   = 0
 	picIRR       = 1
 	ioapicIRR    = 16
 	ioapicTable  = 24
-	ioapicPITPin = 2
+	ioapicPITPin = 0
 )
 
 // ioapicVector is the interrupt vector of an IOAPIC pin.

@@ -3,6 +3,7 @@ package vmm
 import (
 	"bytes"
 	"fmt"
+	"iter"
 	"math"
 )
 
@@ -24,6 +25,7 @@ const (
 // pvhImage is a kernel to be booted by PVH.
 type pvhImage struct {
 	entry    uint32 // guest-physical
+	linux    bool   // it is a Linux kernel
 	segments []elfSegment
 }
 
@@ -54,9 +56,11 @@ func parsePVH(file []byte) (*pvhImage, error) {
 		}
 		data := file[offset : offset+length]
 		if kind == elfNote {
-			if entry, ok := pvhEntry(data, le.Uint64(h[48:])); ok {
+			align := le.Uint64(h[48:])
+			if entry, ok := pvhEntry(data, align); ok {
 				image.entry, found = entry, true
 			}
+			image.linux = image.linux || isLinux(data, align)
 			continue
 		}
 		s := elfSegment{gpa: le.Uint64(h[24:]), data: data, size: le.Uint64(h[40:])}
@@ -96,32 +100,61 @@ func programHeaders(file []byte) ([][]byte, error) {
 	return headers, nil
 }
 
-// pvhEntry looks for the PVH note in a segment of notes. A note is three words (length of
-// name, length of descriptor, type), then name and descriptor, each padded to the
-// segment's alignment of 4 or 8.
+// pvhEntry looks for the PVH note in a segment of notes.
 func pvhEntry(notes []byte, align uint64) (entry uint32, ok bool) {
+	for n := range elfNotes(notes, align) {
+		if n.name != "Xen\x00" || n.kind != pvhNoteType {
+			continue
+		}
+		switch {
+		case len(n.desc) == 4:
+			return le.Uint32(n.desc), true
+		case len(n.desc) >= 8 && le.Uint64(n.desc) <= math.MaxUint32:
+			return uint32(le.Uint64(n.desc)), true
+		}
+		return 0, false
+	}
+	return 0, false
+}
+
+// isLinux tells whether a segment of notes is of a Linux kernel, which has some of
+// its own.
+func isLinux(notes []byte, align uint64) bool {
+	for n := range elfNotes(notes, align) {
+		if n.name == "Linux\x00" {
+			return true
+		}
+	}
+	return false
+}
+
+type elfNoteEntry struct {
+	name string // with its end
+	kind uint32
+	desc []byte
+}
+
+// elfNotes iterates over a segment of notes. A note is three words (length of name,
+// length of descriptor, type), then name and descriptor, each padded to the segment's
+// alignment of 4 or 8. It stops at one that is cut off.
+func elfNotes(notes []byte, align uint64) iter.Seq[elfNoteEntry] {
 	if align != 8 {
 		align = 4
 	}
-	for len(notes) >= 12 {
-		nameLen, descLen, kind := uint64(le.Uint32(notes)), uint64(le.Uint32(notes[4:])), le.Uint32(notes[8:])
-		desc := 12 + (nameLen+align-1)&^(align-1)
-		if align == 8 {
-			desc = (12 + nameLen + 7) &^ 7
-		}
-		if desc+descLen > uint64(len(notes)) {
-			return 0, false
-		}
-		if kind == pvhNoteType && string(notes[12:12+nameLen]) == "Xen\x00" {
-			switch d := notes[desc : desc+descLen]; {
-			case descLen == 4:
-				return le.Uint32(d), true
-			case descLen >= 8 && le.Uint64(d) <= math.MaxUint32:
-				return uint32(le.Uint64(d)), true
+	pad := func(n uint64) uint64 { return (n + align - 1) &^ (align - 1) }
+	return func(yield func(elfNoteEntry) bool) {
+		for len(notes) >= 12 {
+			nameLen, descLen := uint64(le.Uint32(notes)), uint64(le.Uint32(notes[4:]))
+			desc := pad(12 + nameLen)
+			end := desc + descLen
+			if end > uint64(len(notes)) {
+				return
 			}
-			return 0, false
+			n := elfNoteEntry{name: string(notes[12 : 12+nameLen]), kind: le.Uint32(notes[8:]), desc: notes[desc:end]}
+			if !yield(n) {
+				return
+			}
+			notes = notes[min(pad(end), uint64(len(notes))):]
 		}
-		notes = notes[min(desc+(descLen+align-1)&^(align-1), uint64(len(notes))):]
 	}
-	return 0, false
 }

@@ -33,6 +33,9 @@ func (vm *VM) bootPVH(kernel, initrd []byte, cmdline string) error {
 	if err != nil {
 		return err
 	}
+	if image.linux && emulatesRing0() {
+		return ErrEmulatedRing0
+	}
 	l := newLayout(vm.ram.Regions())
 	if err := vm.loadELF(l, image); err != nil {
 		return err

@@ -171,7 +171,7 @@ func TestDigestIgnoresTimeOnly(t *testing.T) {
 		"pending APIC timer":     func(s *machineState) { setIRR(s, vector) },
 		"pending PIT":            func(s *machineState) { setIRR(s, pitVector) },
 		"PIT line at the PIC":    func(s *machineState) { s.pic[0].Chip[picIRR] |= 1 },
-		"PIT line at the IOAPIC": func(s *machineState) { s.ioapic.Chip[ioapicIRR] |= 1 << 2 },
+		"PIT line at the IOAPIC": func(s *machineState) { s.ioapic.Chip[ioapicIRR] |= 1 },
 		"which XSAVE is in use":  func(s *machineState) { s.vcpus[0].xsave[xsaveHeader] ^= 7 },
 	} {
 		s := base()

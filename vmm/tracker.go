@@ -58,7 +58,9 @@ type protector struct {
 }
 
 // Protect implements [dirtylog.Protector].
-func (p protector) Protect(first, count int) error { return p.kvm.Protect(first, count) }
+func (p protector) Protect(pages *memory.Bitmap, first, count int) error {
+	return p.kvm.Protect(pages, first, count)
+}
 
 // offeredTrackers lists the ways of tracking that a KVM has.
 func offeredTrackers(kvmFD int) []dirtylog.Kind {

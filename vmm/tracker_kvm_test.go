@@ -34,9 +34,7 @@ func harvest(t testing.TB, tr dirtylog.Tracker, dirty *memory.Bitmap) int {
 	n, err := tr.Harvest(dirty)
 	require.NoError(t, err)
 	if p, ok := tr.(dirtylog.Protector); ok {
-		for first, count := dirty.NextRun(0, dirty.Len()); count > 0; first, count = dirty.NextRun(first+count, dirty.Len()) {
-			require.NoError(t, p.Protect(first, count))
-		}
+		require.NoError(t, p.Protect(dirty, 0, dirty.Len()))
 	}
 	return n
 }
@@ -124,7 +122,7 @@ func preCopy(t testing.TB, vm *VM, rounds int) []byte {
 	round := func() {
 		for first, count := dirty.NextRun(0, 100); count > 0; first, count = dirty.NextRun(first+count, 100) {
 			if p, ok := tr.(dirtylog.Protector); ok {
-				require.NoError(t, p.Protect(first, count))
+				require.NoError(t, p.Protect(dirty, first, count))
 			}
 			copy(copied[first*memory.PageSize:], ram.Range(first, count))
 		}
