@@ -3,6 +3,8 @@ package dirtylog
 import (
 	"errors"
 	"fmt"
+
+	"taskguide/memory"
 )
 
 // Protector is a [Tracker] whose Harvest leaves pages as they are: they stay
@@ -14,11 +16,11 @@ import (
 // it again for the next round.
 type Protector interface {
 	Tracker
-	// Protect takes count pages from first on off the list and protects them. Call it
-	// before reading them: what is written afterwards is reported anew. A page that was
-	// never harvested must not be protected unless it is read afterwards, for its mark
-	// is lost.
-	Protect(first, count int) error
+	// Protect takes those of count pages from first on that are in pages off the list
+	// and protects them. Call it before reading them: what is written afterwards is
+	// reported anew. A page that was never harvested must not be protected unless it is
+	// read afterwards, for its mark is lost.
+	Protect(pages *memory.Bitmap, first, count int) error
 }
 
 // ManualProtect tracks with KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: KVM_GET_DIRTY_LOG
@@ -50,11 +52,11 @@ func (m *ManualProtect) Start() error {
 }
 
 // Protect implements [Protector].
-func (m *ManualProtect) Protect(first, count int) error {
+func (m *ManualProtect) Protect(pages *memory.Bitmap, first, count int) error {
 	for _, s := range m.slots {
 		from, to := max(first, s.First), min(first+count, s.First+s.Pages)
 		if from < to {
-			if err := m.protect(s, from-s.First, to-s.First); err != nil {
+			if err := m.protect(s, pages, from, to); err != nil {
 				return fmt.Errorf("protect %d pages at %d: %w", to-from, from, err)
 			}
 		}
@@ -62,9 +64,9 @@ func (m *ManualProtect) Protect(first, count int) error {
 	return nil
 }
 
-// protect handles pages from, inclusive, to to, exclusive, of one slot. KVM wants
+// protect handles pages from, inclusive, to to, exclusive, all of one slot. KVM wants
 // whole words, of whose bits only those that are set count.
-func (m *ManualProtect) protect(s Slot, from, to int) error {
+func (m *ManualProtect) protect(s Slot, pages *memory.Bitmap, from, to int) error {
 	base := from &^ 63
 	words := (to - base + 63) / 64
 	if cap(m.clear) < words {
@@ -72,11 +74,11 @@ func (m *ManualProtect) protect(s Slot, from, to int) error {
 	}
 	bitmap := m.clear[:words]
 	for i := range bitmap {
-		bitmap[i] = wordMask(from-base-64*i, to-base-64*i)
+		bitmap[i] = pages.Words()[base/64+i] & wordMask(from-base-64*i, to-base-64*i)
 	}
 	return ioctl(m.vmFD, kvmClearDirtyLog, &clearDirtyLog{
 		slot:      s.ID,
-		firstPage: uint64(base),
+		firstPage: uint64(base - s.First),
 		numPages:  uint32(words * 64),
 		bitmap:    &bitmap[0],
 	})

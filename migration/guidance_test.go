@@ -80,6 +80,7 @@ func TestGuidedModesAtManyOffsets(t *testing.T) {
 							b := newBed(t, ph.script())
 							defer b.close()
 							b.m.touch(600)
+							b.m.manual = offset%400 == 0
 							b.m.start()
 							time.Sleep(2 * time.Millisecond)
 							p := guided(rule, mode)
@@ -444,6 +445,7 @@ func flap(t *testing.T, seed uint64) Status {
 	})
 	defer b.close()
 	b.m.touch(300)
+	b.m.manual = rnd.IntN(2) == 0
 	b.m.start()
 	time.Sleep(time.Duration(rnd.IntN(5000)) * time.Microsecond)
 	p := Params{

@@ -65,7 +65,7 @@ func (l gateListener) GateClosing() (hold bool) {
 		return false // the round's own harvest will fail and say so
 	}
 	s.mu.Lock()
-	remaining := int(s.round.left()) + dirtied
+	remaining := s.remaining(dirtied)
 	v := s.rule.judge(s.sampleLocked(remaining))
 	ready := len(s.report.Rounds) > 0 && v.Reason != "" && (!v.GaveUp || s.drain.near(remaining))
 	s.mu.Unlock()
@@ -73,6 +73,16 @@ func (l gateListener) GateClosing() (hold bool) {
 		return false
 	}
 	return s.holdAtExit(v.Reason + ", at the segment's EXIT")
+}
+
+// remaining is how many pages a switchover in the middle of a round would have to
+// send, at most, after a harvest that made next so many pages; s.mu is held.
+func (s *Source) remaining(next int) int {
+	if s.protector != nil && s.p.Rule != RuleXen {
+		// What is still to be sent is not protected yet, so it was harvested again.
+		return max(next, int(s.round.left()))
+	}
+	return next + int(s.round.left())
 }
 
 // holdAtExit has the machine pause with the calling vCPU right behind its EXIT.

@@ -50,6 +50,7 @@ type fakeMachine struct {
 	tracker *fakeTracker
 	script  func(*guest)
 	writes  uint64
+	manual  bool // the tracker leaves protection to its user
 
 	mu      sync.Mutex
 	cond    *sync.Cond
@@ -138,11 +139,16 @@ func (m *fakeMachine) isRunning() bool {
 	return m.started && !m.wanted && !m.ended
 }
 
-func (m *fakeMachine) Config() ([]byte, error)   { return []byte("a machine"), nil }
-func (m *fakeMachine) RAM() *memory.RAM          { return m.ram }
-func (m *fakeMachine) Tracker() dirtylog.Tracker { return m.tracker }
-func (m *fakeMachine) Tags() *tagging.Port       { return m.port }
-func (m *fakeMachine) Running() bool             { m.mu.Lock(); defer m.mu.Unlock(); return !m.wanted }
+func (m *fakeMachine) Config() ([]byte, error) { return []byte("a machine"), nil }
+func (m *fakeMachine) RAM() *memory.RAM        { return m.ram }
+func (m *fakeMachine) Tracker() dirtylog.Tracker {
+	if m.manual {
+		return fakeProtector{m.tracker}
+	}
+	return m.tracker
+}
+func (m *fakeMachine) Tags() *tagging.Port { return m.port }
+func (m *fakeMachine) Running() bool       { m.mu.Lock(); defer m.mu.Unlock(); return !m.wanted }
 
 func (m *fakeMachine) RequestPause() {
 	m.mu.Lock()
@@ -236,6 +242,43 @@ func (t *fakeTracker) Stop() error {
 	defer t.mu.Unlock()
 	t.on = false
 	return nil
+}
+
+// fakeProtector is a fakeTracker that reports a page until it is protected, and
+// begins with all of them.
+type fakeProtector struct{ *fakeTracker }
+
+func (p fakeProtector) Start() error {
+	if err := p.fakeTracker.Start(); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.dirty.Fill()
+	return nil
+}
+
+func (p fakeProtector) Harvest(dirty *memory.Bitmap) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.on {
+		return 0, errors.New("harvest without start")
+	}
+	dirty.Or(p.dirty)
+	return p.dirty.Count(), nil
+}
+
+func (p fakeProtector) Protect(pages *memory.Bitmap, first, count int) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for at := first; ; {
+		f, n := pages.NextRunBefore(at, first+count)
+		if n == 0 {
+			return nil
+		}
+		p.dirty.ClearRange(f, n)
+		at = f + n
+	}
 }
 
 // fakeIncoming is the machine at the destination.

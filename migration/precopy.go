@@ -142,9 +142,14 @@ func (s *Source) sendRound(ctx context.Context, phase Phase) (Round, error) {
 // runWorkers runs one round on all channels. Under RuleXen it looks ahead for
 // pages that were dirtied again, which the workers then skip.
 func (s *Source) runWorkers(ctx context.Context, phase Phase) error {
+	s.guard.begin(s.protector, s.pending)
 	skip := sendAll
 	if s.p.Rule == RuleXen && phase != PhaseStopCopy {
 		skip = skipDirty
+		// Or a look at the dirty log would report all pages that are still to be sent.
+		if err := s.guard.protect(s.pending.Len()); err != nil {
+			return fmt.Errorf("protect the round's pages: %w", err)
+		}
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	for _, w := range s.workers {

@@ -70,9 +70,12 @@ type Source struct {
 	trackMu  sync.Mutex
 	tracker  dirtylog.Tracker
 	tracking bool
-	next     *memory.Bitmap  // dirtied since the round began
-	again    []atomic.Uint64 // the same, for workers to look at
-	pending  *memory.Bitmap  // to send; during a round each worker owns its pages' words
+	// protector is the tracker if it protects on demand, else nil.
+	protector dirtylog.Protector
+	next      *memory.Bitmap  // dirtied since the round began
+	again     []atomic.Uint64 // the same, for workers to look at
+	pending   *memory.Bitmap  // to send; during a round each worker owns its pages' words
+	guard     guard           // protects pages before they are read
 
 	// mu guards everything below. It is never held while waiting.
 	mu       sync.Mutex
@@ -146,6 +149,7 @@ func newSource(m Machine, p Params, observe Observer, dial func(context.Context)
 		phase:   PhaseSetup,
 		drain:   drain{floor: -1},
 	}
+	s.protector, _ = s.tracker.(dirtylog.Protector)
 	s.lost, s.lose = context.WithCancelCause(context.Background())
 	s.again = make([]atomic.Uint64, len(s.next.Words()))
 	rand.Read(s.id[:])
@@ -442,7 +446,23 @@ func (s *Source) startTracking() error {
 	if err := s.m.RAM().Allocated(s.pending); err != nil {
 		return err
 	}
-	return nil
+	return s.protectHoles()
+}
+
+// protectHoles has a tracker that protects on demand report writes to pages that
+// were never touched, which no round would protect.
+func (s *Source) protectHoles() error {
+	if s.protector == nil {
+		return nil
+	}
+	holes := memory.NewBitmap(s.pending.Len())
+	holes.Fill()
+	holes.AndNot(s.pending)
+	if err := s.protector.Protect(holes, 0, holes.Len()); err != nil {
+		return fmt.Errorf("protect untouched pages: %w", err)
+	}
+	// What was written before it was protected is no hole any more.
+	return s.m.RAM().Allocated(s.pending)
 }
 
 // harvest adds what was dirtied to next and returns how many pages that now has.

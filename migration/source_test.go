@@ -140,6 +140,35 @@ func TestDowntimeRuleDoesNotConverge(t *testing.T) {
 	})
 }
 
+// TestProtectingOnDemand: a page that is written between the harvest and its turn
+// is sent once, and untouched RAM is not sent at all.
+func TestProtectingOnDemand(t *testing.T) {
+	sent := map[bool]int64{}
+	for _, manual := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBed(t, func(g *guest) {
+				if g.step < 300 {
+					g.writeRange(2000, 100) // while round 1 is still below
+				}
+				if g.step == 100 {
+					g.writeRange(3500, 50) // untouched before, behind the last page with content
+				}
+			})
+			defer b.close()
+			b.m.touch(3000)
+			b.m.manual = manual
+			b.m.start()
+			time.Sleep(500 * time.Microsecond)
+			s := b.source(Params{BitsPerSecond: 100 * mbit, DowntimeLimit: time.Millisecond, Compress: CompressNone, Verify: true})
+			r := s.Run(context.Background())
+			b.checkMoved(s, r)
+			sent[manual] = r.PagesSent
+		})
+	}
+	require.EqualValues(t, 3150, sent[false])
+	require.EqualValues(t, 3050, sent[true])
+}
+
 func TestXenRuleReasons(t *testing.T) {
 	run := func(t *testing.T, script func(*guest), pages int) Report {
 		b := newBed(t, script)

@@ -2,6 +2,7 @@ package migration
 
 import (
 	"context"
+	"fmt"
 	"sync/atomic"
 
 	"taskguide/memory"
@@ -68,6 +69,9 @@ func (w *worker) send(ctx context.Context, skip skipping) error {
 		first, count := transport.OwnRun(s.pending, w.channel, len(s.workers), from, step)
 		if count == 0 {
 			break
+		}
+		if err := s.guard.protect(first + count); err != nil {
+			return fmt.Errorf("protect pages before they are read: %w", err)
 		}
 		if err := w.sendRun(ctx, first, count, skip); err != nil {
 			return err
