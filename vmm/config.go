@@ -32,6 +32,9 @@ type Options struct {
 	// dirtylog.KindManualProtect, which dirtylog.Auto may choose, [VM.Tracker] is a
 	// dirtylog.Protector.
 	DirtyLog dirtylog.Kind
+	// RAM is fresh memory that the machine takes over if it is of the right size; nil
+	// or of another size, the machine makes its own, and RAM stays the caller's.
+	RAM *memory.RAM
 
 	ringBytes int // of each vCPU, for tests; 0 is dirtylog.RingBytes
 }

@@ -170,14 +170,17 @@ func (vm *VM) createPlatform(opts Options) error {
 	if err := vm.chooseTracker(opts); err != nil {
 		return err
 	}
-	return vm.createMemory()
+	return vm.createMemory(opts)
 }
 
-// createMemory makes RAM and registers it, a slot for each of its regions.
-func (vm *VM) createMemory() error {
-	ram, err := memory.New(vm.config.MemoryBytes)
-	if err != nil {
-		return err
+// createMemory makes RAM, or takes it over, and registers it, a slot for each of its regions.
+func (vm *VM) createMemory(opts Options) error {
+	ram := opts.RAM
+	if ram == nil || ram.Size() != vm.config.MemoryBytes {
+		var err error
+		if ram, err = memory.New(vm.config.MemoryBytes); err != nil {
+			return err
+		}
 	}
 	vm.ram = ram
 	for i, r := range ram.Regions() {
