@@ -7,6 +7,7 @@ import (
 
 	"taskguide/control"
 	"taskguide/control/host"
+	"taskguide/dirtylog"
 	"taskguide/memory"
 	"taskguide/transport"
 	"taskguide/vmm"
@@ -16,6 +17,7 @@ func newRun(std streams) *cobra.Command {
 	cfg := host.Config{}
 	size := newSize("512M")
 	prefault := false
+	dirtyLog := choose(append([]dirtylog.Kind{dirtylog.Auto}, dirtylog.Kinds...)...)
 	cmd := &cobra.Command{
 		Use:   "run [--name N] [--memory 512M] [--cpus 1] [--kernel FILE] [--incoming ADDRESS]",
 		Short: "run a virtual machine, or wait for a migration to bring one",
@@ -25,14 +27,18 @@ Without --kernel the embedded guest runs; --cmdline says what it does, for insta
 "workload=phased ws=64M hot=1M busy=1s cool=1s".
 
 With --incoming, wait for a migration to bring the guest, which keeps its memory, vCPUs and kernel, and carry it on.
+With --prefault --memory SIZE as well, have that much memory ready before it comes.
 When the guest is moved away with vmm migrate, print where it went and exit with status 0.
 
 On a terminal, Ctrl-A X ends the VM.`,
 		Args: exactly(0, "no arguments, only flags"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg.MemoryBytes = size.bytes
+			cfg.MemoryBytes, cfg.DirtyLog = size.bytes, dirtyLog.value
 			if prefault {
 				cfg.Prefault = host.PrefaultAll
+				if cfg.Incoming != "" && cmd.Flags().Changed("memory") {
+					cfg.ReadyBytes = size.bytes
+				}
 			}
 			if cfg.Name == "" {
 				cfg.Name = host.DefaultName()
@@ -59,6 +65,7 @@ On a terminal, Ctrl-A X ends the VM.`,
 	f.StringVar(&cfg.Incoming, "incoming", "", "wait for a migration on tcp:HOST:PORT or unix:PATH")
 	f.StringVar(&cfg.TLSDir, "tls-dir", "", "with --incoming: require TLS, with ca.pem, cert.pem and key.pem of this directory")
 	f.BoolVar(&prefault, "prefault", false, "give the guest all of its RAM before it runs or arrives")
+	f.Var(&dirtyLog, "dirty-log", "how a migration finds out what the guest writes; auto takes the best that KVM offers")
 	f.StringVar(&cfg.API, "api", "", "path of the control socket (default NAME.sock in the runtime directory)")
 	return cmd
 }
@@ -98,7 +105,7 @@ func noteIgnored(cmd *cobra.Command, cfg host.Config) {
 	}
 	var ignored []string
 	for _, name := range []string{"memory", "cpus", "kernel", "initrd", "cmdline"} {
-		if cmd.Flags().Changed(name) {
+		if cmd.Flags().Changed(name) && !(name == "memory" && cfg.ReadyBytes > 0) {
 			ignored = append(ignored, "--"+name)
 		}
 	}

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"taskguide/control"
 	"taskguide/dirtylog"
+	"taskguide/memory"
 	"taskguide/migration"
 	"taskguide/tagging"
 	"taskguide/vmm"
@@ -50,8 +52,8 @@ type Host struct {
 	mu       sync.Mutex
 	state    control.State
 	incoming string
-	vm       machine // nil until there is a guest
-	tracker  *watchedTracker
+	vm       machine     // nil until there is a guest
+	logging  atomic.Bool // dirty logging is on
 	stopping bool
 	status   int // exit status that the order to stop asked for
 	last     *move
@@ -99,7 +101,6 @@ func (h *Host) adopt(vm machine, run bool) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.vm, h.incoming = vm, ""
-	h.tracker = &watchedTracker{Tracker: vm.Tracker()}
 	if run {
 		if err := vm.Resume(); err != nil {
 			return fmt.Errorf("start the guest: %w", err)
@@ -134,7 +135,7 @@ func (h *Host) Info() control.VM {
 	}
 	if h.vm != nil {
 		vm.MemoryBytes, vm.CPUs = h.vm.RAM().Size(), h.vm.CPUs()
-		vm.DirtyLogging = h.tracker.on()
+		vm.DirtyLogging = h.logging.Load()
 	}
 	if h.state == control.StateMoved {
 		vm.MovedTo = h.last.dest
@@ -269,7 +270,7 @@ func (h *Host) StartMigration(p migration.Params) (control.Started, error) {
 	if h.last != nil {
 		m.id = h.last.id + 1
 	}
-	e, err := h.newEngine(trackedMachine{h.vm, h.tracker}, p, m.observer(h.publish))
+	e, err := h.newEngine(trackedMachine{h.vm, watch(h.vm.Tracker(), &h.logging)}, p, m.observer(h.publish))
 	if err != nil {
 		return control.Started{}, fmt.Errorf("%w: %w", control.ErrInvalid, err)
 	}
@@ -405,7 +406,7 @@ func (h *Host) retire() {
 // trackedMachine lends the engine the machine with a tracker that is watched.
 type trackedMachine struct {
 	machine
-	tracker *watchedTracker
+	tracker dirtylog.Tracker
 }
 
 func (m trackedMachine) Tracker() dirtylog.Tracker { return m.tracker }
@@ -413,32 +414,37 @@ func (m trackedMachine) Tracker() dirtylog.Tracker { return m.tracker }
 // watchedTracker knows whether dirty logging is on.
 type watchedTracker struct {
 	dirtylog.Tracker
-	mu      sync.Mutex
-	started bool
+	on *atomic.Bool
 }
 
-func (t *watchedTracker) on() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.started
+// watchedProtector is watchedTracker for those that have their pages protected by hand, which the engine asks about.
+type watchedProtector struct {
+	watchedTracker
+	protector dirtylog.Protector
 }
 
-func (t *watchedTracker) Start() error {
+func (t watchedProtector) Protect(pages *memory.Bitmap, first, count int) error {
+	return t.protector.Protect(pages, first, count)
+}
+
+func watch(t dirtylog.Tracker, on *atomic.Bool) dirtylog.Tracker {
+	watched := watchedTracker{t, on}
+	if p, ok := t.(dirtylog.Protector); ok {
+		return watchedProtector{watched, p}
+	}
+	return watched
+}
+
+func (t watchedTracker) Start() error {
 	// Before the call: one that failed half way may have turned it on.
-	t.set(true)
+	t.on.Store(true)
 	return t.Tracker.Start()
 }
 
-func (t *watchedTracker) Stop() error {
+func (t watchedTracker) Stop() error {
 	err := t.Tracker.Stop()
 	if err == nil {
-		t.set(false)
+		t.on.Store(false)
 	}
 	return err
-}
-
-func (t *watchedTracker) set(on bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.started = on
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -347,6 +348,33 @@ func TestGuestEndsDuringMigration(t *testing.T) {
 	e := b.end()
 	require.EqualValues(t, 7, e.exit.Status)
 	require.Equal(t, errGuestEnded.Error(), b.next("done").Report.Error)
+}
+
+type fakeProtector struct {
+	fakeTracker
+	protected *int
+}
+
+func (p fakeProtector) Protect(_ *memory.Bitmap, _, count int) error {
+	*p.protected += count
+	return nil
+}
+
+// TestWatchedTracker: an engine finds out what a tracker can do, watched or not.
+func TestWatchedTracker(t *testing.T) {
+	var on atomic.Bool
+	plain := watch(fakeTracker{}, &on)
+	_, ok := plain.(dirtylog.Protector)
+	require.False(t, ok)
+	protected := 0
+	p, ok := watch(fakeProtector{protected: &protected}, &on).(dirtylog.Protector)
+	require.True(t, ok)
+	require.NoError(t, p.Start())
+	require.True(t, on.Load())
+	require.NoError(t, p.Protect(nil, 0, 5))
+	require.Equal(t, 5, protected)
+	require.NoError(t, p.Stop())
+	require.False(t, on.Load())
 }
 
 // TestOrdersRace: whoever wins, a guest that moved away is not running here, and nothing hangs.

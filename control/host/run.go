@@ -1,6 +1,7 @@
 package host
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,6 +20,7 @@ import (
 	"taskguide/control"
 	"taskguide/control/show"
 	"taskguide/control/units"
+	"taskguide/dirtylog"
 	"taskguide/guestkernel"
 	"taskguide/memory"
 	"taskguide/migration"
@@ -41,7 +43,11 @@ type Config struct {
 	Incoming string // address on which to wait for a migration; empty: boot
 	TLSDir   string // certificates for Incoming; empty: no TLS
 	Prefault Prefault
-	Console  string // "stdio", "file:PATH" or "off"
+	// ReadyBytes is how much RAM to have populated before a guest arrives, with Incoming and PrefaultAll; a guest with
+	// another size gets its RAM populated when it comes. 0: none.
+	ReadyBytes int64
+	DirtyLog   dirtylog.Kind // how writes are tracked; empty: as suits the KVM
+	Console    string        // "stdio", "file:PATH" or "off"
 }
 
 // Prefault says when the guest's RAM gets host memory.
@@ -96,6 +102,7 @@ type process struct {
 	server  *control.Server
 	log     *slog.Logger
 	console console
+	ready   *memory.RAM // populated for the guest to come; nil: none
 }
 
 func (p *process) run(socket net.Listener) (int, error) {
@@ -203,10 +210,11 @@ func (p *process) boot(ctx context.Context) (*vmm.VM, error) {
 }
 
 func (p *process) options() vmm.Options {
-	if p.cfg.Console == consoleOff {
-		return vmm.Options{}
+	opts := vmm.Options{DirtyLog: cmp.Or(p.cfg.DirtyLog, dirtylog.Auto)}
+	if p.cfg.Console != consoleOff {
+		opts.Console = p.console
 	}
-	return vmm.Options{Console: p.console}
+	return opts
 }
 
 // readImage reads a file that is to go into a RAM of limit bytes.
@@ -277,6 +285,11 @@ func (p *process) receive(ctx context.Context) (*vmm.VM, error) {
 	if tcp, ok := ln.Addr().(*net.TCPAddr); ok {
 		addr = "tcp:" + tcp.String() // with the port that was chosen for port 0
 	}
+	if err := p.readyRAM(ctx); err != nil {
+		ln.Close()
+		return nil, err
+	}
+	defer p.dropReady()
 	p.log.Info("waiting for a migration on " + addr)
 	p.host.await(addr)
 	d := migration.Destination{Builder: builder{p, ctx}, Log: p.log}
@@ -288,6 +301,30 @@ func (p *process) receive(ctx context.Context) (*vmm.VM, error) {
 	return arrived.(*vmm.VM), nil
 }
 
+// readyRAM populates RAM for a guest that is still to come.
+func (p *process) readyRAM(ctx context.Context) error {
+	if p.cfg.ReadyBytes == 0 || p.cfg.Prefault == PrefaultNone {
+		return nil
+	}
+	if err := checkHostMemory(p.cfg.ReadyBytes); err != nil {
+		return err
+	}
+	ram, err := memory.New(p.cfg.ReadyBytes)
+	if err != nil {
+		return err
+	}
+	p.ready = ram
+	return p.prefault(ctx, ram)
+}
+
+// dropReady frees RAM that was populated for nothing.
+func (p *process) dropReady() {
+	if p.ready != nil {
+		_ = p.ready.Close()
+		p.ready = nil
+	}
+}
+
 // builder makes the machines that migrations bring.
 type builder struct {
 	process *process
@@ -295,13 +332,21 @@ type builder struct {
 }
 
 func (b builder) Build(config []byte) (migration.Incoming, error) {
-	vm, err := vmm.NewFromConfig(config, b.process.options())
+	p := b.process
+	opts := p.options()
+	opts.RAM = p.ready
+	vm, err := vmm.NewFromConfig(config, opts)
 	if err != nil {
 		return nil, err
 	}
+	if vm.RAM() == p.ready {
+		p.ready = nil // it is the machine's now
+		runtime.GOMAXPROCS(runtime.NumCPU() + vm.CPUs())
+		return vm, nil
+	}
 	err = checkHostMemory(vm.RAM().Size())
 	if err == nil {
-		err = b.process.prepare(b.ctx, vm)
+		err = p.prepare(b.ctx, vm)
 	}
 	if err != nil {
 		vm.Discard()
