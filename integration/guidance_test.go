@@ -1,0 +1,273 @@
+package integration
+
+import (
+	"encoding/json"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"taskguide/control"
+	"taskguide/integration/heartbeat"
+	"taskguide/migration"
+	"taskguide/tagging"
+)
+
+// link is fast enough to send the guest's working set within one of its segments.
+const link = "500Mbit"
+
+// TestGuidedModes moves a tagged guest in every mode and by every rule, each time requested as the gate closes.
+func TestGuidedModes(t *testing.T) {
+	for name, mode := range map[string]struct {
+		guidance migration.Guidance
+		atExit   bool
+	}{
+		"suspend":                    {migration.GuidanceSuspend, false},
+		"suspend, switch at exit":    {migration.GuidanceSuspend, true},
+		"switchover":                 {migration.GuidanceSwitchover, false},
+		"switchover, switch at exit": {migration.GuidanceSwitchover, true},
+		"start":                      {migration.GuidanceStart, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := newBed(t).travel(1, phased(1, "busy=400ms cool=400ms tag=cool")...)
+			for _, rule := range []migration.Rule{migration.RuleXen, migration.RuleDowntime} {
+				args := []string{"--guidance", string(mode.guidance), "--rule", string(rule), "--bandwidth", link}
+				if mode.atExit {
+					args = append(args, "--switch-at-exit")
+				} else {
+					args = append(args, "--switch-at-exit=false")
+				}
+				v.awaitTag(exited)
+				r := v.move(args...)
+				require.Equal(t, mode.guidance, r.Guidance)
+				require.Equal(t, rule, r.Rule)
+				require.False(t, r.Forced)
+				require.Empty(t, r.Warnings)
+				if !mode.atExit {
+					require.NotContains(t, r.SwitchoverReason, "EXIT")
+				}
+				if holdsSwitchover(mode.guidance) {
+					requireInside(v, tagging.All, r)
+				}
+				t.Logf("%s: waited %.0f ms, suspended %.0f ms (%d), %d rounds, %d pages in stop-and-copy, inside %v: %s", rule,
+					r.WaitedMS, r.SuspendedMS, r.Suspensions, len(r.Rounds), r.PagesStopCopy, v.inside(v.hops), r.SwitchoverReason)
+			}
+			v.carriesOn()
+		})
+	}
+}
+
+// TestTagWays: a guest may tag by the tag page or by I/O port as well, and goes on to do so where it has moved to.
+func TestTagWays(t *testing.T) {
+	for _, way := range []string{"fast", "port"} {
+		t.Run(way, func(t *testing.T) {
+			v := newBed(t).travel(1, phased(1, "busy=400ms cool=400ms tag="+way)...)
+			for _, guidance := range []migration.Guidance{migration.GuidanceSwitchover, migration.GuidanceSuspend} {
+				r := v.move("--guidance", string(guidance), "--bandwidth", link)
+				require.Equal(t, guidance, r.Guidance)
+				require.False(t, r.Forced)
+				requireInside(v, tagging.All, r)
+				info := v.tags()
+				require.Zero(t, info.GuestErrors)
+				require.Len(t, info.Tasks, 1)
+				require.Equal(t, way == "fast", info.Tasks[0].Fast)
+				require.Equal(t, way == "fast", info.Page != 0)
+			}
+			v.carriesOn()
+		})
+	}
+}
+
+// TestGateFollowsAllTasks: two tasks whose segments overlap, and two whose segments never do.
+func TestGateFollowsAllTasks(t *testing.T) {
+	t.Run("overlapping", func(t *testing.T) {
+		v := newBed(t).travel(2, phased(2, "tasks=2 step=out busy=300ms cool=900ms tag=cool")...)
+		for _, guidance := range []migration.Guidance{migration.GuidanceSwitchover, migration.GuidanceSuspend} {
+			r := v.move("--guidance", string(guidance), "--gate", "all", "--bandwidth", "1Gbit")
+			require.False(t, r.Forced)
+			requireInside(v, tagging.All, r)
+		}
+		v.carriesOn()
+	})
+	t.Run("apart", func(t *testing.T) {
+		v := newBed(t).travel(2, phased(2, "tasks=2 step=out busy=3s cool=1s tag=cool")...)
+		r, stderr := v.fails("--gate", "all", "--max-defer", "1s", "--on-timeout", "cancel", "--bandwidth", "1Gbit")
+		require.Equal(t, migration.StatusCancelled, r.Status)
+		require.Contains(t, stderr, "held back by the gate for too long")
+		r = v.move("--guidance", "suspend", "--gate", "any", "--bandwidth", "1Gbit")
+		require.False(t, r.Forced)
+		requireInside(v, tagging.Any, r)
+		v.carriesOn()
+	})
+}
+
+// heldMS is how long a migration was held back in total.
+func heldMS(r migration.Report) float64 { return r.WaitedMS + r.SuspendedMS }
+
+// TestMaxDefer: the gate never opens; what happens then is the operator's choice, in every mode.
+func TestMaxDefer(t *testing.T) {
+	modes := []migration.Guidance{migration.GuidanceStart, migration.GuidanceSuspend, migration.GuidanceSwitchover}
+	v := newBed(t).travel(1, phased(1, "busy=60m cool=1s tag=cool")...)
+	for _, guidance := range modes {
+		r, stderr := v.fails("--guidance", string(guidance), "--max-defer", "300ms", "--on-timeout", "cancel", "--bandwidth", link)
+		require.Equal(t, migration.StatusCancelled, r.Status, "%+v", r)
+		require.False(t, r.Forced)
+		require.Contains(t, r.Error, "held back by the gate for too long")
+		require.Contains(t, stderr, r.Error)
+		require.GreaterOrEqual(t, heldMS(r), 300.)
+		if waitsToStart(guidance) {
+			require.Empty(t, r.Rounds)
+		}
+		var vm control.VM
+		require.NoError(t, json.Unmarshal([]byte(v.ok("status", v.here.name, "--json")), &vm))
+		require.False(t, vm.DirtyLogging)
+		require.Equal(t, control.StateRunning, vm.State)
+		require.Equal(t, migration.StatusCancelled, vm.Migration.Status)
+		require.Zero(t, v.tags().Epoch)
+	}
+	v.carriesOn()
+	for _, guidance := range modes {
+		r := v.move("--guidance", string(guidance), "--max-defer", "300ms", "--on-timeout", "force", "--bandwidth", link)
+		require.Equal(t, guidance, r.Guidance)
+		require.True(t, r.Forced)
+		require.Contains(t, r.SwitchoverReason, "forced after 300ms: ")
+		require.GreaterOrEqual(t, heldMS(r), 300.)
+		require.Len(t, r.Warnings, 1)
+		// The guest can tell that nobody asked it: what the other tests rely on.
+		require.Equal(t, []string{"0"}, v.inside(v.hops))
+	}
+	v.carriesOn()
+}
+
+// TestNobodyToAsk: a guest without tasks moves by the rule alone, and the report says so.
+func TestNobodyToAsk(t *testing.T) {
+	v := newBed(t).travel(1, phased(1, "busy=400ms cool=400ms")...)
+	require.Contains(t, v.ok("tags", v.here.name), "no task is registered")
+	for _, guidance := range []migration.Guidance{migration.GuidanceSwitchover, migration.GuidanceSuspend, migration.GuidanceStart} {
+		r := v.move("--guidance", string(guidance), "--bandwidth", link)
+		require.Equal(t, migration.GuidanceNone, r.Guidance)
+		require.Len(t, r.Warnings, 1)
+		require.Contains(t, r.Warnings[0], "no task in the guest takes part in guidance")
+	}
+	r := v.move("--guidance", "off", "--bandwidth", link)
+	require.Equal(t, migration.GuidanceOff, r.Guidance)
+	require.Empty(t, r.Warnings)
+	order := v.order("--bandwidth", link)
+	require.Contains(t, v.ok(order...), "no task in the guest takes part in guidance")
+	v.arrive()
+	v.carriesOn()
+}
+
+// TestCooperativeGuest: a guest that reads STATE brings its segment forward when a migration waits for it, and goes about
+// its business once none does.
+func TestCooperativeGuest(t *testing.T) {
+	const busy = 30 * time.Second
+	early := float64(busy.Milliseconds()) / 2
+	v := newBed(t).travel(1, phased(1, "busy=30s cool=1s tag=cool coop=1")...)
+	for _, args := range [][]string{
+		{"--guidance", "switchover", "--bandwidth", link},
+		{"--guidance", "start", "--bandwidth", link},
+		// One segment is too short for all pages, so that the guest is asked once more, by suspended.
+		{"--guidance", "suspend", "--switch-at-exit", "--bandwidth", "100Mbit", "--downtime-limit", "600ms"},
+	} {
+		v.awaitSide(false)
+		r := v.move(args...)
+		require.False(t, r.Forced)
+		require.Positive(t, r.WaitedMS, "%+v", r)
+		require.Less(t, heldMS(r), early, "%+v", r)
+		if r.Guidance == migration.GuidanceSuspend {
+			require.Positive(t, r.Suspensions, "%+v", r)
+		}
+		if holdsSwitchover(r.Guidance) {
+			requireInside(v, tagging.All, r)
+		}
+	}
+	// Left alone it stays busy: were it still asked, all heartbeats but a few would fall into a segment.
+	beats := v.alive(v.bed, 2)
+	for !busyBeat(beats[len(beats)-1]) || !busyBeat(beats[len(beats)-2]) {
+		beats = v.alive(v.bed, 1)
+	}
+	requireMonotonic(t, beats, 1)
+}
+
+func busyBeat(b heartbeat.Beat) bool { return b.Fields["phase"] == "busy" }
+
+// TestSuspendedIsSilent: while the gate is closed no page is sent, and a migration can be cancelled.
+func TestSuspendedIsSilent(t *testing.T) {
+	// The segments are the busy phases: the first one is long enough for the migration to begin, the second one is far.
+	v := &traveller{bed: newBed(t), tasks: 1}
+	v.here = v.run(&v.guest, "host-0", phased(1, "busy=4s cool=60m tag=busy")...)
+	v.here.awaitState(control.StateRunning)
+	v.awaitSide(true)
+	_, wait := v.background(v.order("--guidance", "suspend", "--bandwidth", "10Mbit", "--json")...)
+	client := v.here.client()
+	suspended := func() migration.Report {
+		for {
+			r, err := client.Migration(v.ctx)
+			if err == nil && r.Phase == migration.PhaseSuspended {
+				return r
+			}
+			require.NoError(t, v.ctx.Err(), "%+v %v", r, err)
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+	before := suspended()
+	// Nothing can prove silence; at 10 Mbit/s that are a million bytes of pages.
+	time.Sleep(time.Second)
+	after := suspended()
+	require.Less(t, after.BytesWire-before.BytesWire, int64(1000), "keep-alives, but no page")
+	require.True(t, v.here.vm().DirtyLogging)
+	require.Equal(t, tagging.StateSuspended, v.tags().State)
+
+	v.ok("cancel", v.here.name)
+	r := wait()
+	require.Equal(t, 1, r.status)
+	report := decodeReport(v.bed, r.stdout)
+	require.Equal(t, migration.StatusCancelled, report.Status)
+	require.Equal(t, 1, report.Suspensions)
+	require.GreaterOrEqual(t, report.SuspendedMS, 1000.)
+	v.here.untouched()
+	require.Equal(t, tagging.StateNone, v.tags().State)
+	v.alive(v.bed, 2)
+}
+
+// TestTagsCommand: what vmm tags shows of a guest, at once and as it happens.
+func TestTagsCommand(t *testing.T) {
+	v := newBed(t).travel(1, phased(1, "busy=200ms cool=200ms tag=cool")...)
+	_, follow := v.background("tags", v.here.name, "--follow")
+	v.awaitTag(entered)
+	require.Regexp(t, `(?m)\Agate: (open|closed) under all, (open|closed) under any; epoch 0$`, v.ok("tags", v.here.name))
+	require.Regexp(t, `(?m)^0 +(inside|outside) +[01] +\d+ .* port$`, v.ok("tags", v.here.name))
+	v.move("--bandwidth", link)
+	require.Contains(t, v.ok("tags", v.here.name), "epoch 1")
+	r := follow()
+	require.Equal(t, result{0, r.stdout, ""}, r)
+	require.Regexp(t, `task 0 exit +depth 0  gate: all closed, any closed`, r.stdout)
+	requireInOrder(t, r.stdout, `VM running`, `task 0 enter +depth 1  gate: all open, any open`, `migration: pre-copy`, `migration: stop-and-copy`)
+}
+
+// TestUnregister: a task that ends takes part no longer.
+func TestUnregister(t *testing.T) {
+	b := newBed(t)
+	p := b.run(&guest{}, "vm", phased(1, "busy=100ms cool=100ms tag=cool secs=2")...)
+	p.awaitState(control.StateRunning)
+	_, follow := b.background("tags", "vm", "--follow")
+	require.Equal(t, 0, p.wait())
+	r := follow()
+	require.Equal(t, result{0, r.stdout, ""}, r)
+	requireInOrder(t, r.stdout, `task 0 enter +depth 1`, `task 0 unregister +depth 0`)
+}
+
+// requireInOrder says that lines that match these follow each other in text, others between them or not.
+func requireInOrder(t *testing.T, text string, patterns ...string) {
+	t.Helper()
+	lines := slices.Collect(strings.Lines(text))
+	for _, p := range patterns {
+		at := slices.IndexFunc(lines, regexp.MustCompile(p).MatchString)
+		require.GreaterOrEqual(t, at, 0, "%q is missing, or not in its place: %s", p, text)
+		lines = lines[at+1:]
+	}
+}
