@@ -111,7 +111,9 @@ func (p *process) run(socket net.Listener) (int, error) {
 	defer p.followSignals()()
 	defer p.followInput()()
 
-	vm, err := p.provide()
+	ctx, cancel := p.host.untilStop()
+	defer cancel()
+	vm, err := p.provide(ctx)
 	if err == nil {
 		status, errLive := p.live(vm)
 		// The server goes before the machine that it asks about.
@@ -134,17 +136,22 @@ func (p *process) shutdown() {
 	}
 }
 
-// provide makes the machine with its guest in it, ready to be adopted.
-func (p *process) provide() (*vmm.VM, error) {
+// untilStop is a context that ends with the order to stop, or when it is cancelled.
+func (h *Host) untilStop() (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
 	go func() {
 		select {
-		case <-p.host.stop:
+		case <-h.stop:
 			cancel()
 		case <-ctx.Done():
 		}
 	}()
+	return ctx, cancel
+}
+
+// provide makes the machine with its guest in it, ready to be adopted. The context must outlive it: a destination whose
+// guest has arrived still tells the source so, should that have lost its connection.
+func (p *process) provide(ctx context.Context) (*vmm.VM, error) {
 	if p.cfg.Incoming != "" {
 		return p.receive(ctx)
 	}
