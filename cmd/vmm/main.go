@@ -82,7 +82,7 @@ func newRoot(std streams) *cobra.Command {
 	})
 	root.AddCommand(
 		newRun(std), newMigrate(std), newStatus(std), newPause(std), newResume(std), newStop(std), newCancel(std),
-		newTags(std), newList(std), newDoctor(std),
+		newTags(std), newList(std), newDoctor(std), newBench(std),
 	)
 	return root
 }

@@ -1,0 +1,254 @@
+package figure
+
+import (
+	"image/color"
+	"math"
+	"slices"
+
+	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/plotter"
+	"gonum.org/v1/plot/vg"
+	"gonum.org/v1/plot/vg/draw"
+)
+
+// Sample is some values that belong together.
+type Sample struct {
+	Group  string // samples of a group stand together
+	Label  string
+	Colour string // policies of the same name have the same colour
+	Values []float64
+}
+
+// Colour of a policy, by its name.
+func colourOf(name string) color.NRGBA {
+	known := map[string]color.NRGBA{
+		"off": vermilion, "start": orange, "suspend": purple, "switchover": blue, "switchover, no exit": sky,
+		"cool": blue, "busy": vermilion, "random": grey, "none": black, "untagged": vermilion,
+	}
+	if c, ok := known[name]; ok {
+		return c
+	}
+	sum := 0
+	for _, b := range []byte(name) {
+		sum += int(b)
+	}
+	return palette[sum%len(palette)]
+}
+
+// Strip shows all values of all samples along a logarithmic axis, one sample a row, with a box from quartile to quartile
+// and a bar at the median. Values that are not positive, which have no place there, are shown at the left edge.
+func Strip(title, axis string, samples []Sample) Figure {
+	p := newPlot(title, axis+" (logarithmic)", "")
+	p.X.Scale, p.X.Tick.Marker = plot.LogScale{}, logTicks{}
+	low, high := logRange(samples)
+	rows := rowsOf(samples)
+	var ticks []plot.Tick
+	for _, v := range (logTicks{}).Ticks(low, high) {
+		p.Add(guide{x: v.Value})
+	}
+	for i, s := range samples {
+		p.Add(&strip{y: rows[i], low: low, sample: s})
+		label := s.Label
+		if s.Group != "" {
+			label = s.Group + ":  " + s.Label
+		}
+		ticks = append(ticks, plot.Tick{Value: rows[i], Label: label})
+	}
+	p.Y.Tick.Marker = plot.ConstantTicks(ticks)
+	p.Y.Tick.LineStyle.Width = 0
+	p.Y.LineStyle.Width = 0
+	p.X.Min, p.X.Max = low, high
+	p.Y.Min, p.Y.Max = -0.7, slices.Max(append(rows, 0))+0.7
+	height := vg.Points(80 + 22*(p.Y.Max-p.Y.Min))
+	return ofPlot(p, vg.Points(620), height)
+}
+
+// rowsOf puts the first sample on top, and half a row between groups.
+func rowsOf(samples []Sample) []float64 {
+	rows := make([]float64, len(samples))
+	y := 0.0
+	for i := len(samples) - 1; i >= 0; i-- {
+		if i+1 < len(samples) && samples[i].Group != samples[i+1].Group {
+			y += 0.5
+		}
+		rows[i] = y
+		y++
+	}
+	return rows
+}
+
+// logRange is from one to another of the ticks, so that no value lies on the edge.
+func logRange(samples []Sample) (low, high float64) {
+	low, high = math.Inf(1), 0
+	for _, s := range samples {
+		for _, v := range s.Values {
+			if v > 0 {
+				low, high = min(low, v), max(high, v)
+			}
+		}
+	}
+	if high == 0 {
+		return 1, 10
+	}
+	low, high = low/1.3, high*1.3
+	if high/low < 10 {
+		high = low * 10
+	}
+	return low, high
+}
+
+// guide is a faint vertical line.
+type guide struct{ x float64 }
+
+func (g guide) Plot(c draw.Canvas, p *plot.Plot) {
+	toX, _ := p.Transforms(&c)
+	x := toX(g.x)
+	c.StrokeLine2(draw.LineStyle{Color: faint, Width: vg.Points(0.6)}, x, c.Min.Y, x, c.Max.Y)
+}
+
+// strip draws one sample.
+type strip struct {
+	y, low float64
+	sample Sample
+}
+
+// DataRange implements plot.DataRanger; the caller sets the axes.
+func (s *strip) DataRange() (xmin, xmax, ymin, ymax float64) { return s.low, s.low, s.y, s.y }
+
+func (s *strip) Plot(c draw.Canvas, p *plot.Plot) {
+	if len(s.sample.Values) == 0 {
+		return
+	}
+	toX, toY := p.Transforms(&c)
+	x := func(v float64) vg.Length { return toX(max(v, s.low)) }
+	colour := colourOf(s.sample.Colour)
+	v := slices.Clone(s.sample.Values)
+	slices.Sort(v)
+	half := toY(s.y+0.32) - toY(s.y)
+	y := toY(s.y)
+	q1, q2, q3 := at(v, 0.25), at(v, 0.5), at(v, 0.75)
+	c.FillPolygon(faded(colour, 0x38), []vg.Point{
+		{X: x(q1), Y: y - half}, {X: x(q3), Y: y - half}, {X: x(q3), Y: y + half}, {X: x(q1), Y: y + half},
+	})
+	for i, value := range v {
+		// The golden ratio spreads the points of a row without any two of the same height side by side.
+		_, frac := math.Modf(float64(i) * math.Phi)
+		point := vg.Point{X: x(value), Y: y + half*vg.Length(1.5*frac-0.75)}
+		c.DrawGlyph(draw.GlyphStyle{Color: faded(colour, 0xc0), Radius: vg.Points(2.2), Shape: draw.CircleGlyph{}}, point)
+	}
+	c.StrokeLine2(draw.LineStyle{Color: black, Width: vg.Points(2)}, x(q2), y-half, x(q2), y+half)
+}
+
+// at is the quantile of sorted values, as package stats has it.
+func at(v []float64, q float64) float64 {
+	pos := q * float64(len(v)-1)
+	i := int(pos)
+	if i+1 >= len(v) {
+		return v[len(v)-1]
+	}
+	return v[i] + (pos-float64(i))*(v[i+1]-v[i])
+}
+
+// Point is one trial in a Scatter.
+type Point struct{ X, Y float64 }
+
+// Cloud is points that belong together.
+type Cloud struct {
+	Label, Colour string
+	Hollow        bool
+	Points        []Point
+}
+
+// Span shades a part of the x axis.
+type Span struct {
+	From, To float64
+	Label    string
+}
+
+// Scatter shows clouds of points over a linear x axis and a y axis that begins at 0. Clouds of several points are joined
+// by a thin line in the order of x.
+func Scatter(title, xAxis, yAxis string, shaded []Span, clouds []Cloud) Figure {
+	p := newPlot(title, xAxis, yAxis)
+	p.X.Tick.Marker, p.Y.Tick.Marker = linearTicks{}, linearTicks{}
+	p.Legend.Top = true
+	top := 0.0
+	for _, s := range shaded {
+		p.Add(band{s.From, s.To, faded(orange, 0x22), s.Label})
+	}
+	for _, cloud := range clouds {
+		points := slices.Clone(cloud.Points)
+		slices.SortFunc(points, func(a, b Point) int { return int(math.Copysign(1, a.X-b.X)) })
+		xy := make(plotter.XYs, len(points))
+		for i, pt := range points {
+			xy[i] = plotter.XY{X: pt.X, Y: pt.Y}
+			top = max(top, pt.Y)
+		}
+		addCloud(p, cloud, xy)
+	}
+	p.Y.Min, p.Y.Max = 0, max(top*1.08, 1e-9)
+	if len(shaded) > 0 {
+		p.X.Min, p.X.Max = 0, 1
+	}
+	p.Legend.Left = false
+	p.Legend.Padding = vg.Points(2)
+	return withLegendBeside(p, vg.Points(620), vg.Points(260))
+}
+
+func addCloud(p *plot.Plot, cloud Cloud, xy plotter.XYs) {
+	if len(xy) == 0 {
+		return
+	}
+	line, err := plotter.NewLine(xy)
+	if err != nil {
+		return // not a number; there is nothing to be drawn
+	}
+	colour := colourOf(cloud.Colour)
+	line.Color, line.Width = faded(colour, 0x70), vg.Points(1)
+	dots, err := plotter.NewScatter(xy)
+	if err != nil {
+		return
+	}
+	dots.GlyphStyle = draw.GlyphStyle{Color: colour, Radius: vg.Points(3), Shape: draw.CircleGlyph{}}
+	if cloud.Hollow {
+		dots.Shape = draw.RingGlyph{}
+		line.Dashes = []vg.Length{vg.Points(3), vg.Points(3)}
+	}
+	p.Add(line, dots)
+	p.Legend.Add(cloud.Label, line, dots)
+}
+
+// withLegendBeside draws the legend to the right of the plot, where it hides no point.
+func withLegendBeside(p *plot.Plot, width, height vg.Length) Figure {
+	legend := p.Legend
+	p.Legend = plot.NewLegend()
+	legend.Top, legend.Left = true, true
+	return Figure{width, height, func(c draw.Canvas) {
+		const margin = 8
+		space := legend.Rectangle(c).Size().X + vg.Points(2*margin)
+		p.Draw(draw.Crop(c, margin, -space-margin, margin, -margin))
+		legend.Draw(draw.Crop(c, c.Max.X-space, 0, 0, -vg.Points(30)))
+	}}
+}
+
+// band shades a part of the x axis, with a word at its top.
+type band struct {
+	from, to float64
+	colour   color.NRGBA
+	label    string
+}
+
+func (b band) Plot(c draw.Canvas, p *plot.Plot) {
+	toX, _ := p.Transforms(&c)
+	from, to := max(toX(b.from), c.Min.X), min(toX(b.to), c.Max.X)
+	if from >= to {
+		return
+	}
+	c.FillPolygon(b.colour, []vg.Point{
+		{X: from, Y: c.Min.Y}, {X: to, Y: c.Min.Y}, {X: to, Y: c.Max.Y}, {X: from, Y: c.Max.Y},
+	})
+	if b.label != "" {
+		style := p.X.Tick.Label
+		style.Color, style.XAlign, style.YAlign = black, draw.XCenter, draw.YTop
+		c.FillText(style, vg.Point{X: (from + to) / 2, Y: c.Max.Y - vg.Points(2)}, b.label)
+	}
+}

@@ -1,0 +1,239 @@
+package figure
+
+import (
+	"math"
+
+	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/plotter"
+	"gonum.org/v1/plot/vg"
+	"gonum.org/v1/plot/vg/draw"
+
+	"taskguide/bench/trial"
+	"taskguide/migration"
+)
+
+// Timeline shows one migration: how much was sent and how much the guest wrote over time, and, behind, when the guest was
+// inside a segment, when the migration was held back or suspended, its rounds, and its stop-and-copy.
+func Timeline(title string, r trial.Result) Figure {
+	t := timeline{result: r, end: seconds(r.Report.TotalMS)}
+	t.begin = -0.1 * t.end
+	rate := t.panel(title, "", "sent (Mbit/s)", t.bandwidth())
+	dirty := t.panel("", "time since the request (s)", "written (pages/s)", t.dirtyRate())
+	return Figure{vg.Points(680), vg.Points(400), func(c draw.Canvas) {
+		const margin = 8
+		c = draw.Crop(c, margin, -margin, margin, -margin)
+		legend := draw.Crop(c, 0, 0, 0, 0)
+		legend.Max.Y = c.Min.Y + vg.Points(16)
+		t.drawKey(legend)
+		c.Min.Y += vg.Points(20)
+		plots := [][]*plot.Plot{{rate}, {dirty}}
+		canvases := plot.Align(plots, draw.Tiles{Rows: 2, Cols: 1, PadY: vg.Points(4)}, c)
+		rate.Draw(canvases[0][0])
+		dirty.Draw(canvases[1][0])
+	}}
+}
+
+func seconds(ms float64) float64 { return ms / 1000 }
+
+type timeline struct {
+	result     trial.Result
+	begin, end float64 // seconds since the request
+}
+
+// step is a constant value for a while.
+type step struct{ from, to, value float64 }
+
+// bandwidth is what went over the wire between any two reports of progress.
+func (t timeline) bandwidth() []step {
+	var steps []step
+	from, sent := 0.0, int64(0)
+	for _, m := range t.result.Marks {
+		if m.Kind != "progress" || m.MS <= 0 {
+			continue
+		}
+		to := seconds(m.MS)
+		if to-from < 0.01 {
+			continue
+		}
+		steps = append(steps, step{from, to, float64(m.WireBytes-sent) * 8 / 1e6 / (to - from)})
+		from, sent = to, m.WireBytes
+	}
+	if last := t.result.Report.BytesWire - sent; t.end-from > 0.001 && last >= 0 {
+		steps = append(steps, step{from, t.end, float64(last) * 8 / 1e6 / (t.end - from)})
+	}
+	return steps
+}
+
+// dirtyRate is the engine's measurement in each round.
+func (t timeline) dirtyRate() []step {
+	ends := map[int]float64{}
+	for _, m := range t.result.Marks {
+		if m.Kind == "round" {
+			ends[m.Round] = seconds(m.MS)
+		}
+	}
+	var steps []step
+	for _, r := range t.result.Report.Rounds {
+		end, ok := ends[r.N]
+		if ok && r.Phase == migration.PhasePreCopy {
+			steps = append(steps, step{end - seconds(r.MS), end, r.DirtyPagesPerS})
+		}
+	}
+	return steps
+}
+
+func (t timeline) panel(title, x, y string, steps []step) *plot.Plot {
+	p := newPlot(title, x, y)
+	p.X.Tick.Marker, p.Y.Tick.Marker = linearTicks{}, linearTicks{}
+	t.addBackground(p)
+	top := 0.0
+	var area plotter.XYs
+	for _, s := range steps {
+		area = append(area, plotter.XY{X: s.from, Y: 0}, plotter.XY{X: s.from, Y: s.value},
+			plotter.XY{X: s.to, Y: s.value}, plotter.XY{X: s.to, Y: 0})
+		top = max(top, s.value)
+	}
+	if line, err := plotter.NewLine(area); err == nil && len(area) > 0 {
+		line.Color, line.Width, line.FillColor = blue, vg.Points(1.2), faded(blue, 0x40)
+		p.Add(line)
+	}
+	p.X.Min, p.X.Max = t.begin, t.end*1.04
+	p.Y.Min, p.Y.Max = 0, max(top*1.15, 1)
+	return p
+}
+
+// The colours of what is behind the curves.
+var (
+	segmentColour  = faded(green, 0x30)
+	heldColour     = faded(grey, 0x60)
+	stopCopyColour = faded(vermilion, 0x90)
+)
+
+func (t timeline) addBackground(p *plot.Plot) {
+	for _, s := range t.segments() {
+		p.Add(band{s.From, s.To, segmentColour, ""})
+	}
+	for _, s := range t.phases(migration.PhaseWaiting, migration.PhaseSuspended, migration.PhaseHeld) {
+		p.Add(band{s.From, s.To, heldColour, s.Label})
+	}
+	for _, m := range t.result.Marks {
+		if m.Kind == "round" && m.Round < len(t.result.Report.Rounds) {
+			p.Add(rule{seconds(m.MS)})
+		}
+	}
+	for _, s := range t.phases(migration.PhaseStopCopy) {
+		// At least a hair's breadth, so that the shortest can be seen.
+		p.Add(band{s.From, max(s.From+seconds(t.result.Report.DowntimeMS), s.From+(t.end-t.begin)*0.004), stopCopyColour, ""})
+	}
+	p.Add(rule{0})
+}
+
+// segments are when the task was inside one, at the source.
+func (t timeline) segments() []Span {
+	inside, from := t.insideAtBegin(), t.begin
+	var spans []Span
+	for _, m := range t.result.Marks {
+		at := seconds(m.MS)
+		if m.Kind != "tag" || m.Inside == nil || *m.Inside == inside || at <= t.begin {
+			continue
+		}
+		if inside {
+			spans = append(spans, Span{from, at, ""})
+		}
+		inside, from = *m.Inside, at
+	}
+	if end := t.moved(); inside && end > from {
+		spans = append(spans, Span{from, end, ""})
+	}
+	return spans
+}
+
+func (t timeline) insideAtBegin() bool {
+	inside := false
+	for _, m := range t.result.Marks {
+		if m.Kind == "tag" && m.Inside != nil && seconds(m.MS) <= t.begin {
+			inside = *m.Inside
+		}
+	}
+	return inside
+}
+
+// moved is when the guest stopped at the source, from where on its tags are not followed.
+func (t timeline) moved() float64 {
+	for _, s := range t.phases(migration.PhaseStopCopy) {
+		return s.From
+	}
+	return t.end
+}
+
+// phases are when the engine was in one of those.
+func (t timeline) phases(which ...migration.Phase) []Span {
+	var spans []Span
+	open := -1
+	for _, m := range t.result.Marks {
+		if m.Kind != "phase" {
+			continue
+		}
+		if open >= 0 {
+			spans[open].To = seconds(m.MS)
+			open = -1
+		}
+		for _, w := range which {
+			if m.Phase == w {
+				spans = append(spans, Span{seconds(m.MS), t.end, string(w)})
+				open = len(spans) - 1
+			}
+		}
+	}
+	return spans
+}
+
+// rule is a thin vertical line.
+type rule struct{ x float64 }
+
+func (r rule) Plot(c draw.Canvas, p *plot.Plot) {
+	toX, _ := p.Transforms(&c)
+	x := toX(r.x)
+	style := draw.LineStyle{Color: grey, Width: vg.Points(0.5), Dashes: []vg.Length{vg.Points(2), vg.Points(2)}}
+	if r.x == 0 {
+		style.Dashes, style.Color = nil, black
+	}
+	if !math.IsNaN(float64(x)) {
+		c.StrokeLine2(style, x, c.Min.Y, x, c.Max.Y)
+	}
+}
+
+// drawKey explains the colours in one line.
+func (t timeline) drawKey(c draw.Canvas) {
+	style := draw.TextStyle{Color: black, Font: sans(tickSize), Handler: plot.DefaultTextHandler, YAlign: draw.YCenter}
+	x, y := c.Min.X+vg.Points(60), c.Center().Y
+	for _, k := range []struct {
+		label string
+		draw  func(x vg.Length)
+	}{
+		{"inside a segment", func(x vg.Length) { c.SetColor(segmentColour); c.Fill(box(x, y)) }},
+		{"held back", func(x vg.Length) { c.SetColor(heldColour); c.Fill(box(x, y)) }},
+		{"stop-and-copy", func(x vg.Length) { c.SetColor(stopCopyColour); c.Fill(box(x, y)) }},
+		{"end of a round", func(x vg.Length) {
+			style := draw.LineStyle{Color: grey, Width: vg.Points(0.8), Dashes: []vg.Length{vg.Points(2), vg.Points(2)}}
+			c.StrokeLine2(style, x+keySide/2, y-keySide/2, x+keySide/2, y+keySide/2)
+		}},
+	} {
+		k.draw(x)
+		x += keySide + vg.Points(4)
+		c.FillText(style, vg.Point{X: x, Y: y}, k.label)
+		x += style.Width(k.label) + vg.Points(18)
+	}
+}
+
+const keySide = vg.Length(11)
+
+func box(x, y vg.Length) vg.Path {
+	var p vg.Path
+	p.Move(vg.Point{X: x, Y: y - keySide/2})
+	p.Line(vg.Point{X: x + keySide, Y: y - keySide/2})
+	p.Line(vg.Point{X: x + keySide, Y: y + keySide/2})
+	p.Line(vg.Point{X: x, Y: y + keySide/2})
+	p.Close()
+	return p
+}

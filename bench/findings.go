@@ -1,0 +1,255 @@
+package bench
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"taskguide/bench/figure"
+	"taskguide/bench/stats"
+	"taskguide/bench/trial"
+	"taskguide/control/units"
+)
+
+// Findings are what results come to, ready to be shown.
+type Findings struct {
+	Headlines []string  // a sentence each
+	Sections  []Section // in the order in which they are to be read
+}
+
+// Section is some paragraphs, then figures, then tables.
+type Section struct {
+	Title   string
+	Text    []string
+	Figures []NamedFigure
+	Tables  []Table
+}
+
+// NamedFigure is a figure, the name of its files, and what it shows.
+type NamedFigure struct {
+	Name, Caption string
+	figure.Figure
+}
+
+// Table is text in rows.
+type Table struct {
+	Caption string     `json:"caption"`
+	Head    []string   `json:"head"`
+	Rows    [][]string `json:"rows"`
+}
+
+// metric is a number of a trial.
+type metric struct {
+	name  string // as a table's head
+	key   string // in CSV and JSON, with its unit
+	write func(float64) string
+	of    func(trial.Result) (float64, bool)
+}
+
+func always(f func(trial.Result) float64) func(trial.Result) (float64, bool) {
+	return func(r trial.Result) (float64, bool) { return f(r), true }
+}
+
+// known leaves out what a VMM does not tell.
+func known(f func(trial.Result) int64) func(trial.Result) (float64, bool) {
+	return func(r trial.Result) (float64, bool) { v := f(r); return float64(v), v != trial.Unknown }
+}
+
+func latencyOf(f func(trial.Latency) float64) func(trial.Result) (float64, bool) {
+	return func(r trial.Result) (float64, bool) {
+		if r.Latency == nil {
+			return 0, false
+		}
+		return f(*r.Latency) / 1000, true
+	}
+}
+
+// The indicators: those of the thesis first, then our own.
+var (
+	downtime = metric{"downtime", "downtime_ms", units.Milliseconds, always(func(r trial.Result) float64 { return r.Report.DowntimeMS })}
+	stopCopy = metric{"pages in stop-and-copy", "pages_stopcopy", count, known(func(r trial.Result) int64 { return r.Report.PagesStopCopy })}
+	total    = metric{"total time", "total_ms", units.Milliseconds, always(func(r trial.Result) float64 { return r.Report.TotalMS })}
+	pages    = metric{"pages sent", "pages_sent", count, always(func(r trial.Result) float64 { return float64(r.Report.PagesSent) })}
+	wire     = metric{"bytes on the wire", "bytes_wire", func(v float64) string { return units.Bytes(int64(v)) },
+		always(func(r trial.Result) float64 { return float64(r.Report.BytesWire) })}
+	rounds    = metric{"rounds", "rounds", count, always(func(r trial.Result) float64 { return float64(len(r.Report.Rounds)) })}
+	gap       = metric{"the guest's own gap", "gap_ms", units.Milliseconds, always(func(r trial.Result) float64 { return r.GapMS })}
+	gapBefore = metric{"gap before", "gap_before_ms", units.Milliseconds, always(func(r trial.Result) float64 { return r.GapBeforeMS })}
+	waited    = metric{"held back", "waited_ms", units.Milliseconds, always(func(r trial.Result) float64 { return r.Report.WaitedMS })}
+	suspended = metric{"suspended", "suspended_ms", units.Milliseconds, always(func(r trial.Result) float64 { return r.Report.SuspendedMS })}
+	stops     = metric{"suspensions", "suspensions", count, always(func(r trial.Result) float64 { return float64(r.Report.Suspensions) })}
+	p99       = metric{"p99 latency", "p99_ms", units.Milliseconds, latencyOf(func(l trial.Latency) float64 { return l.Around.P99 })}
+	p999      = metric{"p99.9 latency", "p999_ms", units.Milliseconds, latencyOf(func(l trial.Latency) float64 { return l.Around.P999 })}
+	worst     = metric{"longest latency", "latency_max_ms", units.Milliseconds, latencyOf(func(l trial.Latency) float64 { return l.Around.Max })}
+	p999Calm  = metric{"p99.9 before", "p999_before_ms", units.Milliseconds, latencyOf(func(l trial.Latency) float64 { return l.Before.P999 })}
+	cpuTime   = metric{"CPU", "cpu_s", seconds, always(func(r trial.Result) float64 { return r.CPU.Source + r.CPU.Destination })}
+	cpuEngine = metric{"CPU without the guest's", "cpu_engine_s", seconds, always(func(r trial.Result) float64 {
+		return r.CPU.Source + r.CPU.Destination - r.CPU.Guest
+	})}
+	brownout = metric{"brownout", "brownout", percent, func(r trial.Result) (float64, bool) {
+		return r.Work.Brownout, r.Work.BeforePerS > 0
+	}}
+	speed = metric{"speed before", "writes_per_s", count, func(r trial.Result) (float64, bool) {
+		return r.Work.BeforePerS, r.Work.BeforePerS > 0
+	}}
+	throughput = metric{"throughput", "bytes_per_s", units.BitRate, func(r trial.Result) (float64, bool) {
+		return float64(r.Report.BytesWire) / r.Report.TotalMS * 1000, r.Report.TotalMS > 0
+	}}
+)
+
+// allMetrics is what CSV and summaries hold.
+var allMetrics = []metric{
+	downtime, stopCopy, total, pages, wire, rounds, gap, gapBefore, waited, suspended, stops, p99, p999, worst, p999Calm,
+	cpuTime, cpuEngine, brownout, speed,
+}
+
+func count(v float64) string {
+	s := fmt.Sprintf("%.0f", v)
+	if v != float64(int64(v)) && v < 100 {
+		s = fmt.Sprintf("%.1f", v)
+	}
+	for i := len(s) - 3; i > 0 && !strings.Contains(s, "."); i -= 3 {
+		s = s[:i] + "\u202f" + s[i:]
+	}
+	return s
+}
+
+func seconds(v float64) string { return fmt.Sprintf("%.2f s", v) }
+func percent(v float64) string { return fmt.Sprintf("%.0f %%", 100*v) }
+
+// group is the trials of one configuration.
+type group struct {
+	factors map[string]string
+	results []trial.Result
+}
+
+// is tells whether a factor has that value.
+func (g group) is(factor, value string) bool { return g.factors[factor] == value }
+
+func (g group) values(m metric) []float64 {
+	var v []float64
+	for _, r := range g.results {
+		if x, ok := m.of(r); ok {
+			v = append(v, x)
+		}
+	}
+	return v
+}
+
+// median writes a metric's median and its interval.
+func (g group) median(m metric) string {
+	v := g.values(m)
+	if len(v) == 0 {
+		return "–"
+	}
+	s := stats.Summarize(v)
+	if s.CI.Low == s.CI.High {
+		return m.write(s.Median)
+	}
+	return fmt.Sprintf("%s [%s, %s]", m.write(s.Median), m.write(s.CI.Low), m.write(s.CI.High))
+}
+
+// largest writes a metric's largest value.
+func (g group) largest(m metric) string {
+	v := g.values(m)
+	if len(v) == 0 {
+		return "–"
+	}
+	return m.write(slices.Max(v))
+}
+
+// groups sorts results, void ones left out, by the values that the named factors have, in the order in which they are
+// listed.
+type levels struct {
+	factor string
+	values []string
+}
+
+func groupBy(results []trial.Result, by ...levels) []group {
+	groups := []group{{factors: map[string]string{}, results: valid(results)}}
+	for _, l := range by {
+		var finer []group
+		for _, g := range groups {
+			for _, v := range l.values {
+				factors := map[string]string{l.factor: v}
+				for k, v := range g.factors {
+					factors[k] = v
+				}
+				finer = append(finer, group{factors, filter(g.results, func(r trial.Result) bool { return r.Spec.Factors[l.factor] == v })})
+			}
+		}
+		groups = finer
+	}
+	return slices.DeleteFunc(groups, func(g group) bool { return len(g.results) == 0 })
+}
+
+func filter(results []trial.Result, keep func(trial.Result) bool) []trial.Result {
+	var kept []trial.Result
+	for _, r := range results {
+		if keep(r) {
+			kept = append(kept, r)
+		}
+	}
+	return kept
+}
+
+func valid(results []trial.Result) []trial.Result {
+	return filter(results, func(r trial.Result) bool { return r.Error == "" })
+}
+
+// tableOf has a row for each group and a column for each factor and metric; medians with intervals.
+func tableOf(caption string, groups []group, factors []string, metrics ...metric) Table {
+	t := Table{Caption: caption, Head: append([]string{}, factors...)}
+	t.Head = append(t.Head, "n")
+	for _, m := range metrics {
+		t.Head = append(t.Head, m.name)
+	}
+	for _, g := range groups {
+		var row []string
+		for _, f := range factors {
+			row = append(row, g.factors[f])
+		}
+		row = append(row, fmt.Sprint(len(g.results)))
+		for _, m := range metrics {
+			row = append(row, g.median(m))
+		}
+		t.Rows = append(t.Rows, row)
+	}
+	return t
+}
+
+// ratio writes the ratio of two medians with its interval, or a dash.
+func ratio(a, b []float64) string {
+	r, ok := stats.MedianRatio(a, b)
+	if !ok {
+		return "–"
+	}
+	return fmt.Sprintf("%s [%s, %s]", times(r.Value), times(r.CI.Low), times(r.CI.High))
+}
+
+func times(v float64) string {
+	switch {
+	case v > 1e6:
+		return "∞"
+	case v >= 100:
+		return fmt.Sprintf("%.0f×", v)
+	case v >= 10:
+		return fmt.Sprintf("%.1f×", v)
+	default:
+		return fmt.Sprintf("%.2f×", v)
+	}
+}
+
+// find returns the group whose factors have these values.
+func find(groups []group, factors map[string]string) (group, bool) {
+	for _, g := range groups {
+		same := true
+		for f, v := range factors {
+			same = same && g.is(f, v)
+		}
+		if same {
+			return g, true
+		}
+	}
+	return group{}, false
+}

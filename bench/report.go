@@ -1,0 +1,315 @@
+package bench
+
+import (
+	"bytes"
+	_ "embed"
+	"encoding/csv"
+	"encoding/json"
+	"fmt"
+	"html/template"
+	"os"
+	"path/filepath"
+	"slices"
+	"sort"
+	"strings"
+	"time"
+
+	"taskguide/bench/stats"
+	"taskguide/bench/trial"
+	"taskguide/control/units"
+)
+
+//go:embed report.tmpl
+var reportText string
+
+var reportTemplate = template.Must(template.New("report").Parse(reportText))
+
+// WriteReport computes everything that follows from the results in dir: the page, its pictures, CSV and JSON. It
+// returns the path of the page.
+func WriteReport(dir string) (string, error) {
+	run, results, err := Load(dir)
+	if err != nil {
+		return "", err
+	}
+	e, err := Find(run.Experiment)
+	if err != nil {
+		return "", err
+	}
+	results = latest(results)
+	findings := e.Report(run.Size, results)
+	page := pageOf(e, run, results, findings)
+	for _, s := range findings.Sections {
+		for _, f := range s.Figures {
+			if err := writeFigure(dir, f); err != nil {
+				return "", err
+			}
+		}
+	}
+	if err := writeCSV(filepath.Join(dir, trialsFile), results); err != nil {
+		return "", err
+	}
+	if err := writeSummary(filepath.Join(dir, summaryFile), run, results, findings); err != nil {
+		return "", err
+	}
+	var b bytes.Buffer
+	if err := reportTemplate.Execute(&b, page); err != nil {
+		return "", fmt.Errorf("write the report: %w", err)
+	}
+	path := filepath.Join(dir, reportFile)
+	return path, os.WriteFile(path, b.Bytes(), 0o644)
+}
+
+// latest leaves of several results of one trial the last, in the order of first appearance.
+func latest(results []trial.Result) []trial.Result {
+	at := map[string]int{}
+	var out []trial.Result
+	for _, r := range results {
+		if i, again := at[r.Spec.ID]; again {
+			out[i] = r
+			continue
+		}
+		at[r.Spec.ID] = len(out)
+		out = append(out, r)
+	}
+	return out
+}
+
+func writeFigure(dir string, f NamedFigure) error {
+	for suffix, render := range map[string]func() ([]byte, error){".svg": f.SVG, ".png": f.PNG} {
+		b, err := render()
+		if err != nil {
+			return fmt.Errorf("figure %s: %w", f.Name, err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, f.Name+suffix), b, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// page is what the template shows.
+type page struct {
+	Title, Summary, Source string
+	Command                string
+	Facts                  [][2]string
+	Headlines              []string
+	Sections               []pageSection
+	Failures               []string
+	Seed                   uint64
+}
+
+type pageSection struct {
+	Title   string
+	Text    []string
+	Figures []pageFigure
+	Tables  []Table
+}
+
+type pageFigure struct {
+	Name, Caption string
+	SVG           template.HTML
+}
+
+func pageOf(e Experiment, run Run, results []trial.Result, f Findings) page {
+	p := page{Title: e.Title, Summary: e.Summary, Source: e.Source, Headlines: f.Headlines, Seed: run.Seed, Command: commandOf(run)}
+	p.Facts = facts(run, e, results)
+	for _, s := range f.Sections {
+		section := pageSection{Title: s.Title, Text: s.Text, Tables: s.Tables}
+		for _, fig := range s.Figures {
+			svg, err := fig.SVG()
+			if err != nil {
+				continue // writeFigure has told of it
+			}
+			// Made by this program, of numbers and names of its own.
+			section.Figures = append(section.Figures, pageFigure{fig.Name, fig.Caption, template.HTML(inline(svg))})
+		}
+		p.Sections = append(p.Sections, section)
+	}
+	for _, r := range results {
+		if r.Error != "" {
+			p.Failures = append(p.Failures, r.Spec.ID+": "+r.Error)
+		}
+	}
+	return p
+}
+
+// inline cuts what comes before the svg element of a document.
+func inline(svg []byte) string {
+	s := string(svg)
+	return s[max(0, strings.Index(s, "<svg")):]
+}
+
+func commandOf(run Run) string {
+	c := "vmm bench run " + run.Experiment
+	if run.Size == Quick {
+		c += " --quick"
+	}
+	if run.BitsPerSecond > 0 {
+		c += fmt.Sprintf(" --netns %dbit", run.BitsPerSecond)
+	}
+	return c + fmt.Sprintf(" --seed %d", run.Seed)
+}
+
+func facts(run Run, e Experiment, results []trial.Result) [][2]string {
+	h := run.Host
+	link := "loopback, limited by the engine as given"
+	if run.BitsPerSecond > 0 {
+		link = "network namespaces, veth and tbf at " + units.BitRate(float64(run.BitsPerSecond)/8)
+	}
+	qemu := h.QEMU
+	if qemu == "" {
+		qemu = "not installed"
+	}
+	return [][2]string{
+		{"trials", fmt.Sprintf("%d of %d, %d of them void", len(results), len(e.Plan(run.Size, run.Seed)), len(results)-len(valid(results)))},
+		{"begun", run.Started.UTC().Format(time.RFC1123)},
+		{"host", fmt.Sprintf("%s, %d CPUs, %s", h.CPU, h.CPUs, units.Bytes(h.MemoryBytes))},
+		{"kernel", fmt.Sprintf("Linux %s, KVM by %s", h.Kernel, h.KVM)},
+		{"versions", fmt.Sprintf("vmm %s, %s, QEMU %s", h.VMM, h.Go, qemu)},
+		{"link", link},
+		{"noise", noise(results)},
+	}
+}
+
+// noise says what else the host did before the trials.
+func noise(results []trial.Result) string {
+	var busy, stolen, load []float64
+	for _, r := range results {
+		busy, stolen, load = append(busy, r.Noise.BusyCPUs), append(stolen, r.Noise.StolenCPUs), append(load, r.Noise.Load1)
+	}
+	b, s, l := stats.Summarize(busy), stats.Summarize(stolen), stats.Summarize(load)
+	return fmt.Sprintf("just before trials others used %.2f CPUs in the median (up to %.2f), %.2f were stolen (up to %.2f); load average %.1f (up to %.1f)",
+		b.Median, b.Max, s.Median, s.Max, l.Median, l.Max)
+}
+
+// writeCSV writes a line for each trial.
+func writeCSV(path string, results []trial.Result) error {
+	var b bytes.Buffer
+	w := csv.NewWriter(&b)
+	factors := factorNames(results)
+	head := append([]string{"id", "error"}, factors...)
+	head = append(head, "offset", "offset_hit", "gate_open", "moved_inside", "moved_phase", "load1", "busy_cpus")
+	for _, m := range allMetrics {
+		head = append(head, m.key)
+	}
+	_ = w.Write(head) // to memory
+	for _, r := range results {
+		_ = w.Write(csvRow(r, factors))
+	}
+	w.Flush()
+	return os.WriteFile(path, b.Bytes(), 0o644)
+}
+
+func csvRow(r trial.Result, factors []string) []string {
+	row := []string{r.Spec.ID, r.Error}
+	for _, f := range factors {
+		row = append(row, r.Spec.Factors[f])
+	}
+	moved := trial.Moved{}
+	if r.Moved != nil {
+		moved = *r.Moved
+	}
+	row = append(row, decimal(r.Spec.Offset), decimal(r.Request.Offset), fmt.Sprint(r.Request.GateOpen), moved.Inside, moved.Phase,
+		decimal(r.Noise.Load1), decimal(r.Noise.BusyCPUs))
+	for _, m := range allMetrics {
+		v, ok := m.of(r)
+		if !ok || r.Error != "" {
+			row = append(row, "")
+			continue
+		}
+		row = append(row, decimal(v))
+	}
+	return row
+}
+
+func decimal(v float64) string { return fmt.Sprintf("%.6g", v) }
+
+func factorNames(results []trial.Result) []string {
+	var names []string
+	for _, r := range results {
+		for f := range r.Spec.Factors {
+			if !slices.Contains(names, f) {
+				names = append(names, f)
+			}
+		}
+	}
+	sort.Strings(names)
+	return names
+}
+
+// summary is what summary.json holds.
+type summary struct {
+	Run       Run             `json:"run"`
+	Headlines []string        `json:"headlines"`
+	Groups    []summaryGroup  `json:"groups"`
+	Tables    []Table         `json:"tables"`
+	Failures  []summaryFailed `json:"failures"`
+}
+
+type summaryGroup struct {
+	Factors map[string]string        `json:"factors"`
+	Metrics map[string]stats.Summary `json:"metrics"`
+}
+
+type summaryFailed struct {
+	ID    string `json:"id"`
+	Error string `json:"error"`
+}
+
+func writeSummary(path string, run Run, results []trial.Result, f Findings) error {
+	s := summary{Run: run, Headlines: f.Headlines, Groups: []summaryGroup{}, Tables: []Table{}, Failures: []summaryFailed{}}
+	for _, g := range configurations(results) {
+		sg := summaryGroup{g.factors, map[string]stats.Summary{}}
+		for _, m := range allMetrics {
+			if v := g.values(m); len(v) > 0 {
+				sg.Metrics[m.key] = stats.Summarize(v)
+			}
+		}
+		s.Groups = append(s.Groups, sg)
+	}
+	for _, section := range f.Sections {
+		s.Tables = append(s.Tables, section.Tables...)
+	}
+	for _, r := range results {
+		if r.Error != "" {
+			s.Failures = append(s.Failures, summaryFailed{r.Spec.ID, r.Error})
+		}
+	}
+	b, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return fmt.Errorf("write the summary: %w", err)
+	}
+	return os.WriteFile(path, append(b, '\n'), 0o644)
+}
+
+// configurations groups by all factors at once.
+func configurations(results []trial.Result) []group {
+	var groups []group
+	at := map[string]int{}
+	for _, r := range valid(results) {
+		key := fmt.Sprint(r.Spec.Factors) // maps are printed in the order of their keys
+		i, known := at[key]
+		if !known {
+			i = len(groups)
+			at[key] = i
+			groups = append(groups, group{factors: r.Spec.Factors})
+		}
+		groups[i].results = append(groups[i].results, r)
+	}
+	sort.Slice(groups, func(i, j int) bool { return fmt.Sprint(groups[i].factors) < fmt.Sprint(groups[j].factors) })
+	return groups
+}
+
+// fileName makes a name of words.
+func fileName(s string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z', r >= '0' && r <= '9', r >= 'A' && r <= 'Z':
+			return r
+		case r == ' ', r == '/', r == '-':
+			return '-'
+		default:
+			return -1
+		}
+	}, s)
+}

@@ -1,0 +1,202 @@
+package bench
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"time"
+
+	"taskguide/bench/trial"
+	"taskguide/vmm"
+)
+
+// The files of a run's folder. The first two are all that cannot be computed from the others.
+const (
+	runFile     = "run.json"
+	rawFile     = "raw.jsonl"
+	trialsFile  = "trials.csv"
+	summaryFile = "summary.json"
+	reportFile  = "report.html"
+)
+
+// Run says what was run, where and when. It is written when a run begins, and a resumed run obeys it.
+type Run struct {
+	Experiment    string    `json:"experiment"`
+	Size          Size      `json:"size"`
+	Seed          uint64    `json:"seed"`
+	BitsPerSecond int64     `json:"netns_bits_per_second"` // of the link between network namespaces, 0 for the loopback
+	Started       time.Time `json:"started"`
+	Host          Host      `json:"host"`
+}
+
+// Host is the machine and the software of a run.
+type Host struct {
+	KVM         string `json:"kvm"` // vmm.HostKind
+	Kernel      string `json:"kernel"`
+	CPU         string `json:"cpu"`
+	CPUs        int    `json:"cpus"`
+	MemoryBytes int64  `json:"memory_bytes"`
+	VMM         string `json:"vmm"` // version control's revision, if known
+	Go          string `json:"go"`
+	QEMU        string `json:"qemu"` // its version, empty if it is not installed
+}
+
+// ThisHost describes the present host.
+func ThisHost() (Host, error) {
+	kvm, err := vmm.Probe()
+	if err != nil {
+		return Host{}, err
+	}
+	h := Host{
+		KVM: string(kvm.Kind), Kernel: kvm.Kernel, CPU: kvm.CPU, CPUs: runtime.NumCPU(), MemoryBytes: totalMemory(),
+		VMM: revision(), Go: runtime.Version(), QEMU: qemuVersion(),
+	}
+	return h, nil
+}
+
+func revision() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			return s.Value
+		}
+	}
+	return info.Main.Version
+}
+
+// Errors of a run's folder.
+var (
+	ErrExists = errors.New("already holds results: add --resume to go on with them, or choose another --out")
+	ErrNoRun  = errors.New("holds no results of vmm bench run")
+)
+
+// Store keeps the results of a run in a folder.
+type Store struct {
+	dir string
+	raw *os.File
+}
+
+// Create begins a run in dir, which it makes if need be.
+func Create(dir string, run Run) (*Store, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("make the folder for results: %w", err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, runFile)); err == nil {
+		return nil, fmt.Errorf("%s %w", dir, ErrExists)
+	}
+	b, err := json.MarshalIndent(run, "", "  ")
+	if err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(filepath.Join(dir, runFile), append(b, '\n'), 0o644); err != nil {
+		return nil, fmt.Errorf("begin a run: %w", err)
+	}
+	return openStore(dir)
+}
+
+// Resume goes on with the run in dir and returns what it has so far.
+func Resume(dir string) (*Store, Run, []trial.Result, error) {
+	run, results, err := Load(dir)
+	if err != nil {
+		return nil, run, nil, err
+	}
+	s, err := openStore(dir)
+	return s, run, results, err
+}
+
+// openStore opens the raw results for more. Half a line, which is what a power failure may leave, is taken away.
+func openStore(dir string) (*Store, error) {
+	f, err := os.OpenFile(filepath.Join(dir, rawFile), os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("open raw results: %w", err)
+	}
+	b, err := io.ReadAll(f)
+	if err == nil {
+		whole := int64(bytes.LastIndexByte(b, '\n') + 1)
+		if err = f.Truncate(whole); err == nil {
+			_, err = f.Seek(whole, io.SeekStart)
+		}
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("open raw results: %w", err)
+	}
+	return &Store{dir, f}, nil
+}
+
+// Add keeps a result. When it returns, the result is on the disk.
+func (s *Store) Add(r trial.Result) error {
+	b, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("keep a result: %w", err)
+	}
+	if _, err := s.raw.Write(append(b, '\n')); err != nil {
+		return fmt.Errorf("keep a result: %w", err)
+	}
+	if err := s.raw.Sync(); err != nil {
+		return fmt.Errorf("keep a result: %w", err)
+	}
+	return nil
+}
+
+// Close ends the writing.
+func (s *Store) Close() error { return s.raw.Close() }
+
+// Load reads a run's folder.
+func Load(dir string) (Run, []trial.Result, error) {
+	var run Run
+	b, err := os.ReadFile(filepath.Join(dir, runFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return run, nil, fmt.Errorf("%s %w", dir, ErrNoRun)
+	}
+	if err != nil {
+		return run, nil, fmt.Errorf("read a run: %w", err)
+	}
+	if err := json.Unmarshal(b, &run); err != nil {
+		return run, nil, fmt.Errorf("read %s: %w", filepath.Join(dir, runFile), err)
+	}
+	f, err := os.Open(filepath.Join(dir, rawFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return run, nil, nil
+	}
+	if err != nil {
+		return run, nil, fmt.Errorf("read results: %w", err)
+	}
+	defer f.Close()
+	results, err := readResults(f)
+	if err != nil {
+		return run, nil, fmt.Errorf("read %s: %w", filepath.Join(dir, rawFile), err)
+	}
+	return run, results, nil
+}
+
+// readResults reads whole lines; one without its end was being written when everything stopped.
+func readResults(r io.Reader) ([]trial.Result, error) {
+	in := bufio.NewReader(r)
+	var results []trial.Result
+	for n := 1; ; n++ {
+		line, err := in.ReadBytes('\n')
+		if errors.Is(err, io.EOF) {
+			return results, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		var result trial.Result
+		if err := json.Unmarshal(line, &result); err != nil {
+			return nil, fmt.Errorf("line %d: %w", n, err)
+		}
+		results = append(results, result)
+	}
+}

@@ -1,0 +1,343 @@
+package bench
+
+import (
+	"fmt"
+	"time"
+
+	"taskguide/bench/figure"
+	"taskguide/bench/stats"
+	"taskguide/bench/trial"
+	"taskguide/migration"
+)
+
+// program is one of the guest's workloads at a size.
+type program struct {
+	name string
+	full string // kernel command line
+	fast string // the same for quick runs
+}
+
+var programs = []program{
+	{"matmul", "workload=matmul ws=64M", "workload=matmul ws=32M"},
+	{"sort", "workload=sort ws=48M", "workload=sort ws=16M"},
+	{"kv", "workload=kv ws=64M hot=1M rate=10000", "workload=kv ws=32M hot=1M rate=10000"},
+}
+
+const (
+	// linkRate is that of the engine's limit in experiments that do not vary it: a common link, and one that a guest can
+	// outrun.
+	linkRate = 1e9
+	// tightDowntime is a limit that a busy working set does not fit at linkRate, and a cool one does.
+	tightDowntime = 100 * time.Millisecond
+)
+
+// guestOf makes a guest of a program.
+func guestOf(p program, size Size, tag trial.Tag) trial.Guest {
+	if size == Quick {
+		return trial.Guest{Program: p.fast, Busy: 500 * time.Millisecond, Cool: 500 * time.Millisecond, Tag: tag, MemoryBytes: 96 << 20, CPUs: 1}
+	}
+	return trial.Guest{Program: p.full, Busy: time.Second, Cool: time.Second, Tag: tag, MemoryBytes: 128 << 20, CPUs: 1}
+}
+
+// policy is a way to migrate that is compared with others.
+type policy struct {
+	name     string
+	guidance migration.Guidance
+	atExit   *bool // the default if nil
+}
+
+var (
+	no         = false
+	off        = policy{"off", migration.GuidanceOff, nil}
+	start      = policy{"start", migration.GuidanceStart, nil}
+	suspend    = policy{"suspend", migration.GuidanceSuspend, nil}
+	switchover = policy{"switchover", migration.GuidanceSwitchover, nil}
+	notAtExit  = policy{"switchover, no exit", migration.GuidanceSwitchover, &no}
+)
+
+func (p policy) params(rule migration.Rule) migration.Params {
+	return migration.Params{
+		Rule: rule, DowntimeLimit: tightDowntime, Guidance: p.guidance, SwitchAtExit: p.atExit, BitsPerSecond: linkRate,
+		MaxDefer: 20 * time.Second,
+	}
+}
+
+func policyNames(policies []policy) []string {
+	var names []string
+	for _, p := range policies {
+		names = append(names, p.name)
+	}
+	return names
+}
+
+var rules = []migration.Rule{migration.RuleXen, migration.RuleDowntime}
+
+var ruleLevels = levels{"rule", []string{string(migration.RuleXen), string(migration.RuleDowntime)}}
+
+func programLevels() levels {
+	l := levels{factor: "program"}
+	for _, p := range programs {
+		l.values = append(l.values, p.name)
+	}
+	return l
+}
+
+var taggingPolicies = []policy{off, start, switchover}
+
+func tagging() Experiment {
+	return Experiment{
+		Name: "tagging", Title: "What task guidance gains",
+		Summary: "matmul, sort and kv, moved at points spread over their cycle, guided and not, under both stop rules",
+		Source:  "the thesis' section 4.3, tagged programs against untagged ones, with the indicators of its section 4.2",
+		Blocks:  taggingBlocks, Report: taggingReport,
+	}
+}
+
+func taggingBlocks(size Size) [][]trial.Spec {
+	var all []trial.Spec
+	for _, prog := range programs {
+		for _, rule := range rules {
+			for _, p := range taggingPolicies {
+				all = append(all, trial.Spec{
+					ID:      fmt.Sprintf("%s/%s/%s", prog.name, rule, p.name),
+					Factors: map[string]string{"program": prog.name, "rule": string(rule), "policy": p.name},
+					Guest:   guestOf(prog, size, trial.TagCool),
+					Params:  p.params(rule),
+					// A request that had to wait is answered in the second after.
+					BeatsAfter: beatsFor(prog, size),
+				})
+			}
+		}
+	}
+	return repeat(map[Size]int{Quick: 2, Full: 10}[size], all)
+}
+
+func beatsFor(p program, size Size) int {
+	if p.name == "kv" && size == Full {
+		return 2
+	}
+	return 1
+}
+
+func taggingReport(_ Size, results []trial.Result) Findings {
+	groups := groupBy(results, programLevels(), ruleLevels, levels{"policy", policyNames(taggingPolicies)})
+	f := Findings{Headlines: gains(groups)}
+	f.Sections = []Section{
+		{
+			Title: "The gain: how long the guest stands still",
+			Text: []string{
+				"Each point is one migration of a fresh guest. The box reaches from the first to the third quartile, the bar is the median. " +
+					"All guests are tagged; “off” ignores the tags, and so is what an untagged guest would get.",
+				"The downtime is the engine's own measurement. The guest's own gap, in the table, is what the program inside saw, noise of the host included.",
+			},
+			Figures: downtimeFigures(groups),
+			Tables:  []Table{gainTable(groups), tableOf("Downtime and what it consists of; medians with 95 % bootstrap intervals", groups, []string{"program", "rule", "policy"}, downtime, stopCopy, gap, gapBefore)},
+		},
+		{
+			Title: "When it was asked for",
+			Text: []string{
+				"The same migrations by the point of the program's cycle at which they were asked for. The shaded half is the busy phase. " +
+					"Without guidance the outcome depends on luck; guidance is to make it the same everywhere.",
+			},
+			Figures: offsetFigures(groups),
+		},
+		{
+			Title: "The price: time and pages",
+			Text: []string{
+				"Guidance waits for a good moment, so a migration can take longer and send more. “Held back” is the time in which the migration could have gone on " +
+					"and did not, for the guest was outside its segments.",
+			},
+			Tables: []Table{tableOf("Cost; medians with 95 % bootstrap intervals", groups, []string{"program", "rule", "policy"}, total, waited, pages, wire, rounds), priceTable(groups)},
+		},
+		serviceSection(groups),
+		timelineSection(results, []string{"off", "switchover"}),
+	}
+	return f
+}
+
+// gains is the headline: the ratio of downtimes, guided against unguided, per program.
+func gains(groups []group) []string {
+	var lines []string
+	for _, g := range groups {
+		if !g.is("policy", switchover.name) {
+			continue
+		}
+		base, ok := find(groups, map[string]string{"program": g.factors["program"], "rule": g.factors["rule"], "policy": off.name})
+		if !ok {
+			continue
+		}
+		guided, unguided := stats.Summarize(g.values(downtime)), stats.Summarize(base.values(downtime))
+		lines = append(lines, fmt.Sprintf("%s, rule %s: median downtime %s guided against %s unguided, %s; worst %s against %s.",
+			g.factors["program"], g.factors["rule"], downtime.write(guided.Median), downtime.write(unguided.Median),
+			ratio(g.values(downtime), base.values(downtime)), downtime.write(guided.Max), downtime.write(unguided.Max)))
+	}
+	return lines
+}
+
+func gainTable(groups []group) Table {
+	t := Table{
+		Caption: "Guided against unguided: ratios below 1 are a gain",
+		Head:    []string{"program", "rule", "policy", "median downtime", "worst downtime", "pages in stop-and-copy", "the guest's own gap"},
+	}
+	eachAgainstOff(groups, func(g, base group) {
+		t.Rows = append(t.Rows, []string{
+			g.factors["program"], g.factors["rule"], g.factors["policy"],
+			ratio(g.values(downtime), base.values(downtime)), worstRatio(g, base, downtime),
+			ratio(g.values(stopCopy), base.values(stopCopy)), ratio(g.values(gap), base.values(gap)),
+		})
+	})
+	return t
+}
+
+func priceTable(groups []group) Table {
+	t := Table{
+		Caption: "What it costs, guided against unguided: ratios above 1 are a loss",
+		Head:    []string{"program", "rule", "policy", "total time", "worst total time", "pages sent"},
+	}
+	eachAgainstOff(groups, func(g, base group) {
+		t.Rows = append(t.Rows, []string{
+			g.factors["program"], g.factors["rule"], g.factors["policy"],
+			ratio(g.values(total), base.values(total)), worstRatio(g, base, total), ratio(g.values(pages), base.values(pages)),
+		})
+	})
+	return t
+}
+
+// eachAgainstOff pairs every group with the one that differs from it only in not being guided.
+func eachAgainstOff(groups []group, f func(g, base group)) {
+	for _, g := range groups {
+		if g.is("policy", off.name) {
+			continue
+		}
+		same := map[string]string{}
+		for k, v := range g.factors {
+			same[k] = v
+		}
+		same["policy"] = off.name
+		if base, ok := find(groups, same); ok {
+			f(g, base)
+		}
+	}
+}
+
+func worstRatio(a, b group, m metric) string {
+	x, y := stats.Summarize(a.values(m)), stats.Summarize(b.values(m))
+	if y.Max <= 0 {
+		return "–"
+	}
+	return times(x.Max / y.Max)
+}
+
+// downtimeFigures shows the distributions, one figure per rule.
+func downtimeFigures(groups []group) []NamedFigure {
+	var figures []NamedFigure
+	for _, rule := range ruleLevels.values {
+		var samples []figure.Sample
+		for _, g := range groups {
+			if g.is("rule", rule) {
+				samples = append(samples, figure.Sample{
+					Group: g.factors["program"], Label: g.factors["policy"], Colour: g.factors["policy"], Values: g.values(downtime),
+				})
+			}
+		}
+		if len(samples) == 0 {
+			continue
+		}
+		figures = append(figures, NamedFigure{
+			"downtime-" + rule, "Downtime by program and policy under rule " + rule + ", every trial a point.",
+			figure.Strip("Downtime under rule "+rule, "downtime in ms", samples),
+		})
+	}
+	return figures
+}
+
+// offsetFigures shows the pages of the stop-and-copy over the cycle, one figure per program.
+func offsetFigures(groups []group) []NamedFigure {
+	var figures []NamedFigure
+	for _, prog := range programLevels().values {
+		var clouds []figure.Cloud
+		for _, g := range groups {
+			if !g.is("program", prog) {
+				continue
+			}
+			c := figure.Cloud{
+				Label: g.factors["policy"] + ", " + g.factors["rule"], Colour: g.factors["policy"], Hollow: g.is("rule", string(migration.RuleDowntime)),
+			}
+			for _, r := range g.results {
+				c.Points = append(c.Points, figure.Point{X: r.Spec.Offset, Y: float64(r.Report.PagesStopCopy)})
+			}
+			clouds = append(clouds, c)
+		}
+		if len(clouds) == 0 {
+			continue
+		}
+		figures = append(figures, NamedFigure{
+			"offset-" + prog, fmt.Sprintf("Pages that %s had to wait for in the stop-and-copy, by the point of its cycle at which the migration was asked for.", prog),
+			figure.Scatter(prog+": pages in stop-and-copy", "point of the cycle at which the migration was asked for (cycles)", "pages (4 KiB)",
+				[]figure.Span{{From: 0, To: 0.5, Label: "busy"}}, clouds),
+		})
+	}
+	return figures
+}
+
+// serviceSection is about programs that serve requests.
+func serviceSection(groups []group) Section {
+	var serving []group
+	for _, g := range groups {
+		if len(g.values(p999)) > 0 {
+			serving = append(serving, g)
+		}
+	}
+	s := Section{
+		Title: "What users of the service notice",
+		Text: []string{
+			"kv answers requests that arrive on a schedule, and a request that arrives while the guest stands still waits. The percentiles are those of the worst second around the move, " +
+				"beside the worst second before it: what a request had to wait for anyway.",
+		},
+	}
+	if len(serving) == 0 {
+		s.Text = []string{"No program of this run serves requests."}
+		return s
+	}
+	s.Tables = []Table{tableOf("Latency of kv's requests; medians over the trials, with 95 % bootstrap intervals", serving, []string{"program", "rule", "policy"}, p999Calm, p99, p999, worst)}
+	return s
+}
+
+// timelineSection shows one migration of each policy: of those asked for in a busy phase, the one whose downtime is the median.
+func timelineSection(results []trial.Result, policies []string) Section {
+	s := Section{
+		Title: "One migration, step by step",
+		Text: []string{
+			"A typical migration of each policy: the one with the median downtime. Dirty rates are measured once a round, what was sent ten times a second.",
+		},
+	}
+	for _, p := range policies {
+		of := filter(valid(results), func(r trial.Result) bool { return r.Spec.Factors["policy"] == p && len(r.Marks) > 0 })
+		if len(of) == 0 {
+			continue
+		}
+		r := typical(of)
+		s.Figures = append(s.Figures, NamedFigure{
+			"timeline-" + fileName(p), fmt.Sprintf("%s: downtime %s, total time %s.", r.Spec.ID, downtime.write(r.Report.DowntimeMS), total.write(r.Report.TotalMS)),
+			figure.Timeline("Policy "+p+": "+r.Spec.ID, r),
+		})
+	}
+	return s
+}
+
+// typical is the trial whose downtime is nearest to the median.
+func typical(results []trial.Result) trial.Result {
+	var v []float64
+	for _, r := range results {
+		v = append(v, r.Report.DowntimeMS)
+	}
+	median, best := stats.Median(v), results[0]
+	for _, r := range results {
+		if abs(r.Report.DowntimeMS-median) < abs(best.Report.DowntimeMS-median) {
+			best = r
+		}
+	}
+	return best
+}
+
+func abs(v float64) float64 { return max(v, -v) }
