@@ -24,6 +24,8 @@ var unsavedMSRs = [][2]uint32{
 	// Wall clock of kvmclock: writing it makes KVM write to guest RAM, which it did
 	// when the guest wrote it, and all that counts is that.
 	{0x11, 0x11}, {0x4b564d00, 0x4b564d00},
+	// Hyper-V's interface, which guests are not told of; some of these are clocks.
+	{0x40000000, 0x400001ff},
 	// What the hidden parts of CPUID would need: capabilities of one host, performance
 	// counters, processor trace, nested virtualization, enclaves.
 	{0x10a, 0x10a}, {0x345, 0x345},

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
@@ -187,6 +188,19 @@ func TestStateMovesBetweenAccesses(t *testing.T) {
 	}
 }
 
+// explainDigest shows what differs between two machines' states without time.
+func explainDigest(t testing.TB, a, b *VM) {
+	t.Helper()
+	var states [2]*machineState
+	for i, vm := range []*VM{a, b} {
+		s, err := vm.readState()
+		require.NoError(t, err)
+		s.withoutTime()
+		states[i] = s
+	}
+	assert.Equal(t, states[0], states[1])
+}
+
 // moveVM pauses a machine and carries it over into a new one, which it returns.
 func moveVM(t testing.TB, src *VM, prepare func(dst *VM)) *VM {
 	t.Helper()
@@ -205,6 +219,9 @@ func moveVM(t testing.TB, src *VM, prepare func(dst *VM)) *VM {
 	require.NoError(t, err)
 	got, err := dst.StateDigest()
 	require.NoError(t, err)
+	if want != got {
+		explainDigest(t, src, dst)
+	}
 	require.Equal(t, want, got, "state digest")
 	src.Stop()
 	return dst

@@ -70,6 +70,8 @@ func TestTrackerSeesGuestAndHostWrites(t *testing.T) {
 		vm.MarkDirty(0, 0)
 		n := harvest(t, tr, dirty)
 		require.Equal(t, dirty.Count(), n)
+		// Processors may note what they fetched code through as written.
+		dirty.Clear(testEntry / memory.PageSize)
 		want := memory.NewBitmap(vm.RAM().Pages())
 		for p := 1024; p < 3072; p += 2 {
 			want.Set(p)

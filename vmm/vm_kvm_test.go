@@ -297,6 +297,9 @@ func TestDigestSeesARegister(t *testing.T) {
 	require.NoError(t, err)
 	again, err := vm.StateDigest()
 	require.NoError(t, err)
+	if before != again {
+		explainDigest(t, vm, vm)
+	}
 	require.Equal(t, before, again)
 	state, err := vm.SaveState()
 	require.NoError(t, err)
