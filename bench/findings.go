@@ -92,9 +92,6 @@ var (
 	speed = metric{"speed before", "writes_per_s", count, func(r trial.Result) (float64, bool) {
 		return r.Work.BeforePerS, r.Work.BeforePerS > 0
 	}}
-	throughput = metric{"throughput", "bytes_per_s", units.BitRate, func(r trial.Result) (float64, bool) {
-		return float64(r.Report.BytesWire) / r.Report.TotalMS * 1000, r.Report.TotalMS > 0
-	}}
 )
 
 // allMetrics is what CSV and summaries hold.
@@ -149,22 +146,13 @@ func (g group) median(m metric) string {
 	return fmt.Sprintf("%s [%s, %s]", m.write(s.Median), m.write(s.CI.Low), m.write(s.CI.High))
 }
 
-// largest writes a metric's largest value.
-func (g group) largest(m metric) string {
-	v := g.values(m)
-	if len(v) == 0 {
-		return "–"
-	}
-	return m.write(slices.Max(v))
-}
-
-// groups sorts results, void ones left out, by the values that the named factors have, in the order in which they are
-// listed.
+// levels are the values that a factor has, in the order in which they are shown.
 type levels struct {
 	factor string
 	values []string
 }
 
+// groupBy sorts results, void ones left out, by the values of factors.
 func groupBy(results []trial.Result, by ...levels) []group {
 	groups := []group{{factors: map[string]string{}, results: valid(results)}}
 	for _, l := range by {

@@ -43,24 +43,35 @@ type timeline struct {
 // step is a constant value for a while.
 type step struct{ from, to, value float64 }
 
-// bandwidth is what went over the wire between any two reports of progress.
+// shortest is how far apart two moments must be for a rate between them to mean something, in seconds.
+const shortest = 0.015
+
+// bandwidth is what went over the wire between any two moments at which the sum is known: reports of progress, and the ends
+// of rounds.
 func (t timeline) bandwidth() []step {
+	ofRound := map[int]int64{}
+	for _, r := range t.result.Report.Rounds {
+		ofRound[r.N] = r.BytesWire
+	}
 	var steps []step
-	from, sent := 0.0, int64(0)
+	from, sent, rounds := 0.0, int64(0), int64(0)
+	add := func(to float64, sum int64) {
+		if to-from < shortest || sum < sent {
+			return
+		}
+		steps = append(steps, step{from, to, float64(sum-sent) * 8 / 1e6 / (to - from)})
+		from, sent = to, sum
+	}
 	for _, m := range t.result.Marks {
-		if m.Kind != "progress" || m.MS <= 0 {
-			continue
+		switch m.Kind {
+		case "progress":
+			add(seconds(m.MS), m.WireBytes)
+		case "round":
+			rounds += ofRound[m.Round]
+			add(seconds(m.MS), rounds)
 		}
-		to := seconds(m.MS)
-		if to-from < 0.01 {
-			continue
-		}
-		steps = append(steps, step{from, to, float64(m.WireBytes-sent) * 8 / 1e6 / (to - from)})
-		from, sent = to, m.WireBytes
 	}
-	if last := t.result.Report.BytesWire - sent; t.end-from > 0.001 && last >= 0 {
-		steps = append(steps, step{from, t.end, float64(last) * 8 / 1e6 / (t.end - from)})
-	}
+	add(t.end, t.result.Report.BytesWire)
 	return steps
 }
 
@@ -88,10 +99,16 @@ func (t timeline) panel(title, x, y string, steps []step) *plot.Plot {
 	t.addBackground(p)
 	top := 0.0
 	var area plotter.XYs
-	for _, s := range steps {
-		area = append(area, plotter.XY{X: s.from, Y: 0}, plotter.XY{X: s.from, Y: s.value},
-			plotter.XY{X: s.to, Y: s.value}, plotter.XY{X: s.to, Y: 0})
+	for i, s := range steps {
+		if i > 0 && s.from > steps[i-1].to+1e-6 {
+			area = append(area, plotter.XY{X: steps[i-1].to, Y: 0}, plotter.XY{X: s.from, Y: 0})
+		}
+		area = append(area, plotter.XY{X: s.from, Y: s.value}, plotter.XY{X: s.to, Y: s.value})
 		top = max(top, s.value)
+	}
+	if len(area) > 0 {
+		first, last := area[0].X, area[len(area)-1].X
+		area = append(append(plotter.XYs{{X: first, Y: 0}}, area...), plotter.XY{X: last, Y: 0})
 	}
 	if line, err := plotter.NewLine(area); err == nil && len(area) > 0 {
 		line.Color, line.Width, line.FillColor = blue, vg.Points(1.2), faded(blue, 0x40)

@@ -78,10 +78,13 @@ func (r *Result) readBeats(beats []heartbeat.Beat, s span) {
 	}
 }
 
+// steadyCycle is the longest cycle that does not show in the work of a second.
+const steadyCycle = 200 * time.Millisecond
+
 // addWork is about programs that do the same all the time; the speed of others says which phase they were in.
 func (r *Result) addWork(t *series) {
 	g := r.Spec.Guest
-	if g.Busy > 0 && g.Cool > 0 || t.asked < 2 || len(t.beats) <= t.moved {
+	if steady := g.Busy == 0 || g.Cool == 0 || g.Cycle() <= steadyCycle; !steady || t.asked < 2 || len(t.beats) <= t.moved {
 		return
 	}
 	first := max(0, t.asked-1-max(1, r.Spec.BeatsBefore))

@@ -16,6 +16,7 @@ import (
 
 	"taskguide/control"
 	"taskguide/integration/heartbeat"
+	"taskguide/tagging"
 )
 
 // pollInterval is how often a process is asked whether it is ready; nothing is being measured while it is.
@@ -178,7 +179,8 @@ func (f *follower) note(e control.Event) {
 	}
 	was := f.inside
 	f.inside = e.Tag.Depth > 0
-	if was != f.inside && f.inside == (f.tag == TagBusy) {
+	// A task registers when it begins its first busy phase.
+	if e.Tag.Event == tagging.Registered || was != f.inside && f.inside == (f.tag == TagBusy) {
 		f.busyAt = e.Tag.Time
 		close(f.changed)
 		f.changed = make(chan struct{})

@@ -1,0 +1,134 @@
+package bench
+
+import (
+	"fmt"
+	"time"
+
+	"taskguide/bench/figure"
+	"taskguide/bench/stats"
+	"taskguide/bench/trial"
+	"taskguide/migration"
+)
+
+var interruptPolicies = []policy{off, start, suspend, switchover, notAtExit}
+
+// interruptRate is slower than linkRate, so that segments of a quarter of what a migration needs are still long against a
+// round.
+const interruptRate = 1e9
+
+// interruptSetting is the program of the experiment at a size.
+type interruptSetting struct {
+	workingSet int64
+	busy       time.Duration
+	lengths    []float64 // of segments, in multiples of what a migration needs
+	repeats    int
+}
+
+func interruptAt(size Size) interruptSetting {
+	if size == Quick {
+		return interruptSetting{32 << 20, 500 * time.Millisecond, []float64{0.5, 2}, 3}
+	}
+	return interruptSetting{64 << 20, time.Second, []float64{0.25, 0.5, 1, 2, 4}, 7}
+}
+
+// need is how long the working set takes on the link: what a migration within a segment takes at least.
+func (s interruptSetting) need() time.Duration {
+	return time.Duration(float64(s.workingSet) * 8 / interruptRate * float64(time.Second)).Round(time.Millisecond)
+}
+
+func lengthName(l float64) string { return fmt.Sprintf("%g×", l) }
+
+func (s interruptSetting) levels() levels {
+	l := levels{factor: "segment"}
+	for _, v := range s.lengths {
+		l.values = append(l.values, lengthName(v))
+	}
+	return l
+}
+
+func interrupt() Experiment {
+	return Experiment{
+		Name: "interrupt", Title: "When the program leaves its segment while it is moved",
+		Summary: "segments from a quarter to four times of what a migration needs, under every kind of guidance",
+		Source:  "the thesis' section 4.4, interrupted migrations",
+		Blocks:  interruptBlocks, Report: interruptReport,
+	}
+}
+
+func interruptBlocks(size Size) [][]trial.Spec {
+	s := interruptAt(size)
+	var all []trial.Spec
+	for _, l := range s.lengths {
+		for _, p := range interruptPolicies {
+			params := p.params(migration.RuleXen)
+			params.BitsPerSecond = interruptRate
+			all = append(all, trial.Spec{
+				ID:      fmt.Sprintf("%s/%s", lengthName(l), p.name),
+				Factors: map[string]string{"segment": lengthName(l), "policy": p.name},
+				Guest: trial.Guest{
+					Program: fmt.Sprintf("workload=phased ws=%dM hot=64K fill=random", s.workingSet>>20), Tag: trial.TagCool,
+					Busy: s.busy, Cool: time.Duration(l * float64(s.need())), MemoryBytes: s.workingSet + 32<<20, CPUs: 1,
+				},
+				Params: params,
+			})
+		}
+	}
+	return repeat(s.repeats, all)
+}
+
+func interruptReport(size Size, results []trial.Result) Findings {
+	s := interruptAt(size)
+	groups := groupBy(results, s.levels(), levels{"policy", policyNames(interruptPolicies)})
+	setting := fmt.Sprintf("The program rewrites %d MiB in busy phases of %v, under rule xen at 1 Gbit/s. Sending its memory once takes %v: that is the unit of the segments' lengths here.",
+		s.workingSet>>20, s.busy, s.need())
+	f := Findings{Headlines: interruptHeadlines(groups)}
+	f.Sections = []Section{
+		{
+			Title:   "Downtime",
+			Text:    []string{setting, "With start, the migration begins in a segment, but if that ends too early, the rest is luck. Suspend and switchover never stop the guest outside a segment; “no exit” does without the decision at its very end."},
+			Figures: []NamedFigure{{"interrupt-downtime", "Downtime by length of the segments and policy.", figure.Strip("Downtime", "downtime in ms", samplesOf(groups, downtime))}},
+			Tables:  []Table{tableOf("Medians with 95 % bootstrap intervals", groups, []string{"segment", "policy"}, downtime, stopCopy, gap)},
+		},
+		{
+			Title: "What it takes",
+			Text: []string{
+				"Suspending saves the pages that would be dirty again at once, and pays with time: the link rests while the program is busy. Deferring only the switchover sends all the time, and more.",
+			},
+			Figures: []NamedFigure{{"interrupt-total", "Total time by length of the segments and policy.", figure.Strip("Total time", "total time in ms", samplesOf(groups, total))}},
+			Tables:  []Table{tableOf("Medians with 95 % bootstrap intervals", groups, []string{"segment", "policy"}, total, waited, suspended, stops, pages, rounds)},
+		},
+		timelineSection(results, []string{off.name, suspend.name, switchover.name}),
+	}
+	return f
+}
+
+func samplesOf(groups []group, m metric) []figure.Sample {
+	var samples []figure.Sample
+	for _, g := range groups {
+		samples = append(samples, figure.Sample{Group: g.factors["segment"], Label: g.factors["policy"], Colour: g.factors["policy"], Values: g.values(m)})
+	}
+	return samples
+}
+
+// interruptHeadlines compares suspending with deferring only the switchover, at each length.
+func interruptHeadlines(groups []group) []string {
+	var lines []string
+	for _, g := range groups {
+		if !g.is("policy", suspend.name) {
+			continue
+		}
+		l := g.factors["segment"]
+		only, ok := find(groups, map[string]string{"segment": l, "policy": switchover.name})
+		if !ok {
+			continue
+		}
+		line := fmt.Sprintf("Segments of %s: suspending sends %s of the pages that deferring only the switchover sends, and takes %s of the time",
+			l, ratio(g.values(pages), only.values(pages)), ratio(g.values(total), only.values(total)))
+		if base, ok := find(groups, map[string]string{"segment": l, "policy": off.name}); ok {
+			line += fmt.Sprintf("; median downtime %s and %s, against %s unguided", downtime.write(stats.Median(g.values(downtime))),
+				downtime.write(stats.Median(only.values(downtime))), downtime.write(stats.Median(base.values(downtime))))
+		}
+		lines = append(lines, line+".")
+	}
+	return lines
+}

@@ -1,0 +1,100 @@
+package bench
+
+import (
+	"fmt"
+	"time"
+
+	"taskguide/bench/trial"
+	"taskguide/migration"
+)
+
+func overhead() Experiment {
+	return Experiment{
+		Name: "overhead", Title: "What it costs when nothing is gained",
+		Summary: "the speed of programs that tag often, and what pre-copy slows down",
+		Source:  "the thesis' discussion of overhead",
+		Blocks:  overheadBlocks, Report: overheadReport,
+	}
+}
+
+var (
+	overheadTags    = levels{"tags", []string{string(trial.TagNone), string(trial.TagCool), string(trial.TagFast)}}
+	overheadLengths = levels{"segment", []string{"100 ms", "10 ms", "1 ms"}}
+	brownoutWays    = levels{"engine", []string{"1 channel", "2 channels", "4 channels", "1 channel, 1 Gbit/s", "1 channel, zstd"}}
+)
+
+func overheadBlocks(size Size) [][]trial.Spec {
+	lengths := []time.Duration{100 * time.Millisecond, 10 * time.Millisecond, time.Millisecond}
+	var all []trial.Spec
+	for i, name := range overheadLengths.values {
+		for _, tag := range overheadTags.values {
+			all = append(all, trial.Spec{
+				ID:      fmt.Sprintf("tags/%s/%s", name, tag),
+				Factors: map[string]string{"part": "tags", "segment": name, "tags": tag},
+				Guest: trial.Guest{
+					Program: "workload=phased ws=8M hot=0", Busy: lengths[i], Cool: lengths[i], Tag: trial.Tag(tag), MemoryBytes: 32 << 20, CPUs: 1,
+				},
+				Params:      migration.Params{Guidance: migration.GuidanceOff},
+				BeatsBefore: 2,
+			})
+		}
+	}
+	for i, name := range brownoutWays.values {
+		params := migration.Params{Guidance: migration.GuidanceOff, Channels: []int{1, 2, 4, 1, 1}[i], Compress: migration.CompressNone}
+		switch i {
+		case 3:
+			params.BitsPerSecond = 1e9
+		case 4:
+			params.Compress = migration.CompressZstd
+		}
+		all = append(all, trial.Spec{
+			ID:      "brownout/" + name,
+			Factors: map[string]string{"part": "brownout", "engine": name},
+			Guest: trial.Guest{
+				Program: "workload=phased ws=32M hot=32M fill=random", Busy: time.Second, Tag: trial.TagNone, MemoryBytes: 512 << 20, CPUs: 1,
+			},
+			Params:      params,
+			BeatsBefore: 2, BeatsAfter: 2,
+		})
+	}
+	return repeat(map[Size]int{Quick: 2, Full: 10}[size], all)
+}
+
+func overheadReport(_ Size, results []trial.Result) Findings {
+	tags := groupBy(results, levels{"part", []string{"tags"}}, overheadLengths, overheadTags)
+	engines := groupBy(results, levels{"part", []string{"brownout"}}, brownoutWays)
+	cost := Table{Caption: "Speed of the tagged program against the untagged one: 1 is no cost", Head: []string{"segment", "tags", "speed"}}
+	var f Findings
+	for _, g := range tags {
+		base, ok := find(tags, map[string]string{"segment": g.factors["segment"], "tags": string(trial.TagNone)})
+		if !ok || g.is("tags", string(trial.TagNone)) {
+			continue
+		}
+		r := ratio(g.values(speed), base.values(speed))
+		cost.Rows = append(cost.Rows, []string{g.factors["segment"], g.factors["tags"], r})
+		f.Headlines = append(f.Headlines, fmt.Sprintf("A program with segments of %s, tagged by %s: %s of its untagged speed.", g.factors["segment"], describeWay(g.factors["tags"]), r))
+	}
+	f.Sections = []Section{
+		{
+			Title: "Tags while nobody migrates",
+			Text: []string{
+				"The program writes for a while and waits for as long, and tags the waiting. Its speed is what it writes in a second; only the length of the phases differs. " +
+					"A tag that is a store to the tag port leaves the VM, one in the tag page does not.",
+			},
+			Tables: []Table{cost, tableOf("Pages written per second before any migration; medians with 95 % bootstrap intervals", tags, []string{"segment", "tags"}, speed)},
+		},
+		{
+			Title: "Brownout: the guest while pre-copy runs",
+			Text: []string{
+				"The guest rewrites 32 MiB without a pause. Brownout is the part of its speed that it loses while pre-copy runs, its downtime left out: every first write to a page in a round is " +
+					"trapped for the dirty log, and the engine's threads take processors from it.",
+			},
+			Tables: []Table{tableOf("Medians with 95 % bootstrap intervals", engines, []string{"engine"}, brownout, total, downtime, gap, cpuEngine)},
+		},
+	}
+	return f
+}
+
+func describeWay(tag string) string {
+	return map[string]string{"cool": "stores to the tag port", "fast": "the tag page"}[tag]
+}

@@ -1,0 +1,151 @@
+package bench
+
+import (
+	"fmt"
+	"os/exec"
+	"time"
+
+	"taskguide/bench/figure"
+	"taskguide/bench/trial"
+	"taskguide/integration/qemu"
+	"taskguide/migration"
+)
+
+// peer is a VMM and a way in which it migrates.
+type peer struct {
+	name     string
+	guidance migration.Guidance
+	channels int
+	qemu     *qemu.Migration
+	limits   []time.Duration // downtime limits to be swept
+}
+
+// defaultLimit is that of QEMU and of ours.
+const defaultLimit = migration.DefaultDowntimeLimit
+
+func peerList(size Size) []peer {
+	sweep := []time.Duration{30 * time.Millisecond, 100 * time.Millisecond, defaultLimit, time.Second}
+	if size == Quick {
+		sweep = []time.Duration{30 * time.Millisecond, defaultLimit}
+	}
+	once := []time.Duration{defaultLimit}
+	all := []peer{
+		{"vmm, unguided", migration.GuidanceOff, 0, nil, sweep},
+		{"vmm, guided", migration.GuidanceSwitchover, 0, nil, sweep},
+		{"vmm, 2 channels, unguided", migration.GuidanceOff, 2, nil, once},
+	}
+	if !qemuInstalled() {
+		return all
+	}
+	return append(all,
+		peer{"QEMU", "", 0, &qemu.Migration{}, sweep},
+		peer{"QEMU, multifd", "", 0, &qemu.Migration{Channels: 2}, once},
+		peer{"QEMU, multifd zstd", "", 0, &qemu.Migration{Channels: 2, Compression: qemu.Zstd}, once},
+	)
+}
+
+func qemuInstalled() bool {
+	_, err := exec.LookPath(qemu.Binary)
+	return err == nil
+}
+
+func peers() Experiment {
+	return Experiment{
+		Name: "peers", Title: "Beside QEMU",
+		Summary: "QEMU plain, multifd and multifd with zstd, on the same guest and link, and its downtime limit swept",
+		Source:  "the thesis' comparison of stop rules, with the VMM that most of the world runs",
+		Blocks:  peersBlocks, Report: peersReport,
+	}
+}
+
+func peersBlocks(size Size) [][]trial.Spec {
+	var all []trial.Spec
+	for _, p := range peerList(size) {
+		for _, limit := range p.limits {
+			all = append(all, trial.Spec{
+				ID:      fmt.Sprintf("%s/%v", p.name, limit),
+				Factors: map[string]string{"peer": p.name, "limit": limit.String()},
+				Guest: trial.Guest{
+					Program: "workload=phased ws=64M hot=1M fill=pattern", Busy: time.Second, Cool: time.Second, Tag: trial.TagCool, MemoryBytes: 256 << 20, CPUs: 1,
+				},
+				Params: migration.Params{Guidance: p.guidance, Channels: p.channels, DowntimeLimit: limit, BitsPerSecond: linkRate, MaxDefer: 20 * time.Second},
+				QEMU:   p.qemu,
+			})
+		}
+	}
+	return repeat(map[Size]int{Quick: 3, Full: 10}[size], all)
+}
+
+func peersReport(size Size, results []trial.Result) Findings {
+	names, limits := levels{factor: "peer"}, levels{factor: "limit"}
+	for _, p := range peerList(size) {
+		names.values = append(names.values, p.name)
+	}
+	// What was measured where QEMU is, can be shown where it is not.
+	names.values = union(names.values, results, "peer")
+	limits.values = union([]string{"30ms", "100ms", defaultLimit.String(), "1s"}, results, "limit")
+	groups := groupBy(results, names, limits)
+	atDefault := groupBy(filter(results, func(r trial.Result) bool { return r.Spec.Factors["limit"] == defaultLimit.String() }), names)
+	f := Findings{Headlines: peerHeadlines(atDefault)}
+	f.Sections = []Section{
+		{
+			Title: "All indicators at the default limit",
+			Text: []string{
+				"The same guest, the same link, the same downtime limit of 300 ms. The downtimes are each VMM's own account and not quite comparable: QEMU's ends when the source has sent everything, " +
+					"ours when the destination reports that the vCPUs run. The guest's own gap is the same measure for both. QEMU does not tell how many pages its stop-and-copy had.",
+			},
+			Figures: []NamedFigure{
+				{"peers-gap", "The guest's own gap around the move, by VMM.", figure.Strip("The guest's own gap", "gap in ms", samplesBy(atDefault, gap))},
+				{"peers-total", "Total time, by VMM.", figure.Strip("Total time", "total time in ms", samplesBy(atDefault, total))},
+			},
+			Tables: []Table{tableOf("Medians with 95 % bootstrap intervals", atDefault, []string{"peer"}, gap, downtime, total, wire, pages, rounds, cpuEngine)},
+		},
+		{
+			Title:  "The downtime limit swept",
+			Text:   []string{"A smaller limit makes a migration wait for a calmer moment by its own measurements; guidance knows of one."},
+			Tables: []Table{tableOf("Medians with 95 % bootstrap intervals", groups, []string{"peer", "limit"}, gap, downtime, total, pages)},
+		},
+	}
+	if qemuVersion() == "" {
+		f.Sections[0].Text = append(f.Sections[0].Text, "QEMU is not installed here ("+qemu.Binary+" of the package qemu-system-x86).")
+	}
+	return f
+}
+
+func samplesBy(groups []group, m metric) []figure.Sample {
+	var samples []figure.Sample
+	for _, g := range groups {
+		samples = append(samples, figure.Sample{Label: g.factors["peer"], Colour: g.factors["peer"], Values: g.values(m)})
+	}
+	return samples
+}
+
+// union adds the values that a factor has in results to known ones.
+func union(known []string, results []trial.Result, factor string) []string {
+	has := map[string]bool{}
+	for _, v := range known {
+		has[v] = true
+	}
+	for _, r := range results {
+		if v := r.Spec.Factors[factor]; !has[v] {
+			has[v] = true
+			known = append(known, v)
+		}
+	}
+	return known
+}
+
+func peerHeadlines(groups []group) []string {
+	ours, ok := find(groups, map[string]string{"peer": "vmm, guided"})
+	if !ok {
+		return nil
+	}
+	var lines []string
+	for _, g := range groups {
+		if r := g.results[0]; r.Spec.QEMU != nil {
+			lines = append(lines, fmt.Sprintf("Guided, against %s: the guest's own gap is %s, the total time %s.", g.factors["peer"],
+				ratio(ours.values(gap), g.values(gap)), ratio(ours.values(total), g.values(total))))
+		}
+	}
+	return lines
+}

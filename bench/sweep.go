@@ -1,0 +1,143 @@
+package bench
+
+import (
+	"fmt"
+	"time"
+
+	"taskguide/bench/figure"
+	"taskguide/bench/trial"
+	"taskguide/migration"
+)
+
+var sweepPolicies = []policy{off, switchover}
+
+// sweepBase is what is varied one thing at a time.
+type sweepBase struct {
+	workingSetMiB, memoryMiB int64
+	hotKiB                   int64
+	bitsPerSecond            int64
+	busy, cool               time.Duration
+}
+
+// sweepAxis is one thing that is varied.
+type sweepAxis struct {
+	name   string
+	values []string
+	set    func(b *sweepBase, i int)
+}
+
+func sweepAxes(size Size) []sweepAxis {
+	axes := []sweepAxis{
+		{"working set", []string{"16 MiB", "32 MiB", "64 MiB", "128 MiB"}, func(b *sweepBase, i int) { b.workingSetMiB = 16 << i }},
+		{"written while cool", []string{"0", "1 MiB", "8 MiB", "32 MiB"}, func(b *sweepBase, i int) { b.hotKiB = []int64{0, 1 << 10, 8 << 10, 32 << 10}[i] }},
+		{"share of time busy", []string{"10 %", "25 %", "50 %", "100 %"}, func(b *sweepBase, i int) {
+			share := []time.Duration{10, 25, 50, 100}[i]
+			b.busy, b.cool = share*time.Millisecond/5, (100-share)*time.Millisecond/5
+		}},
+		{"bandwidth", []string{"0.5 Gbit/s", "1 Gbit/s", "2.5 Gbit/s", "5 Gbit/s"}, func(b *sweepBase, i int) { b.bitsPerSecond = []int64{5e8, 1e9, 25e8, 5e9}[i] }},
+		{"RAM", []string{"192 MiB", "384 MiB", "768 MiB", "1.5 GiB"}, func(b *sweepBase, i int) { b.memoryMiB = 192 << i }},
+	}
+	if size == Quick { // the ends only
+		for i := range axes {
+			a := &axes[i]
+			set := a.set
+			a.values, a.set = []string{a.values[0], a.values[2]}, func(b *sweepBase, i int) { set(b, 2*i) }
+		}
+	}
+	return axes
+}
+
+func sweep() Experiment {
+	return Experiment{
+		Name: "sweep", Title: "What the gain depends on",
+		Summary: "working set, rate of writing, bandwidth and RAM, varied one at a time",
+		Source:  "the parameters that the thesis' section 4.2 names",
+		Blocks:  sweepBlocks, Report: sweepReport,
+	}
+}
+
+func sweepBlocks(size Size) [][]trial.Spec {
+	var all []trial.Spec
+	for _, axis := range sweepAxes(size) {
+		for i, value := range axis.values {
+			b := sweepBase{workingSetMiB: 64, memoryMiB: 192, hotKiB: 1 << 10, bitsPerSecond: linkRate, busy: time.Second, cool: 500 * time.Millisecond}
+			axis.set(&b, i)
+			for _, p := range sweepPolicies {
+				if b.busy+b.cool < 100*time.Millisecond && p.name != off.name {
+					continue // there is no segment that a switchover fits in
+				}
+				all = append(all, b.spec(axis.name, value, p))
+			}
+		}
+	}
+	return repeat(map[Size]int{Quick: 2, Full: 5}[size], all)
+}
+
+func (b sweepBase) spec(axis, value string, p policy) trial.Spec {
+	params := p.params(migration.RuleDowntime)
+	params.BitsPerSecond = b.bitsPerSecond
+	tag := trial.TagCool
+	if p.name == off.name {
+		tag = trial.TagNone
+	}
+	return trial.Spec{
+		ID:      fmt.Sprintf("%s/%s/%s", axis, value, p.name),
+		Factors: map[string]string{"axis": axis, "value": value, "policy": p.name},
+		Guest: trial.Guest{
+			Program: fmt.Sprintf("workload=phased ws=%dM hot=%dK fill=random", b.workingSetMiB, b.hotKiB),
+			Busy:    b.busy, Cool: b.cool, Tag: tag, MemoryBytes: b.memoryMiB << 20, CPUs: 1,
+		},
+		Params: params,
+	}
+}
+
+func sweepReport(size Size, results []trial.Result) Findings {
+	var f Findings
+	for _, axis := range sweepAxes(size) {
+		groups := groupBy(results, levels{"axis", []string{axis.name}}, levels{"value", axis.values}, levels{"policy", policyNames(sweepPolicies)})
+		if len(groups) == 0 {
+			continue
+		}
+		var down, time []figure.Sample
+		for _, g := range groups {
+			s := figure.Sample{Group: g.factors["value"], Label: g.factors["policy"], Colour: g.factors["policy"]}
+			s.Values = g.values(downtime)
+			down = append(down, s)
+			s.Values = g.values(total)
+			time = append(time, s)
+		}
+		name := fileName(axis.name)
+		f.Sections = append(f.Sections, Section{
+			Title: "By " + axis.name,
+			Figures: []NamedFigure{
+				{"downtime-" + name, "Downtime by " + axis.name + ".", figure.Strip("Downtime by "+axis.name, "downtime in ms", down)},
+				{"total-" + name, "Total time by " + axis.name + ".", figure.Strip("Total time by "+axis.name, "total time in ms", time)},
+			},
+			Tables: []Table{tableOf("Medians with 95 % bootstrap intervals", groups, []string{"value", "policy"}, downtime, stopCopy, gap, total, pages, rounds)},
+		})
+		f.Headlines = append(f.Headlines, sweepHeadline(axis, groups)...)
+	}
+	if len(f.Sections) > 0 {
+		f.Sections[0].Text = []string{
+			"Where nothing else is said, the program rewrites 64 MiB of a RAM of 192 MiB for 1 s, then 1 MiB for 0.5 s, and is moved at 2.5 Gbit/s under rule downtime. " +
+				"The share of time that it is busy is varied within cycles of 20 ms, which no guidance can use: that is the rate of writing as such.",
+		}
+	}
+	return f
+}
+
+// sweepHeadline says what guidance gains at both ends of an axis.
+func sweepHeadline(axis sweepAxis, groups []group) []string {
+	var parts []string
+	for _, v := range []string{axis.values[0], axis.values[len(axis.values)-1]} {
+		guided, ok := find(groups, map[string]string{"value": v, "policy": switchover.name})
+		base, okBase := find(groups, map[string]string{"value": v, "policy": off.name})
+		if ok && okBase {
+			parts = append(parts, fmt.Sprintf("%s at %s", ratio(guided.values(downtime), base.values(downtime)), v))
+		}
+	}
+	if len(parts) < 2 {
+		return nil
+	}
+	return []string{fmt.Sprintf("By %s, the guided downtime is %s and %s of the unguided one.", axis.name, parts[0], parts[1])}
+}
