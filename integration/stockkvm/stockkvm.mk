@@ -1,7 +1,9 @@
-# Stock KVM on any machine: an emulated host under QEMU, see integration/stockkvm.
+# Stock KVM on any machine: emulated hosts under QEMU, see the documentation of package integration/stockkvm.
+
+TWO_HOSTS := TenMovesBetweenTwoHosts|LesserCPUIsRefused|DoctorOnStockKVM
 
 .PHONY: stockkvm-deps
-stockkvm-deps: ## install QEMU for the emulated stock-KVM host, if it is missing
+stockkvm-deps: ## install QEMU, if it is missing, for the targets below
 	@command -v qemu-system-x86_64 >/dev/null || { \
 		sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
 		$$sudo apt-get update -qq && \
@@ -11,9 +13,13 @@ stockkvm-deps: ## install QEMU for the emulated stock-KVM host, if it is missing
 test-stock-kvm: stockkvm-deps ## the KVM-dependent tests on stock KVM, in an emulated host
 	@$(GO) run -buildvcs=false ./integration/stockkvm/cmd/stockkvm test
 
+.PHONY: test-two-hosts
+test-two-hosts: stockkvm-deps ## ten moves between two emulated hosts, and a refused one
+	$(GOTEST) -tags stockkvm -count=1 -v -run '$(TWO_HOSTS)' ./integration/stockkvm
+
 .PHONY: test-stock-kvm-rig
 test-stock-kvm-rig: stockkvm-deps ## the rig's own tests: red when anything inside breaks
-	$(GOTEST) -tags stockkvm -count=1 -v ./integration/stockkvm
+	$(GOTEST) -tags stockkvm -count=1 -v -skip '$(TWO_HOSTS)' ./integration/stockkvm
 
 .PHONY: shell-stock-kvm
 shell-stock-kvm: stockkvm-deps ## a shell on an emulated stock-KVM host, with vmm in it

@@ -23,6 +23,7 @@ type Suite struct {
 	Tags    string        // build tags
 	Run     string        // -test.run; all tests if empty
 	Args    []string      // further arguments of the test binary
+	Data    []string      // folders of the package that its tests read, besides testdata
 	Env     []string      // NAME=VALUE
 	Timeout time.Duration // for the whole suite; 2 minutes if 0
 }
@@ -68,11 +69,13 @@ func (r *Rig) SuiteFiles(ctx context.Context, suites []Suite) ([]File, error) {
 		if err != nil {
 			return nil, err
 		}
-		data, err := Tree(filepath.Join(dir, "testdata"), path.Join(suiteDir(s.Name), "testdata"))
-		if err != nil {
-			return nil, fmt.Errorf("test data of suite %s: %w", s.Name, err)
+		for _, folder := range append([]string{"testdata"}, s.Data...) {
+			data, err := Tree(filepath.Join(dir, folder), path.Join(suiteDir(s.Name), folder))
+			if err != nil {
+				return nil, fmt.Errorf("data of suite %s: %w", s.Name, err)
+			}
+			files = append(files, data...)
 		}
-		files = append(files, data...)
 	}
 	return files, nil
 }
@@ -211,7 +214,7 @@ type testEvent struct {
 }
 
 func newCollector(suite string, progress, log io.Writer) (*collector, error) {
-	c := &collector{cmd: exec.Command("go", "tool", "test2json"), drained: make(chan error, 1)}
+	c := &collector{cmd: exec.Command("go", "tool", "test2json", "-t"), drained: make(chan error, 1)}
 	var err error
 	if c.in, err = c.cmd.StdinPipe(); err != nil {
 		return nil, err

@@ -52,11 +52,27 @@ func run(ctx context.Context, args []string) error {
 	return errUsage
 }
 
-// suites are the packages whose tests touch KVM.
+// blackBox are the tests of the binary as a whole in which KVM has a part. The others
+// are about processes, peers and terminals, and know only this host's speed.
+const blackBox = "^(TestMigrate|TestExitStatus|TestKernelFromFile|TestPauseAndResume|TestPausedGuestStaysPaused|" +
+	"TestTagWays|TestNobodyToAsk|TestTagsCommand)$"
+
+// suites are the packages whose tests touch KVM, and those of the engine, whose timing
+// is another where everything is slower.
 var suites = []stockkvm.Suite{
 	{Name: "selftest", Package: "./integration/stockkvm/selftest", Timeout: time.Minute},
+	{Name: "dirtylog", Package: "./dirtylog", Timeout: time.Minute},
+	{Name: "tagging", Package: "./tagging", Data: []string{"include"}, Timeout: time.Minute},
+	{Name: "migration", Package: "./migration", Timeout: 2 * time.Minute},
 	{Name: "vmm", Package: "./vmm", Timeout: 4 * time.Minute},
+	{
+		Name: "integration", Package: "./integration", Run: blackBox, Timeout: 3 * time.Minute,
+		Env: []string{"VMM_BIN=" + vmmInside}, Args: []string{"-test.parallel=2"},
+	},
 }
+
+// vmmInside is where the tests find vmm.
+const vmmInside = "/bin/vmm"
 
 func selectSuites(names, run string, count int) ([]stockkvm.Suite, error) {
 	chosen := suites
@@ -106,6 +122,11 @@ func runTests(ctx context.Context, args []string) error {
 		if err != nil {
 			return err
 		}
+		vmm, err := rig.Build(ctx, "./cmd/vmm")
+		if err != nil {
+			return err
+		}
+		files = append(files, stockkvm.File{Source: vmm, Target: vmmInside})
 		return testOn(ctx, rig, files, chosen)
 	})
 }
@@ -171,7 +192,7 @@ func runShell(ctx context.Context, args []string) error {
 		if err != nil {
 			return err
 		}
-		initramfs, err := rig.Initramfs("shell", []stockkvm.File{{Source: vmm, Target: "/bin/vmm"}})
+		initramfs, err := rig.Initramfs("shell", []stockkvm.File{{Source: vmm, Target: vmmInside}})
 		if err != nil {
 			return err
 		}
