@@ -1,6 +1,7 @@
 package migration
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,6 +26,9 @@ const (
 	answerFor = 2 * queryTimeout
 	// maxGreetings is how many connections may be saying hello at the same time.
 	maxGreetings = 64
+	// maxDiscarded is how many failed migrations are remembered, for their sources
+	// to ask about.
+	maxDiscarded = 1024
 )
 
 // Destination receives a machine. Its zero value needs only a Builder.
@@ -36,14 +40,17 @@ type Destination struct {
 	mu       sync.Mutex
 	current  *attempt
 	outcomes map[transport.ID]transport.Outcome
-	attempts sync.WaitGroup
+	// discarded are the failed migrations in outcomes, oldest first.
+	discarded []transport.ID
+	attempts  sync.WaitGroup
 }
 
 // attempt is one source's try.
 type attempt struct {
 	id    transport.ID
 	conns []*transport.Conn // by channel, nil until it joined
-	joins chan joined
+	taken []bool            // channels that were admitted; guarded by Destination.mu
+	joins chan joined       // has room for every channel
 
 	populator sync.WaitGroup
 }
@@ -68,20 +75,23 @@ func (d *Destination) Serve(ctx context.Context, ln net.Listener) (Incoming, err
 		d.Log = slog.New(slog.DiscardHandler)
 	}
 	d.outcomes = make(map[transport.ID]transport.Outcome)
-	stop := context.AfterFunc(ctx, func() { ln.Close() })
+	// Answers to a source that asks outlive this call, and so ctx.
+	serving, end := context.WithCancelCause(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { end(context.Cause(ctx)); ln.Close() })
 	arrivals := make(chan arrival)
 	refused := make(chan error, 1)
-	go func() { refused <- d.accept(ctx, ln, arrivals) }()
+	go func() { refused <- d.accept(serving, ln, arrivals) }()
 	for {
 		select {
 		case a := <-arrivals:
 			if a.err == nil {
 				stop()
-				time.AfterFunc(answerFor, func() { ln.Close() })
+				time.AfterFunc(answerFor, func() { end(nil); ln.Close() })
 				return a.machine, nil
 			}
 			d.Log.Warn("incoming migration failed, still waiting for one", "error", a.err)
 		case err := <-refused:
+			end(err)
 			return nil, err
 		}
 	}
@@ -90,16 +100,15 @@ func (d *Destination) Serve(ctx context.Context, ln net.Listener) (Incoming, err
 // accept greets connections until the listener is closed.
 func (d *Destination) accept(ctx context.Context, ln net.Listener, arrivals chan<- arrival) error {
 	slots := make(chan struct{}, maxGreetings)
+	var greeting sync.WaitGroup
 	for {
 		nc, err := ln.Accept()
 		if err != nil {
-			if ctx.Err() != nil {
+			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
 				// An attempt whose commit was read ends with a running guest all the same.
+				greeting.Wait()
 				d.attempts.Wait()
-				return context.Cause(ctx)
-			}
-			if errors.Is(err, net.ErrClosed) {
-				return err
+				return cmp.Or(context.Cause(ctx), err)
 			}
 			d.Log.Warn("accept an incoming connection", "error", err)
 			time.Sleep(10 * time.Millisecond) // out of file descriptors, say: do not spin
@@ -107,10 +116,10 @@ func (d *Destination) accept(ctx context.Context, ln net.Listener, arrivals chan
 		}
 		select {
 		case slots <- struct{}{}:
-			go func() {
+			greeting.Go(func() {
 				defer func() { <-slots }()
 				d.greet(ctx, nc, arrivals)
-			}()
+			})
 		default:
 			nc.Close()
 		}
@@ -149,7 +158,7 @@ func (d *Destination) greet(ctx context.Context, nc net.Conn, arrivals chan<- ar
 	}
 	conn := transport.NewConn(nc)
 	if hello.Channel > 0 {
-		a.joins <- joined{int(hello.Channel), conn}
+		d.hand(a, joined{int(hello.Channel), conn})
 		return
 	}
 	a.conns[0] = conn
@@ -188,6 +197,10 @@ func (d *Destination) admit(h transport.Hello) (*attempt, error) {
 		if d.current == nil || d.current.id != h.ID || int(h.Channels) != len(d.current.conns) {
 			return nil, errors.New("this channel belongs to no migration under way")
 		}
+		if d.current.taken[h.Channel] {
+			return nil, fmt.Errorf("channel %d is here already", h.Channel)
+		}
+		d.current.taken[h.Channel] = true
 		return d.current, nil
 	}
 	for _, o := range d.outcomes {
@@ -204,18 +217,41 @@ func (d *Destination) admit(h transport.Hello) (*attempt, error) {
 	d.current = &attempt{
 		id:    h.ID,
 		conns: make([]*transport.Conn, h.Channels),
-		joins: make(chan joined, MaxChannels),
+		taken: make([]bool, h.Channels),
+		joins: make(chan joined, h.Channels),
 	}
 	d.outcomes[h.ID] = transport.OutcomePending
 	return d.current, nil
 }
 
-// conclude writes down how an attempt ended. From then on queries are told so.
+// hand gives a channel to its attempt, unless that is over. It does not block:
+// every channel is admitted once.
+func (d *Destination) hand(a *attempt, j joined) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.current != a {
+		j.conn.Close()
+		return
+	}
+	a.joins <- j
+}
+
+// conclude writes down how an attempt ended. From then on queries are told so, and
+// no channel joins it any more.
 func (d *Destination) conclude(a *attempt, o transport.Outcome) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.outcomes[a.id] = o
 	d.current = nil
+	if o != transport.OutcomeDiscarded {
+		return
+	}
+	// Bounded, for anybody may come and fail. A source whose outcome is forgotten is
+	// told that it is unknown, which is safe.
+	if d.discarded = append(d.discarded, a.id); len(d.discarded) > maxDiscarded {
+		delete(d.outcomes, d.discarded[0])
+		d.discarded = d.discarded[1:]
+	}
 }
 
 // receive carries an attempt through. The machine it returns runs.
@@ -249,6 +285,7 @@ func (d *Destination) receive(ctx context.Context, a *attempt) (Incoming, error)
 			c.Close()
 		}
 	}
+	a.populator.Wait()
 	return machine, err
 }
 
@@ -266,6 +303,8 @@ func (d *Destination) fill(ctx context.Context, a *attempt) (Incoming, error) {
 	if err != nil {
 		return nil, err
 	}
+	// From here on: to build a machine and to populate its RAM may take long.
+	go main.KeepAlive(ctx)
 	machine, err := d.Builder.Build(config)
 	if err != nil {
 		return nil, err
@@ -283,7 +322,6 @@ func (d *Destination) fill(ctx context.Context, a *attempt) (Incoming, error) {
 	if err := d.join(ctx, a); err != nil {
 		return machine, err
 	}
-	go main.KeepAlive(ctx)
 	d.Log.Info("incoming migration", "channels", len(a.conns), "ram_bytes", machine.RAM().Size())
 	var reached atomic.Int64
 	a.populator.Go(func() { populateAhead(ctx, machine.RAM(), extents, &reached) })
@@ -341,10 +379,6 @@ func (d *Destination) join(ctx context.Context, a *attempt) error {
 		case <-timeout.C:
 			return fmt.Errorf("%w: %d channels did not arrive", transport.ErrTimeout, missing)
 		case j := <-a.joins:
-			if a.conns[j.channel] != nil {
-				j.conn.Close()
-				return fmt.Errorf("%w: channel %d came twice", transport.ErrFrame, j.channel)
-			}
 			a.conns[j.channel] = j.conn
 			missing--
 		}

@@ -379,6 +379,7 @@ type bed struct {
 	served   chan Incoming
 	stop     context.CancelFunc
 	dial     func(context.Context) (net.Conn, error)
+	onBuild  func() // before the destination's machine is there
 	eventsMu sync.Mutex
 	events   []Event
 }
@@ -393,6 +394,9 @@ func newBed(t *testing.T, script func(*guest)) *bed {
 	b.in = &fakeIncoming{fakeMachine: newFakeMachine(t, script)}
 	d := Destination{Builder: buildFunc(func(config []byte) (Incoming, error) {
 		require.Equal(t, "a machine", string(config))
+		if b.onBuild != nil {
+			b.onBuild()
+		}
 		if b.in.discarded.Load() {
 			old := b.in
 			b.in = &fakeIncoming{fakeMachine: newFakeMachine(t, script), failRun: old.failRun, failLoad: old.failLoad}
