@@ -18,6 +18,9 @@ const (
 	// peekEvery is how often a round under RuleXen looks for pages that are dirty
 	// again already.
 	peekEvery = 20 * time.Millisecond
+	// worthPolishing is how long the rest must take to send for another round to be
+	// worth it.
+	worthPolishing = time.Millisecond
 	// rateWorthPages is how many pages of content make a round's bandwidth worth
 	// believing.
 	rateWorthPages = 256
@@ -209,24 +212,39 @@ const (
 func (s *Source) decide(end roundEnd) decision {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	settled := false
+	settled := !shrinks(end.dirty, end.remaining)
 	if end.open {
-		settled = s.drain.roundDone(end.dirty, end.remaining)
+		s.drain.roundDone(end.remaining)
 	}
-	v := s.rule.judge(s.sampleLocked(end.remaining))
+	sample := s.sampleLocked(end.remaining)
+	v := s.rule.judge(sample)
 	switch {
 	case v.Reason == "":
+		s.gambled = s.gambled || s.polishing
+		return goOn
+	case !v.GaveUp && !settled && s.mayPolish(sample):
+		s.polishing = true
 		return goOn
 	case !s.holdsSwitchover():
 		s.report.SwitchoverReason = s.reason(v.Reason)
 		return switchOver
 	case !s.gateOpen:
 		return hold
-	case v.GaveUp && !settled:
+	case v.GaveUp && !(end.open && settled):
 		return goOn
 	}
 	s.report.SwitchoverReason = v.Reason
 	return switchOver
+}
+
+// mayPolish tells whether the rest, though it fits the downtime limit, may be made
+// smaller by further rounds: a limit is no goal, and rounds that shrink clearly cost
+// less time than they save the guest. It is left at that when waiting could mean to
+// miss the segment, or when a moment was missed once before by such rounds: the next
+// one is taken as it comes. s.mu is held.
+func (s *Source) mayPolish(sample sample) bool {
+	expected, _ := sample.downtime()
+	return s.p.Rule == RuleDowntime && !s.gambled && expected > worthPolishing && (!s.holdsSwitchover() || s.p.switchAtExit())
 }
 
 func (s *Source) reason(r string) string {
@@ -282,11 +300,14 @@ func (s *Source) hold(ctx context.Context) (ready bool, err error) {
 	case s.forced:
 		s.report.SwitchoverReason = s.reason(v.Reason)
 		return true, nil
-	case s.gateOpen && !v.GaveUp:
-		s.report.SwitchoverReason = v.Reason + ", gate open"
-		return true, nil
+	case !s.gateOpen || v.GaveUp:
+		return false, nil
+	case s.mayPolish(s.sampleLocked(remaining)):
+		s.polishing = true
+		return false, nil
 	}
-	return false, nil
+	s.report.SwitchoverReason = v.Reason + ", gate open"
+	return true, nil
 }
 
 // heldAtExit tells whether a vCPU is held at the EXIT at which to switch over.

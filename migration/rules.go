@@ -89,8 +89,8 @@ func (r xenRule) judge(s sample) verdict {
 	return verdict{}
 }
 
-// drain watches, for a guided migration whose rule gave up, whether further rounds
-// still pay. A rule that gave up is content with any number of dirty pages, also
+// drain remembers, for a guided migration, how few pages rounds leave in the segment
+// that is open. A rule that gave up is content with any number of dirty pages, also
 // with all that a busy phase left behind just before the gate opened; so with the
 // gate open, rounds go on for as long as each leaves clearly less than it began
 // with.
@@ -98,13 +98,11 @@ type drain struct {
 	floor int // fewest pages left by a round with the gate open, -1: none yet
 }
 
-// roundDone tells the drain of a round that began with dirty pages and left
-// remaining, wholly with the gate open.
-func (d *drain) roundDone(dirty, remaining int) (settled bool) {
+// roundDone tells the drain what a round left, wholly with the gate open.
+func (d *drain) roundDone(remaining int) {
 	if d.floor < 0 || remaining < d.floor {
 		d.floor = remaining
 	}
-	return remaining < xenDirtyPages || 4*remaining > 3*dirty
 }
 
 // near tells whether remaining is about as few as it gets in this segment.
@@ -113,3 +111,9 @@ func (d *drain) near(remaining int) bool {
 }
 
 func (d *drain) reset() { d.floor = -1 }
+
+// shrinks tells whether a round that began with dirty pages left clearly fewer, so
+// that another may pay.
+func shrinks(dirty, remaining int) bool {
+	return remaining >= xenDirtyPages && 4*remaining <= 3*dirty
+}

@@ -93,7 +93,9 @@ type Source struct {
 	ended      bool // nothing may be asked of the vCPUs any more
 	fate       Fate
 	drain      drain
-	opened     int // transitions to open, so that a round can tell whether it was open throughout
+	polishing  bool // rounds go on though the rule is satisfied
+	gambled    bool // and once it was not any more after them
+	opened     int  // transitions to open, so that a round can tell whether it was open throughout
 	wake       chan struct{}
 	stopRound  atomic.Bool
 	round      roundState
