@@ -33,7 +33,7 @@ func (vm *VM) Boot(kernel, initrd []byte, cmdline string) error {
 		return fmt.Errorf("%w: it is neither an ELF file nor a Linux bzImage", ErrKernel)
 	}
 	return vm.still(func() error {
-		if err := vm.place(mpTable, encodeMPTable(mpTable, len(vm.vcpus))); err != nil {
+		if err := vm.place(mpTable, encodeMPTable(mpTable, vm.CPUs())); err != nil {
 			return err
 		}
 		return load(kernel, initrd, cmdline)

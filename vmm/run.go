@@ -31,16 +31,14 @@ func (vm *VM) Running() bool { return !vm.hold.Load() && !vm.ending.Load() }
 
 // RequestPause asks the vCPUs to stop and returns at once. It may be called by a
 // vCPU's own thread while it handles an access: that vCPU goes no further than the
-// end of this access. It takes no locks that such a thread could hold.
+// end of this access. It waits for no lock that such a thread could hold.
 //
 // A vCPU that waits for a slow console stops too: what it wanted to write is queued
 // beyond the queue's limit.
 func (vm *VM) RequestPause() {
 	vm.hold.Store(true)
 	vm.console.hurry()
-	for _, c := range vm.vcpus {
-		c.kick()
-	}
+	vm.kick()
 }
 
 // Pause returns once no vCPU runs and none has an access half done. To pause a
@@ -65,7 +63,7 @@ func (vm *VM) Resume() error {
 	if vm.ended {
 		return ErrEnded
 	}
-	if vm.parked == len(vm.vcpus) {
+	if vm.parked == vm.CPUs() {
 		vm.tellPaused()
 	}
 	vm.hold.Store(false)
@@ -108,7 +106,7 @@ func (vm *VM) still(f func() error) error {
 // awaitStill waits until all vCPUs are parked, with the machine locked. Somebody
 // else may resume the machine meanwhile.
 func (vm *VM) awaitStill() error {
-	for vm.parked < len(vm.vcpus) && !vm.ended && vm.hold.Load() {
+	for vm.parked < vm.CPUs() && !vm.ended && vm.hold.Load() {
 		vm.allStill.Wait()
 	}
 	switch {
@@ -149,6 +147,13 @@ func (vm *VM) end(exit Exit, err error) {
 	vm.console.hurry()
 	vm.allStill.Broadcast()
 	vm.mayRun.Broadcast()
+	vm.kick()
+}
+
+// kick gets all vCPUs out of the guest. A machine that was closed has none.
+func (vm *VM) kick() {
+	vm.life.RLock()
+	defer vm.life.RUnlock()
 	for _, c := range vm.vcpus {
 		c.kick()
 	}
@@ -252,7 +257,7 @@ func (c *vcpu) park() {
 	vm.mu.Lock()
 	defer vm.mu.Unlock()
 	vm.parked++
-	if vm.parked == len(vm.vcpus) {
+	if vm.parked == vm.CPUs() {
 		// From here on the machine's state must not change: input waits.
 		vm.serial.hold()
 		vm.allStill.Broadcast()

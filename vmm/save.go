@@ -34,7 +34,7 @@ func (vm *VM) SaveState() ([]byte, error) {
 // readState reads all state back from where it lives.
 func (vm *VM) readState() (*machineState, error) {
 	s := &machineState{
-		vcpus:  make([]vcpuState, len(vm.vcpus)),
+		vcpus:  make([]vcpuState, vm.CPUs()),
 		serial: vm.serial.save(),
 		tags:   vm.tags.Save(),
 	}
@@ -120,7 +120,7 @@ func (c *vcpu) readState(s *vcpuState) error {
 // returned. A machine that was refused a state is good for nothing but Close.
 func (vm *VM) LoadState(data []byte) error {
 	err := vm.still(func() error {
-		s, err := decodeState(data, len(vm.vcpus))
+		s, err := decodeState(data, vm.CPUs())
 		if err != nil {
 			return err
 		}

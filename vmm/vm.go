@@ -59,6 +59,8 @@ type VM struct {
 	exit     Exit
 	exitErr  error
 
+	// life keeps vCPUs from being freed while they are kicked.
+	life    sync.RWMutex
 	threads sync.WaitGroup
 	done    chan struct{} // closed once the machine has ended and no vCPU is left
 	close   sync.Once
@@ -269,7 +271,7 @@ func (vm *VM) Config() ([]byte, error) { return json.Marshal(&vm.config) }
 func (vm *VM) RAM() *memory.RAM { return vm.ram }
 
 // CPUs is the number of vCPUs.
-func (vm *VM) CPUs() int { return len(vm.vcpus) }
+func (vm *VM) CPUs() int { return vm.config.CPUs }
 
 // Tracker reports pages written by the guest and, through [VM.MarkDirty], by the
 // host.
@@ -311,8 +313,8 @@ func (vm *VM) setIRQ(irq uint32, level bool) {
 	}
 }
 
-// Close ends the machine if it has not ended and frees it. No method may be called
-// afterwards, and no slice of its RAM used.
+// Close ends the machine if it has not ended and frees it. Afterwards, methods return
+// ErrEnded or do nothing; no slice of its RAM may be used.
 func (vm *VM) Close() error {
 	vm.Stop()
 	<-vm.done
@@ -320,13 +322,20 @@ func (vm *VM) Close() error {
 	return nil
 }
 
+// release frees what the machine has. No vCPU runs any more.
 func (vm *VM) release() {
+	// Input would raise interrupts at a file descriptor that may be another's by then.
+	vm.serial.hold()
+	vm.life.Lock()
+	defer vm.life.Unlock()
 	if vm.ring != nil {
 		vm.ring.Close()
 	}
 	for _, c := range vm.vcpus {
 		c.release()
 	}
+	started := vm.tags != nil
+	vm.vcpus = nil
 	if vm.fd >= 0 {
 		unix.Close(vm.fd)
 	}
@@ -334,7 +343,8 @@ func (vm *VM) release() {
 	if vm.ram != nil {
 		vm.ram.Close()
 	}
-	if vm.vcpus == nil || vm.tags == nil {
+	if !started {
+		// Nobody else closes it: the vCPUs' threads were never started.
 		vm.console.close()
 	}
 }

@@ -66,6 +66,40 @@ func TestStopEndsARunningAndAPausedMachine(t *testing.T) {
 	}
 }
 
+func TestClosedMachineDoesNothing(t *testing.T) {
+	vm := newTestVM(t, 2, nil)
+	require.NoError(t, vm.Boot(testKernel(code(0xeb, 0xfe)), nil, "")) // jmp .
+	require.NoError(t, vm.Resume())
+	// Others go on pausing it and sending it input while it is closed.
+	done := make(chan struct{})
+	started := make(chan struct{}, 3)
+	for range 3 {
+		go func() {
+			defer func() { done <- struct{}{} }()
+			started <- struct{}{}
+			for range 2000 {
+				vm.RequestPause()
+				vm.SerialInput([]byte{1})
+				_ = vm.Resume()
+			}
+		}()
+	}
+	for range 3 {
+		<-started
+	}
+	require.NoError(t, vm.Close())
+	require.NoError(t, vm.Close())
+	for range 3 {
+		<-done
+	}
+	require.ErrorIs(t, vm.Pause(), ErrEnded)
+	require.ErrorIs(t, vm.Resume(), ErrEnded)
+	_, err := vm.SaveState()
+	require.ErrorIs(t, err, ErrEnded)
+	require.False(t, vm.Running())
+	require.Equal(t, 2, vm.CPUs())
+}
+
 func TestUnknownPortsAndAddresses(t *testing.T) {
 	r := newRecorder()
 	vm := newTestVM(t, 1, nil)
