@@ -5,7 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"unicode/utf8"
+	"strings"
+	"unicode"
 )
 
 // Version is the protocol's; both sides must have the same.
@@ -147,17 +148,14 @@ func readPreamble(r io.Reader, b []byte) error {
 	return nil
 }
 
-// Printable makes a peer's text fit for a log line or a terminal.
+// Printable makes a peer's text fit for a log line or a terminal: of bounded
+// length, on one line, and with nothing in it that a terminal obeys.
 func Printable(text []byte) string {
-	if !utf8.Valid(text) {
-		return fmt.Sprintf("%q", text)
-	}
-	out := make([]rune, 0, len(text))
-	for _, r := range string(text) {
-		if r < ' ' || r == 0x7f {
-			r = ' '
+	text = text[:min(len(text), maxAnswerText)]
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
 		}
-		out = append(out, r)
-	}
-	return string(out)
+		return r
+	}, strings.ToValidUTF8(string(text), "?"))
 }

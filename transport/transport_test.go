@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -220,6 +221,19 @@ func TestHelloVersions(t *testing.T) {
 	b.Reset()
 	require.NoError(t, WriteWelcome(&b))
 	require.NoError(t, ReadWelcome(&b))
+}
+
+// TestPrintable: what a peer says ends up in logs and on terminals.
+func TestPrintable(t *testing.T) {
+	for in, want := range map[string]string{
+		"caf\u00e9, no room":       "caf\u00e9, no room",
+		"a\x1b[31mb\nc\rd\x7fe":    "a [31mb c d e",
+		"\u009b2J and \u202egnol":  " 2J and  gnol", // control sequences and text direction beyond ASCII
+		"\xff\xfe broken":          "? broken",
+		strings.Repeat("x", 1<<20): strings.Repeat("x", maxAnswerText),
+	} {
+		require.Equal(t, want, Printable([]byte(in)))
+	}
 }
 
 func TestAddresses(t *testing.T) {
