@@ -149,3 +149,13 @@ func TestErrorsNameWhatWasDone(t *testing.T) {
 	_, err = NewRing(-1, []int{-1}, RingBytes, slots)
 	require.ErrorContains(t, err, "map dirty ring of vCPU 0")
 }
+
+// TestRequestNumbers compares with the numbers that a C compiler makes of
+// linux/kvm.h, which have the sizes of the structures in them.
+func TestRequestNumbers(t *testing.T) {
+	require.Equal(t, uintptr(0x4010ae42), uintptr(kvmGetDirtyLog))
+	require.Equal(t, uintptr(0x4020ae46), uintptr(kvmSetUserMemoryRegion))
+	require.Equal(t, uintptr(0x4068aea3), uintptr(kvmEnableCap))
+	require.Equal(t, uintptr(0xc018aec0), uintptr(kvmClearDirtyLog))
+	require.Equal(t, uintptr(0x0000aec7), uintptr(kvmResetDirtyRings))
+}
