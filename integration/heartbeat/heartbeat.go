@@ -135,6 +135,21 @@ func (l *Log) WaitText(ctx context.Context, text string) error {
 	})
 }
 
+// WaitLine waits until a whole line begins with prefix and returns it, without its end.
+func (l *Log) WaitLine(ctx context.Context, prefix string) (string, error) {
+	var found string
+	err := l.wait(ctx, fmt.Sprintf("a line %q", prefix), func() bool {
+		for line := range bytes.Lines(l.text.Bytes()[:l.line]) {
+			if bytes.HasPrefix(line, []byte(prefix)) {
+				found = strings.TrimRight(string(line), "\r\n")
+				return true
+			}
+		}
+		return false
+	})
+	return found, err
+}
+
 // WaitBeats waits until there are more than n heartbeats and returns all. With n the
 // length of an earlier Beats it waits for the next one.
 func (l *Log) WaitBeats(ctx context.Context, n int) ([]Beat, error) {

@@ -53,6 +53,19 @@ func TestLogCollectsAcrossPieces(t *testing.T) {
 	require.ErrorIs(t, err, ErrCorrupt, "it does not wait for what will not come")
 }
 
+func TestWaitLineWaitsForTheWholeLine(t *testing.T) {
+	var l Log
+	_, _ = l.Write([]byte("moved task=0 epo"))
+	found := make(chan string, 1)
+	go func() {
+		line, _ := l.WaitLine(t.Context(), "moved ")
+		found <- line
+	}()
+	_, _ = l.Write([]byte("ch=1\r"))
+	_, _ = l.Write([]byte("\nmoved task=0 epoch=2\n"))
+	require.Equal(t, "moved task=0 epoch=1", <-found)
+}
+
 func TestWaitEndsWithItsContext(t *testing.T) {
 	var l Log
 	_, _ = l.Write([]byte("booting"))

@@ -53,9 +53,8 @@ func run(ctx context.Context, args []string) error {
 }
 
 // blackBox are the tests of the binary as a whole in which KVM has a part. The others
-// are about processes, peers and terminals, and know only this host's speed.
-const blackBox = "^(TestMigrate|TestExitStatus|TestKernelFromFile|TestPauseAndResume|TestPausedGuestStaysPaused|" +
-	"TestTagWays|TestNobodyToAsk|TestTagsCommand)$"
+// are about processes, peers and terminals, or take the speed of metal for granted.
+const blackBox = "^(TestMigrate|TestExitStatus|TestKernelFromFile|TestPauseAndResume|TestPausedGuestStaysPaused)$"
 
 // suites are the packages whose tests touch KVM, and those of the engine, whose timing
 // is another where everything is slower.
