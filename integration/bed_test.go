@@ -24,12 +24,18 @@ import (
 )
 
 // patience is far beyond what anything here takes; it turns a hang into a failure.
-const patience = 90 * time.Second
+const patience = 3 * time.Minute
 
 // vmmBinary is the vmm under test.
 var vmmBinary string
 
-func TestMain(m *testing.M) { os.Exit(buildAndRun(m)) }
+// TestMain builds the binary, or takes the one that VMM_BIN names: a host made for tests has no compiler.
+func TestMain(m *testing.M) {
+	if vmmBinary = os.Getenv("VMM_BIN"); vmmBinary != "" {
+		os.Exit(m.Run())
+	}
+	os.Exit(buildAndRun(m))
+}
 
 func buildAndRun(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "vmm-bin-")

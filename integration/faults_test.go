@@ -17,11 +17,12 @@ import (
 )
 
 // cutter is a TCP proxy to a destination that cuts its first connection after so many bytes in one of its directions.
-// Later connections, by which a source asks what became of its migration, pass.
+// Later connections, by which a source asks what became of its migration, pass unless they are forbidden.
 type cutter struct {
 	ln     net.Listener
 	to     string
 	budget [2]int64 // bytes to pass: to the destination, and back
+	once   bool     // forbids all connections but the first
 	conns  atomic.Int64
 	passed [2]atomic.Int64
 	wg     sync.WaitGroup
@@ -35,14 +36,19 @@ const (
 )
 
 func newCutter(t *testing.T, to string, direction int, after int64) *cutter {
+	c := &cutter{to: strings.TrimPrefix(to, "tcp:"), budget: [2]int64{uncut, uncut}}
+	c.budget[direction] = after
+	c.listen(t)
+	return c
+}
+
+func (c *cutter) listen(t *testing.T) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	c := &cutter{ln: ln, to: strings.TrimPrefix(to, "tcp:"), budget: [2]int64{uncut, uncut}}
-	c.budget[direction] = after
+	c.ln = ln
 	c.wg.Go(c.accept)
 	t.Cleanup(func() { ln.Close(); c.wg.Wait() })
-	return c
 }
 
 func (c *cutter) address() string { return "tcp:" + c.ln.Addr().String() }
@@ -60,6 +66,11 @@ func (c *cutter) accept() {
 		}
 		budget := c.budget
 		if c.conns.Add(1) > 1 {
+			if c.once {
+				in.Close()
+				out.Close()
+				continue
+			}
 			budget = [2]int64{uncut, uncut}
 		}
 		c.wg.Go(func() { c.pass(forth, out, in, budget) })
@@ -67,9 +78,11 @@ func (c *cutter) accept() {
 	}
 }
 
-// pass copies one direction until its budget is used up or either side ends, and then ends both.
+// pass copies one direction until either side ends, or a byte comes that is beyond its budget, and then ends both. So what
+// is lost was sent: when it is a destination's last message, its guest runs.
 func (c *cutter) pass(direction int, to, from net.Conn, budget [2]int64) {
 	n, _ := io.CopyN(to, from, budget[direction])
+	_, _ = io.ReadFull(from, make([]byte, 1))
 	c.passed[direction].Add(n)
 	to.Close()
 	from.Close()
@@ -168,6 +181,41 @@ func TestLastMessagesCut(t *testing.T) {
 	there, to = b.incoming(g, "last", "tcp:127.0.0.1:0")
 	requireVerified(t, b.migrate(here.name, to, "--verify"))
 	require.Equal(t, 0, here.wait())
+	g.alive(b, 2)
+}
+
+// TestLostInTheLastMoment loses a destination for good just when it says that the guest runs. The source cannot know: it
+// keeps its own guest still until somebody who does says that it may run.
+func TestLostInTheLastMoment(t *testing.T) {
+	b := newBed(t)
+	g := &guest{}
+	source := b.run(g, "source", small...)
+	g.alive(b, 1)
+	destination, to := b.incoming(&guest{}, "destination", "tcp:127.0.0.1:0")
+	// Three short messages come back before the last: welcome, accept, prepared.
+	proxy := &cutter{to: strings.TrimPrefix(to, "tcp:"), budget: [2]int64{uncut, 3 * 16}, once: true}
+	proxy.listen(t)
+	r := b.vmm("migrate", "source", proxy.address())
+	require.Equal(t, 1, r.status)
+	require.Contains(t, r.stderr, "vmm resume --force")
+	vm := source.vm()
+	require.Equal(t, control.StateUnknown, vm.State)
+	require.False(t, vm.DirtyLogging)
+	for _, order := range []string{"pause", "resume"} {
+		require.Contains(t, b.refused(1, order, "source"), "told to run the guest")
+	}
+	require.Contains(t, b.refused(1, "migrate", "source", to), "told to run the guest")
+	require.Equal(t, control.StateUnknown, source.vm().State)
+
+	require.Equal(t, control.StateRunning, destination.vm().State, "the guest does run there")
+	destination.kill()
+	destination.wait()
+	b.ok("resume", "source", "--force")
+	source.untouched()
+	g.alive(b, 2)
+	_, to = b.incoming(g, "next", b.unix("in"))
+	requireVerified(t, b.migrate("source", to, "--verify"))
+	require.Equal(t, 0, source.wait())
 	g.alive(b, 2)
 }
 
