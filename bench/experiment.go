@@ -34,7 +34,7 @@ type Experiment struct {
 
 // Experiments lists all, in the order in which they are best read.
 func Experiments() []Experiment {
-	return []Experiment{tagging(), validity(), interrupt(), sweep(), overhead(), peers()}
+	return []Experiment{tagging(), validity(), interrupt(), sweep(), overhead(), peers(), Speed()}
 }
 
 // Find returns the experiment of that name.

@@ -78,6 +78,12 @@ var (
 	waited    = metric{"held back", "waited_ms", units.Milliseconds, always(func(r trial.Result) float64 { return r.Report.WaitedMS })}
 	suspended = metric{"suspended", "suspended_ms", units.Milliseconds, always(func(r trial.Result) float64 { return r.Report.SuspendedMS })}
 	stops     = metric{"suspensions", "suspensions", count, always(func(r trial.Result) float64 { return float64(r.Report.Suspensions) })}
+	forced    = metric{"forced", "forced", percent, always(func(r trial.Result) float64 {
+		if r.Report.Forced {
+			return 1
+		}
+		return 0
+	})}
 	p99       = metric{"p99 latency", "p99_ms", units.Milliseconds, latencyOf(func(l trial.Latency) float64 { return l.Around.P99 })}
 	p999      = metric{"p99.9 latency", "p999_ms", units.Milliseconds, latencyOf(func(l trial.Latency) float64 { return l.Around.P999 })}
 	worst     = metric{"longest latency", "latency_max_ms", units.Milliseconds, latencyOf(func(l trial.Latency) float64 { return l.Around.Max })}
@@ -96,8 +102,8 @@ var (
 
 // allMetrics is what CSV and summaries hold.
 var allMetrics = []metric{
-	downtime, stopCopy, total, pages, wire, rounds, gap, gapBefore, waited, suspended, stops, p99, p999, worst, p999Calm,
-	cpuTime, cpuEngine, brownout, speed,
+	downtime, stopCopy, total, pages, wire, rounds, gap, gapBefore, waited, suspended, stops, forced, p99, p999, worst, p999Calm,
+	cpuTime, cpuEngine, brownout, speed, wireRate, resent,
 }
 
 func count(v float64) string {
@@ -139,11 +145,22 @@ func (g group) median(m metric) string {
 	if len(v) == 0 {
 		return "–"
 	}
+	if m.key == forced.key {
+		return m.write(mean(v)) // of yes and no, a median says little
+	}
 	s := stats.Summarize(v)
 	if s.CI.Low == s.CI.High {
 		return m.write(s.Median)
 	}
 	return fmt.Sprintf("%s [%s, %s]", m.write(s.Median), m.write(s.CI.Low), m.write(s.CI.High))
+}
+
+func mean(v []float64) float64 {
+	sum := 0.0
+	for _, x := range v {
+		sum += x
+	}
+	return sum / float64(len(v))
 }
 
 // levels are the values that a factor has, in the order in which they are shown.

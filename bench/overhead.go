@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"taskguide/bench/figure"
 	"taskguide/bench/trial"
 	"taskguide/migration"
 )
@@ -81,7 +82,8 @@ func overheadReport(_ Size, results []trial.Result) Findings {
 				"The program writes for a while and waits for as long, and tags the waiting. Its speed is what it writes in a second; only the length of the phases differs. " +
 					"A tag that is a store to the tag port leaves the VM, one in the tag page does not.",
 			},
-			Tables: []Table{cost, tableOf("Pages written per second before any migration; medians with 95 % bootstrap intervals", tags, []string{"segment", "tags"}, speed)},
+			Figures: []NamedFigure{{"overhead-speed", "Speed of the program by length of its phases and way to tag.", figure.Strip("Speed while nobody migrates", "pages written per second", speedSamples(tags))}},
+			Tables:  []Table{cost, tableOf("Pages written per second before any migration; medians with 95 % bootstrap intervals", tags, []string{"segment", "tags"}, speed)},
 		},
 		{
 			Title: "Brownout: the guest while pre-copy runs",
@@ -93,6 +95,14 @@ func overheadReport(_ Size, results []trial.Result) Findings {
 		},
 	}
 	return f
+}
+
+func speedSamples(groups []group) []figure.Sample {
+	var samples []figure.Sample
+	for _, g := range groups {
+		samples = append(samples, figure.Sample{Group: g.factors["segment"], Label: "tags " + g.factors["tags"], Colour: g.factors["tags"], Values: g.values(speed)})
+	}
+	return samples
 }
 
 func describeWay(tag string) string {

@@ -20,6 +20,14 @@ type Order struct {
 	BitsPerSecond int64  // of a link between network namespaces; 0 is the loopback
 	Binary        string // the vmm program
 	Progress      Progress
+	Budget        time.Duration // after which no trial is begun; 0 is that of Size
+}
+
+func (o Order) budget() time.Duration {
+	if o.Budget > 0 {
+		return o.Budget
+	}
+	return budgets[o.Size]
 }
 
 // budgets are the promised times, less what the trial under way and the report may take.
@@ -35,17 +43,17 @@ var (
 // mostFailures in a row end a run.
 const mostFailures = 4
 
-// Execute runs the trials of an order that are not done yet, in order, until all are done or the time is up, and adds
-// each result to the store.
-func Execute(ctx context.Context, o Order, done []trial.Result, store *Store) (all []trial.Result, err error) {
-	bed, cleanUp, err := newBed(o)
-	if err != nil {
-		return done, err
-	}
-	defer cleanUp()
+// runner runs trials; it is a *trial.Bed but in tests.
+type runner interface {
+	Run(context.Context, trial.Spec) trial.Result
+}
+
+// execute runs the trials of an order that are not done yet, in order, until all are done or the time is up, and adds
+// each result to the store. It returns all results that there are then.
+func execute(ctx context.Context, o Order, bed runner, done []trial.Result, store *Store) (all []trial.Result, err error) {
 	plan := remaining(o.Experiment.Plan(o.Size, o.Seed), done)
 	all = done
-	deadline := time.Now().Add(budgets[o.Size])
+	deadline := time.Now().Add(o.budget())
 	o.Progress.Begin(len(plan), deadline)
 	defer o.Progress.End()
 	failures := 0

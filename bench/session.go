@@ -27,12 +27,21 @@ func (s Session) Run(ctx context.Context) (page string, err error) {
 	if err != nil {
 		return "", err
 	}
-	all, errRun := Execute(ctx, s.Order, done, store)
+	all, errRun := s.execute(ctx, done, store)
 	if err := errors.Join(errRun, store.Close()); err != nil && len(all) == 0 {
 		return "", err
 	}
 	page, errReport := WriteReport(s.Dir)
 	return page, errors.Join(errRun, errReport)
+}
+
+func (s *Session) execute(ctx context.Context, done []trial.Result, store *Store) ([]trial.Result, error) {
+	bed, cleanUp, err := newBed(s.Order)
+	if err != nil {
+		return done, err
+	}
+	defer cleanUp()
+	return execute(ctx, s.Order, bed, done, store)
 }
 
 func (s *Session) open() (*Store, []trial.Result, error) {

@@ -316,7 +316,7 @@ func timelineSection(results []trial.Result, policies []string) Section {
 	s := Section{
 		Title: "One migration, step by step",
 		Text: []string{
-			"A typical migration of each policy: of those asked for in the first half of the cycle, while the program was busy, the one with the median downtime. " +
+			"A typical migration of each policy: of those asked for in the first half of the cycle, if there are any, the one with the median downtime. " +
 				"Rates of writing are the engine's, one a round; what was sent is known after each round and ten times a second.",
 		},
 	}

@@ -56,9 +56,6 @@ var (
 	faint     = color.NRGBA{0xe4, 0xe4, 0xe4, 0xff}
 )
 
-// palette is for what has no colour of its own.
-var palette = []color.NRGBA{blue, vermilion, green, purple, orange, sky, black}
-
 func faded(c color.NRGBA, alpha uint8) color.NRGBA { c.A = alpha; return c }
 
 const (

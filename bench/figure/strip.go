@@ -4,6 +4,7 @@ import (
 	"image/color"
 	"math"
 	"slices"
+	"strings"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
@@ -19,7 +20,7 @@ type Sample struct {
 	Values []float64
 }
 
-// Colour of a policy, by its name.
+// colourOf is the colour of a policy, a kind of tags, or a VMM, by its name.
 func colourOf(name string) color.NRGBA {
 	known := map[string]color.NRGBA{
 		"off": vermilion, "start": orange, "suspend": purple, "switchover": blue, "switchover, no exit": sky,
@@ -28,11 +29,16 @@ func colourOf(name string) color.NRGBA {
 	if c, ok := known[name]; ok {
 		return c
 	}
-	sum := 0
-	for _, b := range []byte(name) {
-		sum += int(b)
+	switch {
+	case strings.HasPrefix(name, "QEMU"):
+		return orange
+	case strings.HasPrefix(name, "vmm, guided"):
+		return green
+	case strings.HasPrefix(name, "vmm"):
+		return blue
+	default:
+		return grey
 	}
-	return palette[sum%len(palette)]
 }
 
 // Strip shows all values of all samples along a logarithmic axis, one sample a row, with a box from quartile to quartile

@@ -29,17 +29,18 @@ type Bed struct {
 // Run runs one trial. It leaves nothing behind: no process, no file. A trial that could not be carried through, or whose
 // guest found its memory corrupt, says so in Result.Error.
 func (b *Bed) Run(ctx context.Context, spec Spec) Result {
+	spec.Guest.CPUs = max(1, spec.Guest.CPUs)
 	r := Result{Spec: spec, Started: time.Now()}
-	if spec.Guest.CPUs == 0 {
-		spec.Guest.CPUs = 1
-	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	r.Noise = listen(ctx)
 	var err error
-	if spec.QEMU != nil {
+	switch {
+	case spec.Baseline != "":
+		err = b.runBaseline(ctx, &r)
+	case spec.QEMU != nil:
 		err = b.runQEMU(ctx, &r)
-	} else {
+	default:
 		err = b.runVMM(ctx, &r)
 	}
 	if err != nil {

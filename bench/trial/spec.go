@@ -63,6 +63,9 @@ type Spec struct {
 	Params migration.Params `json:"params"`
 	// QEMU, unless nil, makes this a trial of QEMU; of Params only the bandwidth and the downtime limit are used.
 	QEMU *qemu.Migration `json:"qemu,omitempty"`
+	// Baseline, unless empty, makes this no migration at all.
+	Baseline      Baseline `json:"baseline,omitempty"`
+	BaselineBytes int64    `json:"baseline_bytes,omitempty"`
 	// BeatsBefore and BeatsAfter are the seconds that the guest is watched before the request and after the move, 1
 	// if 0.
 	BeatsBefore int `json:"beats_before,omitempty"`

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"os/signal"
@@ -24,7 +25,7 @@ func newBench(std streams) *cobra.Command {
 		Args:  exactly(0, "one of its commands: list, run, speed, report"),
 		RunE:  func(*cobra.Command, []string) error { return usagef("no command given: see vmm bench --help") },
 	}
-	cmd.AddCommand(newBenchList(std), newBenchRun(std), newBenchReport(std))
+	cmd.AddCommand(newBenchList(std), newBenchRun(std), newBenchSpeed(std), newBenchReport(std))
 	return cmd
 }
 
@@ -48,10 +49,12 @@ type benchRunFlags struct {
 	out                 string
 	netns               rateFlag
 	seed                uint64
+	// print says on standard output what was found.
+	print func(w io.Writer, dir string) error
 }
 
 func newBenchRun(std streams) *cobra.Command {
-	var f benchRunFlags
+	f := benchRunFlags{print: bench.PrintHeadlines}
 	cmd := &cobra.Command{
 		Use:   "run NAME",
 		Short: "run an experiment and write its report",
@@ -60,6 +63,11 @@ in order, and --resume goes on with it. The report is report.html there, beside 
 		Args: exactly(1, "the name of an experiment: see vmm bench list"),
 		RunE: func(_ *cobra.Command, args []string) error { return f.run(args[0], std) },
 	}
+	f.define(cmd)
+	return cmd
+}
+
+func (f *benchRunFlags) define(cmd *cobra.Command) {
 	fs := cmd.Flags()
 	fs.BoolVar(&f.quick, "quick", false, "fewer and smaller trials, to see that all is well")
 	fs.StringVar(&f.out, "out", "", "folder for the results (default bench-NAME-TIME)")
@@ -67,7 +75,6 @@ in order, and --resume goes on with it. The report is report.html there, beside 
 	fs.BoolVar(&f.json, "json", false, "print the summary as JSON, and nothing else, on standard output")
 	fs.Var(&f.netns, "netns", "migrate over a link of that rate between two network namespaces, as in 1Gbit (needs root)")
 	fs.Uint64Var(&f.seed, "seed", 0, "of the order of trials (default: a new one)")
-	return cmd
 }
 
 func (f *benchRunFlags) run(name string, std streams) error {
@@ -127,11 +134,25 @@ func (f *benchRunFlags) finish(std streams, dir, page string) error {
 	if f.json {
 		return bench.CopySummary(std.out, dir)
 	}
-	if err := bench.PrintHeadlines(std.out, dir); err != nil {
+	if err := f.print(std.out, dir); err != nil {
 		return err
 	}
 	fmt.Fprintf(std.out, "report: %s\n", page)
 	return nil
+}
+
+func newBenchSpeed(std streams) *cobra.Command {
+	f := benchRunFlags{print: bench.PrintSpeed}
+	cmd := &cobra.Command{
+		Use:   "speed",
+		Short: "compare the copy loop with raw TCP, memcpy and QEMU, in a table",
+		Long: `Move several guests in several ways, beside raw TCP, memcpy and, if it is installed, QEMU, all in one run; medians of 5, or
+of 1 with --quick. The same as vmm bench run speed, with the tables as text.`,
+		Args: exactly(0, "no arguments, only flags"),
+		RunE: func(*cobra.Command, []string) error { return f.run(bench.Speed().Name, std) },
+	}
+	f.define(cmd)
+	return cmd
 }
 
 func newBenchReport(std streams) *cobra.Command {
@@ -152,4 +173,3 @@ func newBenchReport(std streams) *cobra.Command {
 		},
 	}
 }
-

@@ -1,0 +1,375 @@
+package bench
+
+import (
+	"bytes"
+	"context"
+	"encoding/csv"
+	"encoding/json"
+	"encoding/xml"
+	"errors"
+	"image/png"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"taskguide/bench/trial"
+	"taskguide/migration"
+)
+
+func TestPlans(t *testing.T) {
+	for _, e := range Experiments() {
+		for _, size := range []Size{Quick, Full} {
+			plan := e.Plan(size, 1)
+			require.NotEmpty(t, plan, e.Name)
+			ids := map[string]bool{}
+			for _, s := range plan {
+				require.False(t, ids[s.ID], "%s: %s is there twice", e.Name, s.ID)
+				ids[s.ID] = true
+				require.NotEmpty(t, s.Factors, s.ID)
+				require.GreaterOrEqual(t, s.Offset, 0.0)
+				require.Less(t, s.Offset, 1.0)
+				p := s.Params
+				p.Destination = "tcp:127.0.0.1:1"
+				if s.QEMU == nil && s.Baseline == "" {
+					_, err := p.WithDefaults()
+					require.NoError(t, err, s.ID)
+				}
+			}
+		}
+	}
+}
+
+func TestPlanDependsOnSeedAlone(t *testing.T) {
+	e := tagging()
+	require.Equal(t, e.Plan(Full, 7), e.Plan(Full, 7))
+	require.NotEqual(t, e.Plan(Full, 7), e.Plan(Full, 8))
+	require.ElementsMatch(t, e.Plan(Full, 7), e.Plan(Full, 8))
+}
+
+// A run that ends early must have compared everything equally often, as far as it went.
+func TestPlanIsInBlocks(t *testing.T) {
+	e := tagging()
+	configurations := len(e.Blocks(Full)[0])
+	plan := e.Plan(Full, 3)
+	shuffled := false
+	for at := 0; at < len(plan); at += configurations {
+		seen := map[string]bool{}
+		for _, s := range plan[at : at+configurations] {
+			seen[strings.Split(s.ID, "@")[0]] = true
+			require.Equal(t, plan[at].Offset, s.Offset)
+		}
+		require.Len(t, seen, configurations)
+		shuffled = shuffled || strings.Split(plan[at].ID, "@")[0] != strings.Split(plan[0].ID, "@")[0]
+	}
+	require.True(t, shuffled, "all blocks are in the same order")
+}
+
+// fake is a runner that makes results up.
+type fake struct {
+	ran  []string
+	fail map[string]bool
+	then func(n int) // called after the n-th trial
+}
+
+func (f *fake) Run(_ context.Context, s trial.Spec) trial.Result {
+	f.ran = append(f.ran, s.ID)
+	r := made(s)
+	if f.fail[s.ID] {
+		r = trial.Result{Spec: s, Error: "the guest did not boot"}
+	}
+	if f.then != nil {
+		f.then(len(f.ran))
+	}
+	return r
+}
+
+// made is a plausible result, the same for the same spec.
+func made(s trial.Spec) trial.Result {
+	r := rand.New(rand.NewPCG(uint64(len(s.ID)), uint64(1000*s.Offset)))
+	yes, no := true, false
+	result := trial.Result{
+		Spec: s, GapMS: 5 + r.ExpFloat64(), GapBeforeMS: 1, Moved: &trial.Moved{Inside: "1", Phase: "cool"},
+		Latency: &trial.Latency{Around: trial.Percentiles{P50: 1, P99: 2, P999: 3000, Max: 4000}},
+		Work:    trial.Work{BeforePerS: 1000 + 100*r.Float64(), DuringPerS: 900, LostMS: 10, Brownout: 0.1},
+		CPU:     trial.CPU{Source: 0.2, Destination: 0.1, Guest: 0.05},
+		Report: migration.Report{
+			Status: migration.StatusCompleted, TotalMS: 900 + 100*r.Float64(), DowntimeMS: 1 + 50*r.ExpFloat64(), PagesStopCopy: int64(r.IntN(5000)), PagesSent: 20000,
+			BytesWire: 9e7, Rounds: []migration.Round{
+				{N: 1, Phase: migration.PhasePreCopy, MS: 500, BytesWire: 8e7, SentPages: 19000, DirtyPagesPerS: 5000},
+				{N: 2, Phase: migration.PhasePreCopy, MS: 100, BytesWire: 1e6, SentPages: 900, DirtyPagesPerS: 100},
+				{N: 3, Phase: migration.PhaseStopCopy, MS: 10, BytesWire: 1e5, SentPages: 100},
+			},
+		},
+		Marks: []trial.Mark{
+			{MS: -50, Kind: "tag", Inside: &no}, {MS: 0, Kind: "phase", Phase: migration.PhasePreCopy}, {MS: 100, Kind: "progress", WireBytes: 1e7},
+			{MS: 500, Kind: "round", Round: 1}, {MS: 550, Kind: "phase", Phase: migration.PhaseHeld}, {MS: 560, Kind: "tag", Inside: &yes},
+			{MS: 600, Kind: "round", Round: 2}, {MS: 610, Kind: "phase", Phase: migration.PhaseStopCopy}, {MS: 620, Kind: "round", Round: 3},
+		},
+	}
+	return result
+}
+
+func newOrder(e Experiment) Order {
+	return Order{Experiment: e, Size: Quick, Seed: 5, Progress: NewPlain(io.Discard)}
+}
+
+func newStore(t *testing.T, o Order) (*Store, string) {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "out")
+	s, err := Create(dir, Run{Experiment: o.Experiment.Name, Size: o.Size, Seed: o.Seed})
+	require.NoError(t, err)
+	return s, dir
+}
+
+func TestInterruptedRunIsResumed(t *testing.T) {
+	o := newOrder(tagging())
+	plan := o.Experiment.Plan(o.Size, o.Seed)
+	store, dir := newStore(t, o)
+	ctx, cancel := context.WithCancel(t.Context())
+	first := &fake{then: func(n int) {
+		if n == 5 {
+			cancel()
+		}
+	}}
+	_, err := execute(ctx, o, first, nil, store)
+	require.ErrorIs(t, err, ErrInterrupted)
+	require.NoError(t, store.Close())
+
+	store, run, done, err := Resume(dir)
+	require.NoError(t, err)
+	require.Equal(t, o.Seed, run.Seed)
+	require.Len(t, done, 4, "the trial that was interrupted is not a result")
+	second := &fake{}
+	all, err := execute(t.Context(), o, second, done, store)
+	require.NoError(t, err)
+	require.NoError(t, store.Close())
+	require.Len(t, all, len(plan))
+	var ids []string
+	for _, s := range plan {
+		ids = append(ids, s.ID)
+	}
+	require.Equal(t, ids[4:], second.ran)
+
+	_, stored, err := Load(dir)
+	require.NoError(t, err)
+	require.Equal(t, all, stored)
+}
+
+func TestVoidTrialIsRepeatedWhenResumed(t *testing.T) {
+	o := newOrder(tagging())
+	store, _ := newStore(t, o)
+	defer store.Close()
+	void := o.Experiment.Plan(o.Size, o.Seed)[3].ID
+	all, err := execute(t.Context(), o, &fake{fail: map[string]bool{void: true}}, nil, store)
+	require.NoError(t, err)
+	again := &fake{}
+	all, err = execute(t.Context(), o, again, all, store)
+	require.NoError(t, err)
+	require.Equal(t, []string{void}, again.ran)
+	require.Empty(t, filter(latest(all), func(r trial.Result) bool { return r.Error != "" }))
+}
+
+func TestRunThatOnlyFailsEnds(t *testing.T) {
+	o := newOrder(tagging())
+	store, _ := newStore(t, o)
+	defer store.Close()
+	f := &fake{fail: map[string]bool{}}
+	for _, s := range o.Experiment.Plan(o.Size, o.Seed) {
+		f.fail[s.ID] = true
+	}
+	_, err := execute(t.Context(), o, f, nil, store)
+	require.ErrorIs(t, err, ErrFailing)
+	require.ErrorContains(t, err, "did not boot")
+	require.Len(t, f.ran, mostFailures)
+}
+
+func TestRunKeepsToItsTime(t *testing.T) {
+	o := newOrder(tagging())
+	o.Budget = time.Nanosecond
+	store, _ := newStore(t, o)
+	defer store.Close()
+	f := &fake{}
+	_, err := execute(t.Context(), o, f, nil, store)
+	require.NoError(t, err)
+	require.Empty(t, f.ran)
+}
+
+func TestStoreRefusesToMixRuns(t *testing.T) {
+	o := newOrder(tagging())
+	store, dir := newStore(t, o)
+	require.NoError(t, store.Close())
+	_, err := Create(dir, Run{})
+	require.ErrorIs(t, err, ErrExists)
+	_, err = (&Session{Dir: dir, Order: newOrder(interrupt()), Resume: true}).Run(t.Context())
+	require.ErrorContains(t, err, "results of tagging")
+	_, _, _, err = Resume(t.TempDir())
+	require.ErrorIs(t, err, ErrNoRun)
+}
+
+// A power failure in the middle of a write leaves half a line, which must spoil neither what is before nor what follows.
+func TestStoreSurvivesHalfALine(t *testing.T) {
+	o := newOrder(tagging())
+	store, dir := newStore(t, o)
+	plan := o.Experiment.Plan(o.Size, o.Seed)
+	require.NoError(t, store.Add(made(plan[0])))
+	require.NoError(t, store.Close())
+	raw := filepath.Join(dir, rawFile)
+	b, err := os.ReadFile(raw)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(raw, append(b, b[:len(b)/2]...), 0o644))
+
+	store, _, done, err := Resume(dir)
+	require.NoError(t, err)
+	require.Len(t, done, 1)
+	require.NoError(t, store.Add(made(plan[1])))
+	require.NoError(t, store.Close())
+	_, done, err = Load(dir)
+	require.NoError(t, err)
+	require.Len(t, done, 2)
+	require.Equal(t, plan[1].ID, done[1].Spec.ID)
+
+	require.NoError(t, os.WriteFile(raw, []byte("{}\nnonsense\n"), 0o644))
+	_, _, err = Load(dir)
+	require.ErrorContains(t, err, "line 2")
+}
+
+// Of every experiment: all files are there and well formed, and the page needs nothing from elsewhere.
+func TestReports(t *testing.T) {
+	for _, e := range Experiments() {
+		t.Run(e.Name, func(t *testing.T) {
+			t.Parallel()
+			o := newOrder(e)
+			store, dir := newStore(t, o)
+			plan := e.Plan(Quick, o.Seed)
+			results, err := execute(t.Context(), o, &fake{fail: map[string]bool{plan[0].ID: true}}, nil, store)
+			require.NoError(t, err)
+			require.NoError(t, store.Close())
+			path, err := WriteReport(dir)
+			require.NoError(t, err)
+			html, err := os.ReadFile(path)
+			require.NoError(t, err)
+			page := string(html)
+			require.Contains(t, page, e.Title)
+			require.Contains(t, page, "the guest did not boot")
+			require.NotContains(t, page, "NaN")
+			for _, resource := range []string{"<script", "<link", "src=", "@import", "url("} {
+				require.NotContains(t, page, resource)
+			}
+			checkPictures(t, dir, page)
+			checkNumbers(t, dir, len(results))
+		})
+	}
+}
+
+func checkPictures(t *testing.T, dir, page string) {
+	t.Helper()
+	pictures, err := filepath.Glob(filepath.Join(dir, "*.png"))
+	require.NoError(t, err)
+	require.NotEmpty(t, pictures)
+	for _, p := range pictures {
+		b, err := os.ReadFile(p)
+		require.NoError(t, err)
+		_, err = png.Decode(bytes.NewReader(b))
+		require.NoError(t, err, p)
+		name := strings.TrimSuffix(filepath.Base(p), ".png")
+		require.Contains(t, page, `<figure id="`+name+`"><svg`)
+		b, err = os.ReadFile(filepath.Join(dir, name+".svg"))
+		require.NoError(t, err)
+		require.NoError(t, wellFormed(b), name)
+	}
+}
+
+func wellFormed(b []byte) error {
+	d := xml.NewDecoder(bytes.NewReader(b))
+	for {
+		if _, err := d.Token(); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
+}
+
+func checkNumbers(t *testing.T, dir string, trials int) {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(dir, trialsFile))
+	require.NoError(t, err)
+	rows, err := csv.NewReader(bytes.NewReader(b)).ReadAll()
+	require.NoError(t, err)
+	require.Len(t, rows, 1+trials)
+	b, err = os.ReadFile(filepath.Join(dir, summaryFile))
+	require.NoError(t, err)
+	var s summary
+	require.NoError(t, json.Unmarshal(b, &s))
+	require.Len(t, s.Failures, 1)
+	n := 0
+	for _, g := range s.Groups {
+		n += g.Metrics[total.key].N
+	}
+	require.Equal(t, trials-1, n, "every trial that is not void is in exactly one group")
+}
+
+func TestHeadlineOfTagging(t *testing.T) {
+	var results []trial.Result
+	for _, s := range tagging().Plan(Quick, 1) {
+		r := made(s)
+		r.Report.DowntimeMS = 40
+		if s.Factors["policy"] == switchover.name {
+			r.Report.DowntimeMS = 4
+		}
+		results = append(results, r)
+	}
+	f := taggingReport(Quick, results)
+	require.Len(t, f.Headlines, 6)
+	require.Equal(t, "matmul, rule xen: median downtime 4.0 ms guided against 40.0 ms unguided, 0.10× [0.10×, 0.10×]; worst 4.0 ms against 40.0 ms.", f.Headlines[0])
+}
+
+func TestReportOfNothing(t *testing.T) {
+	for _, e := range Experiments() {
+		store, dir := newStore(t, newOrder(e))
+		require.NoError(t, store.Close())
+		_, err := WriteReport(dir)
+		require.NoError(t, err, e.Name)
+	}
+}
+
+func TestSpeedSaysWhetherTargetsAreMet(t *testing.T) {
+	var results []trial.Result
+	for _, s := range Speed().Plan(Quick, 1) {
+		r := made(s)
+		r.Report.TotalMS = map[string]float64{wayPlain.name: 100, wayTCP.name: 90, wayQEMU.name: 400, wayMultifd.name: 150}[s.Factors["way"]]
+		results = append(results, r)
+	}
+	// Whether QEMU is installed where this runs or not.
+	results = append(results, scenarioResult("full", wayQEMU, 400), scenarioResult("full", wayMultifd, 150))
+	lines := strings.Join(speedReport(Quick, latest(results)).Headlines, "\n")
+	require.Contains(t, lines, "full: total time of vmm is 0.67 [0.67, 0.67] of that of QEMU, multifd 2; target at most 0.60: missed.")
+	require.Contains(t, lines, "full: total time of vmm is 1.11 [1.11, 1.11] of that of raw TCP; target at most 1.30: met.")
+}
+
+func scenarioResult(name string, w way, totalMS float64) trial.Result {
+	for _, s := range scenarios(Quick) {
+		if s.name == name {
+			spec := s.spec(w)
+			spec.ID += "@00"
+			r := made(spec)
+			r.Report.TotalMS = totalMS
+			return r
+		}
+	}
+	panic("no scenario " + name)
+}
+
+func TestNumbersForPeople(t *testing.T) {
+	require.Equal(t, "1\u202f234\u202f567", count(1234567))
+	require.Equal(t, "12.5", count(12.5))
+	require.Equal(t, "0", count(0))
+	require.Equal(t, "0.25×", times(0.25))
+	require.Equal(t, "123×", times(123.4))
+}

@@ -1,0 +1,129 @@
+package figure
+
+import (
+	"bytes"
+	"image"
+	"image/png"
+	"math"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"taskguide/bench/trial"
+	"taskguide/migration"
+)
+
+// ink is how many pixels of a figure are not white.
+func ink(t *testing.T, f Figure) int {
+	t.Helper()
+	b, err := f.PNG()
+	require.NoError(t, err)
+	img, err := png.Decode(bytes.NewReader(b))
+	require.NoError(t, err)
+	n := 0
+	for y := img.Bounds().Min.Y; y < img.Bounds().Max.Y; y++ {
+		for x := img.Bounds().Min.X; x < img.Bounds().Max.X; x++ {
+			if r, g, b, _ := img.At(x, y).RGBA(); r&g&b != 0xffff {
+				n++
+			}
+		}
+	}
+	require.NotEqual(t, image.Point{}, img.Bounds().Size())
+	return n
+}
+
+func TestStripShowsEveryValue(t *testing.T) {
+	few := Strip("Downtime", "downtime in ms", []Sample{{Group: "kv", Label: "off", Colour: "off", Values: []float64{1, 100}}})
+	many := Strip("Downtime", "downtime in ms", []Sample{{Group: "kv", Label: "off", Colour: "off", Values: []float64{1, 2, 5, 10, 20, 50, 100}}})
+	require.Greater(t, ink(t, many), ink(t, few))
+	svg, err := many.SVG()
+	require.NoError(t, err)
+	for _, text := range []string{"kv:  off", "downtime in ms (logarithmic)", ">50<"} {
+		require.Contains(t, string(svg), text)
+	}
+}
+
+func TestStripOfDegenerateValues(t *testing.T) {
+	for _, values := range [][]float64{nil, {0}, {-1, 0, 3}, {7, 7, 7}, {1e-3, 1e7}} {
+		require.Positive(t, ink(t, Strip("t", "x", []Sample{{Label: "a", Colour: "a", Values: values}})), values)
+	}
+	require.Positive(t, ink(t, Strip("t", "x", nil)))
+}
+
+func TestScatterBeginsAtZero(t *testing.T) {
+	f := Scatter("t", "x", "pages", []Span{{0, 0.5, "busy"}}, []Cloud{{Label: "off, xen", Colour: "off", Points: []Point{{0.7, 900}, {0.2, 1000}}}})
+	svg, err := f.SVG()
+	require.NoError(t, err)
+	require.Contains(t, string(svg), ">0<")
+	require.Contains(t, string(svg), "off, xen")
+	require.Contains(t, string(svg), "busy")
+	require.Positive(t, ink(t, Scatter("t", "x", "y", nil, nil)))
+}
+
+func TestLogTicks(t *testing.T) {
+	var labels []string
+	for _, tick := range (logTicks{}).Ticks(0.5, 20) {
+		labels = append(labels, tick.Label)
+	}
+	require.Equal(t, "0.5 1 2 5 10 20", strings.Join(labels, " "))
+	require.Len(t, logTicks{}.Ticks(1, 1e4), 5, "powers of ten only, over many of them")
+}
+
+func TestNumber(t *testing.T) {
+	require.Equal(t, "0.5", number(0.5))
+	require.Equal(t, "9999", number(9999))
+	require.Equal(t, "1 234 567", number(1234567))
+	require.Equal(t, "-123 456", number(-123456))
+}
+
+func TestRowsKeepGroupsApart(t *testing.T) {
+	rows := rowsOf([]Sample{{Group: "a"}, {Group: "a"}, {Group: "b"}})
+	require.Equal(t, []float64{2.5, 1.5, 0}, rows)
+}
+
+func migrationOf(marks ...trial.Mark) trial.Result {
+	return trial.Result{
+		Marks: marks,
+		Report: migration.Report{TotalMS: 1000, DowntimeMS: 50, BytesWire: 3e6, Rounds: []migration.Round{
+			{N: 1, Phase: migration.PhasePreCopy, MS: 400, BytesWire: 1e6, DirtyPagesPerS: 100},
+			{N: 2, Phase: migration.PhaseStopCopy, MS: 50, BytesWire: 1e6},
+		}},
+	}
+}
+
+func TestTimelineReadsMarks(t *testing.T) {
+	yes, no := true, false
+	r := migrationOf(
+		trial.Mark{MS: -500, Kind: "tag", Inside: &yes}, trial.Mark{MS: 100, Kind: "tag", Inside: &no},
+		trial.Mark{MS: 100, Kind: "progress", WireBytes: 500_000},
+		trial.Mark{MS: 400, Kind: "round", Round: 1}, trial.Mark{MS: 450, Kind: "phase", Phase: migration.PhaseSuspended},
+		trial.Mark{MS: 700, Kind: "tag", Inside: &yes}, trial.Mark{MS: 700, Kind: "phase", Phase: migration.PhasePreCopy},
+		trial.Mark{MS: 900, Kind: "phase", Phase: migration.PhaseStopCopy}, trial.Mark{MS: 950, Kind: "round", Round: 2},
+	)
+	tl := timeline{result: r, begin: -0.1, end: 1}
+	require.Equal(t, []Span{{-0.1, 0.1, ""}, {0.7, 0.9, ""}}, tl.segments())
+	require.Equal(t, []Span{{0.45, 0.7, "suspended"}}, tl.phases(migration.PhaseSuspended))
+	bandwidth := tl.bandwidth()
+	require.Len(t, bandwidth, 4)
+	require.InDelta(t, 40, bandwidth[0].value, 1e-9, "500 kB in 100 ms, in Mbit/s")
+	require.InDelta(t, 500_000*8/1e6/0.3, bandwidth[1].value, 1e-9)
+	sum := 0.0
+	for _, s := range bandwidth {
+		sum += s.value * (s.to - s.from)
+	}
+	require.InDelta(t, 3e6*8/1e6, sum, 1e-9, "all that was sent is shown")
+	dirty := tl.dirtyRate()
+	require.Len(t, dirty, 1, "nothing is written while the guest is stopped")
+	require.InDelta(t, 100, dirty[0].value, 0)
+	require.InDelta(t, 0, dirty[0].from, 1e-12)
+	require.InDelta(t, 0.4, dirty[0].to, 1e-12)
+	require.Positive(t, ink(t, Timeline("t", r)))
+}
+
+func TestTimelineWithoutMarks(t *testing.T) {
+	require.Positive(t, ink(t, Timeline("t", migrationOf())))
+	r := migrationOf()
+	r.Report.TotalMS = math.SmallestNonzeroFloat64
+	require.Positive(t, ink(t, Timeline("t", r)))
+}
