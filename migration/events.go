@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"time"
 
 	"taskguide/tagging"
@@ -148,7 +149,7 @@ func (s *Source) finish(err error) Report {
 		r.Status = StatusFailed
 	}
 	if err != nil {
-		r.Error = err.Error()
+		r.Error = strings.ReplaceAll(err.Error(), "\n", "; ")
 	}
 	s.mu.Unlock()
 	final := s.Report()

@@ -270,42 +270,49 @@ func TestMaxDefer(t *testing.T) {
 
 // TestGateClosesInTheDecisionWindow: between the decision and the standstill.
 func TestGateClosesInTheDecisionWindow(t *testing.T) {
-	for _, atExit := range []bool{false, true} {
-		synctest.Test(t, func(t *testing.T) {
-			// A second task, of another vCPU so to speak, leaves its segment while the
-			// first vCPU is coming to a stand.
-			b := newBed(t, func(g *guest) {
-				if g.step == 0 {
-					g.enter(1)
+	for _, window := range []string{"before the vCPUs are asked", "before they stand still"} {
+		for _, atExit := range []bool{false, true} {
+			synctest.Test(t, func(t *testing.T) {
+				// A second task, of another vCPU so to speak, leaves its segment while the
+				// first vCPU is coming to a stand.
+				b := newBed(t, func(g *guest) {
+					if g.step == 0 {
+						g.enter(1)
+					}
+					g.writeRange(0, 5)
+				})
+				defer b.close()
+				b.m.port.Write(tagging.RegEnter, 4, 2)
+				b.m.start()
+				time.Sleep(1500 * time.Microsecond)
+				p := guided(RuleXen, GuidanceSwitchover)
+				p.SwitchAtExit = &atExit
+				s := b.source(p)
+				exits := 0
+				leave := func() {
+					if exits == 0 {
+						exits++
+						b.m.port.Write(tagging.RegExit, 4, 2)
+						time.AfterFunc(100*time.Millisecond, func() { b.m.port.Write(tagging.RegEnter, 4, 2) })
+					}
 				}
-				g.writeRange(0, 5)
+				if window == "before the vCPUs are asked" {
+					b.m.onPausing = leave
+				} else {
+					b.m.onRequested = leave
+				}
+				r := s.Run(context.Background())
+				b.checkMoved(s, r)
+				if atExit {
+					require.Zero(t, r.Retractions, "the vCPU was held at its EXIT: the boundary is as good as the segment")
+					require.False(t, b.m.port.Gate().Open)
+					return
+				}
+				require.Equal(t, 1, r.Retractions)
+				require.True(t, b.m.port.Gate().Open)
+				require.GreaterOrEqual(t, r.WaitedMS, 90.0)
 			})
-			defer b.close()
-			b.m.port.Write(tagging.RegEnter, 4, 2)
-			b.m.start()
-			time.Sleep(1500 * time.Microsecond)
-			p := guided(RuleXen, GuidanceSwitchover)
-			p.SwitchAtExit = &atExit
-			s := b.source(p)
-			exits := 0
-			b.m.onPausing = func() {
-				if exits == 0 {
-					exits++
-					b.m.port.Write(tagging.RegExit, 4, 2)
-					time.AfterFunc(100*time.Millisecond, func() { b.m.port.Write(tagging.RegEnter, 4, 2) })
-				}
-			}
-			r := s.Run(context.Background())
-			b.checkMoved(s, r)
-			if atExit {
-				require.Zero(t, r.Retractions, "the vCPU was held at its EXIT: the boundary is as good as the segment")
-				require.False(t, b.m.port.Gate().Open)
-				return
-			}
-			require.Equal(t, 1, r.Retractions)
-			require.True(t, b.m.port.Gate().Open)
-			require.GreaterOrEqual(t, r.WaitedMS, 90.0)
-		})
+		}
 	}
 }
 
@@ -483,4 +490,27 @@ func flap(t *testing.T, seed uint64) Status {
 		b.checkStays(s, r)
 	}
 	return r.Status
+}
+
+// TestStopAndCopyIsComplete: whatever stops its round short, the guest does not go
+// with pages missing.
+func TestStopAndCopyIsComplete(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, busy(0, 30))
+		defer b.close()
+		b.m.touch(200)
+		b.m.start()
+		s := b.source(guided(RuleDowntime, GuidanceOff))
+		observe := s.observe
+		s.observe = func(e Event) {
+			observe(e)
+			if e.Kind == EventPhase && e.Phase == PhaseStopCopy {
+				// The last round begins after this and takes 10 ms.
+				time.AfterFunc(3*time.Millisecond, func() { s.stopRound.Store(true) })
+			}
+		}
+		r := s.Run(context.Background())
+		b.checkStays(s, r)
+		require.Contains(t, r.Error, "pages were not sent")
+	})
 }

@@ -48,7 +48,9 @@ func (l gateListener) GateOpened() {
 func (l gateListener) GateClosing() (hold bool) {
 	s := l.s
 	s.mu.Lock()
-	asked := s.p.switchAtExit() && s.holdsSwitchover() && s.m.Running()
+	// A machine that this engine asked to pause counts as running until it stands
+	// still; one that its user paused does not get here.
+	asked := s.p.switchAtExit() && s.holdsSwitchover() && (s.asked || s.m.Running())
 	pausing, phase, reason := s.pausing, s.phase, s.report.SwitchoverReason
 	s.mu.Unlock()
 	if !asked {
@@ -92,7 +94,8 @@ func (s *Source) holdAtExit(reason string) bool {
 		s.mu.Unlock()
 		return false
 	}
-	s.atExit, s.asked = reason, true
+	s.atExit = reason
+	s.askToPause()
 	s.stopRound.Store(true)
 	s.mu.Unlock()
 	s.m.RequestPause()

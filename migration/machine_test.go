@@ -63,6 +63,8 @@ type fakeMachine struct {
 	failSave, failPause error
 	onPaused            func() // once the vCPU stands still for Pause
 	onPausing           func() // before it does
+	onRequested         func() // once it has been asked to
+	wantedAt            time.Time
 }
 
 func newFakeMachine(t testing.TB, script func(*guest)) *fakeMachine {
@@ -152,7 +154,9 @@ func (m *fakeMachine) Running() bool       { m.mu.Lock(); defer m.mu.Unlock(); r
 
 func (m *fakeMachine) RequestPause() {
 	m.mu.Lock()
-	m.wanted = true
+	if !m.wanted {
+		m.wanted, m.wantedAt = true, time.Now()
+	}
 	m.mu.Unlock()
 	m.cond.Broadcast()
 }
@@ -162,6 +166,9 @@ func (m *fakeMachine) Pause() error {
 		m.onPausing()
 	}
 	m.RequestPause()
+	if m.onRequested != nil {
+		m.onRequested()
+	}
 	m.mu.Lock()
 	for m.started && !m.parked {
 		m.cond.Wait()
@@ -285,6 +292,7 @@ func (p fakeProtector) Protect(pages *memory.Bitmap, first, count int) error {
 type fakeIncoming struct {
 	*fakeMachine
 	paused    bool
+	ranAt     time.Time
 	ran       atomic.Bool
 	discarded atomic.Bool
 	failRun   error
@@ -310,7 +318,7 @@ func (in *fakeIncoming) Run(paused bool) error {
 		return in.failRun
 	}
 	in.port.Moved()
-	in.paused = paused
+	in.paused, in.ranAt = paused, time.Now()
 	in.ran.Store(true)
 	return nil
 }
@@ -457,6 +465,9 @@ func (b *bed) checkMoved(s *Source, r Report) {
 	require.NoError(b.t, err)
 	require.Equal(b.t, here, there, "RAM differs")
 	require.Equal(b.t, b.m.steps, b.in.steps)
+	if !b.in.paused {
+		require.GreaterOrEqual(b.t, r.DowntimeMS, ms(b.in.ranAt.Sub(b.m.wantedAt)), "the guest stood still for longer")
+	}
 	require.Equal(b.t, uint32(1), b.in.port.Read(tagging.RegEpoch, 4))
 	require.False(b.t, b.m.tracker.logging())
 }

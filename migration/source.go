@@ -89,6 +89,7 @@ type Source struct {
 	// vCPUs were asked to pause; the gate counts as open for this switchover.
 	atExit     string
 	asked      bool // this engine asked the vCPUs to pause
+	askedAt    time.Time
 	committed  bool
 	ended      bool // nothing may be asked of the vCPUs any more
 	fate       Fate

@@ -31,12 +31,11 @@ func (w *stopwatch) lap() float64 {
 // switchover is the stop-and-copy and the handover. It reports false, the guest
 // running on, if the gate closed while the vCPUs came to a stand.
 func (s *Source) switchover(ctx context.Context) (switched bool, err error) {
-	begin := time.Now()
-	watch := &stopwatch{last: begin}
-	wasRunning, err := s.pause()
+	wasRunning, begin, err := s.pause()
 	if err != nil {
 		return false, err
 	}
+	watch := &stopwatch{last: begin}
 	s.mu.Lock()
 	s.report.Downtime = DowntimeParts{PauseMS: watch.lap()}
 	s.mu.Unlock()
@@ -58,20 +57,33 @@ func (s *Source) switchover(ctx context.Context) (switched bool, err error) {
 	return true, nil
 }
 
-// pause brings the vCPUs to a stand, unless their user did before.
-func (s *Source) pause() (wasRunning bool, err error) {
+// pause brings the vCPUs to a stand, unless their user did before. begin is when
+// the first of them was asked to.
+func (s *Source) pause() (wasRunning bool, begin time.Time, err error) {
+	begin = time.Now()
 	s.mu.Lock()
 	// A vCPU held at its EXIT has asked already, and with it this engine.
-	wasRunning = s.asked || s.m.Running()
-	s.asked, s.pausing = wasRunning, true
+	if wasRunning = s.asked || s.m.Running(); wasRunning {
+		s.askToPause()
+		begin = s.askedAt
+	}
+	s.pausing = true
 	s.mu.Unlock()
 	if err := s.m.Pause(); err != nil {
-		return wasRunning, fmt.Errorf("pause the guest: %w", err)
+		return wasRunning, begin, fmt.Errorf("pause the guest: %w", err)
 	}
 	s.mu.Lock()
 	s.pausing = false
 	s.mu.Unlock()
-	return wasRunning, nil
+	return wasRunning, begin, nil
+}
+
+// askToPause notes that this engine is about to ask the vCPUs to pause, if it is
+// the first time; s.mu is held.
+func (s *Source) askToPause() {
+	if !s.asked {
+		s.asked, s.askedAt = true, time.Now()
+	}
 }
 
 // gateClosedMeanwhile tells whether the decision to switch over must be taken
@@ -122,6 +134,9 @@ func (s *Source) stopAndCopy(ctx context.Context, watch *stopwatch) (state []byt
 	s.atExit = "" // or the last round would stop before its first page
 	s.mu.Unlock()
 	r, err := s.sendRound(ctx, PhaseStopCopy)
+	if err == nil && s.pending.Count() > 0 {
+		err = fmt.Errorf("%d pages were not sent in the stop-and-copy", s.pending.Count())
+	}
 	if err == nil {
 		for _, c := range s.conns {
 			if err = c.WriteMessage(transport.TypeFlush, 0, nil); err != nil {
