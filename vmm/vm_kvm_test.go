@@ -291,15 +291,15 @@ func TestEveryVCPUMoves(t *testing.T) {
 		portCounter,
 	)), nil, ""))
 	require.NoError(t, vm.Resume())
-	for hop := range 5 {
+	for hop := range 4 {
 		for i := range r {
-			r[i].waitFor(t, 100*(hop+1))
+			r[i].waitFor(t, 20*(hop+1))
 		}
 		vm = moveVM(t, vm, attachBoth)
 		require.NoError(t, vm.Resume())
 	}
 	for i := range r {
-		r[i].waitFor(t, 600)
+		r[i].waitFor(t, 120)
 	}
 	require.NoError(t, vm.Pause())
 	for i := range r {
