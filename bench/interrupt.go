@@ -98,7 +98,7 @@ func interruptReport(size Size, results []trial.Result) Findings {
 			Figures: []NamedFigure{{"interrupt-total", "Total time by length of the segments and policy.", figure.Strip("Total time", "total time in ms", samplesOf(groups, total))}},
 			Tables:  []Table{tableOf("Medians with 95 % bootstrap intervals", groups, []string{"segment", "policy"}, total, waited, suspended, stops, forced, pages, rounds)},
 		},
-		timelineSection(results, []string{off.name, suspend.name, switchover.name}),
+		timelineSection(prefer(results, "segment", lengthName(0.5)), []string{off.name, suspend.name, switchover.name}),
 	}
 	return f
 }

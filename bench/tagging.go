@@ -156,7 +156,7 @@ func taggingReport(size Size, results []trial.Result) Findings {
 			Tables: []Table{tableOf("Cost; medians with 95 % bootstrap intervals", groups, []string{"program", "rule", "policy"}, total, waited, pages, wire, rounds), priceTable(groups)},
 		},
 		serviceSection(groups),
-		timelineSection(results, []string{"off", "switchover"}),
+		timelineSection(prefer(prefer(results, "program", "kv"), "rule", string(migration.RuleXen)), []string{off.name, switchover.name}),
 	}
 	return f
 }
@@ -321,9 +321,10 @@ func timelineSection(results []trial.Result, policies []string) Section {
 		},
 	}
 	for _, p := range policies {
-		of := filter(valid(results), func(r trial.Result) bool {
-			return r.Spec.Factors["policy"] == p && r.Spec.Offset < 0.5 && len(r.Marks) > 0
-		})
+		of := filter(valid(results), func(r trial.Result) bool { return r.Spec.Factors["policy"] == p && len(r.Marks) > 0 })
+		if early := filter(of, func(r trial.Result) bool { return r.Spec.Offset < 0.5 }); len(early) > 0 {
+			of = early
+		}
 		if len(of) == 0 {
 			continue
 		}
@@ -334,6 +335,14 @@ func timelineSection(results []trial.Result, policies []string) Section {
 		})
 	}
 	return s
+}
+
+// prefer leaves only the results whose factor has that value, if there are any.
+func prefer(results []trial.Result, factor, value string) []trial.Result {
+	if of := filter(valid(results), func(r trial.Result) bool { return r.Spec.Factors[factor] == value }); len(of) > 0 {
+		return of
+	}
+	return results
 }
 
 // typical is the trial whose downtime is nearest to the median.

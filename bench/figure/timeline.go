@@ -100,7 +100,7 @@ func (t timeline) panel(title, x, y string, steps []step) *plot.Plot {
 	top := 0.0
 	var area plotter.XYs
 	for i, s := range steps {
-		if i > 0 && s.from > steps[i-1].to+1e-6 {
+		if i > 0 && s.from > steps[i-1].to+shortest {
 			area = append(area, plotter.XY{X: steps[i-1].to, Y: 0}, plotter.XY{X: s.from, Y: 0})
 		}
 		area = append(area, plotter.XY{X: s.from, Y: s.value}, plotter.XY{X: s.to, Y: s.value})
