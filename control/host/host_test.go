@@ -95,6 +95,7 @@ type fakeEngine struct {
 	o    migration.Observer
 	fate migration.Fate
 	end  chan migration.Report
+	deaf bool // past its commit: a cancellation has no effect
 
 	mu     sync.Mutex
 	report migration.Report
@@ -105,6 +106,9 @@ func (e *fakeEngine) Run(ctx context.Context) migration.Report {
 		panic(err)
 	}
 	var r migration.Report
+	if e.deaf {
+		ctx = context.Background()
+	}
 	select {
 	case r = <-e.end:
 	case <-ctx.Done():
@@ -135,6 +139,7 @@ type bed struct {
 	machine *fakeMachine
 	engine  *fakeEngine // of the last migration
 	fate    migration.Fate
+	deaf    bool
 	events  chan control.Event
 	ended   chan ending
 }
@@ -146,7 +151,7 @@ func newBed(t *testing.T) *bed {
 		if p.Destination == "bad" {
 			return nil, errors.New("bad destination")
 		}
-		b.engine = &fakeEngine{m: m, o: o, fate: b.fate, end: make(chan migration.Report, 1), report: migration.Report{Destination: p.Destination}}
+		b.engine = &fakeEngine{m: m, o: o, fate: b.fate, deaf: b.deaf, end: make(chan migration.Report, 1), report: migration.Report{Destination: p.Destination}}
 		return b.engine, nil
 	}
 	return b
@@ -339,6 +344,22 @@ func TestStopCancelsTheMigration(t *testing.T) {
 	require.Nil(t, e.movedTo)
 	require.Equal(t, vmm.ExitStopped, e.exit.Reason)
 	require.Equal(t, migration.StatusCancelled, b.next("done").Report.Status)
+}
+
+// TestStopTooLate: a migration that is past its commit completes, and the VM has moved rather than stopped.
+func TestStopTooLate(t *testing.T) {
+	b := running(t)
+	b.fate, b.deaf = migration.FateMoved, true
+	b.migrate()
+	require.NoError(t, b.Stop())
+	select {
+	case <-b.ended:
+		require.Fail(t, "the VM's life ended before its migration")
+	case <-time.After(20 * time.Millisecond): // long enough for a Host that does not wait
+	}
+	require.True(t, b.machine.Running(), "the engine's until it ends")
+	b.engine.end <- migration.Report{Status: migration.StatusCompleted, Destination: "unix:/d"}
+	require.Equal(t, "unix:/d", b.end().movedTo.Destination)
 }
 
 func TestGuestEndsDuringMigration(t *testing.T) {
