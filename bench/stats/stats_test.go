@@ -1,6 +1,7 @@
 package stats
 
 import (
+	"math"
 	"math/rand/v2"
 	"testing"
 
@@ -37,6 +38,18 @@ func TestSummaryOfFewValues(t *testing.T) {
 func TestIntervalIsReproducible(t *testing.T) {
 	v := []float64{5, 9, 1, 4, 8, 2}
 	require.Equal(t, Summarize(v).CI, Summarize(v).CI)
+}
+
+// For a large sample of a normal distribution the median is off by 1.2533 σ/√n in the standard deviation.
+func TestIntervalHasTheWidthOfTheory(t *testing.T) {
+	const n = 400
+	v := make([]float64, n)
+	for i := range v {
+		v[i] = math.Sqrt2 * math.Erfinv(2*(float64(i)+0.5)/n-1)
+	}
+	ci := Summarize(v).CI
+	require.InDelta(t, 2*1.96*1.2533/math.Sqrt(n), ci.High-ci.Low, 0.03)
+	require.InDelta(t, 0, (ci.High+ci.Low)/2, 0.02)
 }
 
 // The interval must do what it is named after: of many samples from a known distribution, about 95 % of the

@@ -124,6 +124,7 @@ func TestFollowerFindsThePointOfTheCycle(t *testing.T) {
 		f.inside = c.back == 1
 		f.note(tagEvent(now.Add(-30*time.Millisecond), c.event, c.depth))
 		f.note(tagEvent(now.Add(-10*time.Millisecond), c.other, c.back))
+		require.Equal(t, now.Add(-30*time.Millisecond), f.busyAt)
 		require.NoError(t, f.awaitOffset(t.Context(), 0.5, 100*time.Millisecond))
 		r := f.request(100 * time.Millisecond)
 		require.Equal(t, "tags", r.Anchor)

@@ -64,6 +64,7 @@ in order, and --resume goes on with it. The report is report.html there, beside 
 		RunE: func(_ *cobra.Command, args []string) error { return f.run(args[0], std) },
 	}
 	f.define(cmd)
+	cmd.Flags().Var(&f.netns, "netns", "migrate over a link of that rate between two network namespaces, as in 1Gbit (needs root)")
 	return cmd
 }
 
@@ -73,7 +74,6 @@ func (f *benchRunFlags) define(cmd *cobra.Command) {
 	fs.StringVar(&f.out, "out", "", "folder for the results (default bench-NAME-TIME)")
 	fs.BoolVar(&f.resume, "resume", false, "go on with the run in --out")
 	fs.BoolVar(&f.json, "json", false, "print the summary as JSON, and nothing else, on standard output")
-	fs.Var(&f.netns, "netns", "migrate over a link of that rate between two network namespaces, as in 1Gbit (needs root)")
 	fs.Uint64Var(&f.seed, "seed", 0, "of the order of trials (default: a new one)")
 }
 
