@@ -268,6 +268,172 @@ func TestMaxDefer(t *testing.T) {
 	}
 }
 
+// TestMaxDeferCountsRounds: while the gate holds a migration back, the time of its
+// rounds counts too, be they ever so long, also when the gate opens and closes all
+// the time, so that no round is wholly before an open one.
+func TestMaxDeferCountsRounds(t *testing.T) {
+	for name, flaps := range map[string]bool{"closed": false, "flapping": true} {
+		for _, rule := range []Rule{RuleXen, RuleDowntime} {
+			t.Run(fmt.Sprintf("%s %s", name, rule), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					b := newBed(t, func(g *guest) {
+						g.writeRange(300*(g.step%3), 300) // 900 pages are a round of 300 ms
+						switch {
+						case flaps && g.step%2 == 0:
+							g.exit(1)
+						case flaps:
+							g.enter(1)
+						}
+					})
+					defer b.close()
+					b.m.port.Write(tagging.RegRegister, 4, 1)
+					b.m.touch(900)
+					b.m.start()
+					p := guided(rule, GuidanceSwitchover)
+					p.MaxRounds, p.MaxDefer, p.SwitchAtExit = 3, 2*time.Second, off()
+					s := b.source(p)
+					var satisfied time.Time // the rule, after 3 rounds
+					observe := s.observe
+					s.observe = func(e Event) {
+						observe(e)
+						if e.Kind == EventRound && e.Round.N == 3 {
+							satisfied = e.Time
+						}
+					}
+					r := s.Run(context.Background())
+					b.checkMoved(s, r)
+					require.True(t, r.Forced)
+					require.Contains(t, r.SwitchoverReason, "forced after 2s")
+					require.InDelta(t, 2000, r.WaitedMS, 10)
+					require.InDelta(t, 2000, ms(b.m.wantedAt.Sub(satisfied)), 10)
+				})
+			})
+		}
+	}
+}
+
+// TestWaitedEndsWhenTheGateOpens: with an open gate the rule alone decides, and what
+// it takes is no waiting.
+func TestWaitedEndsWhenTheGateOpens(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, func(g *guest) {
+			switch {
+			case g.step == 500:
+				g.enter(1)
+			case g.step > 500 && g.step < 1500:
+				g.writeRange(300*(g.step%3), 300)
+			default:
+				g.writeRange(0, 10)
+			}
+		})
+		defer b.close()
+		b.m.port.Write(tagging.RegRegister, 4, 1)
+		b.m.touch(900)
+		b.m.start()
+		p := guided(RuleDowntime, GuidanceSwitchover)
+		p.SwitchAtExit = off()
+		s := b.source(p)
+		observe := s.observe
+		s.observe = func(e Event) {
+			observe(e)
+			if e.Kind == EventGate {
+				// The segment's first writes are there before the engine looks.
+				b.m.tracker.mark(4000)
+				for page := range 900 {
+					b.m.tracker.mark(page)
+				}
+			}
+		}
+		r := s.Run(context.Background())
+		b.checkMoved(s, r)
+		require.Greater(t, b.m.steps, 1500)
+		require.InDelta(t, 500-300, r.WaitedMS, 20)
+	})
+}
+
+// TestExitBetweenRounds: at an EXIT that comes while no round is under way, what the
+// next round would send counts.
+func TestExitBetweenRounds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var flash atomic.Bool
+		flashed := -1
+		b := newBed(t, func(g *guest) {
+			switch {
+			case flash.Load() && flashed < 0:
+				flashed = g.step
+				g.enter(1)
+				g.exit(1)
+			case flashed < 0:
+				g.writeRange(0, 600)
+			case g.step == flashed+1000:
+				g.enter(1)
+			}
+		})
+		defer b.close()
+		b.m.port.Write(tagging.RegRegister, 4, 1)
+		b.m.start()
+		p := guided(RuleXen, GuidanceSwitchover)
+		p.MaxRounds = 3
+		s := b.source(p)
+		observe := s.observe
+		s.observe = func(e Event) {
+			observe(e)
+			if e.Kind == EventRound && e.Phase == PhaseHeld {
+				flash.Store(true) // 600 pages are pending, and none is dirty but those
+			}
+		}
+		r := s.Run(context.Background())
+		b.checkMoved(s, r)
+		require.Positive(t, flashed)
+		require.Less(t, r.PagesStopCopy, int64(50), r.SwitchoverReason)
+	})
+}
+
+// TestGateOpensDuringAHeldRound: the rounds that follow are those of pre-copy.
+func TestGateOpensDuringAHeldRound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var opened atomic.Bool
+		b := newBed(t, func(g *guest) {
+			switch {
+			case g.step < 1500:
+				g.writeRange(300*(g.step%3), 300)
+			case g.step == 1500:
+				g.enter(1)
+				opened.Store(true)
+			default:
+				g.writeRange(0, 60)
+			}
+		})
+		defer b.close()
+		b.m.port.Write(tagging.RegRegister, 4, 1)
+		b.m.touch(900)
+		b.m.start()
+		p := guided(RuleXen, GuidanceSwitchover)
+		p.MaxRounds = 3
+		s := b.source(p)
+		observe := s.observe
+		state := tagging.StateNone
+		s.observe = func(e Event) {
+			observe(e)
+			if e.Kind == EventRound && e.Phase == PhasePreCopy && opened.Load() {
+				state = tagging.MigrationState(b.m.port.Read(tagging.RegState, 4))
+			}
+		}
+		r := s.Run(context.Background())
+		b.checkMoved(s, r)
+		require.Equal(t, tagging.StatePreCopy, state)
+		held := 0
+		for _, round := range r.Rounds {
+			if round.Phase == PhaseHeld {
+				held++
+				require.False(t, round.GateOpen, "round %d", round.N)
+			}
+		}
+		require.Positive(t, held)
+		require.LessOrEqual(t, r.PagesStopCopy, int64(60))
+	})
+}
+
 // TestGateClosesInTheDecisionWindow: between the decision and the standstill.
 func TestGateClosesInTheDecisionWindow(t *testing.T) {
 	for _, window := range []string{"before the vCPUs are asked", "before they stand still"} {

@@ -80,11 +80,12 @@ func (l gateListener) GateClosing() (hold bool) {
 // remaining is how many pages a switchover in the middle of a round would have to
 // send, at most, after a harvest that made next so many pages; s.mu is held.
 func (s *Source) remaining(next int) int {
-	if s.protector != nil && s.p.Rule != RuleXen {
+	unsent, between := s.round.unsent()
+	if s.protector != nil && (between || s.p.Rule != RuleXen) {
 		// What is still to be sent is not protected yet, so it was harvested again.
-		return max(next, int(s.round.left()))
+		return max(next, unsent)
 	}
-	return next + int(s.round.left())
+	return next + unsent
 }
 
 // holdAtExit has the machine pause with the calling vCPU right behind its EXIT.
@@ -172,8 +173,8 @@ func (s *Source) waitOpen(ctx context.Context, w wait) error {
 		s.mu.Unlock()
 		return nil
 	}
-	s.heldSince, s.held = time.Now(), w.account
-	budget := s.p.MaxDefer - s.waited - s.suspended
+	s.holdBack(w.account)
+	budget := s.deferBudget()
 	s.mu.Unlock()
 	s.setPhase(w.phase)
 	s.m.Tags().SetState(w.state)
@@ -181,8 +182,9 @@ func (s *Source) waitOpen(ctx context.Context, w wait) error {
 	err := s.waitOpenUntil(ctx, w, budget)
 
 	s.mu.Lock()
-	*s.held += time.Since(s.heldSince)
-	s.heldSince, s.held = time.Time{}, nil
+	if s.forced || err != nil || w.phase != PhaseHeld {
+		s.letGo()
+	}
 	again := s.gateOpen || s.forced
 	s.mu.Unlock()
 	if again || err != nil || w.phase != PhaseHeld {
@@ -217,6 +219,68 @@ func (s *Source) waitOpenUntil(ctx context.Context, w wait, budget time.Duration
 			return s.deferredTooLong()
 		}
 	}
+}
+
+// holdBack counts the time from now on as held back, on account; s.mu is held.
+func (s *Source) holdBack(account *time.Duration) {
+	if s.held != account {
+		s.letGo()
+		s.heldSince, s.held = time.Now(), account
+	}
+}
+
+// letGo ends the counting; s.mu is held.
+func (s *Source) letGo() {
+	if s.held != nil {
+		*s.held += time.Since(s.heldSince)
+		s.heldSince, s.held = time.Time{}, nil
+	}
+}
+
+// noteOpen ends the counting if nothing but the rule has a say now; s.mu is held.
+// With a rule that gave up it goes on before an open gate too: the rounds that are
+// then still sent are guidance's, and a gate that opens and closes all the time
+// would have them go on for ever.
+func (s *Source) noteOpen(v verdict) {
+	if s.gateOpen && !v.GaveUp {
+		s.letGo()
+	}
+}
+
+// deferBudget is how long the migration may still be held back; s.mu is held.
+func (s *Source) deferBudget() time.Duration {
+	waited, suspended := s.heldTimes()
+	return s.p.MaxDefer - waited - suspended
+}
+
+// stopRoundAtLimit ends the round under way once the migration has been held back
+// for MaxDefer; s.mu is held. The returned function undoes that.
+func (s *Source) stopRoundAtLimit() (undo func() bool) {
+	if s.held == nil {
+		return func() bool { return true }
+	}
+	return time.AfterFunc(s.deferBudget(), func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.held != nil { // or it could be the stop-and-copy's by now
+			s.stopRound.Store(true)
+		}
+	}).Stop
+}
+
+// checkLimit ends guidance, or the migration, if it was held back for MaxDefer
+// while rounds went on.
+func (s *Source) checkLimit() error {
+	s.mu.Lock()
+	over := s.held != nil && s.deferBudget() <= 0
+	if over {
+		s.letGo()
+	}
+	s.mu.Unlock()
+	if !over {
+		return nil
+	}
+	return s.deferredTooLong()
 }
 
 // deferredTooLong is what becomes of a migration that was held back for MaxDefer.

@@ -40,8 +40,12 @@ func (s *Source) precopy(ctx context.Context) error {
 		if s.heldAtExit() {
 			return nil
 		}
+		if err := s.checkLimit(); err != nil {
+			return err
+		}
 		switch s.decide(done) {
 		case goOn:
+			s.leaveHeld()
 		case switchOver:
 			return nil
 		case hold:
@@ -49,6 +53,16 @@ func (s *Source) precopy(ctx context.Context) error {
 				return err
 			}
 		}
+	}
+}
+
+// leaveHeld notes that the gate has opened during a round, though more are due.
+func (s *Source) leaveHeld() {
+	s.mu.Lock()
+	opened := s.phase == PhaseHeld && s.gateOpen
+	s.mu.Unlock()
+	if opened {
+		s.setPhase(PhasePreCopy)
 	}
 }
 
@@ -114,6 +128,7 @@ func (s *Source) sendRound(ctx context.Context, phase Phase) (Round, error) {
 	s.round.reset(n, total)
 	// A gate that closed before this point stops the round before its first frame.
 	s.stopRound.Store(s.atExit != "" || phase != PhaseStopCopy && s.obeysGate() && s.p.Guidance == GuidanceSuspend && !s.gateOpen)
+	defer s.stopRoundAtLimit()()
 	r := Round{N: n, Phase: phase, DirtyPages: total, GateOpen: s.gateOpen}
 	s.mu.Unlock()
 
@@ -218,6 +233,7 @@ func (s *Source) decide(end roundEnd) decision {
 	}
 	sample := s.sampleLocked(end.remaining)
 	v := s.rule.judge(sample)
+	s.noteOpen(v)
 	switch {
 	case v.Reason == "":
 		s.gambled = s.gambled || s.polishing
@@ -231,6 +247,7 @@ func (s *Source) decide(end roundEnd) decision {
 	case !s.gateOpen:
 		return hold
 	case v.GaveUp && !(end.open && settled):
+		s.holdBack(&s.waited)
 		return goOn
 	}
 	s.report.SwitchoverReason = v.Reason
@@ -294,6 +311,7 @@ func (s *Source) hold(ctx context.Context) (ready bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	v := s.rule.judge(s.sampleLocked(remaining))
+	s.noteOpen(v)
 	switch {
 	case v.Reason == "":
 		return false, nil

@@ -496,7 +496,9 @@ func (s *Source) takeDirty() (remaining, dirtied int, err error) {
 	for i := range s.again {
 		s.again[i].Store(0)
 	}
-	return s.pending.Count(), dirtied, nil
+	remaining = s.pending.Count()
+	s.round.end(remaining)
+	return remaining, dirtied, nil
 }
 
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

@@ -68,6 +68,7 @@ func (s *Source) pause() (wasRunning bool, begin time.Time, err error) {
 		begin = s.askedAt
 	}
 	s.pausing = true
+	s.letGo()
 	s.mu.Unlock()
 	if err := s.m.Pause(); err != nil {
 		return wasRunning, begin, fmt.Errorf("pause the guest: %w", err)

@@ -21,6 +21,8 @@ type roundState struct {
 	zero    atomic.Int64
 	skipped atomic.Int64
 	deltas  atomic.Int64 // of content
+	// between is how many pages the next round begins with, -1 during a round.
+	between atomic.Int64
 }
 
 func (r *roundState) reset(n int, total int64) {
@@ -29,6 +31,19 @@ func (r *roundState) reset(n int, total int64) {
 	r.zero.Store(0)
 	r.skipped.Store(0)
 	r.deltas.Store(0)
+	r.between.Store(-1)
+}
+
+// end notes that the next round will have so many pages to send.
+func (r *roundState) end(pages int) { r.between.Store(int64(pages)) }
+
+// unsent is how many pages are still to be sent in this round or, between rounds,
+// in the next one, not counting what is dirtied meanwhile.
+func (r *roundState) unsent() (pages int, between bool) {
+	if n := r.between.Load(); n >= 0 {
+		return int(n), true
+	}
+	return int(r.left()), false
 }
 
 // left is how many of the round's pages no worker has come to yet.
