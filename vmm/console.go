@@ -24,6 +24,7 @@ const (
 type console struct {
 	w       io.Writer
 	mayWait func() bool // false while the machine is asked to stand still or has ended
+	limit   int         // bytes in the queue from which on vCPUs wait
 
 	mu      sync.Mutex
 	changed sync.Cond // bytes were queued or written out, the machine is asked to stand still, or closed
@@ -34,7 +35,7 @@ type console struct {
 
 // newConsole starts the writer's goroutine; w may be nil.
 func newConsole(w io.Writer, mayWait func() bool) *console {
-	c := &console{w: w, mayWait: mayWait, drained: make(chan struct{})}
+	c := &console{w: w, mayWait: mayWait, limit: consoleQueue, drained: make(chan struct{})}
 	c.changed.L = &c.mu
 	if w == nil {
 		close(c.drained)
@@ -51,7 +52,7 @@ func (c *console) write(p []byte) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for len(c.queue) >= consoleQueue && !c.closed && c.mayWait() {
+	for len(c.queue) >= c.limit && !c.closed && c.mayWait() {
 		c.changed.Wait()
 	}
 	if c.closed {

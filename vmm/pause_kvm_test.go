@@ -136,11 +136,11 @@ var counters = []struct {
 	first  uint32
 	pauses int // of TestPauseNeitherLosesNorRepeatsAnAccess
 }{
-	{"out", portCounter, 0, 1000},
-	{"mmio write", mmioCounter, 0, 200},
-	{"in", inCounter, 0, 200},
-	{"mmio read and write", mmioAdder, 1, 200},
-	{"rep outs", stringCounter, 0, 200},
+	{"out", portCounter, 0, 400},
+	{"mmio write", mmioCounter, 0, 150},
+	{"in", inCounter, 0, 150},
+	{"mmio read and write", mmioAdder, 1, 150},
+	{"rep outs", stringCounter, 0, 150},
 }
 
 func requireConsecutive(t testing.TB, first uint32, got []uint32) {

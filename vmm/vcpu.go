@@ -100,12 +100,22 @@ func suberrorName(n uint32) string {
 	return "unknown"
 }
 
+// Where a processor is after a reset.
+const (
+	resetRIP  = 0xfff0
+	resetBase = 0xffff0000
+)
+
 // where says where the vCPU is, with the bytes of the instruction there.
 func (c *vcpu) where() string {
 	var regs kvm.Regs
 	var sregs kvm.Sregs
 	if get(c.fd, kvmGetRegs, "KVM_GET_REGS", &regs) != nil || get(c.fd, kvmGetSregs, "KVM_GET_SREGS", &sregs) != nil {
 		return "registers unknown"
+	}
+	if regs.RIP == resetRIP && sregs.CS.Base == resetBase {
+		// After a triple fault an AMD processor's state is undefined, and KVM resets it.
+		return "at a place that is not known any more"
 	}
 	linear := regs.RIP
 	if sregs.EFER&eferLMA == 0 || sregs.CS.L == 0 {

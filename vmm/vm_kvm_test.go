@@ -32,7 +32,7 @@ func TestEnds(t *testing.T) {
 		{"exit port", exitWith(7), Exit{ExitGuest, 7}, ""},
 		{"reset by the keyboard controller", code(0xb0, i8042Reset, 0xe6, portI8042), Exit{ExitReset, 0}, ""},
 		// An invalid instruction without an IDT.
-		{"triple fault", code(0x0f, 0x0b), Exit{ExitCrash, 0}, "triple fault on vCPU 0, rip 0x100000"},
+		{"triple fault", code(0x0f, 0x0b), Exit{ExitCrash, 0}, "the guest crashed: triple fault on vCPU 0, "},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			vm := newTestVM(t, 2, nil)
