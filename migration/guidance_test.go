@@ -150,6 +150,29 @@ func TestStartWaitsForTheGate(t *testing.T) {
 	}
 }
 
+// TestPausedBeforeAClosedGate: a guest that its user has paused cannot open the gate,
+// and it is all the same to it when it moves.
+func TestPausedBeforeAClosedGate(t *testing.T) {
+	for _, mode := range []Guidance{GuidanceStart, GuidanceSuspend, GuidanceSwitchover} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBed(t, usual.script())
+			defer b.close()
+			b.m.start()
+			time.Sleep(100 * time.Millisecond)
+			require.NoError(t, b.m.Pause())
+			s := b.source(guided(RuleDowntime, mode))
+			r := s.Run(context.Background())
+			b.checkMoved(s, r)
+			require.True(t, b.in.paused)
+			require.False(t, b.m.port.Gate().Open)
+			require.Zero(t, r.WaitedMS+r.SuspendedMS)
+			require.Equal(t, mode, r.Guidance)
+			require.Len(t, r.Warnings, 1)
+			require.Contains(t, r.Warnings[0], "paused")
+		})
+	}
+}
+
 // TestSuspendStopsTheStream: while the gate is closed not a page is sent, though
 // dirty logging and the connection live on; several times in a row.
 func TestSuspendStopsTheStream(t *testing.T) {

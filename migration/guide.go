@@ -20,6 +20,10 @@ func (s *Source) attach() {
 		s.report.Guidance = GuidanceNone
 		s.report.Warnings = append(s.report.Warnings, "no task in the guest takes part in guidance: the rule alone decides")
 	}
+	if s.guided && !g.Open && !s.m.Running() {
+		s.guided = false
+		s.report.Warnings = append(s.report.Warnings, "the guest is paused before a closed gate and cannot open it: the rule alone decides")
+	}
 }
 
 // gateListener is the engine's side of the tag port. Its methods run on a vCPU's
