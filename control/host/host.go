@@ -372,6 +372,7 @@ func (h *Host) live(vm machine) ending {
 	case <-h.stop:
 		h.settle(migration.ErrCancelled)
 	case <-vm.Done():
+		h.close()
 		h.settle(errGuestEnded)
 	}
 	vm.Stop() // whatever the reason: no vCPU runs here any more
@@ -379,14 +380,19 @@ func (h *Host) live(vm machine) ending {
 	e.exit, e.err = vm.Wait()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	// No migration can start from here on.
-	h.stopping = true
 	e.status = h.status
 	if h.state == control.StateMoved {
 		return ending{movedTo: &h.last.report}
 	}
 	h.setState(control.StateStopped)
 	return e
+}
+
+// close lets no migration start from here on: the machine is about to be freed.
+func (h *Host) close() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.stopping = true
 }
 
 // stopOrdered tells whether the VM was ordered to stop, and with what exit status.

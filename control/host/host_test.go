@@ -371,6 +371,33 @@ func TestGuestEndsDuringMigration(t *testing.T) {
 	require.Equal(t, errGuestEnded.Error(), b.next("done").Report.Error)
 }
 
+// lateMachine is asked for a migration when its life has ended.
+type lateMachine struct {
+	*fakeMachine
+	onStop func()
+}
+
+func (m lateMachine) Stop() {
+	m.onStop()
+	m.fakeMachine.Stop()
+}
+
+// TestNoMigrationOfAnEndedGuest: the machine is freed soon, nobody may still use it.
+func TestNoMigrationOfAnEndedGuest(t *testing.T) {
+	b := newBed(t)
+	require.NoError(t, b.adopt(b.machine, true))
+	b.machine.end(vmm.Exit{Reason: vmm.ExitGuest, Status: 7})
+	tried := false
+	e := b.live(lateMachine{b.machine, func() {
+		tried = true
+		_, err := b.StartMigration(migration.Params{Destination: "unix:/d"})
+		require.ErrorIs(t, err, control.ErrConflict)
+	}})
+	require.True(t, tried)
+	require.Equal(t, uint8(7), e.exit.Status)
+	require.Equal(t, control.StateStopped, b.Info().State)
+}
+
 type fakeProtector struct {
 	fakeTracker
 	protected *int
