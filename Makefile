@@ -4,7 +4,8 @@ GO      ?= go
 # CGO_ENABLED=0: one static binary, and no C compiler needed to build it.
 # -buildvcs=false: builds in a checkout owned by another user, too.
 GOBUILD := CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath
-GOTEST  := $(GO) test -buildvcs=false -timeout 15m
+# Tests that boot machines mostly wait for their guests: more of them at once than there are CPUs.
+GOTEST  := $(GO) test -buildvcs=false -timeout 15m -parallel 4
 CC      ?= cc
 
 # Suites that need more than Go and /dev/kvm have build tags; lint looks at them all the same.
