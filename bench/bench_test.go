@@ -233,6 +233,9 @@ func TestStoreSurvivesHalfALine(t *testing.T) {
 	_, done, err = Load(dir)
 	require.NoError(t, err)
 	require.Len(t, done, 2)
+	b, err = os.ReadFile(raw)
+	require.NoError(t, err)
+	require.True(t, bytes.HasSuffix(b, []byte("}\n")), "other programs read this file, too")
 	require.Equal(t, plan[1].ID, done[1].Spec.ID)
 
 	require.NoError(t, os.WriteFile(raw, []byte("{}\nnonsense\n"), 0o644))

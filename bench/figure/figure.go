@@ -111,15 +111,26 @@ func (logTicks) Ticks(low, high float64) []plot.Tick {
 	return ticks
 }
 
-// linearTicks writes numbers with thousands apart.
+// linearTicks are some five, at multiples of 1, 2 or 5 times a power of ten.
 type linearTicks struct{}
 
 func (linearTicks) Ticks(low, high float64) []plot.Tick {
-	ticks := plot.DefaultTicks{}.Ticks(low, high)
-	for i := range ticks {
-		if ticks[i].Label != "" {
-			ticks[i].Label = number(ticks[i].Value)
+	const about = 5
+	rough := (high - low) / about
+	if !(rough > 1e-300) || math.IsInf(rough, 1) {
+		return nil
+	}
+	decade := math.Pow(10, math.Floor(math.Log10(rough)))
+	step := 10 * decade
+	for _, f := range []float64{5, 2, 1} {
+		if f*decade >= rough {
+			step = f * decade
 		}
+	}
+	var ticks []plot.Tick
+	for i := math.Ceil(low / step); i*step <= high; i++ {
+		v := i*step + 0 // which makes 0 of -0
+		ticks = append(ticks, plot.Tick{Value: v, Label: number(v)})
 	}
 	return ticks
 }

@@ -70,6 +70,16 @@ func TestLogTicks(t *testing.T) {
 	require.Len(t, logTicks{}.Ticks(1, 1e4), 5, "powers of ten only, over many of them")
 }
 
+func TestLinearTicks(t *testing.T) {
+	var labels []string
+	for _, tick := range (linearTicks{}).Ticks(-0.19, 1.98) {
+		labels = append(labels, tick.Label)
+	}
+	require.Equal(t, "0 0.5 1 1.5", strings.Join(labels, " "))
+	require.Empty(t, linearTicks{}.Ticks(1, 1))
+	require.Empty(t, linearTicks{}.Ticks(0, math.Inf(1)))
+}
+
 func TestNumber(t *testing.T) {
 	require.Equal(t, "0.5", number(0.5))
 	require.Equal(t, "9999", number(9999))
@@ -124,6 +134,6 @@ func TestTimelineReadsMarks(t *testing.T) {
 func TestTimelineWithoutMarks(t *testing.T) {
 	require.Positive(t, ink(t, Timeline("t", migrationOf())))
 	r := migrationOf()
-	r.Report.TotalMS = math.SmallestNonzeroFloat64
+	r.Report.TotalMS = 1e-6
 	require.Positive(t, ink(t, Timeline("t", r)))
 }
