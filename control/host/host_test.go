@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"sync"
 	"sync/atomic"
@@ -396,6 +397,17 @@ func TestNoMigrationOfAnEndedGuest(t *testing.T) {
 	require.True(t, tried)
 	require.Equal(t, uint8(7), e.exit.Status)
 	require.Equal(t, control.StateStopped, b.Info().State)
+}
+
+// TestBuildsOnlyWhatFits: a machine larger than the host is refused before it is made.
+func TestBuildsOnlyWhatFits(t *testing.T) {
+	b := builder{process: &process{}, ctx: context.Background()}
+	config, err := json.Marshal(map[string]any{"version": 1, "memory_bytes": int64(memory.MaxSize), "cpus": 1})
+	require.NoError(t, err)
+	_, err = b.Build(config)
+	require.ErrorContains(t, err, "is more than this host has")
+	_, err = b.Build([]byte("{"))
+	require.ErrorIs(t, err, vmm.ErrConfig)
 }
 
 type fakeProtector struct {

@@ -3,6 +3,7 @@ package host
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -340,6 +341,9 @@ type builder struct {
 
 func (b builder) Build(config []byte) (migration.Incoming, error) {
 	p := b.process
+	if err := checkConfigMemory(config); err != nil {
+		return nil, err
+	}
 	opts := p.options()
 	opts.RAM = p.ready
 	vm, err := vmm.NewFromConfig(config, opts)
@@ -351,15 +355,23 @@ func (b builder) Build(config []byte) (migration.Incoming, error) {
 		runtime.GOMAXPROCS(runtime.NumCPU() + vm.CPUs())
 		return vm, nil
 	}
-	err = checkHostMemory(vm.RAM().Size())
-	if err == nil {
-		err = p.prepare(b.ctx, vm)
-	}
-	if err != nil {
+	if err := p.prepare(b.ctx, vm); err != nil {
 		vm.Discard()
 		return nil, err
 	}
 	return vm, nil
+}
+
+// checkConfigMemory is checkHostMemory of the machine that a source describes, before it is made: KVM needs 2 MiB of its own
+// for each GiB of a guest's, which anybody who can connect could ask for. What else is wrong with config is for vmm to say.
+func checkConfigMemory(config []byte) error {
+	var c struct {
+		MemoryBytes int64 `json:"memory_bytes"`
+	}
+	if json.Unmarshal(config, &c) != nil || c.MemoryBytes <= 0 {
+		return nil
+	}
+	return checkHostMemory(c.MemoryBytes)
 }
 
 // followSignals stops the VM on the signals that ask a process to end. The returned function ends that.
