@@ -80,7 +80,7 @@ var wireRate = metric{"throughput", "bytes_per_s", units.BitRate, func(r trial.R
 
 var speedMetrics = []metric{total, wireRate, downtime, gap, brownout, cpuTime, cpuEngine}
 
-// scenarios are those of the list of what must be shown; sizes shrink for a quick run.
+// scenarios are what is compared; sizes shrink for a quick run.
 func scenarios(size Size) []scenario {
 	big, filled := int64(2<<30), "1G"
 	if size == Quick {
