@@ -178,7 +178,7 @@ func TestLastMessagesCut(t *testing.T) {
 		b.ok("stop", there.name)
 	}
 	b.ok("resume", here.name)
-	there, to = b.incoming(g, "last", "tcp:127.0.0.1:0")
+	_, to = b.incoming(g, "last", "tcp:127.0.0.1:0")
 	requireVerified(t, b.migrate(here.name, to, "--verify"))
 	require.Equal(t, 0, here.wait())
 	g.alive(b, 2)
