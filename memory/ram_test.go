@@ -68,6 +68,9 @@ func TestAllocatedFindsWhatWasWritten(t *testing.T) {
 	got := NewBitmap(r.Pages())
 	require.NoError(t, r.Allocated(got))
 	require.Zero(t, got.Count(), "fresh RAM is one hole")
+	backed, err := r.Backed()
+	require.NoError(t, err)
+	require.Zero(t, backed)
 
 	want := []int{0, 7, 8, 4095}
 	for _, p := range want {
@@ -77,6 +80,9 @@ func TestAllocatedFindsWhatWasWritten(t *testing.T) {
 	for _, p := range want {
 		require.True(t, got.Test(p), "page %d", p)
 	}
+	backed, err = r.Backed()
+	require.NoError(t, err)
+	require.Equal(t, got.Count(), backed)
 }
 
 func TestPopulateKeepsContentAndReportsProgress(t *testing.T) {

@@ -328,14 +328,29 @@ func (s *Source) setup(ctx context.Context) error {
 // announceContent tells the destination where RAM has content, so that it can back
 // those pages with memory before they arrive.
 func (s *Source) announceContent() error {
-	content := memory.NewBitmap(s.m.RAM().Pages())
-	if err := s.m.RAM().Allocated(content); err != nil {
+	if err := s.findContent(); err != nil {
 		return err
 	}
-	if err := s.conns[0].WriteMessage(transport.TypeExtents, 0, packExtents(content)); err != nil {
+	if err := s.conns[0].WriteMessage(transport.TypeExtents, 0, packExtents(s.pending)); err != nil {
 		return fmt.Errorf("announce the content of RAM: %w", err)
 	}
 	return nil
+}
+
+// findContent adds to pending every page that may not be zero, before round 1. To
+// look at all of RAM takes tens of milliseconds for some GiB, and nobody takes
+// memory away from a guest: if as many pages are backed as before the last look,
+// it still holds.
+func (s *Source) findContent() error {
+	backed, err := s.m.RAM().Backed()
+	if err != nil {
+		return err
+	}
+	if backed == s.backed {
+		return nil
+	}
+	s.backed = backed
+	return s.m.RAM().Allocated(s.pending)
 }
 
 // defaultChannels is how many connections a migration uses if nobody says: one
@@ -446,7 +461,7 @@ func (s *Source) startTracking() error {
 	}
 	s.tracking = true
 	// Only now: what is written after this look is in the dirty log.
-	if err := s.m.RAM().Allocated(s.pending); err != nil {
+	if err := s.findContent(); err != nil {
 		return err
 	}
 	return s.protectHoles()
@@ -465,7 +480,7 @@ func (s *Source) protectHoles() error {
 		return fmt.Errorf("protect untouched pages: %w", err)
 	}
 	// What was written before it was protected is no hole any more.
-	return s.m.RAM().Allocated(s.pending)
+	return s.findContent()
 }
 
 // harvest adds what was dirtied to next and returns how many pages that now has.

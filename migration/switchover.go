@@ -215,9 +215,9 @@ func (s *Source) compare(own digests, theirs []byte) error {
 	s.mu.Unlock()
 	switch {
 	case own.ram != got.ram:
-		return fmt.Errorf("%w: RAM at the destination differs; the guest stays here", ErrVerify)
+		return fmt.Errorf("%w: RAM at the destination differs", ErrVerify)
 	case own.state != got.state:
-		return fmt.Errorf("%w: device state at the destination differs; the guest stays here", ErrVerify)
+		return fmt.Errorf("%w: device state at the destination differs", ErrVerify)
 	}
 	return nil
 }
