@@ -76,6 +76,7 @@ type Source struct {
 	again     []atomic.Uint64 // the same, for workers to look at
 	pending   *memory.Bitmap  // to send; during a round each worker owns its pages' words
 	guard     guard           // protects pages before they are read
+	backed    int             // pages that had memory at the last look for content
 
 	// mu guards everything below. It is never held while waiting.
 	mu       sync.Mutex
