@@ -33,7 +33,7 @@ func (vm *VM) Boot(kernel, initrd []byte, cmdline string) error {
 		return fmt.Errorf("%w: it is neither an ELF file nor a Linux bzImage", ErrKernel)
 	}
 	return vm.still(func() error {
-		if err := vm.place(mpTable, encodeMPTable(mpTable, vm.CPUs())); err != nil {
+		if err := vm.placeTables(); err != nil {
 			return err
 		}
 		return load(kernel, initrd, cmdline)
@@ -155,6 +155,15 @@ func (vm *VM) place(gpa uint64, p []byte) error {
 	copy(dst, p)
 	vm.MarkDirty(gpa, len(p))
 	return nil
+}
+
+// placeTables puts the tables that tell a kernel of processors and interrupt
+// controllers where a PC's firmware has them.
+func (vm *VM) placeTables() error {
+	if err := vm.place(mpTable, encodeMPTable(mpTable, vm.CPUs())); err != nil {
+		return err
+	}
+	return vm.place(acpiTables, encodeACPI(vm.CPUs()))
 }
 
 // placeInitrd puts an initrd as high in low RAM as it goes, out of the way of a

@@ -33,6 +33,7 @@ const (
 	bzPrefAddress    = 0x258
 	bzInitSize       = 0x260
 	bzHeaderEnd      = 0x268
+	zeroRSDP         = 0x070
 	zeroE820Count    = 0x1e8
 	zeroE820         = 0x2d0
 	zeroE820Bytes    = 20
@@ -155,6 +156,7 @@ func (d *linuxBoot) encode(at uint64) []byte {
 	b := make([]byte, d.size())
 	copy(b[bzHeader:], d.image.header)
 	b[bzLoader] = bzUnknownLoader
+	le.PutUint64(b[zeroRSDP:], acpiTables)
 	le.PutUint32(b[bzCmdline:], uint32(at)+linuxCmdline)
 	le.PutUint32(b[bzRamdisk:], d.ramdisk)
 	le.PutUint32(b[bzRamdiskSize:], d.ramdiskSize)

@@ -191,3 +191,32 @@ func TestMPTable(t *testing.T) {
 		require.Equal(t, count, int(le.Uint16(table[34:])))
 	}
 }
+
+func TestACPITables(t *testing.T) {
+	for _, cpus := range []int{1, 8} {
+		b := encodeACPI(cpus)
+		require.Less(t, acpiTables+len(b), legacyEnd)
+		require.Equal(t, "RSD PTR ", string(b[:8]))
+		require.Zero(t, checksum(b[:20]))
+		require.Zero(t, checksum(b[:rsdpBytes]))
+		table := func(at uint64, signature string) []byte {
+			p := b[at-acpiTables:]
+			p = p[:le.Uint32(p[4:])]
+			require.Equal(t, signature, string(p[:4]))
+			require.Zero(t, checksum(p), signature)
+			return p[acpiHeader:]
+		}
+		xsdt := table(le.Uint64(b[24:]), "XSDT")
+		require.Len(t, xsdt, 8)
+		madt := table(le.Uint64(xsdt), "APIC")
+		require.Equal(t, uint32(apicAddress), le.Uint32(madt))
+		kinds := make(map[byte]int)
+		for e := madt[8:]; len(e) > 0; e = e[e[1]:] {
+			if e[0] == madtLAPIC {
+				require.Equal(t, byte(kinds[madtLAPIC]), e[3], "APIC id")
+			}
+			kinds[e[0]]++
+		}
+		require.Equal(t, map[byte]int{madtLAPIC: cpus, madtIOAPIC: 1, madtNMI: 1}, kinds)
+	}
+}

@@ -111,6 +111,7 @@ func (s *startInfo) encode(at uint64) []byte {
 		le.PutUint64(b[modules+8:], s.moduleSize)
 	}
 	le.PutUint64(b[24:], at+uint64(cmdline))
+	le.PutUint64(b[32:], acpiTables)
 	le.PutUint64(b[40:], at+uint64(mem))
 	le.PutUint32(b[48:], uint32(len(s.memory)))
 	for i, r := range s.memory {
