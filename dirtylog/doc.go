@@ -22,6 +22,15 @@
 // (device models, a shared page) goes past the protection and has to be added by
 // whoever writes it, after the write.
 //
+// There are three ways, which differ in when pages are protected again and in what a
+// harvest costs:
+//
+//	get-dirty-log    protects at the harvest; one bit a page of RAM; every KVM has it
+//	manual-protect   protects when told to, just before a page is read, so that a page
+//	                 written between harvest and read is sent once: see [Protector]
+//	ring             a list of pages instead of a bitmap: costs what is dirty, however
+//	                 large RAM is
+//
 // Page numbers are indices into the guest's RAM as package memory numbers it, while
 // KVM counts from the start of each memory slot; [Slot] says how the two relate.
 package dirtylog
