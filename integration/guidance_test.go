@@ -139,6 +139,31 @@ func TestMaxDefer(t *testing.T) {
 		// The guest can tell that nobody asked it: what the other tests rely on.
 		require.Equal(t, []string{"0"}, v.inside(v.hops))
 	}
+	// A rule that never converges goes on with rounds while it is held.
+	r := v.move("--rule", "xen", "--max-defer", "300ms", "--bandwidth", link)
+	require.True(t, r.Forced)
+	require.True(t, slices.ContainsFunc(r.Rounds, func(r migration.Round) bool { return r.Phase == migration.PhaseHeld }))
+	v.carriesOn()
+}
+
+// TestPausedGuestIsNotWaitedFor: a guest that its user paused before a closed gate cannot open it.
+func TestPausedGuestIsNotWaitedFor(t *testing.T) {
+	v := newBed(t).travel(1, phased(1, "busy=60m cool=1s tag=cool")...)
+	v.ok("pause", v.here.name)
+	for _, guidance := range []migration.Guidance{migration.GuidanceSwitchover, migration.GuidanceSuspend, migration.GuidanceStart} {
+		order := v.order("--guidance", string(guidance), "--max-defer", "1h")
+		r := v.migrate(v.here.name, v.to, order[3:]...)
+		requireVerified(t, r)
+		require.Zero(t, heldMS(r))
+		require.Len(t, r.Warnings, 1)
+		require.Contains(t, r.Warnings[0], "paused before a closed gate")
+		require.Equal(t, 0, v.here.wait())
+		v.next.awaitState(control.StatePaused)
+		v.here, v.next = v.next, nil
+		v.hops++
+	}
+	v.ok("resume", v.here.name)
+	require.Equal(t, []string{"0"}, v.inside(v.hops))
 	v.carriesOn()
 }
 
@@ -237,16 +262,20 @@ func TestSuspendedIsSilent(t *testing.T) {
 // TestTagsCommand: what vmm tags shows of a guest, at once and as it happens.
 func TestTagsCommand(t *testing.T) {
 	v := newBed(t).travel(1, phased(1, "busy=200ms cool=200ms tag=cool")...)
-	_, follow := v.background("tags", v.here.name, "--follow")
-	v.awaitTag(entered)
+	var shown guest
+	follow := v.command("tags", v.here.name, "--follow")
+	follow.Stdout = &shown.Log
+	require.NoError(t, follow.Start())
+	require.NoError(t, shown.WaitText(v.ctx, " exit "))
+	require.NoError(t, shown.WaitText(v.ctx, " enter "))
 	require.Regexp(t, `(?m)\Agate: (open|closed) under all, (open|closed) under any; epoch 0$`, v.ok("tags", v.here.name))
 	require.Regexp(t, `(?m)^0 +(inside|outside) +[01] +\d+ .* port$`, v.ok("tags", v.here.name))
 	v.move("--bandwidth", link)
 	require.Contains(t, v.ok("tags", v.here.name), "epoch 1")
-	r := follow()
-	require.Equal(t, result{0, r.stdout, ""}, r)
-	require.Regexp(t, `task 0 exit +depth 0  gate: all closed, any closed`, r.stdout)
-	requireInOrder(t, r.stdout, `VM running`, `task 0 enter +depth 1  gate: all open, any open`, `migration: pre-copy`, `migration: stop-and-copy`)
+	require.NoError(t, follow.Wait())
+	require.Regexp(t, `task 0 enter +depth 1  gate: all open, any open`, shown.String())
+	require.Regexp(t, `task 0 exit +depth 0  gate: all closed, any closed`, shown.String())
+	requireInOrder(t, shown.String(), `VM running`, `migration: pre-copy`, `migration: stop-and-copy`, `VM moved`)
 }
 
 // TestUnregister: a task that ends takes part no longer.

@@ -79,10 +79,12 @@ func (v *traveller) arrive() {
 	require.Equal(v.t, 0, v.here.wait(), "%s", v.here.stderr)
 	v.here, v.next = v.next, nil
 	v.hops++
-	require.EqualValues(v.t, v.hops, v.tags().Epoch)
+	tags := v.tags()
+	require.EqualValues(v.t, v.hops, tags.Epoch)
+	require.Equal(v.t, tagging.StateNone, tags.State, "the guest could think that it is still migrated")
 	v.here.awaitState(control.StateRunning)
 	v.here.untouched()
-	if len(v.tags().Tasks) > 0 {
+	if len(tags.Tasks) > 0 {
 		v.inside(v.hops)
 	}
 	require.Empty(v.t, v.Corrupt())
@@ -156,8 +158,7 @@ func (v *traveller) awaitTag(what func(tagging.Transition) bool) {
 	}
 }
 
-func exited(t tagging.Transition) bool  { return t.Event == tagging.Exited }
-func entered(t tagging.Transition) bool { return t.Event == tagging.Entered }
+func exited(t tagging.Transition) bool { return t.Event == tagging.Exited }
 
 // inside returns, for each task, where the move with that number met it: in a segment (1, or at the very tag: enter,
 // exit), or not (0). It waits until all of them have said so.
@@ -228,12 +229,17 @@ func requireConsistent(v *traveller, r migration.Report) {
 	require.Equal(v.t, r.Forced, strings.HasPrefix(r.SwitchoverReason, "forced after "), "%s", text)
 
 	var sent, zero int64
+	var heldRoundsMS float64
 	for i, round := range r.Rounds {
 		require.Equal(v.t, i+1, round.N, "%s", text)
 		require.Equal(v.t, i == len(r.Rounds)-1, round.Phase == migration.PhaseStopCopy, "one stop-and-copy, at the end: %s", text)
+		if round.Phase == migration.PhaseHeld {
+			heldRoundsMS += round.MS
+		}
 		sent += round.SentPages
 		zero += round.ZeroPages
 	}
+	require.LessOrEqual(v.t, heldRoundsMS, r.WaitedMS, "rounds before a closed gate are waiting, too: %s", text)
 	require.Equal(v.t, r.PagesSent, sent, "%s", text)
 	require.Equal(v.t, r.PagesZero, zero, "%s", text)
 	last := r.Rounds[len(r.Rounds)-1]

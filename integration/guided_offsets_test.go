@@ -119,8 +119,9 @@ func account(offset time.Duration, r migration.Report) string {
 			open.WriteByte('c')
 		}
 	}
-	return fmt.Sprintf("%v after EXIT: %d pages, downtime %.1f ms, total %.0f ms, waited %.0f ms, suspended %.0f ms, gate by round %s: %s",
-		offset, r.PagesStopCopy, r.DowntimeMS, r.TotalMS, r.WaitedMS, r.SuspendedMS, open, r.SwitchoverReason)
+	d := r.Downtime
+	return fmt.Sprintf("%v after EXIT: %d pages, downtime %.1f ms (pause %.1f, harvest %.1f, pages %.1f, save %.1f, load %.1f, run %.1f), total %.0f ms, waited %.0f ms, suspended %.0f ms, gate by round %s: %s",
+		offset, r.PagesStopCopy, r.DowntimeMS, d.PauseMS, d.HarvestMS, d.PagesMS, d.SaveMS, d.LoadMS, d.RunMS, r.TotalMS, r.WaitedMS, r.SuspendedMS, open, r.SwitchoverReason)
 }
 
 func stopCopyPages(r migration.Report) float64 { return float64(r.PagesStopCopy) }
