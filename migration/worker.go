@@ -155,11 +155,11 @@ func (w *worker) sendZeros(ctx context.Context, first, count int) error {
 	return w.sender.Zeros(ctx, first, count)
 }
 
-// sendContent sends pages as deltas where that is shorter. Round 1 goes without:
-// what is sent only once needs no memory of it.
+// sendContent sends pages as deltas where that is shorter. Round 1 has no versions
+// to compare with, but leaves some.
 func (w *worker) sendContent(ctx context.Context, first, count int) error {
 	ram := w.s.m.RAM()
-	if w.deltas == nil || w.s.round.n == 1 {
+	if w.deltas == nil {
 		return w.sender.Content(ctx, first, ram.Range(first, count))
 	}
 	for p := first; p < first+count; p++ {

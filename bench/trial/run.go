@@ -92,7 +92,8 @@ func (s *stage) setUp(ctx context.Context, dir string) (address string, err erro
 	args := []string{"--memory", fmt.Sprint(g.MemoryBytes), "--cpus", fmt.Sprint(g.CPUs), "--cmdline", g.Cmdline()}
 	wait := []string{"--incoming", s.bed.Link.Destination().listenAddress()}
 	if g.Prefault {
-		args, wait = append(args, "--prefault"), append(wait, "--prefault")
+		// With --memory the destination has its RAM ready before the guest comes.
+		args, wait = append(args, "--prefault"), append(wait, "--prefault", "--memory", fmt.Sprint(g.MemoryBytes))
 	}
 	started := make(chan struct{})
 	close(started)
