@@ -3,12 +3,14 @@ package migration
 import (
 	"context"
 	"fmt"
+	"math"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"taskguide/memory"
 	"taskguide/tagging"
+	"taskguide/transport"
 )
 
 const (
@@ -24,6 +26,9 @@ const (
 	// rateWorthPages is how many pages of content make a round's bandwidth worth
 	// believing.
 	rateWorthPages = 256
+	// How often a round looks whether the link has taken its pages.
+	minTakenPace = 50 * time.Microsecond
+	maxTakenPace = 2 * time.Millisecond
 )
 
 // precopy sends rounds until the stop-and-copy may begin, and notes why.
@@ -93,7 +98,7 @@ func (s *Source) precopyRound(ctx context.Context) (roundEnd, error) {
 		return roundEnd{}, err
 	}
 	elapsed := time.Since(begin)
-	r.DirtyPagesPerS = float64(dirtied) / elapsed.Seconds()
+	r.DirtyPagesPerS = perSecond(float64(dirtied), elapsed)
 	s.mu.Lock()
 	end := roundEnd{
 		dirty:     int(r.DirtyPages),
@@ -138,7 +143,12 @@ func (s *Source) sendRound(ctx context.Context, phase Phase) (Round, error) {
 		r.DirtyPages += holes
 	}
 	begin, wire := time.Now(), s.bytesWire()
-	if err := s.runWorkers(ctx, phase); err != nil {
+	err := s.runWorkers(ctx, phase)
+	taken := false
+	if err == nil && phase != PhaseStopCopy {
+		taken, err = s.awaitTaken(ctx)
+	}
+	if err != nil {
 		return Round{}, s.explain(ctx, err)
 	}
 	elapsed := time.Since(begin)
@@ -148,13 +158,55 @@ func (s *Source) sendRound(ctx context.Context, phase Phase) (Round, error) {
 	r.DeltaPages = s.round.deltas.Load()
 	r.BytesWire = s.bytesWire() - wire
 	r.MS = ms(elapsed)
-	r.BytesPerS = float64(r.BytesWire) / elapsed.Seconds()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if r.SentPages >= rateWorthPages || s.bandwidth == 0 && r.SentPages > 0 {
-		s.bandwidth = float64(r.SentPages*memory.PageSize) / elapsed.Seconds()
+	r.BytesPerS = perSecond(float64(r.BytesWire), elapsed)
+	if taken {
+		s.learnBandwidth(r.SentPages, elapsed)
 	}
 	return r, nil
+}
+
+// learnBandwidth takes the rate at which page content gets through from a round.
+// Few pages count only for as long as no more were seen.
+func (s *Source) learnBandwidth(pages int64, elapsed time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if pages > 0 && pages >= min(rateWorthPages, s.ratePages) {
+		s.ratePages = pages
+		s.bandwidth = perSecond(float64(pages*memory.PageSize), elapsed)
+	}
+}
+
+// awaitTaken returns once the link has taken what a round wrote, or the round is to
+// end early. Buffers take pages at the speed of memory: without this a round that
+// fits them would promise a fast link, and be in the way of the stop-and-copy.
+func (s *Source) awaitTaken(ctx context.Context) (taken bool, err error) {
+	least, since := int64(math.MaxInt64), time.Now()
+	for pace := minTakenPace; ; pace = min(2*pace, maxTakenPace) {
+		queued := int64(0)
+		for _, c := range s.conns {
+			queued += c.Queued()
+		}
+		switch {
+		case queued == 0:
+			return true, nil
+		case s.stopRound.Load():
+			return false, nil
+		case queued < least:
+			least, since = queued, time.Now()
+		case time.Since(since) > transport.IdleTimeout:
+			return false, fmt.Errorf("%w: it took nothing for %v", transport.ErrTimeout, transport.IdleTimeout)
+		}
+		select {
+		case <-ctx.Done():
+			return false, context.Cause(ctx)
+		case <-time.After(pace):
+		}
+	}
+}
+
+// perSecond is a rate, finite also over a time that the clock cannot resolve.
+func perSecond(n float64, d time.Duration) float64 {
+	return n / max(d, time.Microsecond).Seconds()
 }
 
 // runWorkers runs one round on all channels. Under RuleXen it looks ahead for

@@ -102,6 +102,7 @@ type Source struct {
 	stopRound  atomic.Bool
 	round      roundState
 	bandwidth  float64 // bytes of page content a second
+	ratePages  int64   // which so many pages have shown
 	heldSince  time.Time
 	held       *time.Duration // where the time since heldSince belongs
 	waited     time.Duration

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -13,6 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"taskguide/tagging"
 	"taskguide/transport"
 )
 
@@ -138,6 +141,133 @@ func TestDowntimeRuleDoesNotConverge(t *testing.T) {
 		require.Equal(t, "cancelled", r.Error)
 		require.Greater(t, len(r.Rounds), 100)
 	})
+}
+
+// bufferedLink takes what is written at once, as a socket does, and delivers it at
+// the pace of a slow link.
+type bufferedLink struct {
+	net.Conn
+	writes chan []byte
+	queued *atomic.Int64
+	gone   chan struct{}
+	once   *sync.Once
+}
+
+func newBufferedLink(nc net.Conn, bytesPerS int) bufferedLink {
+	l := bufferedLink{nc, make(chan []byte, 1000), new(atomic.Int64), make(chan struct{}), new(sync.Once)}
+	go func() {
+		for {
+			select {
+			case b := <-l.writes:
+				time.Sleep(time.Duration(len(b)) * time.Second / time.Duration(bytesPerS))
+				nc.Write(b)
+				l.queued.Add(-int64(len(b)))
+			case <-l.gone:
+				return
+			}
+		}
+	}()
+	return l
+}
+
+func (l bufferedLink) Queued() int64 { return l.queued.Load() }
+
+func (l bufferedLink) Write(b []byte) (int, error) {
+	l.queued.Add(int64(len(b)))
+	select {
+	case l.writes <- slices.Clone(b):
+		return len(b), nil
+	case <-l.gone:
+		return 0, net.ErrClosed
+	}
+}
+
+func (l bufferedLink) Close() error {
+	l.once.Do(func() { close(l.gone) })
+	return l.Conn.Close()
+}
+
+// TestBuffersAreNoBandwidth: rounds that fit a socket's buffer do not make the
+// engine believe in a fast link.
+func TestBuffersAreNoBandwidth(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, func(g *guest) {
+			if g.step < 2000 {
+				g.writeRange(0, 300) // 98 ms of link
+			}
+		})
+		defer b.close()
+		b.m.touch(300)
+		b.m.start()
+		b.dial = func(ctx context.Context) (net.Conn, error) {
+			nc, err := b.ln.dial(ctx)
+			return newBufferedLink(nc, 100*mbit/8), err
+		}
+		s := b.source(Params{DowntimeLimit: 90 * time.Millisecond, Compress: CompressNone})
+		r := s.Run(context.Background())
+		b.checkMoved(s, r)
+		require.GreaterOrEqual(t, b.m.steps, 2000)
+	})
+}
+
+// TestLinkTakesNothing: a destination that lives but lets nothing through.
+func TestLinkTakesNothing(t *testing.T) {
+	stuck := func(t *testing.T, script func(*guest)) *bed {
+		b := newBed(t, script)
+		b.m.touch(900)
+		b.m.start()
+		b.dial = func(ctx context.Context) (net.Conn, error) {
+			nc, err := b.ln.dial(ctx)
+			return stuckConn{nc}, err
+		}
+		return b
+	}
+	synctest.Test(t, func(t *testing.T) {
+		b := stuck(t, idle)
+		defer b.close()
+		s := b.source(Params{Compress: CompressNone})
+		r := s.Run(context.Background())
+		b.checkStays(s, r)
+		require.Contains(t, r.Error, "took nothing for 30s")
+		require.InDelta(t, 30_000, r.TotalMS, 1000)
+	})
+	synctest.Test(t, func(t *testing.T) {
+		b := stuck(t, func(g *guest) {
+			if g.step == 50 {
+				g.exit(1)
+			}
+		})
+		defer b.close()
+		b.m.port.Write(tagging.RegEnter, 4, 1)
+		s := b.source(Params{Guidance: GuidanceSuspend, Compress: CompressNone})
+		ctx, cancel := context.WithCancelCause(context.Background())
+		done := make(chan Report)
+		go func() { done <- s.Run(ctx) }()
+		time.Sleep(55 * time.Millisecond)
+		require.Equal(t, PhaseSuspended, s.Report().Phase, "a closed gate does not wait for the link")
+		cancel(ErrCancelled)
+		b.checkStays(s, <-done)
+	})
+}
+
+// stuckConn never gets rid of what it was given.
+type stuckConn struct{ net.Conn }
+
+func (stuckConn) Queued() int64 { return 1 }
+
+func TestLearnBandwidth(t *testing.T) {
+	var s Source
+	for i, round := range []struct {
+		pages int64
+		want  float64 // MB/s, at a round of a second
+	}{
+		{0, 0}, {10, 0.04096}, {5, 0.04096}, {20, 0.08192}, {500, 2.048}, {255, 2.048}, {256, 1.048576}, {1000, 4.096},
+	} {
+		s.learnBandwidth(round.pages, time.Second)
+		require.InDelta(t, round.want, s.bandwidth/1e6, 1e-9, "round %d", i)
+	}
+	s.learnBandwidth(1000, 0)
+	require.InDelta(t, 4.096e12, s.bandwidth, 1e6, "finite, whatever the clock says")
 }
 
 // TestProtectingOnDemand: a page that is written between the harvest and its turn
