@@ -40,6 +40,7 @@ test-long: preflight ## the endurance tests at their full length
 	TASKGUIDE_LONG=1 $(GOTEST) -timeout 60m -v -run BackAndForth ./integration
 
 include integration/stockkvm/stockkvm.mk
+include integration/guidance.mk
 
 .PHONY: lint
 lint: ## gofmt, go vet, staticcheck
