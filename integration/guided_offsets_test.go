@@ -37,7 +37,8 @@ type variant struct {
 
 var variants = []variant{
 	{"xen, off", []string{"--rule", "xen", "--guidance", "off"}, false}, // the baseline
-	{"xen, start", []string{"--rule", "xen", "--guidance", "start"}, true},
+	// Guided in its beginning only: it may leave the segment before the rule is satisfied, and then ends anywhere.
+	{"xen, start", []string{"--rule", "xen", "--guidance", "start"}, false},
 	{"xen, suspend", []string{"--rule", "xen", "--guidance", "suspend"}, true},
 	{"xen, suspend, at exit", []string{"--rule", "xen", "--guidance", "suspend", "--switch-at-exit"}, true},
 	{"xen, switchover", []string{"--rule", "xen", "--guidance", "switchover", "--switch-at-exit=false"}, true},
