@@ -66,9 +66,10 @@ func (s *machineState) ioapicVector(pin int) uint8 { return s.ioapic.Chip[ioapic
 
 // Registers of the local APIC by offset.
 const (
-	apicIRR          = 0x200 // 8 registers of 32 bits, 16 bytes apart
-	apicLVTTimer     = 0x320
-	apicCurrentCount = 0x390
+	apicProcessorPriority = 0xa0
+	apicIRR               = 0x200 // 8 registers of 32 bits, 16 bytes apart
+	apicLVTTimer          = 0x320
+	apicCurrentCount      = 0x390
 )
 
 // Header of an XSAVE area, by offset: which components are not in their initial
@@ -88,6 +89,9 @@ func (s *vcpuState) withoutTime(timers []uint8) {
 	})
 	regs := s.lapic.Regs[:]
 	clear(regs[apicCurrentCount : apicCurrentCount+4])
+	// What follows from task priority and interrupts in service, which are compared.
+	// KVM brings it up to date when it looks at it, and when it is loaded.
+	clear(regs[apicProcessorPriority : apicProcessorPriority+4])
 	for _, v := range append(timers, regs[apicLVTTimer]) {
 		regs[apicIRR+int(v)/32*16+int(v)%32/8] &^= 1 << (v % 8)
 	}

@@ -172,6 +172,7 @@ func TestDigestIgnoresTimeOnly(t *testing.T) {
 		"pending PIT":            func(s *machineState) { setIRR(s, pitVector) },
 		"PIT line at the PIC":    func(s *machineState) { s.pic[0].Chip[picIRR] |= 1 },
 		"PIT line at the IOAPIC": func(s *machineState) { s.ioapic.Chip[ioapicIRR] |= 1 },
+		"processor priority":     func(s *machineState) { s.vcpus[0].lapic.Regs[apicProcessorPriority] = 0x20 },
 		"which XSAVE is in use":  func(s *machineState) { s.vcpus[0].xsave[xsaveHeader] ^= 7 },
 	} {
 		s := base()
