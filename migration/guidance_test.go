@@ -160,6 +160,7 @@ func TestPausedBeforeAClosedGate(t *testing.T) {
 			b.m.start()
 			time.Sleep(100 * time.Millisecond)
 			require.NoError(t, b.m.Pause())
+			b.paused = true
 			s := b.source(guided(RuleDowntime, mode))
 			r := s.Run(context.Background())
 			b.checkMoved(s, r)

@@ -1,10 +1,12 @@
 package migration
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -64,6 +66,7 @@ type fakeMachine struct {
 	onPaused            func() // once the vCPU stands still for Pause
 	onPausing           func() // before it does
 	onRequested         func() // once it has been asked to
+	onDigest            func() // while its state is being summed up
 	wantedAt            time.Time
 }
 
@@ -198,6 +201,9 @@ func (m *fakeMachine) SaveState() ([]byte, error) {
 }
 
 func (m *fakeMachine) StateDigest() (uint64, error) {
+	if m.onDigest != nil {
+		m.onDigest()
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return uint64(m.steps)<<32 ^ m.writes, nil
@@ -295,8 +301,15 @@ type fakeIncoming struct {
 	ranAt     time.Time
 	ran       atomic.Bool
 	discarded atomic.Bool
+	onRun     func()
 	failRun   error
 	failLoad  error
+	wrong     uint64 // in its state
+}
+
+func (in *fakeIncoming) StateDigest() (uint64, error) {
+	digest, err := in.fakeMachine.StateDigest()
+	return digest ^ in.wrong, err
 }
 
 func (in *fakeIncoming) LoadState(b []byte) error {
@@ -314,6 +327,9 @@ func (in *fakeIncoming) LoadState(b []byte) error {
 }
 
 func (in *fakeIncoming) Run(paused bool) error {
+	if in.onRun != nil {
+		in.onRun()
+	}
 	if in.failRun != nil {
 		return in.failRun
 	}
@@ -388,6 +404,8 @@ type bed struct {
 	stop     context.CancelFunc
 	dial     func(context.Context) (net.Conn, error)
 	onBuild  func() // before the destination's machine is there
+	paused   bool   // the guest's user has paused it
+	log      bytes.Buffer
 	eventsMu sync.Mutex
 	events   []Event
 }
@@ -411,7 +429,7 @@ func newBed(t *testing.T, script func(*guest)) *bed {
 			old.ram.Close()
 		}
 		return b.in, nil
-	})}
+	}), Log: slog.New(slog.NewTextHandler(&b.log, nil))}
 	ctx, cancel := context.WithCancel(context.Background())
 	b.stop = cancel
 	go func() {
@@ -465,6 +483,7 @@ func (b *bed) checkMoved(s *Source, r Report) {
 	require.NoError(b.t, err)
 	require.Equal(b.t, here, there, "RAM differs")
 	require.Equal(b.t, b.m.steps, b.in.steps)
+	require.Equal(b.t, b.paused, b.in.paused)
 	if !b.in.paused {
 		require.GreaterOrEqual(b.t, r.DowntimeMS, ms(b.in.ranAt.Sub(b.m.wantedAt)), "the guest stood still for longer")
 	}

@@ -292,6 +292,7 @@ func (s *Source) setup(ctx context.Context) error {
 	if err := s.open(ctx, 0, channels); err != nil {
 		return err
 	}
+	context.AfterFunc(ctx, s.interrupt)
 	go s.readReplies(s.conns[0])
 	if err := s.conns[0].WriteMessage(transport.TypeConfig, 0, config); err != nil {
 		return fmt.Errorf("send the machine's configuration: %w", err)
@@ -315,16 +316,20 @@ func (s *Source) setup(ctx context.Context) error {
 			return err
 		}
 	}
-	// A stuck write ends only with its connection.
-	context.AfterFunc(ctx, func() {
-		if !s.Committed() {
-			for _, c := range s.conns[1:] {
-				c.Close()
-			}
-			s.conns[0].Interrupt()
-		}
-	})
 	return nil
+}
+
+// interrupt ends writes that are stuck, unless it is too late to cancel.
+func (s *Source) interrupt() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.committed {
+		return
+	}
+	for _, c := range s.conns[1:] {
+		c.Close()
+	}
+	s.conns[0].Interrupt()
 }
 
 // announceContent tells the destination where RAM has content, so that it can back

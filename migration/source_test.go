@@ -78,6 +78,7 @@ func TestPausedGuestStaysPaused(t *testing.T) {
 		b.m.start()
 		time.Sleep(5 * time.Millisecond)
 		require.NoError(t, b.m.Pause())
+		b.paused = true
 		s := b.source(Params{Verify: true})
 		r := s.Run(context.Background())
 		b.checkMoved(s, r)
@@ -703,6 +704,7 @@ type action int
 const (
 	pass action = iota
 	cut
+	last // the message passes, nothing after it does
 )
 
 func cutIf(c bool) action {
@@ -747,10 +749,14 @@ func relay(from, to net.Conn, greeting int, judge func(transport.Type) action, c
 		if _, err := readFull(from, buf[16:16+n]); err != nil {
 			return
 		}
-		if judge != nil && judge(transport.Type(buf[0])) == cut {
+		what := pass
+		if judge != nil {
+			what = judge(transport.Type(buf[0]))
+		}
+		if what == cut {
 			return
 		}
-		if _, err := to.Write(buf[:16+n]); err != nil {
+		if _, err := to.Write(buf[:16+n]); err != nil || what == last {
 			return
 		}
 	}

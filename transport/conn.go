@@ -41,10 +41,11 @@ type Conn struct {
 	whdr      [headerSize]byte
 	lastWrite time.Time
 	broken    bool // a frame was cut off: nothing after it would be understood
-	closing   bool // only a farewell is still to be sent
 	rhdr      [headerSize]byte
 
+	imu         sync.Mutex  // orders Interrupt and WriteLast
 	interrupted atomic.Bool // writes
+	closing     atomic.Bool // only a farewell is still to be sent
 	unread      atomic.Bool // reads are interrupted
 	sent        atomic.Int64
 	received    atomic.Int64
@@ -85,7 +86,7 @@ func (c *Conn) WriteMessage(t Type, arg uint32, payload []byte) error {
 func (c *Conn) writeLocked(bufs *net.Buffers) error {
 	c.lastWrite = time.Now()
 	timeout := c.IdleTimeout
-	if c.closing {
+	if c.closing.Load() {
 		timeout = farewellTimeout
 	}
 	if err := c.nc.SetWriteDeadline(c.lastWrite.Add(timeout)); err != nil {
@@ -106,21 +107,29 @@ func (c *Conn) writeLocked(bufs *net.Buffers) error {
 
 // Interrupt makes writes fail from now on, one that is stuck included.
 func (c *Conn) Interrupt() {
+	c.imu.Lock()
+	defer c.imu.Unlock()
+	if c.closing.Load() {
+		return
+	}
 	c.interrupted.Store(true)
 	_ = c.nc.SetWriteDeadline(time.Now())
 }
 
-// WriteLast sends a last message, also after Interrupt, if the peer would still
-// understand it. It does not wait long.
+// WriteLast interrupts all other writes and sends a last message, if the peer would
+// still understand it. It does not wait long.
 func (c *Conn) WriteLast(t Type, payload []byte) error {
+	c.Interrupt()
 	c.wmu.Lock()
 	broken := c.broken
-	c.closing = true
 	c.wmu.Unlock()
 	if broken {
 		return ErrInterrupted
 	}
+	c.imu.Lock()
+	c.closing.Store(true)
 	c.interrupted.Store(false)
+	c.imu.Unlock()
 	return c.WriteMessage(t, 0, payload[:min(len(payload), maxAnswerText)])
 }
 
