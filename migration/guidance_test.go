@@ -330,6 +330,12 @@ func TestMaxDeferCountsRounds(t *testing.T) {
 					require.Contains(t, r.SwitchoverReason, "forced after 2s")
 					require.InDelta(t, 2000, r.WaitedMS, 10)
 					require.InDelta(t, 2000, ms(b.m.wantedAt.Sub(satisfied)), 10)
+					if rule == RuleDowntime {
+						require.EqualValues(t, 900, r.Rounds[1].SentPages, "only a suspension cuts a round of pre-copy")
+					}
+					if !flaps {
+						require.Zero(t, r.Retractions)
+					}
 				})
 			})
 		}
@@ -446,14 +452,14 @@ func TestGateOpensDuringAHeldRound(t *testing.T) {
 		r := s.Run(context.Background())
 		b.checkMoved(s, r)
 		require.Equal(t, tagging.StatePreCopy, state)
-		held := 0
+		var held Round // the last such
 		for _, round := range r.Rounds {
 			if round.Phase == PhaseHeld {
-				held++
+				held = round
 				require.False(t, round.GateOpen, "round %d", round.N)
 			}
 		}
-		require.Positive(t, held)
+		require.Less(t, held.SentPages+held.SkippedPages, held.DirtyPages, "a new round sends what was dirtied before once")
 		require.LessOrEqual(t, r.PagesStopCopy, int64(60))
 	})
 }
@@ -529,6 +535,68 @@ func TestSwitchAtExit(t *testing.T) {
 		require.Less(t, r.PagesStopCopy, int64(80))
 		require.False(t, b.in.port.Gate().Open, "at the destination the guest is past its EXIT")
 		require.Zero(t, (b.m.steps+ph.offset)%530, "the vCPU got no further than its EXIT")
+	})
+}
+
+// TestHeldAtExitEndsTheRound: what is left of the round goes with the stop-and-copy,
+// it does not go first while the vCPU is held.
+func TestHeldAtExitEndsTheRound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var last atomic.Bool
+		leaveAt := -1
+		b := newBed(t, func(g *guest) {
+			switch {
+			case g.step == 0:
+				g.enter(1)
+			case g.step < 500:
+				g.writeRange(0, 600) // 196 ms
+			case last.Load() && leaveAt < 0:
+				leaveAt = g.step + 40
+			case g.step == leaveAt:
+				g.exit(1)
+			}
+		})
+		defer b.close()
+		b.m.touch(600)
+		b.m.start()
+		p := guided(RuleDowntime, GuidanceSwitchover)
+		p.DowntimeLimit = 190 * time.Millisecond
+		s := b.source(p)
+		observe := s.observe
+		s.observe = func(e Event) {
+			observe(e)
+			if e.Kind == EventRound && b.m.stepCount() >= 500 {
+				last.Store(true) // 600 pages go now, and no more are dirtied
+			}
+		}
+		r := s.Run(context.Background())
+		b.checkMoved(s, r)
+		require.Contains(t, r.SwitchoverReason, "EXIT")
+		require.Less(t, r.Downtime.PauseMS, 6.0, "a frame lasts 5 ms")
+		require.InDelta(t, 480, float64(r.PagesStopCopy), 40)
+	})
+}
+
+// TestLateTaskHasNoSay: without a task at the beginning the rule alone decides, also
+// if one registers later.
+func TestLateTaskHasNoSay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, func(g *guest) {
+			if g.step == 50 {
+				g.m.port.Write(tagging.RegRegister, 4, 1)
+			}
+			g.writeRange(0, 30)
+		})
+		defer b.close()
+		b.m.touch(600)
+		b.m.start()
+		s := b.source(guided(RuleXen, GuidanceSwitchover))
+		r := s.Run(context.Background())
+		b.checkMoved(s, r)
+		require.Equal(t, GuidanceNone, r.Guidance)
+		require.False(t, b.m.port.Gate().Open)
+		require.Zero(t, r.WaitedMS)
+		require.False(t, r.Forced)
 	})
 }
 

@@ -44,6 +44,73 @@ func TestWritesUntilTheStandstill(t *testing.T) {
 	})
 }
 
+// TestProtectionKeepsMarks: pages that no round is about keep their marks while a
+// round protects those next to them.
+func TestProtectionKeepsMarks(t *testing.T) {
+	for _, rule := range []Rule{RuleXen, RuleDowntime} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBed(t, func(g *guest) {
+				if g.step < 1000 {
+					g.writeRange(0, 300)         // so that a round takes 100 ms
+					g.write(3000 + g.step/10%90) // each for a while, every now and then
+				}
+			})
+			defer b.close()
+			b.m.touch(300)
+			b.m.manual = true
+			b.m.start()
+			p := guided(rule, GuidanceOff)
+			p.MaxRounds = 1000
+			s := b.source(p)
+			r := s.Run(context.Background())
+			b.checkMoved(s, r)
+			require.GreaterOrEqual(t, b.m.steps, 1000)
+		})
+	}
+}
+
+// TestDeltasForgetZeros: a page that was zero in between is no base for a delta.
+func TestDeltasForgetZeros(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, func(g *guest) {
+			page := g.m.ram.Page(500)
+			switch {
+			case g.step == 1500:
+				g.enter(1)
+			case g.step > 1500:
+				return
+			case g.step%450 == 0:
+				for i := range page {
+					page[i] = byte(i) | 1
+				}
+			case g.step%450 == 150:
+				clear(page)
+			case g.step%450 == 300:
+				for i := range page {
+					page[i] = byte(i) | 1
+				}
+				page[77]++
+			}
+			g.m.tracker.mark(500)
+			g.writeRange(0, 90)
+		})
+		defer b.close()
+		b.m.port.Write(tagging.RegRegister, 4, 1) // a round every 100 ms until its gate opens
+		b.m.start()
+		p := guided(RuleDowntime, GuidanceSwitchover)
+		p.Delta = true
+		s := b.source(p)
+		r := s.Run(context.Background())
+		b.checkMoved(s, r)
+		deltas, zeros := int64(0), int64(0)
+		for _, round := range r.Rounds[1:] {
+			deltas, zeros = deltas+round.DeltaPages, zeros+round.ZeroPages
+		}
+		require.Positive(t, deltas)
+		require.Positive(t, zeros)
+	})
+}
+
 // TestPhases: an observer sees all of them, in order.
 func TestPhases(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -59,6 +126,7 @@ func TestPhases(t *testing.T) {
 			}
 		}
 		require.Equal(t, []Phase{PhasePreCopy, PhaseStopCopy, PhaseHandover, PhaseDone}, phases)
+		require.Equal(t, PhaseDone, s.Report().Phase)
 	})
 }
 
