@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -322,14 +323,17 @@ func (s *Source) setup(ctx context.Context) error {
 // interrupt ends writes that are stuck, unless it is too late to cancel.
 func (s *Source) interrupt() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.committed {
+	committed, conns := s.committed, slices.Clone(s.conns)
+	s.mu.Unlock()
+	if committed {
 		return
 	}
-	for _, c := range s.conns[1:] {
+	// With mu free: TLS says goodbye when it is closed, which may take seconds, and
+	// vCPUs that tag want mu.
+	for _, c := range conns[1:] {
 		c.Close()
 	}
-	s.conns[0].Interrupt()
+	conns[0].Interrupt()
 }
 
 // announceContent tells the destination where RAM has content, so that it can back
