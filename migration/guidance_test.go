@@ -548,9 +548,9 @@ func TestHeldAtExitEndsTheRound(t *testing.T) {
 			switch {
 			case g.step == 0:
 				g.enter(1)
-			case g.step < 500:
+			case !last.Load():
 				g.writeRange(0, 600) // 196 ms
-			case last.Load() && leaveAt < 0:
+			case leaveAt < 0:
 				leaveAt = g.step + 40
 			case g.step == leaveAt:
 				g.exit(1)
@@ -565,7 +565,7 @@ func TestHeldAtExitEndsTheRound(t *testing.T) {
 		observe := s.observe
 		s.observe = func(e Event) {
 			observe(e)
-			if e.Kind == EventRound && b.m.stepCount() >= 500 {
+			if e.Kind == EventRound && e.Round.N == 3 {
 				last.Store(true) // 600 pages go now, and no more are dirtied
 			}
 		}

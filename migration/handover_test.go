@@ -185,6 +185,43 @@ func TestCancelAfterCommit(t *testing.T) {
 	})
 }
 
+// hookConn calls before with everything that is about to be written.
+type hookConn struct {
+	net.Conn
+	before func([]byte)
+}
+
+func (c hookConn) Write(b []byte) (int, error) {
+	c.before(b)
+	return c.Conn.Write(b)
+}
+
+// TestCancelWhileCommitting is too late, too: the commit under way is not cut off.
+func TestCancelWhileCommitting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, busy(0, 5))
+		defer b.close()
+		b.m.start()
+		ctx, cancel := context.WithCancelCause(context.Background())
+		dials := 0
+		b.dial = func(ctx context.Context) (net.Conn, error) {
+			dials++
+			nc, err := b.ln.dial(ctx)
+			return hookConn{nc, func(frame []byte) {
+				if len(frame) == 16 && transport.Type(frame[0]) == transport.TypeCommit {
+					cancel(ErrCancelled)
+					synctest.Wait()
+				}
+			}}, err
+		}
+		s := b.source(Params{})
+		r := s.Run(ctx)
+		require.Error(t, ctx.Err())
+		b.checkMoved(s, r)
+		require.Equal(t, 1, dials)
+	})
+}
+
 // TestCancelJustBeforeCommit is in time.
 func TestCancelJustBeforeCommit(t *testing.T) {
 	for range 12 { // whichever of the two the engine sees first
