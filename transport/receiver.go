@@ -75,10 +75,10 @@ func (r *Receiver) Apply(h Header) error {
 		return fmt.Errorf("%w: %d bytes announced as %d for %d pages and %d deltas", ErrFrame, length, plain, pages[kindContent], pages[kindDelta])
 	}
 	r.clearZeros()
-	if plain == 0 {
-		return nil
-	}
 	if h.Encoding == EncodingRaw && pages[kindDelta] == 0 {
+		if plain == 0 {
+			return nil
+		}
 		r.scatter()
 		return r.readInto(r.bufs)
 	}

@@ -180,6 +180,7 @@ func TestOwnRunCoversEachPageOnce(t *testing.T) {
 				if n == 0 {
 					break
 				}
+				require.LessOrEqual(t, n, 100)
 				for p := first; p < first+n; p++ {
 					require.Equal(t, c, ChannelOf(p, channels))
 					require.True(t, set.Test(p))
@@ -290,11 +291,12 @@ func TestLimiter(t *testing.T) {
 	require.NoError(t, none.Wait(context.Background(), 1<<30))
 	require.Equal(t, MaxData, none.FrameData())
 	require.Nil(t, NewLimiter(0))
+	gone, cancel := context.WithCancel(context.Background())
+	cancel()
+	require.Error(t, none.Wait(gone, 1), "a cancelled migration sends no more")
 
 	slow := NewLimiter(8_000) // 1000 byte/s
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	require.Error(t, slow.Wait(ctx, 1<<20), "a cancelled migration does not wait for the rate")
+	require.Error(t, slow.Wait(gone, 1<<20), "a cancelled migration does not wait for the rate")
 
 	fast := NewLimiter(800_000_000) // 100 MB/s
 	begin := time.Now()

@@ -1,0 +1,140 @@
+package transport
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"math/rand/v2"
+	"net"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"taskguide/memory"
+)
+
+// TestPackingChangesMidway changes how pages are packed, and how much of them a
+// frame takes, in the middle of frames, which are full or have all the runs they
+// can have.
+func TestPackingChangesMidway(t *testing.T) {
+	for _, deltas := range []bool{false, true} {
+		rnd := rand.New(rand.NewPCG(17, 18))
+		a, b := newRAM(t), newRAM(t)
+		src, dst := connect(t)
+		r := NewReceivers([]*Conn{dst}, b)[0]
+		s := NewSender(src, nil)
+		ctx := context.Background()
+		cache, err := NewDeltaCache(testRAM)
+		require.NoError(t, err)
+		defer cache.Close()
+		for round := range 8 {
+			done := make(chan error, 1)
+			go func() { done <- receive(r) }()
+			for p := 0; p < a.Pages(); {
+				n := min(1+rnd.IntN(10), a.Pages()-p)
+				if rnd.IntN(40) == 0 {
+					packing := Packing(rnd.IntN(3))
+					require.NoError(t, s.SetPacking(ctx, packing))
+				}
+				if rnd.IntN(100) == 0 {
+					require.NoError(t, s.Flush(ctx))
+					s.SetFrame([]int{0, 1, 128 << 10, 3 * memory.PageSize}[rnd.IntN(4)])
+				}
+				if deltas && round == 2 && p > 2000 && !s.deltas {
+					require.NoError(t, s.UseDeltas(ctx))
+				}
+				switch rnd.IntN(4) {
+				case 0: // nothing
+				case 1:
+					clear(a.Range(p, n))
+					for i := range n {
+						cache.Forget(p + i)
+					}
+					require.NoError(t, s.Zeros(ctx, p, n))
+				default:
+					sendChanged(t, rnd, s, cache, a, p, n)
+				}
+				p += n
+			}
+			require.NoError(t, s.Flush(ctx))
+			require.NoError(t, src.WriteMessage(TypeFlush, 0, nil))
+			require.NoError(t, <-done)
+			require.True(t, bytes.Equal(a.Bytes(), b.Bytes()), "RAM differs after round %d", round)
+		}
+	}
+}
+
+// sendChanged changes pages, wholly or by up to half, and sends them.
+func sendChanged(t *testing.T, rnd *rand.Rand, s *Sender, cache *DeltaCache, ram *memory.RAM, first, n int) {
+	ctx := context.Background()
+	if !s.deltas {
+		fill(rnd, ram.Range(first, n))
+		for i := range n {
+			cache.Forget(first + i)
+		}
+		require.NoError(t, s.Content(ctx, first, ram.Range(first, n)))
+		return
+	}
+	for p := first; p < first+n; p++ {
+		for range rnd.IntN(200) {
+			binary.LittleEndian.PutUint64(ram.Page(p)[8*rnd.IntN(512):], rnd.Uint64())
+		}
+		delta, content := cache.Update(p, ram.Page(p))
+		if content == nil {
+			require.NoError(t, s.Delta(ctx, p, delta))
+		} else {
+			require.NoError(t, s.Content(ctx, p, content))
+		}
+	}
+}
+
+// TestLongRuns: RAM of terabytes has runs that no entry holds.
+func TestLongRuns(t *testing.T) {
+	src, dst := connect(t)
+	s := NewSender(src, nil)
+	ctx := context.Background()
+	require.NoError(t, s.Zeros(ctx, 0, maxRun-1))
+	require.NoError(t, s.Zeros(ctx, maxRun-1, 2))
+	require.NoError(t, s.Zeros(ctx, 1<<30, 2*maxRun+3))
+	require.NoError(t, s.Flush(ctx))
+	h, err := dst.Next()
+	require.NoError(t, err)
+	table := make([]byte, h.Length)
+	require.NoError(t, dst.readFull(table))
+	covered := map[int]int{} // next page by first page of a stretch
+	for ; len(table) > 0; table = table[entrySize:] {
+		r := unpackRun(binary.LittleEndian.Uint64(table))
+		require.Equal(t, kindZero, r.kind)
+		require.Positive(t, r.count)
+		begin := 0
+		if r.first >= 1<<30 {
+			begin = 1 << 30
+		}
+		require.Equal(t, begin+covered[begin], r.first)
+		covered[begin] += r.count
+	}
+	require.Equal(t, map[int]int{0: maxRun + 1, 1 << 30: 2*maxRun + 3}, covered)
+}
+
+// TestListenSparesABusySocket: somebody listens there, though nobody gets through.
+func TestListenSparesABusySocket(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+	require.NoError(t, err)
+	defer unix.Close(fd)
+	require.NoError(t, unix.Bind(fd, &unix.SockaddrUnix{Name: path}))
+	require.NoError(t, unix.Listen(fd, 0))
+	for range 100 { // until nobody is let in any more
+		c, err := net.Dial("unix", path)
+		if err != nil {
+			require.ErrorIs(t, err, unix.EAGAIN)
+			break
+		}
+		defer c.Close()
+	}
+	_, err = Listen("unix:"+path, nil)
+	require.ErrorIs(t, err, unix.EADDRINUSE)
+	require.FileExists(t, path)
+}
