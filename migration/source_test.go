@@ -294,6 +294,7 @@ func TestProtectingOnDemand(t *testing.T) {
 			r := s.Run(context.Background())
 			b.checkMoved(s, r)
 			sent[manual] = r.PagesSent
+			require.LessOrEqual(t, r.Rounds[1].DirtyPages, int64(200), "untouched pages are not reported")
 		})
 	}
 	require.EqualValues(t, 3150, sent[false])
