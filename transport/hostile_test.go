@@ -245,3 +245,45 @@ func TestLimitsOfMessages(t *testing.T) {
 	binary.LittleEndian.PutUint16(b.Bytes()[14:], maxAnswerText+1)
 	require.ErrorIs(t, ReadWelcome(io.MultiReader(&b, bytes.NewReader(make([]byte, maxAnswerText)))), ErrNotOurs)
 }
+
+// TestDeltasThatAreRefused: whatever they say, nothing outside the page changes.
+func TestDeltasThatAreRefused(t *testing.T) {
+	stretch := func(first, count uint16, words int) []byte {
+		b := binary.LittleEndian.AppendUint16(nil, first)
+		b = binary.LittleEndian.AppendUint16(b, count)
+		return append(b, bytes.Repeat([]byte{9}, 8*words)...)
+	}
+	join := func(a, b []byte) []byte { return append(slices.Clone(a), b...) }
+	for name, delta := range map[string][]byte{
+		"cut off in its header": {1, 0, 1},
+		"cut off in its words":  stretch(0, 2, 1),
+		"empty stretch":         stretch(0, 0, 0),
+		"behind the page":       stretch(512, 1, 1),
+		"far behind it":         stretch(0xffff, 1, 1),
+		"across its end":        stretch(511, 2, 2),
+		"much too long":         stretch(1, 0xffff, 3),
+		"backwards":             join(stretch(7, 1, 1), stretch(6, 1, 1)),
+		"overlapping":           join(stretch(7, 2, 2), stretch(8, 1, 1)),
+	} {
+		mem := make([]byte, 3*memory.PageSize)
+		require.ErrorIs(t, applyDelta(mem[memory.PageSize:2*memory.PageSize], delta), ErrFrame, name)
+		require.True(t, memory.IsZero(mem[:memory.PageSize]) && memory.IsZero(mem[2*memory.PageSize:]), name)
+	}
+	page := make([]byte, memory.PageSize)
+	require.NoError(t, applyDelta(page, join(stretch(0, 1, 1), stretch(511, 1, 1))))
+	require.Equal(t, []byte{9, 0, 9}, []byte{page[7], page[8], page[4095]})
+}
+
+// TestPeerGoesWithinPages: what never comes is not waited for.
+func TestPeerGoesWithinPages(t *testing.T) {
+	for _, e := range []Encoding{EncodingRaw, EncodingZstd} {
+		src, dst := connect(t)
+		frame := pagesFrame(e, []run{{5, 2, kindContent}}, 2*memory.PageSize, make([]byte, 2*memory.PageSize))
+		_, err := src.nc.Write(frame[:len(frame)-100])
+		require.NoError(t, err)
+		src.Close()
+		h, err := dst.Next()
+		require.NoError(t, err)
+		require.ErrorIs(t, NewReceivers([]*Conn{dst}, newRAM(t))[0].Apply(h), io.ErrUnexpectedEOF)
+	}
+}

@@ -138,3 +138,86 @@ func TestListenSparesABusySocket(t *testing.T) {
 	require.ErrorIs(t, err, unix.EADDRINUSE)
 	require.FileExists(t, path)
 }
+
+// TestManyRuns: more of them than a frame's table holds.
+func TestManyRuns(t *testing.T) {
+	a, b := newRAM(t), newRAM(t)
+	src, dst := connect(t)
+	done := make(chan error, 1)
+	go func() { done <- receive(NewReceivers([]*Conn{dst}, b)[0]) }()
+	s := NewSender(src, nil)
+	ctx := context.Background()
+	for p := 0; p < a.Pages(); p += 2 {
+		if p%100 == 0 {
+			a.Page(p)[1] = 1
+			require.NoError(t, s.Content(ctx, p, a.Page(p)))
+		} else {
+			require.NoError(t, s.Zeros(ctx, p, 1))
+		}
+	}
+	require.NoError(t, s.Flush(ctx))
+	require.GreaterOrEqual(t, s.Last().Frames, int64(2))
+	require.NoError(t, src.WriteMessage(TypeFlush, 0, nil))
+	require.NoError(t, <-done)
+	require.True(t, bytes.Equal(a.Bytes(), b.Bytes()))
+}
+
+// TestKeepAlivesBetweenFrames, never within one.
+func TestKeepAlivesBetweenFrames(t *testing.T) {
+	a, b := newRAM(t), newRAM(t)
+	fill(rand.New(rand.NewPCG(7, 8)), a.Bytes())
+	src, dst := connect(t)
+	done := make(chan error, 1)
+	go func() { done <- receive(NewReceivers([]*Conn{dst}, b)[0]) }()
+	stop := make(chan struct{})
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				src.WriteMessage(TypeKeepAlive, 0, nil)
+			}
+		}
+	}()
+	s := NewSender(src, nil)
+	ctx := context.Background()
+	for p := 0; p < a.Pages(); p += 32 {
+		require.NoError(t, s.Content(ctx, p, a.Range(p, 32)))
+		require.NoError(t, s.Flush(ctx))
+	}
+	close(stop)
+	<-stopped
+	require.NoError(t, src.WriteMessage(TypeFlush, 0, nil))
+	require.NoError(t, <-done)
+	require.True(t, bytes.Equal(a.Bytes(), b.Bytes()))
+}
+
+// TestDeltaCacheKeepsWhatWasSent: the guest goes on writing to a page that is being
+// sent.
+func TestDeltaCacheKeepsWhatWasSent(t *testing.T) {
+	cache, err := NewDeltaCache(memory.PageSize)
+	require.NoError(t, err)
+	defer cache.Close()
+	live, there := make([]byte, memory.PageSize), make([]byte, memory.PageSize)
+	live[0] = 1
+	_, content := cache.Update(3, live)
+	live[0] = 2
+	require.Equal(t, byte(1), content[0])
+	copy(there, content)
+	delta, _ := cache.Update(3, live)
+	live[0] = 3
+	require.NoError(t, applyDelta(there, delta))
+	require.Equal(t, byte(2), there[0])
+	delta, _ = cache.Update(3, live)
+	require.NoError(t, applyDelta(there, delta))
+	require.Equal(t, live, there)
+	cache.Forget(4)
+	delta, _ = cache.Update(3, live)
+	require.NotNil(t, delta, "another page was forgotten")
+	cache.Forget(3)
+	_, content = cache.Update(3, live)
+	require.NotNil(t, content)
+}
