@@ -65,6 +65,7 @@ func (ph phased) inside(step int) bool {
 // rule, a guided migration switches over inside a segment or at its end, with few
 // pages; the unguided one sometimes does not.
 func TestGuidedModesAtManyOffsets(t *testing.T) {
+	t.Parallel()
 	for _, rule := range []Rule{RuleXen, RuleDowntime} {
 		for _, mode := range []Guidance{GuidanceSuspend, GuidanceSwitchover, GuidanceStart, GuidanceOff} {
 			for _, atExit := range []bool{true, false} {
@@ -512,6 +513,25 @@ func TestGateClosesInTheDecisionWindow(t *testing.T) {
 	}
 }
 
+// TestClosedGateIsNoGamble: a rule that is satisfied before a closed gate waits for
+// it. That the next, busy round leaves more says nothing of polishing: when the gate
+// opens, rounds that shrink still go on before the switchover.
+func TestClosedGateIsNoGamble(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, idle)
+		defer b.close()
+		p := guided(RuleDowntime, GuidanceSwitchover)
+		p.DowntimeLimit = 300 * time.Millisecond
+		s := b.source(p)
+		s.guided, s.bandwidth = true, 12.5e6 // 900 pages fit the limit
+		require.Equal(t, hold, s.decide(roundEnd{dirty: 2000, remaining: 500}))
+		require.Equal(t, goOn, s.decide(roundEnd{dirty: 500, remaining: 2000}))
+		s.gateOpen = true
+		require.Equal(t, goOn, s.decide(roundEnd{dirty: 2000, remaining: 500, open: true}), "a round more leaves fewer")
+		require.Equal(t, switchOver, s.decide(roundEnd{dirty: 500, remaining: 500, open: true}))
+	})
+}
+
 // TestSwitchAtExit: the rule is satisfied when the segment ends, and the
 // switchover happens right there.
 func TestSwitchAtExit(t *testing.T) {
@@ -673,6 +693,7 @@ func TestCooperation(t *testing.T) {
 // every mode, rule and timeout, some of them cancelled: no deadlock, no lost page,
 // no two runners. The seed makes them the same every time.
 func TestFlappingGates(t *testing.T) {
+	t.Parallel()
 	n := 100
 	if raceDetector {
 		n = 1000

@@ -290,14 +290,14 @@ func (s *Source) decide(end roundEnd) decision {
 	case v.Reason == "":
 		s.gambled = s.gambled || s.polishing
 		return goOn
+	case s.holdsSwitchover() && !s.gateOpen:
+		return hold // no moment that polishing could miss
 	case !v.GaveUp && !settled && s.mayPolish(sample):
 		s.polishing = true
 		return goOn
 	case !s.holdsSwitchover():
 		s.report.SwitchoverReason = s.reason(v.Reason)
 		return switchOver
-	case !s.gateOpen:
-		return hold
 	case v.GaveUp && !(end.open && settled):
 		s.holdBack(&s.waited)
 		return goOn
