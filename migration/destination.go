@@ -12,8 +12,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"taskguide/transport"
 )
 
@@ -389,23 +387,25 @@ func (d *Destination) join(ctx context.Context, a *attempt) error {
 // receivePages applies pages on all channels until each has been flushed, and
 // returns the machine's state, which follows on channel 0.
 func receivePages(ctx context.Context, conns []*transport.Conn, machine Incoming, reached *atomic.Int64) (transport.Header, []byte, error) {
-	interrupt := func() {
+	// A channel that fails takes the others along. Its error is the cause, whichever
+	// goroutine ends first.
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	defer context.AfterFunc(ctx, func() {
 		for _, c := range conns {
 			c.InterruptRead()
 		}
-	}
-	defer context.AfterFunc(ctx, interrupt)()
-	var g errgroup.Group
+	})()
+	var receiving sync.WaitGroup
 	for _, r := range transport.NewReceivers(conns, machine.RAM()) {
-		g.Go(func() error {
-			err := receiveChannel(r, reached)
-			if err != nil {
-				interrupt() // a channel that fails takes the others along
+		receiving.Go(func() {
+			if err := receiveChannel(r, reached); err != nil {
+				fail(err)
 			}
-			return err
 		})
 	}
-	if err := g.Wait(); err != nil {
+	receiving.Wait()
+	if err := context.Cause(ctx); err != nil {
 		return transport.Header{}, nil, err
 	}
 	h, err := conns[0].Next()

@@ -42,7 +42,6 @@ type Host struct {
 	TSCKHz        uint32 `json:"tsc_khz"`
 	TSCScaling    bool   `json:"tsc_scaling"`    // guests may have another TSC frequency
 	TSCOffset     bool   `json:"tsc_offset"`     // a guest's TSC is set exactly, by its offset
-	TSCStable     bool   `json:"tsc_stable"`     // kvmclock is driven by the TSC alone
 	ClockRealtime bool   `json:"clock_realtime"` // KVM_SET_CLOCK knows about CLOCK_REALTIME
 	PIT           bool   `json:"pit"`
 
@@ -143,11 +142,6 @@ func (h *Host) readMachine(kvmFD int) error {
 	h.TSCKHz = uint32(kHz)
 	h.TSCOffset = get(fd, kvmHasDeviceAttr, "KVM_HAS_DEVICE_ATTR",
 		&deviceAttr{group: tscControlGroup, attr: tscOffsetAttr}) == nil
-	var clock clockData
-	if err := get(vm, kvmGetClock, "KVM_GET_CLOCK", &clock); err != nil {
-		return err
-	}
-	h.TSCStable = clock.flags&clockTSCStable != 0
 	return nil
 }
 

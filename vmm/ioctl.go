@@ -88,9 +88,8 @@ const (
 const exitDirtyRingFull kvm.ExitType = 31
 
 const (
-	clockTSCStable = 1 << 1 // KVM_CLOCK_TSC_STABLE
-	clockRealtime  = 1 << 2 // KVM_CLOCK_REALTIME
-	clockHostTSC   = 1 << 3 // KVM_CLOCK_HOST_TSC
+	clockRealtime = 1 << 2 // KVM_CLOCK_REALTIME
+	clockHostTSC  = 1 << 3 // KVM_CLOCK_HOST_TSC
 
 	tscControlGroup = 0 // KVM_VCPU_TSC_CTRL
 	tscOffsetAttr   = 0 // KVM_VCPU_TSC_OFFSET

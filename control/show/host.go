@@ -25,8 +25,8 @@ func Host(w io.Writer, h *vmm.Host) error {
 		trackers = append(trackers, string(t))
 	}
 	line("dirty tracking", "%s", strings.Join(trackers, ", "))
-	line("TSC", "%d kHz; scaling %s, offset %s, stable kvmclock %s, realtime clock %s",
-		h.TSCKHz, yes(h.TSCScaling), yes(h.TSCOffset), yes(h.TSCStable), yes(h.ClockRealtime))
+	line("TSC", "%d kHz; scaling %s, offset %s, realtime clock %s",
+		h.TSCKHz, yes(h.TSCScaling), yes(h.TSCOffset), yes(h.ClockRealtime))
 	fmt.Fprintln(w)
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "CAPABILITY\tVALUE\tUSED FOR")

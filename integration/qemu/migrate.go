@@ -97,7 +97,7 @@ func (vm *VM) configure(ctx context.Context, m Migration) error {
 }
 
 // Stats is QEMU's account of a migration, so far or at its end. See query-migrate in
-// QEMU's QMP reference manual. Before version 8, multifd's bytes are counted before
+// QEMU's QMP reference manual. In version 7.2, multifd's bytes are counted before
 // compression: to know what crossed the wire, count at the wire.
 type Stats struct {
 	Status     string `json:"status"` // none, setup, active, device, completed, failed, cancelled...

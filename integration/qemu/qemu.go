@@ -108,8 +108,8 @@ func Start(ctx context.Context, opts Options) (*VM, error) {
 	return vm, nil
 }
 
-// tcgOddBytes keeps the guest's memory from being a multiple of 64 pages. Before
-// version 9, QEMU's software emulation has a short cut for such memory in which it
+// tcgOddBytes keeps the guest's memory from being a multiple of 64 pages. In
+// version 7.2, QEMU's software emulation has a short cut for such memory in which it
 // clears dirty bits without telling its own TLB: writes during a migration are lost,
 // and the guest finds its memory corrupt. Without the short cut it is sound.
 const tcgOddBytes = 8 << 10
