@@ -457,6 +457,9 @@ func (b *bed) close() {
 
 func (b *bed) source(p Params) *Source {
 	p.Destination = "tcp:test:1"
+	if p.Channels == 0 {
+		p.Channels = 1 // whatever the number of CPUs here
+	}
 	p, err := p.WithDefaults()
 	require.NoError(b.t, err)
 	return newSource(b.m, p, func(e Event) {

@@ -30,6 +30,12 @@ const (
 	smoothing        = 0.3 // weight of the newest frame of those in use
 	trialWeight      = 0.7 // weight of the newest trial: the one before is long ago
 	clearGain        = 0.9 // of the pace in use: what is faster than that is worth a change
+
+	// noGain is a pace of raw content, in ns a byte (some 13 Gbit/s), that no
+	// compressor reaches: to stage a page and to find out that it compresses well
+	// takes as long. Buffers promise it for the first frames of a slow link, too, so
+	// it only puts trials off.
+	noGain = 0.6
 )
 
 func newPackingChoice(mode Compress) *packingChoice {
@@ -69,7 +75,7 @@ func (c *packingChoice) learn(last transport.FrameStats) {
 		return
 	}
 	c.note(c.use, last, smoothing)
-	if c.until--; c.until < 0 {
+	if c.until--; c.until < 0 && !c.unbeatable() {
 		c.trial = c.nextTurn()
 	}
 }
@@ -80,6 +86,11 @@ func (c *packingChoice) note(candidate int, last transport.FrameStats, weight fl
 		pace = weight*pace + (1-weight)*old
 	}
 	c.pace[candidate] = pace
+}
+
+// unbeatable tells whether content goes raw and so fast that no trial can win.
+func (c *packingChoice) unbeatable() bool {
+	return c.candidates[c.use] == transport.PackRaw && c.pace[c.use] < noGain
 }
 
 func (c *packingChoice) endTrial() {

@@ -66,6 +66,30 @@ func TestPackingChoice(t *testing.T) {
 	}
 }
 
+// TestPackingChoiceLeavesAFastLinkAlone: no trial while content goes raw at the speed
+// of memory, and trials as soon as it does not.
+func TestPackingChoiceLeavesAFastLinkAlone(t *testing.T) {
+	c := newPackingChoice(CompressAuto)
+	var stats transport.FrameStats
+	frame := func(ns float64) (transport.Packing, bool) {
+		p, trial := c.next(stats)
+		stats = transport.FrameStats{Frames: stats.Frames + 1, Asked: p, Plain: 1 << 20, Send: time.Duration(ns * (1 << 20))}
+		return p, trial
+	}
+	for range 100 {
+		p, trial := frame(0.25)
+		require.Equal(t, transport.PackRaw, p)
+		require.False(t, trial)
+	}
+	trials := 0
+	for range 20 {
+		if _, trial := frame(8); trial {
+			trials++
+		}
+	}
+	require.Positive(t, trials)
+}
+
 // TestPackingChoiceFollowsChange: what is sent, or the link, may change.
 func TestPackingChoiceFollowsChange(t *testing.T) {
 	c := newPackingChoice(CompressAuto)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -298,11 +299,15 @@ func (s *Source) setup(ctx context.Context) error {
 	if err := s.conns[0].WriteMessage(transport.TypeConfig, 0, config); err != nil {
 		return fmt.Errorf("send the machine's configuration: %w", err)
 	}
+	// While the destination builds its machine.
+	if err := s.findContent(); err != nil {
+		return err
+	}
 	if _, err := s.await(ctx, transport.TypeAccept, handoverTimeout); err != nil {
 		return fmt.Errorf("have the destination build the machine: %w", err)
 	}
-	if err := s.announceContent(); err != nil {
-		return err
+	if err := s.conns[0].WriteMessage(transport.TypeExtents, 0, packExtents(s.pending)); err != nil {
+		return fmt.Errorf("announce the content of RAM: %w", err)
 	}
 	for i := 1; i < channels; i++ {
 		if err := s.open(ctx, i, channels); err != nil {
@@ -336,19 +341,8 @@ func (s *Source) interrupt() {
 	conns[0].Interrupt()
 }
 
-// announceContent tells the destination where RAM has content, so that it can back
-// those pages with memory before they arrive.
-func (s *Source) announceContent() error {
-	if err := s.findContent(); err != nil {
-		return err
-	}
-	if err := s.conns[0].WriteMessage(transport.TypeExtents, 0, packExtents(s.pending)); err != nil {
-		return fmt.Errorf("announce the content of RAM: %w", err)
-	}
-	return nil
-}
-
-// findContent adds to pending every page that may not be zero, before round 1. To
+// findContent adds to pending every page that may not be zero, before round 1, and
+// first to tell the destination which pages to back with memory before they arrive. To
 // look at all of RAM takes tens of milliseconds for some GiB, and nobody takes
 // memory away from a guest: if as many pages are backed as before the last look,
 // it still holds.
@@ -364,9 +358,19 @@ func (s *Source) findContent() error {
 	return s.m.RAM().Allocated(s.pending)
 }
 
-// defaultChannels is how many connections a migration uses if nobody says: one
-// keeps up with most links, and a limited stream never needs more.
-func defaultChannels(Params) int { return 1 }
+// oneChannelKeepsUp is the greatest limit, in bit/s, at which a single connection
+// cannot be what a migration waits for.
+const oneChannelKeepsUp = 5e9
+
+// defaultChannels is how many connections a migration uses if nobody says: two where
+// CPU time may be scarcer than the link, for then it counts that two CPUs look for
+// zero pages and copy. More than that take CPUs away from the guest.
+func defaultChannels(p Params) int {
+	if p.BitsPerSecond > 0 && p.BitsPerSecond <= oneChannelKeepsUp {
+		return 1
+	}
+	return min(2, runtime.NumCPU())
+}
 
 // open makes one of the migration's connections.
 func (s *Source) open(ctx context.Context, channel, channels int) error {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -803,4 +804,11 @@ func TestParams(t *testing.T) {
 		require.ErrorContains(t, err, what)
 		require.False(t, strings.Contains(err.Error(), "\n"))
 	}
+}
+
+func TestDefaultChannels(t *testing.T) {
+	unlimited := min(2, runtime.NumCPU())
+	require.Equal(t, unlimited, defaultChannels(Params{}))
+	require.Equal(t, 1, defaultChannels(Params{BitsPerSecond: 100e6}), "the link is what it waits for")
+	require.Equal(t, unlimited, defaultChannels(Params{BitsPerSecond: 40e9}))
 }
