@@ -5,6 +5,17 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"taskguide/memory"
+)
+
+const (
+	// A frame lasts about frameTime, so that the stream is smooth and stops promptly,
+	frameTime = 4 * time.Millisecond
+	// but has minFrame bytes or more, so that the frames themselves cost nothing,
+	minFrame = 64 << 10
+	// unless it lasted longer than maxFrameTime: what is begun must be sent.
+	maxFrameTime = 20 * time.Millisecond
 )
 
 // Limiter keeps all channels of a migration together below a rate. A nil Limiter
@@ -20,8 +31,8 @@ func NewLimiter(bitsPerSecond int64) *Limiter {
 		return nil
 	}
 	bytesPerSecond := max(float64(bitsPerSecond)/8, 1)
-	// A frame lasts about 4 ms, so that the stream is smooth and stops promptly.
-	frame := int(min(max(bytesPerSecond*0.004, 64<<10), MaxData))
+	least := min(minFrame, bytesPerSecond*maxFrameTime.Seconds())
+	frame := int(max(min(max(bytesPerSecond*frameTime.Seconds(), least), MaxData), memory.PageSize))
 	burst := frame + headerSize + MaxEntries*entrySize
 	l := &Limiter{bucket: rate.NewLimiter(rate.Limit(bytesPerSecond), burst), frame: frame}
 	// Begin with an empty bucket: a short migration must not exceed the rate either.
@@ -29,7 +40,8 @@ func NewLimiter(bitsPerSecond int64) *Limiter {
 	return l
 }
 
-// FrameData is the most data that a frame should carry at this rate, in bytes.
+// FrameData is the most data that a frame should carry at this rate, in bytes: a
+// page or more.
 func (l *Limiter) FrameData() int {
 	if l == nil {
 		return MaxData

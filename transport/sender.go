@@ -18,7 +18,7 @@ import (
 type Sender struct {
 	conn    *Conn
 	limiter *Limiter
-	frame   int // bytes of data at which a frame is sent
+	frame   int // bytes of data and table at which a frame is sent
 
 	head    []byte // header and table of the frame that is being packed
 	entries int
@@ -210,7 +210,8 @@ func (s *Sender) entry(ctx context.Context, r run) error {
 		binary.LittleEndian.PutUint64(s.head[len(s.head)-entrySize:], s.last.pack())
 		return nil
 	}
-	if s.entries == MaxEntries {
+	// The table is sent too: thousands of short zero runs without data take their time.
+	if s.entries == MaxEntries || s.size+s.entries*entrySize >= s.frame {
 		if err := s.Flush(ctx); err != nil {
 			return err
 		}

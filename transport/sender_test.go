@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"io"
 	"math/rand/v2"
 	"net"
 	"path/filepath"
@@ -160,6 +161,30 @@ func TestManyRuns(t *testing.T) {
 	require.NoError(t, src.WriteMessage(TypeFlush, 0, nil))
 	require.NoError(t, <-done)
 	require.True(t, bytes.Equal(a.Bytes(), b.Bytes()))
+}
+
+// TestSmallFramesStaySmall, the table of their runs included.
+func TestSmallFramesStaySmall(t *testing.T) {
+	ram := newRAM(t)
+	src, dst := connect(t)
+	go io.Copy(io.Discard, dst.nc)
+	s := NewSender(src, nil)
+	ctx := context.Background()
+	for _, pages := range []int{1, 3} {
+		frame := pages * memory.PageSize
+		s.SetFrame(frame)
+		before := s.Last().Frames
+		for p := 0; p < ram.Pages(); p += 2 {
+			if p%500 == 0 {
+				require.NoError(t, s.Content(ctx, p, ram.Page(p)))
+			} else {
+				require.NoError(t, s.Zeros(ctx, p, 1))
+			}
+			require.LessOrEqual(t, s.Last().Wire, headerSize+frame+memory.PageSize+entrySize)
+		}
+		require.NoError(t, s.Flush(ctx))
+		require.Greater(t, s.Last().Frames, before+1)
+	}
 }
 
 // TestKeepAlivesBetweenFrames, never within one.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"math"
 	"math/rand/v2"
 	"net"
 	"path/filepath"
@@ -302,6 +303,20 @@ func TestLimiter(t *testing.T) {
 	begin := time.Now()
 	require.NoError(t, fast.Wait(context.Background(), 10_000_000))
 	require.Greater(t, time.Since(begin), 90*time.Millisecond, "10 MB at 100 MB/s, from an empty bucket")
+}
+
+// TestLimitedFrames: at any rate a frame is soon through.
+func TestLimitedFrames(t *testing.T) {
+	for bits, want := range map[int64]int{
+		1:             memory.PageSize,
+		1_000_000:     memory.PageSize,
+		10_000_000:    25_000, // 20 ms
+		100_000_000:   64 << 10,
+		1_000_000_000: 500_000, // 4 ms
+		math.MaxInt64: MaxData,
+	} {
+		require.Equal(t, want, NewLimiter(bits).FrameData(), "%d bit/s", bits)
+	}
 }
 
 // replay is a connection that yields fixed bytes.
