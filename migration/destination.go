@@ -427,6 +427,7 @@ func receiveChannel(r *transport.Receiver, reached *atomic.Int64) error {
 		switch h.Type {
 		case transport.TypePages:
 			err = r.Apply(h)
+			r.Conn().Acknowledge()
 			if p := r.Reached(); p > reached.Load() {
 				reached.Store(p) // about right is enough: other channels store too
 			}

@@ -9,18 +9,19 @@ import (
 // packingChoice decides, frame by frame, how a worker packs its pages. It knows
 // how fast page content got through with each candidate, the time to pack
 // included, and uses the fastest: compression is paid for only where the link is
-// what one waits for. Now and then it tries another candidate on a small frame; one
-// that loses is tried ever less often, so that data that does not compress costs
-// next to nothing.
+// what one waits for. Now and then it tries, on a small frame, a candidate that takes
+// one step more or less effort; one that loses is tried ever less often, so that data
+// that does not compress costs next to nothing.
 type packingChoice struct {
-	candidates []transport.Packing
-	use        int             // index of the fastest so far
-	pace       map[int]float64 // by candidate: ns a byte of content, smoothed
-	trial      int             // index of the candidate on trial, or -1
-	turn       int             // whose turn it is to be tried
-	until      int64           // frames in use until the next trial
-	interval   int64           // of them
-	seen       int64           // frames that were learned from
+	candidates []transport.Packing // by effort
+	use        int                 // index of the fastest so far
+	pace       map[int]float64     // by candidate: ns a byte of content, smoothed
+	trial      int                 // index of the candidate on trial, or -1
+	less       bool                // whose turn it is to be tried: what takes less effort
+	spent      time.Duration       // on frames so far
+	until      int64               // frames in use until the next trial
+	interval   int64               // of them
+	seen       int64               // frames that were learned from
 }
 
 const (
@@ -36,6 +37,9 @@ const (
 	// takes as long. Buffers promise it for the first frames of a slow link, too, so
 	// it only puts trials off.
 	noGain = 0.6
+	// beforeTrials is how long a worker has sent before it tries anything: a compressor
+	// has tables to set up, and what is over soon would only pay for them.
+	beforeTrials = 50 * time.Millisecond
 )
 
 func newPackingChoice(mode Compress) *packingChoice {
@@ -75,7 +79,8 @@ func (c *packingChoice) learn(last transport.FrameStats) {
 		return
 	}
 	c.note(c.use, last, smoothing)
-	if c.until--; c.until < 0 && !c.unbeatable() {
+	c.spent += last.Pack + last.Send
+	if c.until--; c.until < 0 && c.spent >= beforeTrials && !c.unbeatable() {
 		c.trial = c.nextTurn()
 	}
 }
@@ -94,23 +99,31 @@ func (c *packingChoice) unbeatable() bool {
 }
 
 func (c *packingChoice) endTrial() {
-	if c.pace[c.trial] < clearGain*c.pace[c.use] {
+	won := c.pace[c.trial] < clearGain*c.pace[c.use]
+	if won {
+		c.less = c.trial < c.use // further in that direction
 		c.use, c.interval = c.trial, minTrialInterval
-	} else if len(c.pace) == len(c.candidates) {
+	} else {
 		c.interval = min(2*c.interval, maxTrialInterval)
 	}
 	c.trial, c.until = -1, c.interval
-	if len(c.pace) < len(c.candidates) {
-		c.until = 0 // first get to know all of them
+	if _, known := c.pace[c.neighbour()]; won && !known {
+		c.until = 0
 	}
 }
 
-// nextTurn is the next candidate that is not in use.
+// nextTurn is the candidate to try next.
 func (c *packingChoice) nextTurn() int {
-	for {
-		c.turn = (c.turn + 1) % len(c.candidates)
-		if c.turn != c.use {
-			return c.turn
-		}
+	n := c.neighbour()
+	c.less = !c.less
+	return n
+}
+
+// neighbour is a candidate beside the one in use, on the side whose turn it is if
+// there is one.
+func (c *packingChoice) neighbour() int {
+	if c.use > 0 && (c.less || c.use == len(c.candidates)-1) {
+		return c.use - 1
 	}
+	return c.use + 1
 }

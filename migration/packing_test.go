@@ -99,7 +99,7 @@ func TestPackingChoiceFollowsChange(t *testing.T) {
 		for range frames {
 			p, _ := c.next(stats)
 			ns := map[transport.Packing]float64{transport.PackRaw: rawNS, transport.PackFast: fastNS, transport.PackSmall: 2 * fastNS}[p]
-			stats = transport.FrameStats{Frames: stats.Frames + 1, Asked: p, Plain: 1000, Send: time.Duration(ns * 1000)}
+			stats = transport.FrameStats{Frames: stats.Frames + 1, Asked: p, Plain: 1e6, Send: time.Duration(ns * 1e6)}
 			used = c.candidates[c.use]
 		}
 		return used

@@ -33,6 +33,7 @@ var ErrInterrupted = errors.New("interrupted")
 type Conn struct {
 	nc  net.Conn
 	vec vectored
+	ack acknowledger
 
 	// IdleTimeout replaces the package's default; set it before use.
 	IdleTimeout time.Duration
@@ -53,7 +54,7 @@ type Conn struct {
 
 // NewConn takes over nc.
 func NewConn(nc net.Conn) *Conn {
-	c := &Conn{nc: nc, IdleTimeout: IdleTimeout}
+	c := &Conn{nc: nc, ack: newAcknowledger(nc), IdleTimeout: IdleTimeout}
 	c.vec.init(nc)
 	return c
 }
