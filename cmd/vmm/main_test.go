@@ -124,3 +124,10 @@ func TestMigrateFlags(t *testing.T) {
 	require.False(t, *ordered(t, "--guidance", "suspend").SwitchAtExit, "off by default but with switchover")
 	require.True(t, *ordered(t, "--guidance", "suspend", "--switch-at-exit").SwitchAtExit)
 }
+
+// TestMigrateNoTime: a limit of 0 is none of the defaults, which 0 means in Params, but as little as there is.
+func TestMigrateNoTime(t *testing.T) {
+	p := ordered(t, "--downtime-limit", "0", "--max-defer", "0")
+	require.Equal(t, time.Nanosecond, p.DowntimeLimit)
+	require.Equal(t, time.Nanosecond, p.MaxDefer)
+}
