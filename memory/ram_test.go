@@ -146,3 +146,52 @@ func BenchmarkIsZero(b *testing.B) {
 		}
 	}
 }
+
+// benchRAM is too large for any cache.
+func benchRAM(b *testing.B) *RAM {
+	r, err := New(512 << 20)
+	require.NoError(b, err)
+	b.Cleanup(func() { r.Close() })
+	return r
+}
+
+// BenchmarkScan looks for content in RAM that is backed, all zero, and in no cache: the
+// floor of a migration of idle, populated RAM.
+func BenchmarkScan(b *testing.B) {
+	r := benchRAM(b)
+	require.NoError(b, r.Populate(context.Background(), 2, nil))
+	b.SetBytes(r.Size())
+	b.ReportAllocs()
+	for b.Loop() {
+		for p := range r.Pages() {
+			if !IsZero(r.Page(p)) {
+				b.Fatal("zero page not found")
+			}
+		}
+	}
+}
+
+// BenchmarkAllocated asks the memfd for the pages that it backs, all of them.
+func BenchmarkAllocated(b *testing.B) {
+	r := benchRAM(b)
+	require.NoError(b, r.Populate(context.Background(), 2, nil))
+	pages := NewBitmap(r.Pages())
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := r.Allocated(pages); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkPopulate backs RAM with memory.
+func BenchmarkPopulate(b *testing.B) {
+	b.SetBytes(512 << 20)
+	for b.Loop() {
+		r := benchRAM(b)
+		if err := r.Populate(context.Background(), 1, nil); err != nil {
+			b.Fatal(err)
+		}
+		r.Close()
+	}
+}

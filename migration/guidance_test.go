@@ -532,6 +532,21 @@ func TestClosedGateIsNoGamble(t *testing.T) {
 	})
 }
 
+// TestOpeningIsPolished: a round that the gate's opening cut short leaves most of what
+// the busy phase had dirtied. That it shrank little is no reason to stop there.
+func TestOpeningIsPolished(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, idle)
+		defer b.close()
+		p := guided(RuleDowntime, GuidanceSwitchover)
+		p.DowntimeLimit = 300 * time.Millisecond
+		s := b.source(p)
+		s.guided, s.gateOpen, s.bandwidth = true, true, 12.5e6 // 900 pages fit the limit
+		require.Equal(t, goOn, s.decide(roundEnd{dirty: 900, remaining: 800}))
+		require.Equal(t, switchOver, s.decide(roundEnd{dirty: 800, remaining: 790, open: true}), "that is as few as it gets")
+	})
+}
+
 // TestSwitchAtExit: the rule is satisfied when the segment ends, and the
 // switchover happens right there.
 func TestSwitchAtExit(t *testing.T) {

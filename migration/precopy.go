@@ -280,6 +280,11 @@ func (s *Source) decide(end roundEnd) decision {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	settled := !shrinks(end.dirty, end.remaining)
+	if s.holdsSwitchover() && !end.open {
+		// It began in the busy phase, or was cut short by the gate: what it left says
+		// nothing of what rounds leave in this segment.
+		settled = false
+	}
 	if end.open {
 		s.drain.roundDone(end.remaining)
 	}
@@ -298,7 +303,7 @@ func (s *Source) decide(end roundEnd) decision {
 	case !s.holdsSwitchover():
 		s.report.SwitchoverReason = s.reason(v.Reason)
 		return switchOver
-	case v.GaveUp && !(end.open && settled):
+	case v.GaveUp && !settled:
 		s.holdBack(&s.waited)
 		return goOn
 	}
