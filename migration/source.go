@@ -355,6 +355,10 @@ func (s *Source) findContent() error {
 		return nil
 	}
 	s.backed = backed
+	if backed >= s.pending.Len() {
+		s.pending.Fill() // what the look would find
+		return nil
+	}
 	return s.m.RAM().Allocated(s.pending)
 }
 
