@@ -12,10 +12,6 @@ import (
 
 var interruptPolicies = []policy{off, start, suspend, switchover, notAtExit}
 
-// interruptRate is slower than linkRate, so that segments of a quarter of what a migration needs are still long against a
-// round.
-const interruptRate = 1e9
-
 // interruptSetting is the program of the experiment at a size.
 type interruptSetting struct {
 	workingSet int64
@@ -34,7 +30,7 @@ func interruptAt(size Size) interruptSetting {
 
 // need is how long the working set takes on the link: what a migration within a segment takes at least.
 func (s interruptSetting) need() time.Duration {
-	return time.Duration(float64(s.workingSet) * 8 / interruptRate * float64(time.Second)).Round(time.Millisecond)
+	return time.Duration(float64(s.workingSet) * 8 / linkRate * float64(time.Second)).Round(time.Millisecond)
 }
 
 func lengthName(l float64) string { return fmt.Sprintf("%g×", l) }
@@ -62,7 +58,7 @@ func interruptBlocks(size Size) [][]trial.Spec {
 	for _, l := range s.lengths {
 		for _, p := range interruptPolicies {
 			params := p.params(migration.RuleXen)
-			params.BitsPerSecond, params.MaxDefer = interruptRate, s.maxDefer
+			params.BitsPerSecond, params.MaxDefer = linkRate, s.maxDefer
 			all = append(all, trial.Spec{
 				ID:      fmt.Sprintf("%s/%s", lengthName(l), p.name),
 				Factors: map[string]string{"segment": lengthName(l), "policy": p.name},

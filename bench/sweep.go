@@ -119,7 +119,7 @@ func sweepReport(size Size, results []trial.Result) Findings {
 	}
 	if len(f.Sections) > 0 {
 		f.Sections[0].Text = []string{
-			"Where nothing else is said, the program rewrites 64 MiB of a RAM of 192 MiB for 1 s, then 1 MiB for 0.5 s, and is moved at 2.5 Gbit/s under rule downtime. " +
+			"Where nothing else is said, the program rewrites 64 MiB of a RAM of 192 MiB for 1 s, then 1 MiB for 0.5 s, and is moved at 1 Gbit/s under rule downtime. " +
 				"The share of time that it is busy is varied within cycles of 20 ms, which no guidance can use: that is the rate of writing as such.",
 		}
 	}

@@ -23,24 +23,24 @@ var programs = []program{
 	{"kv", "workload=kv ws=64M hot=1M rate=10000", "workload=kv ws=32M hot=1M rate=10000"},
 }
 
-// linkRate is the engine's limit in experiments that do not vary it, in bit/s: a common link, which every program here
-// outruns while it is busy.
-const linkRate = 2.5e9
+// linkRate is the engine's limit in experiments that do not vary it, in bit/s: a common link, and slower than the programs
+// write while they are busy. On a faster one rounds shrink even then, and there is nothing for guidance to gain.
+const linkRate = 1e9
 
-// cycleOf is the phases of programs at a size. A busy phase is longer than Xen's rules are patient at linkRate, so that
-// there is something to be gained.
+// cycleOf is the phases of programs at a size. A busy phase is longer than Xen's rules are patient at linkRate with the
+// RAM of guestOf: a shorter one ends before they give up, and there is nothing to be gained either.
 func cycleOf(size Size) (busy, cool time.Duration) {
 	if size == Quick {
-		return time.Second, 500 * time.Millisecond
+		return 2 * time.Second, 500 * time.Millisecond
 	}
-	return 2 * time.Second, time.Second
+	return 4 * time.Second, time.Second
 }
 
 // guestOf makes a guest of a program.
 func guestOf(p program, size Size, tag trial.Tag) trial.Guest {
-	g := trial.Guest{Program: p.full, Tag: tag, MemoryBytes: 128 << 20, CPUs: 1}
+	g := trial.Guest{Program: p.full, Tag: tag, MemoryBytes: 96 << 20, CPUs: 1}
 	if size == Quick {
-		g.Program, g.MemoryBytes = p.fast, 96<<20
+		g.Program, g.MemoryBytes = p.fast, 64<<20
 	}
 	g.Busy, g.Cool = cycleOf(size)
 	return g
@@ -115,7 +115,7 @@ func taggingBlocks(size Size) [][]trial.Spec {
 			}
 		}
 	}
-	return repeat(map[Size]int{Quick: 2, Full: 10}[size], all)
+	return repeat(map[Size]int{Quick: 2, Full: 8}[size], all)
 }
 
 func beatsFor(p program, size Size) int {

@@ -36,7 +36,7 @@ func validityBlocks(size Size) [][]trial.Spec {
 			})
 		}
 	}
-	return repeat(map[Size]int{Quick: 3, Full: 12}[size], all)
+	return repeat(map[Size]int{Quick: 3, Full: 10}[size], all)
 }
 
 func validityReport(_ Size, results []trial.Result) Findings {
