@@ -32,11 +32,11 @@ const (
 	trialWeight      = 0.7 // weight of the newest trial: the one before is long ago
 	clearGain        = 0.9 // of the pace in use: what is faster than that is worth a change
 
-	// noGain is a pace of raw content, in ns a byte (some 13 Gbit/s), that no
-	// compressor reaches: to stage a page and to find out that it compresses well
-	// takes as long. Buffers promise it for the first frames of a slow link, too, so
+	// noGain is a pace of raw content, in ns a byte (some 7 Gbit/s), that compressors do
+	// not beat: to stage pages and to pack them takes as long even where they compress
+	// well (BenchmarkEncode). Buffers promise it for the first frames of a slow link, too, so
 	// it only puts trials off.
-	noGain = 0.6
+	noGain = 1.2
 	// beforeTrials is how long a worker has sent before it tries anything: a compressor
 	// has tables to set up, and what is over soon would only pay for them.
 	beforeTrials = 50 * time.Millisecond
