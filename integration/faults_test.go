@@ -156,7 +156,7 @@ func TestLastMessagesCut(t *testing.T) {
 	b.ok("pause", "host-0")
 	there, to := b.incoming(g, "host-1", "tcp:127.0.0.1:0")
 	whole := newCutter(t, to, forth, uncut)
-	b.migrate("host-0", whole.address(), "--compress", "none")
+	b.migrate("host-0", whole.address(), "--compress", "none", "--channels", "1")
 	require.Equal(t, 0, here.wait())
 	total := whole.passed[forth].Load()
 	require.Positive(t, total)
@@ -165,7 +165,7 @@ func TestLastMessagesCut(t *testing.T) {
 	for i, less := range []int64{1, 8, 15, 16, 17, 24, 32, 33, 64, 1000, 4000} {
 		there, to = b.incoming(g, fmt.Sprintf("host-%d", i+2), "tcp:127.0.0.1:0")
 		proxy := newCutter(t, to, forth, total-less)
-		r := b.vmm("migrate", here.name, proxy.address(), "--compress", "none")
+		r := b.vmm("migrate", here.name, proxy.address(), "--compress", "none", "--channels", "1")
 		if r.status == 0 {
 			require.Equal(t, 0, here.wait(), "%d", less)
 			require.Equal(t, control.StatePaused, there.vm().State)
@@ -195,7 +195,7 @@ func TestLostInTheLastMoment(t *testing.T) {
 	// Three short messages come back before the last: welcome, accept, prepared.
 	proxy := &cutter{to: strings.TrimPrefix(to, "tcp:"), budget: [2]int64{uncut, 3 * 16}, once: true}
 	proxy.listen(t)
-	r := b.vmm("migrate", "source", proxy.address())
+	r := b.vmm("migrate", "source", proxy.address(), "--channels", "1")
 	require.Equal(t, 1, r.status)
 	require.Contains(t, r.stderr, "vmm resume --force")
 	vm := source.vm()
