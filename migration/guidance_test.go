@@ -513,6 +513,15 @@ func TestGateClosesInTheDecisionWindow(t *testing.T) {
 	}
 }
 
+// limited is a guided source under the downtime rule, whose limit some 900 pages fit.
+func limited(b *bed) *Source {
+	p := guided(RuleDowntime, GuidanceSwitchover)
+	p.DowntimeLimit = 300 * time.Millisecond
+	s := b.source(p)
+	s.guided, s.bandwidth = true, 12.5e6
+	return s
+}
+
 // TestClosedGateIsNoGamble: a rule that is satisfied before a closed gate waits for
 // it. That the next, busy round leaves more says nothing of polishing: when the gate
 // opens, rounds that shrink still go on before the switchover.
@@ -520,10 +529,7 @@ func TestClosedGateIsNoGamble(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBed(t, idle)
 		defer b.close()
-		p := guided(RuleDowntime, GuidanceSwitchover)
-		p.DowntimeLimit = 300 * time.Millisecond
-		s := b.source(p)
-		s.guided, s.bandwidth = true, 12.5e6 // 900 pages fit the limit
+		s := limited(b)
 		require.Equal(t, hold, s.decide(roundEnd{dirty: 2000, remaining: 500}))
 		require.Equal(t, goOn, s.decide(roundEnd{dirty: 500, remaining: 2000}))
 		s.gateOpen = true
@@ -538,10 +544,8 @@ func TestOpeningIsPolished(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBed(t, idle)
 		defer b.close()
-		p := guided(RuleDowntime, GuidanceSwitchover)
-		p.DowntimeLimit = 300 * time.Millisecond
-		s := b.source(p)
-		s.guided, s.gateOpen, s.bandwidth = true, true, 12.5e6 // 900 pages fit the limit
+		s := limited(b)
+		s.gateOpen = true
 		require.Equal(t, goOn, s.decide(roundEnd{dirty: 900, remaining: 800}))
 		require.Equal(t, switchOver, s.decide(roundEnd{dirty: 800, remaining: 790, open: true}), "that is as few as it gets")
 	})
