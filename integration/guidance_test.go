@@ -220,6 +220,24 @@ func TestCooperativeGuest(t *testing.T) {
 
 func busyBeat(b heartbeat.Beat) bool { return b.Fields["phase"] == "busy" }
 
+// TestGapOfAMoveAtExit: a guest that is moved while its EXIT is answered counts that among its gaps. Its segments are the
+// busy phases, so that there is much to be sent then, and shorter than a round.
+func TestGapOfAMoveAtExit(t *testing.T) {
+	v := newBed(t).travel(1, phased(1, "busy=400ms cool=400ms fill=random tag=busy")...)
+	v.timed = true
+	v.awaitTag(func(t tagging.Transition) bool { return t.Event == tagging.Entered })
+	r := v.move("--guidance", "switchover", "--rule", "downtime", "--bandwidth", "200Mbit", "--downtime-limit", "5s")
+	require.Contains(t, r.SwitchoverReason, "EXIT")
+	require.Positive(t, r.PagesStopCopy)
+	beats := v.alive(v.bed, 1)
+	longest, ok := beats[len(beats)-1].Float("gap_max_us")
+	require.True(t, ok)
+	// While pages are sent, the state is saved and loaded, no vCPU runs; around that some may.
+	d := r.Downtime
+	require.GreaterOrEqual(t, longest/1000, d.HarvestMS+d.PagesMS+d.SaveMS+d.LoadMS)
+	v.carriesOn()
+}
+
 // TestSuspendedIsSilent: while the gate is closed no page is sent, and a migration can be cancelled.
 func TestSuspendedIsSilent(t *testing.T) {
 	// The segments are the busy phases: the first one is long enough for the migration to begin, the second one is far.

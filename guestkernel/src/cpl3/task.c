@@ -96,8 +96,11 @@ void task_print(struct task *task, struct line *line)
 {
 	uint64_t before = rdtsc(), after;
 
+	/* A line may follow work that no step has told of, such as a tag in which the VM was moved: that is no printing. */
 	if (before < task->last_step)
 		rebase(task, before);
+	else
+		note_gap(task, before - task->last_step);
 	console_send(line);
 	after = rdtsc();
 	task->last_step = before;
