@@ -65,13 +65,14 @@ func (e Experiment) Plan(size Size, seed uint64) []trial.Spec {
 }
 
 // repeat makes n blocks of the configurations; the i-th asks for its migrations at the i-th of n points that divide the
-// cycle evenly.
+// cycle evenly, of guests whose data are the i-th.
 func repeat(n int, configurations []trial.Spec) [][]trial.Spec {
 	blocks := make([][]trial.Spec, n)
 	for i := range blocks {
 		for _, s := range configurations {
 			s.ID = fmt.Sprintf("%s@%02d", s.ID, i)
 			s.Offset = (float64(i) + 0.5) / float64(n)
+			s.Guest.Seed = i + 1
 			blocks[i] = append(blocks[i], s)
 		}
 	}

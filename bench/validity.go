@@ -45,7 +45,7 @@ func validityReport(_ Size, results []trial.Result) Findings {
 	ratios := Table{Caption: "Downtime against that of the untagged program: below 1 is a gain", Head: []string{"program", "tags", "median", "worst", "pages in stop-and-copy"}}
 	var samples []figure.Sample
 	for _, g := range groups {
-		samples = append(samples, figure.Sample{Group: g.factors["program"], Label: "tags " + g.factors["tags"], Colour: g.factors["tags"], Values: g.values(downtime)})
+		samples = append(samples, figure.Sample{Group: g.factors["program"], Label: describeTags(g.factors["tags"]), Colour: g.factors["tags"], Values: g.values(downtime)})
 		base, ok := find(groups, map[string]string{"program": g.factors["program"], "tags": "untagged"})
 		if !ok || g.is("tags", "untagged") {
 			continue
@@ -67,5 +67,5 @@ func validityReport(_ Size, results []trial.Result) Findings {
 }
 
 func describeTags(tags string) string {
-	return map[string]string{"cool": "true tags", "busy": "inverted tags", "random": "random tags"}[tags]
+	return map[string]string{"untagged": "untagged", "cool": "true tags", "busy": "inverted tags", "random": "random tags"}[tags]
 }

@@ -290,12 +290,12 @@ func (s *Source) checkLimit() error {
 // deferredTooLong is what becomes of a migration that was held back for MaxDefer.
 func (s *Source) deferredTooLong() error {
 	if s.p.OnTimeout == TimeoutCancel {
-		return fmt.Errorf("%w: %v", ErrDeferred, s.p.MaxDefer)
+		return fmt.Errorf("%w: %v", ErrDeferred, s.p.deferLimit())
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.forced = true
 	s.report.Forced = true
-	s.report.Warnings = append(s.report.Warnings, fmt.Sprintf("held back for %v: the rule alone decides from here on", s.p.MaxDefer))
+	s.report.Warnings = append(s.report.Warnings, fmt.Sprintf("held back for %v: the rule alone decides from here on", s.p.deferLimit()))
 	return nil
 }

@@ -102,6 +102,9 @@ func (p Params) WithDefaults() (Params, error) {
 	return p, p.validate()
 }
 
+// deferLimit is MaxDefer as it is told: of the nanosecond that stands for "not at all" it makes 0.
+func (p Params) deferLimit() time.Duration { return p.MaxDefer.Round(time.Microsecond) }
+
 func (p Params) switchAtExit() bool { return p.SwitchAtExit != nil && *p.SwitchAtExit }
 
 func (p Params) validate() error {

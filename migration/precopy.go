@@ -323,7 +323,7 @@ func (s *Source) mayPolish(sample sample) bool {
 
 func (s *Source) reason(r string) string {
 	if s.forced {
-		return "forced after " + s.p.MaxDefer.String() + ": " + r
+		return fmt.Sprintf("forced after %v: %s", s.p.deferLimit(), r)
 	}
 	return r
 }

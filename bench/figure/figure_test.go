@@ -3,6 +3,7 @@ package figure
 import (
 	"bytes"
 	"image"
+	"image/color"
 	"image/png"
 	"math"
 	"strings"
@@ -136,4 +137,20 @@ func TestTimelineWithoutMarks(t *testing.T) {
 	r := migrationOf()
 	r.Report.TotalMS = 1e-6
 	require.Positive(t, ink(t, Timeline("t", r)))
+}
+
+// TestColoursThatMeet: what stands in one picture can be told apart.
+func TestColoursThatMeet(t *testing.T) {
+	for _, together := range [][]string{
+		{"off", "start", "suspend", "switchover", "switchover, no exit"},
+		{"untagged", "cool", "busy", "random"},
+		{"none", "cool", "fast"},
+		{"vmm, unguided", "vmm, guided", "QEMU"},
+	} {
+		seen := map[color.NRGBA]string{}
+		for _, name := range together {
+			require.NotContains(t, seen, colourOf(name), "%s", name)
+			seen[colourOf(name)] = name
+		}
+	}
 }

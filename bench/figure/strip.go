@@ -24,7 +24,7 @@ type Sample struct {
 func colourOf(name string) color.NRGBA {
 	known := map[string]color.NRGBA{
 		"off": vermilion, "start": orange, "suspend": purple, "switchover": blue, "switchover, no exit": sky,
-		"cool": blue, "busy": vermilion, "random": grey, "none": black, "untagged": vermilion,
+		"cool": blue, "busy": vermilion, "random": purple, "fast": green, "none": black, "untagged": black,
 	}
 	if c, ok := known[name]; ok {
 		return c
@@ -236,7 +236,7 @@ func withLegendBeside(p *plot.Plot, width, height vg.Length) Figure {
 	}}
 }
 
-// band shades a part of the x axis, with a word at its top.
+// band shades a part of the x axis, with a word at its top if there is room for it.
 type band struct {
 	from, to float64
 	colour   color.NRGBA
@@ -252,8 +252,8 @@ func (b band) Plot(c draw.Canvas, p *plot.Plot) {
 	c.FillPolygon(b.colour, []vg.Point{
 		{X: from, Y: c.Min.Y}, {X: to, Y: c.Min.Y}, {X: to, Y: c.Max.Y}, {X: from, Y: c.Max.Y},
 	})
-	if b.label != "" {
-		style := p.X.Tick.Label
+	style := p.X.Tick.Label
+	if b.label != "" && style.Width(b.label) < to-from {
 		style.Color, style.XAlign, style.YAlign = black, draw.XCenter, draw.YTop
 		c.FillText(style, vg.Point{X: (from + to) / 2, Y: c.Max.Y - vg.Points(2)}, b.label)
 	}

@@ -86,7 +86,7 @@ func (t timeline) dirtyRate() []step {
 	var steps []step
 	for _, r := range t.result.Report.Rounds {
 		end, ok := ends[r.N]
-		if ok && r.Phase == migration.PhasePreCopy {
+		if ok && (r.Phase == migration.PhasePreCopy || r.Phase == migration.PhaseHeld) {
 			steps = append(steps, step{end - seconds(r.MS), end, r.DirtyPagesPerS})
 		}
 	}

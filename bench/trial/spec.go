@@ -27,6 +27,8 @@ type Guest struct {
 	Busy    time.Duration `json:"busy_ns"`
 	Cool    time.Duration `json:"cool_ns"`
 	Tag     Tag           `json:"tag"`
+	// Seed is of what is random in the program: its data, and the segments of TagRandom.
+	Seed int `json:"seed"`
 
 	MemoryBytes int64 `json:"memory_bytes"`
 	CPUs        int   `json:"cpus"`
@@ -42,6 +44,9 @@ func (g Guest) Cmdline() string {
 	}
 	if g.Tag != "" {
 		line += " tag=" + string(g.Tag)
+	}
+	if g.Seed > 0 {
+		line += fmt.Sprintf(" seed=%d", g.Seed)
 	}
 	return line
 }

@@ -15,6 +15,8 @@ import (
 func TestCmdline(t *testing.T) {
 	g := Guest{Program: "workload=kv ws=64M", Busy: time.Second, Cool: 1500 * time.Microsecond, Tag: TagCool}
 	require.Equal(t, "workload=kv ws=64M busy=1000000us cool=1500us tag=cool", g.Cmdline())
+	g.Seed = 3
+	require.Equal(t, "workload=kv ws=64M busy=1000000us cool=1500us tag=cool seed=3", g.Cmdline())
 	require.Equal(t, "workload=idle", Guest{Program: "workload=idle"}.Cmdline())
 }
 
