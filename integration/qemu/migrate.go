@@ -168,7 +168,10 @@ func (vm *VM) Migrate(ctx context.Context, address string, m Migration, progress
 		}
 		switch s.Status {
 		case "completed":
-			return s, nil
+			// QEMU says so a moment before it has taken the times: until then they are 0.
+			if s.TotalMs > 0 {
+				return s, nil
+			}
 		case "failed", "cancelled":
 			return s, errors.Join(fmt.Errorf("%w: %s: %s", ErrMigrationFailed, s.Status, s.ErrorDesc), ctx.Err())
 		}
