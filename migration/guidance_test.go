@@ -812,3 +812,9 @@ func TestStopAndCopyIsComplete(t *testing.T) {
 		require.Contains(t, r.Error, "pages were not sent")
 	})
 }
+
+// TestNoPatienceIsToldAsNone: who asked not to wait at all is not told of a nanosecond.
+func TestNoPatienceIsToldAsNone(t *testing.T) {
+	require.Equal(t, "0s", Params{MaxDefer: time.Nanosecond}.deferLimit().String())
+	require.Equal(t, "1.5s", Params{MaxDefer: 1500 * time.Millisecond}.deferLimit().String())
+}

@@ -169,7 +169,7 @@ func (vm *VM) Migrate(ctx context.Context, address string, m Migration, progress
 		switch s.Status {
 		case "completed":
 			// QEMU says so a moment before it has taken the times: until then they are 0.
-			if s.TotalMs > 0 {
+			if s.TotalMs > 0 || ctx.Err() != nil {
 				return s, nil
 			}
 		case "failed", "cancelled":
