@@ -22,6 +22,7 @@ type packingChoice struct {
 	until      int64               // frames in use until the next trial
 	interval   int64               // of them
 	seen       int64               // frames that were learned from
+	shareNS    float64             // ns a byte on the wire, at a channel's share of the limit; 0: not shared
 }
 
 const (
@@ -55,6 +56,16 @@ func newPackingChoice(mode Compress) *packingChoice {
 	return c
 }
 
+// shareLimit tells that channels share a limit, in bit/s. The limiter serves them in
+// turn: how long it held a frame says more of the others' frames than of this one, all
+// the more of a trial's, which is small. So the frame's part of the limit is computed,
+// not measured.
+func (c *packingChoice) shareLimit(bitsPerSecond int64, channels int) {
+	if bitsPerSecond > 0 && channels > 1 {
+		c.shareNS = 8e9 * float64(channels) / float64(bitsPerSecond)
+	}
+}
+
 // next learns from the last frame and returns the packing for the next one; trial
 // asks for a small frame.
 func (c *packingChoice) next(last transport.FrameStats) (p transport.Packing, trial bool) {
@@ -86,11 +97,23 @@ func (c *packingChoice) learn(last transport.FrameStats) {
 }
 
 func (c *packingChoice) note(candidate int, last transport.FrameStats, weight float64) {
-	pace := float64(last.Pack+last.Send) / float64(time.Nanosecond) / float64(last.Plain)
+	pace := float64(c.took(last)) / float64(time.Nanosecond) / float64(last.Plain)
 	if old, known := c.pace[candidate]; known {
 		pace = weight*pace + (1-weight)*old
 	}
 	c.pace[candidate] = pace
+}
+
+// took is how long a frame takes its channel. One that has the limit to itself waits
+// for its own bytes only, and packs meanwhile, so the clock tells. One of several is
+// as slow as the slower of the two: its own work, and its share of the limit if all
+// of them packed like this.
+func (c *packingChoice) took(last transport.FrameStats) time.Duration {
+	if c.shareNS == 0 {
+		return last.Pack + last.Send
+	}
+	own := last.Pack + last.Send - last.Held
+	return max(own, time.Duration(c.shareNS*float64(last.Wire)))
 }
 
 // unbeatable tells whether content goes raw and so fast that no trial can win.

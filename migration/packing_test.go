@@ -108,3 +108,95 @@ func TestPackingChoiceFollowsChange(t *testing.T) {
 	require.Equal(t, transport.PackFast, send(2000, 20, 5))
 	require.Equal(t, transport.PackRaw, send(3000, 1, 5))
 }
+
+// simulateShared has channels send through one limiter of 1 Gbit/s, each in its turn, and
+// returns what each uses in the end. Time is simulated, in ns.
+func simulateShared(channels int) []transport.Packing {
+	const (
+		bits    = 1e9
+		limitNS = 8e9 / bits // a byte
+		writeNS = 0.25       // a byte
+		frame   = 500_000    // bytes: what suits that limit
+	)
+	type sending struct {
+		choice *packingChoice
+		frame  transport.FrameStats
+		asks   float64 // when the frame comes to the limiter
+	}
+	pack := func(s *sending, now float64) {
+		p, trial := s.choice.next(s.frame)
+		n := frame
+		if trial {
+			n = trialBytes
+		}
+		packNS, ratio := 0.0, 1.0
+		switch p {
+		case transport.PackFast:
+			packNS, ratio = 2, 0.3
+		case transport.PackSmall:
+			packNS, ratio = 6, 0.24
+		}
+		took := packNS * float64(n)
+		s.frame = transport.FrameStats{
+			Frames: s.frame.Frames + 1, Asked: p, Plain: n, Wire: int(ratio * float64(n)), Pack: time.Duration(took),
+		}
+		s.asks = now + took
+	}
+	all := make([]sending, channels)
+	for i := range all {
+		all[i].choice = newPackingChoice(CompressAuto)
+		all[i].choice.shareLimit(bits, channels)
+		pack(&all[i], 0)
+	}
+	due := 0.0 // when the limiter, a bucket that begins empty, has let through all it was asked for
+	for range 300 * channels {
+		s := &all[0]
+		for i := range all {
+			if all[i].asks < s.asks {
+				s = &all[i]
+			}
+		}
+		wire := float64(s.frame.Wire)
+		due = max(due, s.asks-frame*limitNS) + wire*limitNS
+		held := max(due-s.asks, 0)
+		send := held + writeNS*wire
+		s.frame.Held, s.frame.Send = time.Duration(held), time.Duration(send)
+		pack(s, s.asks+send)
+	}
+	var used []transport.Packing
+	for i := range all {
+		used = append(used, all[i].choice.candidates[all[i].choice.use])
+	}
+	return used
+}
+
+// TestPackingChoiceSharesALimit: that a trial waits for the other channels' turns does not
+// make compression look slow; and the more channels pack, the more effort pays.
+func TestPackingChoiceSharesALimit(t *testing.T) {
+	for channels, want := range map[int]transport.Packing{
+		1:  transport.PackFast,
+		2:  transport.PackFast,
+		4:  transport.PackSmall,
+		16: transport.PackSmall,
+	} {
+		for i, used := range simulateShared(channels) {
+			require.Equal(t, want, used, "channel %d of %d", i, channels)
+		}
+	}
+}
+
+// TestWorkersKnowTheirShare of a limit, if there is one and others.
+func TestWorkersKnowTheirShare(t *testing.T) {
+	for _, test := range []struct {
+		bits     int64
+		channels int
+		want     float64
+	}{{1e9, 1, 0}, {1e9, 2, 16}, {0, 2, 0}} {
+		s := &Source{
+			p:       Params{BitsPerSecond: test.bits},
+			limiter: transport.NewLimiter(test.bits),
+			conns:   make([]*transport.Conn, test.channels),
+		}
+		require.InDelta(t, test.want, newWorker(s, 0, nil).choice.shareNS, 0)
+	}
+}

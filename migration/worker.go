@@ -61,12 +61,14 @@ type worker struct {
 }
 
 func newWorker(s *Source, channel int, c *transport.Conn) *worker {
-	return &worker{
+	w := &worker{
 		s:       s,
 		channel: channel,
 		sender:  transport.NewSender(c, s.limiter),
 		choice:  newPackingChoice(s.p.Compress),
 	}
+	w.choice.shareLimit(s.p.BitsPerSecond, len(s.conns))
+	return w
 }
 
 // send sends the worker's pages of s.pending and takes them out of it. It ends

@@ -63,6 +63,7 @@ type FrameStats struct {
 	Wire   int           // bytes sent
 	Pack   time.Duration // to compress
 	Send   time.Duration // to write, the limiter's wait included
+	Held   time.Duration // of Send: the limiter's wait, for other channels' frames too
 }
 
 // Last returns the statistics of the last frame.
@@ -253,6 +254,7 @@ func (s *Sender) Flush(ctx context.Context) error {
 	if err := s.limiter.Wait(ctx, len(s.head)+length); err != nil {
 		return err
 	}
+	held := time.Since(packed)
 	if err := s.send(); err != nil {
 		return fmt.Errorf("send pages: %w", err)
 	}
@@ -263,6 +265,7 @@ func (s *Sender) Flush(ctx context.Context) error {
 		Wire:   len(s.head) + length,
 		Pack:   packed.Sub(begin),
 		Send:   time.Since(packed),
+		Held:   held,
 	}
 	s.head, s.entries, s.size = s.head[:headerSize], 0, 0
 	s.data, s.stage = s.data[:0], s.stage[:0]

@@ -9,6 +9,7 @@ import (
 	"net"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -248,4 +249,17 @@ func TestDeltaCacheKeepsWhatWasSent(t *testing.T) {
 	cache.Forget(3)
 	_, content = cache.Update(3, live)
 	require.NotNil(t, content)
+}
+
+// TestFramesTellHowLongTheyWereHeld by the limiter.
+func TestFramesTellHowLongTheyWereHeld(t *testing.T) {
+	ram := newRAM(t)
+	src, dst := connect(t)
+	go io.Copy(io.Discard, dst.nc)
+	s := NewSender(src, NewLimiter(250_000)) // a frame is a page, and takes 130 ms
+	require.NoError(t, s.Content(context.Background(), 0, ram.Page(0)))
+	last := s.Last()
+	require.Equal(t, int64(1), last.Frames)
+	require.Greater(t, last.Held, 50*time.Millisecond)
+	require.LessOrEqual(t, last.Held, last.Send)
 }
