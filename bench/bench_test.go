@@ -9,6 +9,7 @@ import (
 	"errors"
 	"image/png"
 	"io"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -330,8 +331,34 @@ func TestHeadlineOfTagging(t *testing.T) {
 		results = append(results, r)
 	}
 	f := taggingReport(Quick, results)
-	require.Len(t, f.Headlines, 6)
-	require.Equal(t, "matmul, rule xen: median downtime 4.0 ms guided against 40.0 ms unguided, 0.10× [0.10×, 0.10×]; worst 4.0 ms against 40.0 ms.", f.Headlines[0])
+	require.Len(t, f.Headlines, 8)
+	require.Equal(t, "matmul, rule xen: downtime guided against unguided: median 4.0 ms against 40.0 ms, 0.10× [0.10×, 0.10×]; "+
+		"mean 4.0 ms against 40.0 ms, 0.10× [0.10×, 0.10×]; worst 4.0 ms against 40.0 ms, 0.10× [0.10×, 0.10×].", f.Headlines[0])
+}
+
+// Wrong tags are compared with none, trial by trial of a block.
+func TestValidityComparesWithinBlocks(t *testing.T) {
+	var results []trial.Result
+	for _, s := range validity().Plan(Quick, 1) {
+		r := made(s)
+		r.Report.DowntimeMS = 1 + 400*math.Round(s.Offset) // good in the first half of the cycle, bad in the second
+		switch trial.Tag(s.Factors["tags"]) {
+		case trial.TagCool:
+			r.Report.DowntimeMS = 1
+		case trial.TagBusy:
+			r.Report.DowntimeMS = 401
+		}
+		results = append(results, r)
+	}
+	f := validityReport(Quick, results)
+	require.Contains(t, f.Headlines, "kv with inverted tags: mean downtime 2.00× [1.00×, 401×] of what it is untagged.")
+	rows := map[string][]string{}
+	for _, row := range f.Sections[0].Tables[0].Rows {
+		rows[row[0]+" "+row[1]] = row
+	}
+	require.Equal(t, "1 of 2", rows["kv true tags"][6])
+	require.Equal(t, "2 of 2", rows["kv inverted tags"][6])
+	require.Equal(t, "2 of 2", rows["kv random tags"][6])
 }
 
 func TestReportOfNothing(t *testing.T) {
@@ -376,4 +403,5 @@ func TestNumbersForPeople(t *testing.T) {
 	require.Equal(t, "0", count(0))
 	require.Equal(t, "0.25×", times(0.25))
 	require.Equal(t, "123×", times(123.4))
+	require.Equal(t, "0.0051×", times(0.00512))
 }

@@ -88,6 +88,7 @@ var (
 	p999      = metric{"p99.9 latency", "p999_ms", units.Milliseconds, latencyOf(func(l trial.Latency) float64 { return l.Around.P999 })}
 	worst     = metric{"longest latency", "latency_max_ms", units.Milliseconds, latencyOf(func(l trial.Latency) float64 { return l.Around.Max })}
 	p999Calm  = metric{"p99.9 before", "p999_before_ms", units.Milliseconds, latencyOf(func(l trial.Latency) float64 { return l.Before.P999 })}
+	worstCalm = metric{"longest before", "latency_max_before_ms", units.Milliseconds, latencyOf(func(l trial.Latency) float64 { return l.Before.Max })}
 	cpuTime   = metric{"CPU", "cpu_s", seconds, always(func(r trial.Result) float64 { return r.CPU.Source + r.CPU.Destination })}
 	cpuEngine = metric{"CPU without the guest's", "cpu_engine_s", seconds, always(func(r trial.Result) float64 {
 		return r.CPU.Source + r.CPU.Destination - r.CPU.Guest
@@ -102,7 +103,7 @@ var (
 
 // allMetrics is what CSV and summaries hold.
 var allMetrics = []metric{
-	downtime, stopCopy, total, pages, wire, rounds, gap, gapBefore, waited, suspended, stops, forced, p99, p999, worst, p999Calm,
+	downtime, stopCopy, total, pages, wire, rounds, gap, gapBefore, waited, suspended, stops, forced, p99, p999, worst, p999Calm, worstCalm,
 	cpuTime, cpuEngine, brownout, speed, wireRate, resent,
 }
 
@@ -146,21 +147,13 @@ func (g group) median(m metric) string {
 		return "–"
 	}
 	if m.key == forced.key {
-		return m.write(mean(v)) // of yes and no, a median says little
+		return m.write(stats.Mean(v)) // of yes and no, a median says little
 	}
 	s := stats.Summarize(v)
 	if s.CI.Low == s.CI.High {
 		return m.write(s.Median)
 	}
 	return fmt.Sprintf("%s [%s, %s]", m.write(s.Median), m.write(s.CI.Low), m.write(s.CI.High))
-}
-
-func mean(v []float64) float64 {
-	sum := 0.0
-	for _, x := range v {
-		sum += x
-	}
-	return sum / float64(len(v))
 }
 
 // levels are the values that a factor has, in the order in which they are shown.
@@ -224,8 +217,10 @@ func tableOf(caption string, groups []group, factors []string, metrics ...metric
 }
 
 // ratio writes the ratio of two medians with its interval, or a dash.
-func ratio(a, b []float64) string {
-	r, ok := stats.MedianRatio(a, b)
+func ratio(a, b []float64) string { return ratioBy(stats.Median, a, b) }
+
+func ratioBy(statistic func([]float64) float64, a, b []float64) string {
+	r, ok := stats.RatioOf(statistic, a, b)
 	if !ok {
 		return "–"
 	}
@@ -240,8 +235,10 @@ func times(v float64) string {
 		return fmt.Sprintf("%.0f×", v)
 	case v >= 10:
 		return fmt.Sprintf("%.1f×", v)
-	default:
+	case v >= 0.1 || v == 0:
 		return fmt.Sprintf("%.2f×", v)
+	default:
+		return fmt.Sprintf("%.2g×", v)
 	}
 }
 

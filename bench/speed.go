@@ -191,7 +191,7 @@ func (s scenario) verdicts(groups []group) []string {
 		if !ok || !okBest {
 			continue
 		}
-		r, ok := stats.MedianRatio(ours.values(t.m), best.values(t.m))
+		r, ok := stats.RatioOf(stats.Median, ours.values(t.m), best.values(t.m))
 		if !ok {
 			continue
 		}
@@ -245,7 +245,7 @@ func speedReport(size Size, results []trial.Result) Findings {
 func speedNotes() []string {
 	notes := []string{
 		"Raw TCP and memcpy move as many bytes as the guest has filled, from one buffer of that size to another, while the same guest runs. CPU is that of both processes from the request " +
-			"to the end; without the guest's share, it is what the guest used before the request, scaled to the same time, that is taken off.",
+			"to the end; the guest's share, which is taken off in the last column, is that of the source's vCPU threads, to 10 ms.",
 	}
 	if !qemuInstalled() {
 		notes = append(notes, "QEMU is not installed here ("+qemu.Binary+" of the package qemu-system-x86), so that there is nothing to compare with.")

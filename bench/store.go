@@ -62,17 +62,24 @@ func ThisHost() (Host, error) {
 	return h, nil
 }
 
+// revision is that of the sources, "+" behind it if they were changed since.
 func revision() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "unknown"
 	}
+	settings := map[string]string{}
 	for _, s := range info.Settings {
-		if s.Key == "vcs.revision" {
-			return s.Value
-		}
+		settings[s.Key] = s.Value
 	}
-	return info.Main.Version
+	rev := settings["vcs.revision"]
+	if rev == "" {
+		return info.Main.Version
+	}
+	if settings["vcs.modified"] == "true" {
+		rev += "+"
+	}
+	return rev
 }
 
 // Errors of a run's folder.

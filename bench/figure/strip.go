@@ -46,14 +46,27 @@ func colourOf(name string) color.NRGBA {
 func Strip(title, axis string, samples []Sample) Figure {
 	p := newPlot(title, axis+" (logarithmic)", "")
 	p.X.Scale, p.X.Tick.Marker = plot.LogScale{}, logTicks{}
-	low, high := logRange(samples)
+	p.X.Min, p.X.Max = logRange(samples)
+	return strips(p, samples)
+}
+
+// LinearStrip is Strip along a linear axis that has 0 on it, for what may be nothing, or less.
+func LinearStrip(title, axis string, samples []Sample) Figure {
+	p := newPlot(title, axis, "")
+	p.X.Tick.Marker = linearTicks{}
+	p.X.Min, p.X.Max = linearRange(samples)
+	return strips(p, samples)
+}
+
+// strips adds the samples to a plot whose x axis is set up.
+func strips(p *plot.Plot, samples []Sample) Figure {
 	rows := rowsOf(samples)
 	var ticks []plot.Tick
-	for _, v := range (logTicks{}).Ticks(low, high) {
+	for _, v := range p.X.Tick.Marker.Ticks(p.X.Min, p.X.Max) {
 		p.Add(guide{x: v.Value})
 	}
 	for i, s := range samples {
-		p.Add(&strip{y: rows[i], low: low, sample: s})
+		p.Add(&strip{y: rows[i], low: p.X.Min, sample: s})
 		label := s.Label
 		if s.Group != "" {
 			label = s.Group + ":  " + s.Label
@@ -63,10 +76,23 @@ func Strip(title, axis string, samples []Sample) Figure {
 	p.Y.Tick.Marker = plot.ConstantTicks(ticks)
 	p.Y.Tick.LineStyle.Width = 0
 	p.Y.LineStyle.Width = 0
-	p.X.Min, p.X.Max = low, high
 	p.Y.Min, p.Y.Max = -0.7, slices.Max(append(rows, 0))+0.7
 	height := vg.Points(80 + 22*(p.Y.Max-p.Y.Min))
 	return ofPlot(p, vg.Points(620), height)
+}
+
+// linearRange has 0 and all values in it, and some space beside them.
+func linearRange(samples []Sample) (low, high float64) {
+	for _, s := range samples {
+		for _, v := range s.Values {
+			low, high = min(low, v), max(high, v)
+		}
+	}
+	space := 0.06 * (high - low)
+	if space == 0 {
+		space = 0.5
+	}
+	return low - space, high + space
 }
 
 // rowsOf puts the first sample on top, and half a row between groups.

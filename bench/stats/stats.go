@@ -44,7 +44,7 @@ func Summarize(values []float64) Summary {
 	}
 	s := sorted(values)
 	return Summary{
-		N: len(s), Median: quantile(s, 0.5), CI: bootstrap(func(r *rand.Rand) float64 { return median(draw(r, s)) }),
+		N: len(s), Median: quantile(s, 0.5), CI: bootstrap(func(r *rand.Rand) float64 { return Median(draw(r, s)) }),
 		Min: s[0], Q1: quantile(s, 0.25), Q3: quantile(s, 0.75), P95: quantile(s, 0.95), Max: s[len(s)-1],
 	}
 }
@@ -57,27 +57,49 @@ func Median(values []float64) float64 {
 	return quantile(sorted(values), 0.5)
 }
 
-// Ratio is a quotient of two medians.
+// Mean of values, 0 of none.
+func Mean(values []float64) float64 {
+	if len(values) == 0 {
+		return 0
+	}
+	sum := 0.0
+	for _, v := range values {
+		sum += v
+	}
+	return sum / float64(len(values))
+}
+
+// Max of values, 0 of none.
+func Max(values []float64) float64 {
+	if len(values) == 0 {
+		return 0
+	}
+	return slices.Max(values)
+}
+
+// Ratio is a quotient of the same statistic of two samples.
 type Ratio struct {
 	Value float64  `json:"value"`
 	CI    Interval `json:"ci95"`
 }
 
-// MedianRatio compares the medians of two independent samples, a over b. It returns false if it has no meaning: one
-// is empty, or b's median is not positive.
-func MedianRatio(a, b []float64) (Ratio, bool) {
-	if len(a) == 0 || len(b) == 0 || Median(b) <= 0 {
+// RatioOf compares two independent samples, a over b, by a statistic: [Median]; [Mean], which says more of samples that
+// are either small or large; or [Max], whose interval only tells how much hangs on single values, for what is worse than
+// the worst of a sample is not in it. It returns false if the ratio has no meaning: a sample is empty, or b's statistic is
+// not positive.
+func RatioOf(statistic func([]float64) float64, a, b []float64) (Ratio, bool) {
+	if len(a) == 0 || len(b) == 0 || statistic(b) <= 0 {
 		return Ratio{}, false
 	}
-	a, b = sorted(a), sorted(b)
+	a, b = sorted(a), sorted(b) // so that their order does not matter to the draws
 	ci := bootstrap(func(r *rand.Rand) float64 {
-		below := median(draw(r, b))
+		below := statistic(draw(r, b))
 		if below <= 0 {
 			return math.MaxFloat64
 		}
-		return median(draw(r, a)) / below
+		return statistic(draw(r, a)) / below
 	})
-	return Ratio{quantile(a, 0.5) / quantile(b, 0.5), ci}, true
+	return Ratio{statistic(a) / statistic(b), ci}, true
 }
 
 func bootstrap(statistic func(*rand.Rand) float64) Interval {
@@ -96,11 +118,6 @@ func draw(r *rand.Rand, from []float64) []float64 {
 		s[i] = from[r.IntN(len(from))]
 	}
 	return s
-}
-
-func median(s []float64) float64 {
-	slices.Sort(s)
-	return quantile(s, 0.5)
 }
 
 // quantile interpolates linearly between the order statistics of s, which is sorted (Hyndman and Fan's type 7).

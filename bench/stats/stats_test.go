@@ -24,7 +24,7 @@ func TestSummaryLeavesValuesAlone(t *testing.T) {
 	v := []float64{3, 1, 2}
 	Summarize(v)
 	Median(v)
-	_, _ = MedianRatio(v, v)
+	_, _ = RatioOf(Median, v, v)
 	require.Equal(t, []float64{3, 1, 2}, v)
 }
 
@@ -71,8 +71,8 @@ func TestIntervalCoversTheTrueMedian(t *testing.T) {
 	require.InDelta(t, 0.94, float64(covered)/samples, 0.05)
 }
 
-func TestMedianRatio(t *testing.T) {
-	r, ok := MedianRatio([]float64{2, 4, 6}, []float64{8, 8, 8})
+func TestRatioOf(t *testing.T) {
+	r, ok := RatioOf(Median, []float64{2, 4, 6}, []float64{8, 8, 8})
 	require.True(t, ok)
 	require.InDelta(t, 0.5, r.Value, 1e-12)
 	require.LessOrEqual(t, r.CI.Low, 0.5)
@@ -80,8 +80,27 @@ func TestMedianRatio(t *testing.T) {
 	require.GreaterOrEqual(t, r.CI.Low, 0.25)
 	require.LessOrEqual(t, r.CI.High, 0.75)
 
-	_, ok = MedianRatio([]float64{1}, nil)
+	again, _ := RatioOf(Median, []float64{6, 2, 4}, []float64{8, 8, 8})
+	require.Equal(t, r, again, "the order of the values says nothing")
+
+	_, ok = RatioOf(Median, []float64{1}, nil)
 	require.False(t, ok)
-	_, ok = MedianRatio([]float64{1}, []float64{0, 0})
+	_, ok = RatioOf(Median, []float64{1}, []float64{0, 0})
 	require.False(t, ok)
+}
+
+// Of samples that are either small or large, medians jump from one to the other; means tell the share of each.
+func TestRatioOfOtherStatistics(t *testing.T) {
+	a, b := []float64{1, 1, 1, 1, 1, 101}, []float64{1, 1, 101, 101, 101, 101}
+	r, ok := RatioOf(Mean, a, b)
+	require.True(t, ok)
+	require.InDelta(t, 106.0/406, r.Value, 1e-12)
+	require.Less(t, r.CI.Low, r.Value)
+	require.Greater(t, r.CI.High, r.Value)
+	r, ok = RatioOf(Max, []float64{1, 2}, []float64{4, 3})
+	require.True(t, ok)
+	require.InDelta(t, 0.5, r.Value, 1e-12)
+	require.Equal(t, Interval{0.25, 2.0 / 3}, r.CI)
+	require.Zero(t, Mean(nil))
+	require.Zero(t, Max(nil))
 }

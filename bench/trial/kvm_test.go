@@ -61,6 +61,7 @@ func TestGuidedTrial(t *testing.T) {
 	require.Positive(t, r.GapMS)
 	require.Positive(t, r.CPU.Source)
 	require.Positive(t, r.CPU.Destination)
+	require.LessOrEqual(t, r.CPU.Guest, r.CPU.Source+0.03, "a part, but for the ticks in which it is counted")
 	kinds := map[string]int{}
 	for i, m := range r.Marks {
 		kinds[m.Kind]++
@@ -101,6 +102,7 @@ func TestTrialOfQEMU(t *testing.T) {
 	require.Positive(t, r.GapMS)
 	require.Positive(t, r.Report.TotalMS)
 	require.Positive(t, r.CPU.Source)
+	require.LessOrEqual(t, r.CPU.Guest, r.CPU.Source+0.03, "a part, but for the ticks in which it is counted")
 }
 
 func TestVoidTrialSaysWhy(t *testing.T) {

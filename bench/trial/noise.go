@@ -7,8 +7,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // noiseWindow is how long the host is watched before a trial.
@@ -79,17 +77,6 @@ func parseStat(line string) (stat, error) {
 		}
 	}
 	return s, nil
-}
-
-// cpuSeconds is the processor time that a process has used, all threads, those that ended too. The id of another
-// process' CPU clock is made as clock_getcpuclockid(3) does.
-func cpuSeconds(pid int) (float64, error) {
-	const schedClock = 2
-	var t unix.Timespec
-	if err := unix.ClockGettime(int32(^pid<<3|schedClock), &t); err != nil {
-		return 0, fmt.Errorf("processor time of process %d: %w", pid, err)
-	}
-	return float64(t.Nano()) / 1e9, nil
 }
 
 func sleep(ctx context.Context, d time.Duration) {

@@ -32,13 +32,6 @@ func (b *Bed) runQEMU(ctx context.Context, r *Result) error {
 	if err != nil {
 		return err
 	}
-	if _, err := source.Console.WaitBeats(ctx, 0); err != nil {
-		return err
-	}
-	meter, err := newMeter(source.Pid())
-	if err != nil {
-		return err
-	}
 	if err := awaitBeats(ctx, source.Console, r.Spec); err != nil {
 		return err
 	}
@@ -46,11 +39,9 @@ func (b *Bed) runQEMU(ctx context.Context, r *Result) error {
 	sleep(ctx, untilOffset(time.Now(), cycleAt(source.Console.Beats()), r.Spec.Offset, cycle))
 	asked := len(source.Console.Beats())
 	r.Request = Request{Anchor: "heartbeats", Offset: offsetByBeats(source.Console.Beats(), time.Now(), cycle)}
-	guest := meter.cpus()
 	if err := r.migrateQEMU(ctx, source, destination, address, m); err != nil {
 		return err
 	}
-	r.CPU.Guest = guest * r.Report.TotalMS / 1000
 	return r.watchQEMU(ctx, source, destination, asked)
 }
 
@@ -83,7 +74,12 @@ func (r *Result) migrateQEMU(ctx context.Context, source, destination *qemu.VM, 
 	if err := measure(0); err != nil {
 		return err
 	}
+	guest, err := newGuestMeter(source.Pid())
+	if err != nil {
+		return err
+	}
 	stats, err := source.Migrate(ctx, address, m, nil)
+	r.CPU.Guest = guest.stop()
 	if err != nil {
 		return err
 	}

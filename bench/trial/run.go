@@ -60,7 +60,6 @@ type stage struct {
 	destination *process
 	follower    *follower
 
-	meter     meter
 	requested time.Time
 	span      span
 }
@@ -134,13 +133,6 @@ func (s *stage) strike() {
 func (s *stage) awaitRequest(ctx context.Context) error {
 	alive, cancel := s.source.whileAlive(ctx)
 	defer cancel()
-	if _, err := s.guest.WaitBeats(alive, 0); err != nil {
-		return s.source.explain(err)
-	}
-	var err error
-	if s.meter, err = newMeter(s.source.pid()); err != nil {
-		return err
-	}
 	if err := awaitBeats(alive, &s.guest, s.spec); err != nil {
 		return s.source.explain(err)
 	}
@@ -165,27 +157,6 @@ func awaitBeats(ctx context.Context, log *heartbeat.Log, spec Spec) error {
 	return err
 }
 
-// meter measures what a VM uses of the processors while it is not being migrated.
-type meter struct {
-	pid   int
-	begun time.Time
-	used  float64
-}
-
-func newMeter(pid int) (meter, error) {
-	used, err := cpuSeconds(pid)
-	return meter{pid, time.Now(), used}, err
-}
-
-// cpus is how many it has used since, on average.
-func (m meter) cpus() float64 {
-	used, err := cpuSeconds(m.pid)
-	if err != nil {
-		return 0 // it has gone, which whoever waits for it will notice
-	}
-	return (used - m.used) / time.Since(m.begun).Seconds()
-}
-
 func (s *stage) migrate(ctx context.Context, address string) error {
 	r := s.result
 	params := s.spec.Params
@@ -194,8 +165,11 @@ func (s *stage) migrate(ctx context.Context, address string) error {
 	if err != nil {
 		return err
 	}
-	guest := s.meter.cpus()
 	before, err := s.cpu()
+	if err != nil {
+		return err
+	}
+	guest, err := newGuestMeter(s.source.pid())
 	if err != nil {
 		return err
 	}
@@ -206,6 +180,7 @@ func (s *stage) migrate(ctx context.Context, address string) error {
 		r.Request.Offset = offsetByBeats(s.guest.Beats(), s.requested, s.spec.Guest.Cycle())
 	}
 	r.Report, err = s.source.client.Migrate(ctx, params, func(control.Event) {})
+	r.CPU.Guest = guest.stop()
 	if err != nil {
 		return err
 	}
@@ -213,7 +188,7 @@ func (s *stage) migrate(ctx context.Context, address string) error {
 	if err != nil {
 		return err
 	}
-	r.CPU = CPU{after[0] - before[0], after[1] - before[1], guest * r.Report.TotalMS / 1000}
+	r.CPU.Source, r.CPU.Destination = after[0]-before[0], after[1]-before[1]
 	if r.Report.Status != migration.StatusCompleted {
 		return fmt.Errorf("migration %s: %s", r.Report.Status, r.Report.Error)
 	}

@@ -1,6 +1,7 @@
 package trial
 
 import (
+	"os"
 	"testing"
 	"time"
 
@@ -28,6 +29,27 @@ func TestParseStat(t *testing.T) {
 		_, err := parseStat(line)
 		require.Error(t, err, line)
 	}
+}
+
+func TestParseThreadStat(t *testing.T) {
+	ticks, err := parseThreadStat("123 (vcpu 0) x) R 1 2 3 4 5 6 7 8 9 10 250 17 0 0 20 0 9 0 1 2")
+	require.NoError(t, err)
+	require.EqualValues(t, 267, ticks)
+	for _, line := range []string{"", "1 (a) R 1 2", "1 (a) R 1 2 3 4 5 6 7 8 9 10 -1 17 0"} {
+		_, err := parseThreadStat(line)
+		require.Error(t, err, line)
+	}
+}
+
+func TestVCPUThreadsAreKnownByName(t *testing.T) {
+	for _, name := range []string{"vcpu 0\n", "vcpu 12\n", "CPU 0/KVM\n"} {
+		require.True(t, vcpuNames.MatchString(name), name)
+	}
+	for _, name := range []string{"vmm\n", "qemu-system-x86\n", "my vcpu 0\n", "CPU 0/TCG\n"} {
+		require.False(t, vcpuNames.MatchString(name), name)
+	}
+	_, err := vcpuThreads(os.Getpid())
+	require.ErrorContains(t, err, "named as a vCPU's")
 }
 
 func beat(task, second int, writes uint64, gap time.Duration) heartbeat.Beat {

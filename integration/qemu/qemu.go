@@ -153,6 +153,7 @@ func (o Options) args(monitor string) []string {
 		backend += fmt.Sprintf(",prealloc=on,prealloc-threads=%d", o.Preallocate)
 	}
 	args := []string{
+		"-name", "guest,debug-threads=on", // so that the vCPUs' threads are called "CPU 0/KVM"
 		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
 		"-object", backend,
 		"-machine", machine + ",memory-backend=ram",
@@ -179,8 +180,8 @@ func (vm *VM) launch() error {
 	vm.cmd = exec.Command(argv[0], argv[1:]...)
 	vm.cmd.Stdout = vm.Console
 	vm.cmd.Stderr = &vm.stderr
-	// A test that is killed must not leave its QEMUs behind.
-	vm.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	// Whoever is killed must not leave QEMUs behind; and a Ctrl-C is for the caller to act on.
+	vm.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	var err error
 	if vm.input, err = vm.cmd.StdinPipe(); err != nil {
 		return fmt.Errorf("QEMU's console: %w", err)
