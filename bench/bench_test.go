@@ -26,7 +26,7 @@ import (
 func TestPlans(t *testing.T) {
 	for _, e := range Experiments() {
 		for _, size := range []Size{Quick, Full} {
-			plan := e.Plan(size, 1)
+			plan := e.Plan(at(size), 1)
 			require.NotEmpty(t, plan, e.Name)
 			ids := map[string]bool{}
 			for _, s := range plan {
@@ -48,16 +48,16 @@ func TestPlans(t *testing.T) {
 
 func TestPlanDependsOnSeedAlone(t *testing.T) {
 	e := tagging()
-	require.Equal(t, e.Plan(Full, 7), e.Plan(Full, 7))
-	require.NotEqual(t, e.Plan(Full, 7), e.Plan(Full, 8))
-	require.ElementsMatch(t, e.Plan(Full, 7), e.Plan(Full, 8))
+	require.Equal(t, e.Plan(at(Full), 7), e.Plan(at(Full), 7))
+	require.NotEqual(t, e.Plan(at(Full), 7), e.Plan(at(Full), 8))
+	require.ElementsMatch(t, e.Plan(at(Full), 7), e.Plan(at(Full), 8))
 }
 
 // A run that ends early must have compared everything equally often, as far as it went.
 func TestPlanIsInBlocks(t *testing.T) {
 	e := tagging()
-	configurations := len(e.Blocks(Full)[0])
-	plan := e.Plan(Full, 3)
+	configurations := len(e.Blocks(at(Full))[0])
+	plan := e.Plan(at(Full), 3)
 	shuffled := false
 	for at := 0; at < len(plan); at += configurations {
 		seen := map[string]bool{}
@@ -117,20 +117,23 @@ func made(s trial.Spec) trial.Result {
 }
 
 func newOrder(e Experiment) Order {
-	return Order{Experiment: e, Size: Quick, Seed: 5, Progress: NewPlain(io.Discard)}
+	return Order{Experiment: e, Setting: at(Quick), Seed: 5, Progress: NewPlain(io.Discard)}
 }
+
+// at is a setting that is the same wherever the tests run.
+func at(size Size) Setting { return Setting{Size: size, QEMU: true} }
 
 func newStore(t *testing.T, o Order) (*Store, string) {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "out")
-	s, err := Create(dir, Run{Experiment: o.Experiment.Name, Size: o.Size, Seed: o.Seed})
+	s, err := Create(dir, Run{Experiment: o.Experiment.Name, Size: o.Size, Seed: o.Seed, Host: Host{QEMU: "7.2"}})
 	require.NoError(t, err)
 	return s, dir
 }
 
 func TestInterruptedRunIsResumed(t *testing.T) {
 	o := newOrder(tagging())
-	plan := o.Experiment.Plan(o.Size, o.Seed)
+	plan := o.Experiment.Plan(o.Setting, o.Seed)
 	store, dir := newStore(t, o)
 	ctx, cancel := context.WithCancel(t.Context())
 	first := &fake{then: func(n int) {
@@ -142,7 +145,7 @@ func TestInterruptedRunIsResumed(t *testing.T) {
 	require.ErrorIs(t, err, ErrInterrupted)
 	require.NoError(t, store.Close())
 
-	store, run, done, err := Resume(dir)
+	store, run, done, err := Resume(dir, Host{})
 	require.NoError(t, err)
 	require.Equal(t, o.Seed, run.Seed)
 	require.Len(t, done, 4, "the trial that was interrupted is not a result")
@@ -166,7 +169,7 @@ func TestVoidTrialIsRepeatedWhenResumed(t *testing.T) {
 	o := newOrder(tagging())
 	store, _ := newStore(t, o)
 	defer store.Close()
-	void := o.Experiment.Plan(o.Size, o.Seed)[3].ID
+	void := o.Experiment.Plan(o.Setting, o.Seed)[3].ID
 	all, err := execute(t.Context(), o, &fake{fail: map[string]bool{void: true}}, nil, store)
 	require.NoError(t, err)
 	again := &fake{}
@@ -181,7 +184,7 @@ func TestRunThatOnlyFailsEnds(t *testing.T) {
 	store, _ := newStore(t, o)
 	defer store.Close()
 	f := &fake{fail: map[string]bool{}}
-	for _, s := range o.Experiment.Plan(o.Size, o.Seed) {
+	for _, s := range o.Experiment.Plan(o.Setting, o.Seed) {
 		f.fail[s.ID] = true
 	}
 	_, err := execute(t.Context(), o, f, nil, store)
@@ -197,7 +200,8 @@ func TestRunKeepsToItsTime(t *testing.T) {
 	defer store.Close()
 	f := &fake{}
 	_, err := execute(t.Context(), o, f, nil, store)
-	require.NoError(t, err)
+	require.ErrorIs(t, err, ErrTimeUp, "which is no success")
+	require.ErrorContains(t, err, "0 of")
 	require.Empty(t, f.ran)
 }
 
@@ -209,15 +213,70 @@ func TestStoreRefusesToMixRuns(t *testing.T) {
 	require.ErrorIs(t, err, ErrExists)
 	_, err = (&Session{Dir: dir, Order: newOrder(interrupt()), Resume: true}).Run(t.Context())
 	require.ErrorContains(t, err, "results of tagging")
-	_, _, _, err = Resume(t.TempDir())
+	_, _, _, err = Resume(t.TempDir(), Host{})
 	require.ErrorIs(t, err, ErrNoRun)
+}
+
+// Two runs that write to one file would destroy each other's lines.
+func TestStoreIsForOneRunAtATime(t *testing.T) {
+	store, dir := newStore(t, newOrder(tagging()))
+	_, _, _, err := Resume(dir, Host{})
+	require.ErrorIs(t, err, ErrInUse)
+	require.NoError(t, store.Close())
+	store, run, _, err := Resume(dir, Host{Kernel: "another"})
+	require.NoError(t, err)
+	require.NoError(t, store.Close())
+	require.Len(t, run.Resumed, 1)
+	run, _, err = Load(dir)
+	require.NoError(t, err)
+	require.Equal(t, "another", run.Resumed[0].Host.Kernel)
+	require.Contains(t, resumptions(run), "on another host")
+}
+
+// A version that plans other trials under the same names must neither add to results nor explain them.
+func TestResultsOfOtherPlansAreRefused(t *testing.T) {
+	o := newOrder(tagging())
+	store, dir := newStore(t, o)
+	changed := o.Experiment.Plan(o.Setting, o.Seed)[0]
+	changed.Guest.Busy += time.Second
+	require.NoError(t, store.Add(made(changed)))
+	require.NoError(t, store.Close())
+	store, _, done, err := Resume(dir, Host{})
+	require.NoError(t, err)
+	defer store.Close()
+	_, err = execute(t.Context(), o, &fake{}, done, store)
+	require.ErrorIs(t, err, ErrOtherPlan)
+	_, err = WriteReport(dir)
+	require.ErrorIs(t, err, ErrOtherPlan)
+}
+
+// What cannot be run leaves no folder that would be in the way of the next try.
+func TestFailedStartLeavesNothing(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "out")
+	o := newOrder(tagging())
+	o.BitsPerSecond = -1 // no link has that
+	_, err := (&Session{Dir: dir, Order: o}).Run(t.Context())
+	require.ErrorContains(t, err, "carries nothing")
+	require.NoDirExists(t, dir)
+}
+
+// A link of another rate changes what experiments that depend on it do and say.
+func TestRateOfTheLink(t *testing.T) {
+	half := Setting{Size: Full, BitsPerSecond: linkRate / 2}
+	require.Equal(t, 2*interruptAt(at(Full)).need(), interruptAt(half).need())
+	for _, e := range []Experiment{tagging(), validity(), interrupt(), peers()} {
+		for _, s := range e.Plan(half, 1) {
+			require.EqualValues(t, linkRate/2, s.Params.BitsPerSecond, s.ID)
+		}
+	}
+	require.Contains(t, interruptReport(half, nil).Sections[0].Text[0], "500 Mbit/s")
 }
 
 // A power failure in the middle of a write leaves half a line, which must spoil neither what is before nor what follows.
 func TestStoreSurvivesHalfALine(t *testing.T) {
 	o := newOrder(tagging())
 	store, dir := newStore(t, o)
-	plan := o.Experiment.Plan(o.Size, o.Seed)
+	plan := o.Experiment.Plan(o.Setting, o.Seed)
 	require.NoError(t, store.Add(made(plan[0])))
 	require.NoError(t, store.Close())
 	raw := filepath.Join(dir, rawFile)
@@ -225,7 +284,7 @@ func TestStoreSurvivesHalfALine(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(raw, append(b, b[:len(b)-1]...), 0o644))
 
-	store, _, done, err := Resume(dir)
+	store, _, done, err := Resume(dir, Host{})
 	require.NoError(t, err)
 	require.Len(t, done, 1)
 	// Shorter than what it takes the place of.
@@ -251,7 +310,7 @@ func TestReports(t *testing.T) {
 			t.Parallel()
 			o := newOrder(e)
 			store, dir := newStore(t, o)
-			plan := e.Plan(Quick, o.Seed)
+			plan := e.Plan(at(Quick), o.Seed)
 			results, err := execute(t.Context(), o, &fake{fail: map[string]bool{plan[0].ID: true}}, nil, store)
 			require.NoError(t, err)
 			require.NoError(t, store.Close())
@@ -322,7 +381,7 @@ func checkNumbers(t *testing.T, dir string, trials int) {
 
 func TestHeadlineOfTagging(t *testing.T) {
 	var results []trial.Result
-	for _, s := range tagging().Plan(Quick, 1) {
+	for _, s := range tagging().Plan(at(Quick), 1) {
 		r := made(s)
 		r.Report.DowntimeMS = 40
 		if s.Factors["policy"] == switchover.name {
@@ -330,7 +389,7 @@ func TestHeadlineOfTagging(t *testing.T) {
 		}
 		results = append(results, r)
 	}
-	f := taggingReport(Quick, results)
+	f := taggingReport(at(Quick), results)
 	require.Len(t, f.Headlines, 8)
 	require.Equal(t, "matmul, rule xen: downtime guided against unguided: median 4.0 ms against 40.0 ms, 0.10× [0.10×, 0.10×]; "+
 		"mean 4.0 ms against 40.0 ms, 0.10× [0.10×, 0.10×]; worst 4.0 ms against 40.0 ms, 0.10× [0.10×, 0.10×].", f.Headlines[0])
@@ -339,7 +398,7 @@ func TestHeadlineOfTagging(t *testing.T) {
 // Wrong tags are compared with none, trial by trial of a block.
 func TestValidityComparesWithinBlocks(t *testing.T) {
 	var results []trial.Result
-	for _, s := range validity().Plan(Quick, 1) {
+	for _, s := range validity().Plan(at(Quick), 1) {
 		r := made(s)
 		r.Report.DowntimeMS = 1 + 400*math.Round(s.Offset) // good in the first half of the cycle, bad in the second
 		switch trial.Tag(s.Factors["tags"]) {
@@ -350,7 +409,7 @@ func TestValidityComparesWithinBlocks(t *testing.T) {
 		}
 		results = append(results, r)
 	}
-	f := validityReport(Quick, results)
+	f := validityReport(at(Quick), results)
 	require.Contains(t, f.Headlines, "kv with inverted tags: mean downtime 2.00× [1.00×, 401×] of what it is untagged.")
 	rows := map[string][]string{}
 	for _, row := range f.Sections[0].Tables[0].Rows {
@@ -372,14 +431,14 @@ func TestReportOfNothing(t *testing.T) {
 
 func TestSpeedSaysWhetherTargetsAreMet(t *testing.T) {
 	var results []trial.Result
-	for _, s := range Speed().Plan(Quick, 1) {
+	for _, s := range Speed().Plan(at(Quick), 1) {
 		r := made(s)
 		r.Report.TotalMS = map[string]float64{wayPlain.name: 100, wayTCP.name: 90, wayQEMU.name: 400, wayMultifd.name: 150}[s.Factors["way"]]
 		results = append(results, r)
 	}
 	// Whether QEMU is installed where this runs or not.
 	results = append(results, scenarioResult("full", wayQEMU, 400), scenarioResult("full", wayMultifd, 150))
-	lines := strings.Join(speedReport(Quick, latest(results)).Headlines, "\n")
+	lines := strings.Join(speedReport(at(Quick), latest(results)).Headlines, "\n")
 	require.Contains(t, lines, "full: total time of vmm is 0.67 [0.67, 0.67] of that of QEMU, multifd 2; target at most 0.60: missed.")
 	require.Contains(t, lines, "full: total time of vmm is 1.11 [1.11, 1.11] of that of raw TCP; target at most 1.30: met.")
 }

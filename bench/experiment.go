@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"taskguide/bench/trial"
+	"taskguide/control/units"
 )
 
 // Size says how long an experiment may take.
@@ -17,6 +18,28 @@ const (
 	Full  Size = "full"  // under 20 minutes: to be quoted
 )
 
+// Setting is under which circumstances an experiment is run.
+type Setting struct {
+	Size Size
+	// BitsPerSecond is the rate of the link between network namespaces; 0 is the loopback, where the engine limits itself.
+	BitsPerSecond int64
+	QEMU          bool // is installed, so that there is something to compare with
+}
+
+// rate is that of the link in experiments that do not vary it, in bit/s.
+func (at Setting) rate() int64 {
+	if at.BitsPerSecond > 0 {
+		return at.BitsPerSecond
+	}
+	return linkRate
+}
+
+// rateName is rate for people.
+func (at Setting) rateName() string { return units.BitRate(float64(at.rate()) / 8) }
+
+// Here is the setting of a run on this host.
+func Here(size Size) Setting { return Setting{Size: size, QEMU: qemuInstalled()} }
+
 // Experiment is a set of trials and what they are to show.
 type Experiment struct {
 	Name    string
@@ -27,9 +50,14 @@ type Experiment struct {
 	// Blocks returns the trials. Each block holds one trial of every configuration that is compared, so that whatever
 	// drifts in the course of hours (other users, temperature) is the same for all of them, and so that an
 	// experiment that ends early has something of everything.
-	Blocks func(Size) [][]trial.Spec
+	Blocks func(Setting) [][]trial.Spec
 	// Report says what the results mean.
-	Report func(Size, []trial.Result) Findings
+	Report func(Setting, []trial.Result) Findings
+
+	// SharedLink asks for a link between network namespaces if one can be built, for the sake of VMMs whose own limits differ.
+	SharedLink bool
+	// LoopbackOnly experiments vary the rate themselves, or want as much of it as there is.
+	LoopbackOnly bool
 }
 
 // Experiments lists all, in the order in which they are best read.
@@ -51,8 +79,8 @@ func Find(name string) (Experiment, error) {
 
 // Plan puts the trials in the order in which they are run: the blocks shuffled, and the trials within each. The order
 // depends on the seed alone.
-func (e Experiment) Plan(size Size, seed uint64) []trial.Spec {
-	blocks := e.Blocks(size)
+func (e Experiment) Plan(at Setting, seed uint64) []trial.Spec {
+	blocks := e.Blocks(at)
 	r := rand.New(rand.NewPCG(seed, 0))
 	r.Shuffle(len(blocks), func(i, j int) { blocks[i], blocks[j] = blocks[j], blocks[i] })
 	var plan []trial.Spec
@@ -73,6 +101,7 @@ func repeat(n int, configurations []trial.Spec) [][]trial.Spec {
 			s.ID = fmt.Sprintf("%s@%02d", s.ID, i)
 			s.Offset = (float64(i) + 0.5) / float64(n)
 			s.Guest.Seed = i + 1
+			s.Guest.CPUs = max(1, s.Guest.CPUs)
 			blocks[i] = append(blocks[i], s)
 		}
 	}

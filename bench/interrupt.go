@@ -19,18 +19,19 @@ type interruptSetting struct {
 	lengths    []float64 // of segments, in multiples of what a migration needs
 	repeats    int
 	maxDefer   time.Duration // some of the policies would wait for ever
+	rate       int64         // of the link, in bit/s
 }
 
-func interruptAt(size Size) interruptSetting {
-	if size == Quick {
-		return interruptSetting{32 << 20, 500 * time.Millisecond, []float64{0.5, 2}, 3, 5 * time.Second}
+func interruptAt(at Setting) interruptSetting {
+	if at.Size == Quick {
+		return interruptSetting{32 << 20, 500 * time.Millisecond, []float64{0.5, 2}, 3, 5 * time.Second, at.rate()}
 	}
-	return interruptSetting{64 << 20, time.Second, []float64{0.25, 0.5, 1, 2, 4}, 6, 8 * time.Second}
+	return interruptSetting{64 << 20, time.Second, []float64{0.25, 0.5, 1, 2, 4}, 6, 8 * time.Second, at.rate()}
 }
 
 // need is how long the working set takes on the link: what a migration within a segment takes at least.
 func (s interruptSetting) need() time.Duration {
-	return time.Duration(float64(s.workingSet) * 8 / linkRate * float64(time.Second)).Round(time.Millisecond)
+	return time.Duration(float64(s.workingSet) * 8 / float64(s.rate) * float64(time.Second)).Round(time.Millisecond)
 }
 
 func lengthName(l float64) string { return fmt.Sprintf("%g×", l) }
@@ -52,13 +53,13 @@ func interrupt() Experiment {
 	}
 }
 
-func interruptBlocks(size Size) [][]trial.Spec {
-	s := interruptAt(size)
+func interruptBlocks(at Setting) [][]trial.Spec {
+	s := interruptAt(at)
 	var all []trial.Spec
 	for _, l := range s.lengths {
 		for _, p := range interruptPolicies {
-			params := p.params(migration.RuleXen)
-			params.BitsPerSecond, params.MaxDefer = linkRate, s.maxDefer
+			params := p.params(migration.RuleXen, at)
+			params.MaxDefer = s.maxDefer
 			all = append(all, trial.Spec{
 				ID:      fmt.Sprintf("%s/%s", lengthName(l), p.name),
 				Factors: map[string]string{"segment": lengthName(l), "policy": p.name},
@@ -73,11 +74,11 @@ func interruptBlocks(size Size) [][]trial.Spec {
 	return repeat(s.repeats, all)
 }
 
-func interruptReport(size Size, results []trial.Result) Findings {
-	s := interruptAt(size)
+func interruptReport(at Setting, results []trial.Result) Findings {
+	s := interruptAt(at)
 	groups := groupBy(results, s.levels(), levels{"policy", policyNames(interruptPolicies)})
-	setting := fmt.Sprintf("The program rewrites %d MiB in busy phases of %v, under rule xen at 1 Gbit/s. Sending its memory once takes %v: that is the unit of the segments' lengths here. "+
-		"No policy may hold a migration back for more than %v in all, after which it is forced.", s.workingSet>>20, s.busy, s.need(), s.maxDefer)
+	setting := fmt.Sprintf("The program rewrites %d MiB in busy phases of %v, under rule xen at %s. Sending its memory once takes %v: that is the unit of the segments' lengths here. "+
+		"No policy may hold a migration back for more than %v in all, after which it is forced.", s.workingSet>>20, s.busy, at.rateName(), s.need(), s.maxDefer)
 	f := Findings{Headlines: interruptHeadlines(groups)}
 	f.Sections = []Section{
 		{

@@ -19,8 +19,8 @@ func TestExperimentEndToEnd(t *testing.T) {
 
 	e := tagging()
 	all := e.Blocks
-	e.Blocks = func(size Size) [][]trial.Spec {
-		return [][]trial.Spec{only(all(size)[0], func(s trial.Spec) bool {
+	e.Blocks = func(at Setting) [][]trial.Spec {
+		return [][]trial.Spec{only(all(at)[0], func(s trial.Spec) bool {
 			return s.Factors["program"] == "kv" && s.Factors["rule"] == string(migration.RuleDowntime) && s.Factors["policy"] != start.name
 		})}
 	}

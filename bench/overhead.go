@@ -14,7 +14,7 @@ func overhead() Experiment {
 		Name: "overhead", Title: "What it costs when nothing is gained",
 		Summary: "the speed of programs that tag often, and what pre-copy slows down",
 		Source:  "the thesis' discussion of overhead",
-		Blocks:  overheadBlocks, Report: overheadReport,
+		Blocks:  overheadBlocks, Report: overheadReport, LoopbackOnly: true,
 	}
 }
 
@@ -24,9 +24,9 @@ var (
 	brownoutWays    = levels{"engine", []string{"1 channel", "2 channels", "4 channels", "1 channel, 5 Gbit/s", "1 channel, zstd"}}
 )
 
-func overheadBlocks(size Size) [][]trial.Spec {
-	n := map[Size][2]int{Quick: {2, 1}, Full: {10, 5}}[size]
-	return append(repeat(n[0], tagCosts()), repeat(n[1], brownouts(size))...)
+func overheadBlocks(at Setting) [][]trial.Spec {
+	n := map[Size][2]int{Quick: {2, 1}, Full: {10, 5}}[at.Size]
+	return append(repeat(n[0], tagCosts()), repeat(n[1], brownouts(at.Size))...)
 }
 
 func tagCosts() []trial.Spec {
@@ -38,7 +38,7 @@ func tagCosts() []trial.Spec {
 				ID:      fmt.Sprintf("tags/%s/%s", name, tag),
 				Factors: map[string]string{"part": "tags", "segment": name, "tags": tag},
 				Guest: trial.Guest{
-					Program: "workload=phased ws=8M hot=0", Busy: lengths[i], Cool: lengths[i], Tag: trial.Tag(tag), MemoryBytes: 32 << 20, CPUs: 1,
+					Program: "workload=phased ws=8M hot=0 watch=0", Busy: lengths[i], Cool: lengths[i], Tag: trial.Tag(tag), MemoryBytes: 32 << 20, CPUs: 1,
 				},
 				Params:      migration.Params{Guidance: migration.GuidanceOff},
 				BeatsBefore: 2,
@@ -76,7 +76,7 @@ func brownouts(size Size) []trial.Spec {
 	return all
 }
 
-func overheadReport(_ Size, results []trial.Result) Findings {
+func overheadReport(_ Setting, results []trial.Result) Findings {
 	tags := groupBy(results, levels{"part", []string{"tags"}}, overheadLengths, overheadTags)
 	engines := groupBy(results, levels{"part", []string{"brownout"}}, brownoutWays)
 	cost := Table{Caption: "Speed of the tagged program against the untagged one: 1 is no cost", Head: []string{"segment", "tags", "speed"}}

@@ -16,6 +16,7 @@ type peer struct {
 	name     string
 	guidance migration.Guidance
 	channels int
+	compress migration.Compress
 	qemu     *qemu.Migration
 	limits   []time.Duration // downtime limits to be swept
 }
@@ -23,24 +24,25 @@ type peer struct {
 // defaultLimit is that of QEMU and of ours.
 const defaultLimit = migration.DefaultDowntimeLimit
 
-func peerList(size Size) []peer {
+func peerList(at Setting) []peer {
 	sweep := []time.Duration{30 * time.Millisecond, 100 * time.Millisecond, defaultLimit, time.Second}
-	if size == Quick {
+	if at.Size == Quick {
 		sweep = []time.Duration{30 * time.Millisecond, defaultLimit}
 	}
 	once := []time.Duration{defaultLimit}
 	all := []peer{
-		{"vmm, unguided", migration.GuidanceOff, 0, nil, sweep},
-		{"vmm, guided", migration.GuidanceSwitchover, 0, nil, sweep},
-		{"vmm, 2 channels, unguided", migration.GuidanceOff, 2, nil, once},
+		{name: "vmm, unguided", guidance: migration.GuidanceOff, limits: sweep},
+		{name: "vmm, guided", guidance: migration.GuidanceSwitchover, limits: sweep},
+		{name: "vmm, 1 channel, raw, unguided", guidance: migration.GuidanceOff, channels: 1, compress: migration.CompressNone, limits: once},
+		{name: "vmm, 1 channel, raw, guided", guidance: migration.GuidanceSwitchover, channels: 1, compress: migration.CompressNone, limits: once},
 	}
-	if !qemuInstalled() {
+	if !at.QEMU {
 		return all
 	}
 	return append(all,
-		peer{"QEMU", "", 0, &qemu.Migration{}, sweep},
-		peer{"QEMU, multifd", "", 0, &qemu.Migration{Channels: 2}, once},
-		peer{"QEMU, multifd zstd", "", 0, &qemu.Migration{Channels: 2, Compression: qemu.Zstd}, once},
+		peer{name: "QEMU", qemu: &qemu.Migration{}, limits: sweep},
+		peer{name: "QEMU, multifd", qemu: &qemu.Migration{Channels: 2}, limits: once},
+		peer{name: "QEMU, multifd zstd", qemu: &qemu.Migration{Channels: 2, Compression: qemu.Zstd}, limits: once},
 	)
 }
 
@@ -54,13 +56,13 @@ func peers() Experiment {
 		Name: "peers", Title: "Beside QEMU",
 		Summary: "QEMU plain, multifd and multifd with zstd, on the same guest and link, and its downtime limit swept",
 		Source:  "the thesis' comparison of stop rules, with the VMM that most of the world runs",
-		Blocks:  peersBlocks, Report: peersReport,
+		Blocks:  peersBlocks, Report: peersReport, SharedLink: true,
 	}
 }
 
-func peersBlocks(size Size) [][]trial.Spec {
+func peersBlocks(at Setting) [][]trial.Spec {
 	var all []trial.Spec
-	for _, p := range peerList(size) {
+	for _, p := range peerList(at) {
 		for _, limit := range p.limits {
 			all = append(all, trial.Spec{
 				ID:      fmt.Sprintf("%s/%v", p.name, limit),
@@ -68,17 +70,17 @@ func peersBlocks(size Size) [][]trial.Spec {
 				Guest: trial.Guest{
 					Program: "workload=phased ws=64M hot=1M fill=pattern", Busy: time.Second, Cool: time.Second, Tag: trial.TagCool, MemoryBytes: 256 << 20, CPUs: 1,
 				},
-				Params: migration.Params{Guidance: p.guidance, Channels: p.channels, DowntimeLimit: limit, BitsPerSecond: linkRate, MaxDefer: 20 * time.Second},
+				Params: migration.Params{Guidance: p.guidance, Channels: p.channels, Compress: p.compress, DowntimeLimit: limit, BitsPerSecond: at.rate(), MaxDefer: 20 * time.Second},
 				QEMU:   p.qemu,
 			})
 		}
 	}
-	return repeat(map[Size]int{Quick: 3, Full: 10}[size], all)
+	return repeat(map[Size]int{Quick: 3, Full: 10}[at.Size], all)
 }
 
-func peersReport(size Size, results []trial.Result) Findings {
+func peersReport(at Setting, results []trial.Result) Findings {
 	names, limits := levels{factor: "peer"}, levels{factor: "limit"}
-	for _, p := range peerList(size) {
+	for _, p := range peerList(at) {
 		names.values = append(names.values, p.name)
 	}
 	// What was measured where QEMU is, can be shown where it is not.
@@ -91,7 +93,7 @@ func peersReport(size Size, results []trial.Result) Findings {
 		{
 			Title: "All indicators at the default limit",
 			Text: []string{
-				"The same guest, the same link, the same downtime limit of 300 ms. The downtimes are each VMM's own account and not quite comparable: QEMU's ends when the source has sent everything, " +
+				linkText(at) + " The program's pages compress, which vmm makes use of by itself; “raw” does without, and with one connection, as plain QEMU does. The same guest, the same downtime limit of 300 ms. The downtimes are each VMM's own account and not quite comparable: QEMU's ends when the source has sent everything, " +
 					"ours when the destination reports that the vCPUs run. The guest's own gap is the same measure for both. QEMU does not tell how many pages its stop-and-copy had.",
 			},
 			Figures: []NamedFigure{
@@ -106,10 +108,19 @@ func peersReport(size Size, results []trial.Result) Findings {
 			Tables: []Table{tableOf("Medians with 95 % bootstrap intervals", groups, []string{"peer", "limit"}, gap, downtime, total, pages)},
 		},
 	}
-	if qemuVersion() == "" {
-		f.Sections[0].Text = append(f.Sections[0].Text, "QEMU is not installed here ("+qemu.Binary+" of the package qemu-system-x86).")
+	if !at.QEMU {
+		f.Sections[0].Text = append(f.Sections[0].Text, "QEMU was not installed where this was run ("+qemu.Binary+" of the package qemu-system-x86).")
 	}
 	return f
+}
+
+// linkText says whether the VMMs had the same link.
+func linkText(at Setting) string {
+	if at.BitsPerSecond > 0 {
+		return "All go over one link, shaped to " + at.rateName() + " by the kernel; what they put on the wire is counted there, headers included."
+	}
+	return "Without a link between network namespaces, which takes root, each VMM limits itself to " + at.rateName() + ", and not alike: QEMU sends its stop-and-copy at full speed, which favours it, " +
+		"and its multifd counts bytes before it compresses them, which does the opposite."
 }
 
 func samplesBy(groups []group, m metric) []figure.Sample {

@@ -36,7 +36,10 @@ func WriteReport(dir string) (string, error) {
 		return "", err
 	}
 	results = latest(results)
-	findings := e.Report(run.Size, results)
+	if err := samePlan(e.Plan(run.setting(), run.Seed), results); err != nil {
+		return "", fmt.Errorf("%s: %w: it was vmm %s that ran them", dir, err, run.Host.VMM)
+	}
+	findings := e.Report(run.setting(), results)
 	page := pageOf(e, run, results, findings)
 	for _, s := range findings.Sections {
 		for _, f := range s.Figures {
@@ -112,7 +115,7 @@ type pageFigure struct {
 
 func pageOf(e Experiment, run Run, results []trial.Result, f Findings) page {
 	p := page{Title: e.Title, Summary: e.Summary, Source: e.Source, Headlines: f.Headlines, Seed: run.Seed, Command: commandOf(run)}
-	p.Facts = facts(run, e, results)
+	p.Facts = facts(run, results)
 	for _, s := range f.Sections {
 		section := pageSection{Title: s.Title, Text: s.Text, Tables: s.Tables}
 		for _, fig := range s.Figures {
@@ -150,7 +153,7 @@ func commandOf(run Run) string {
 	return c + fmt.Sprintf(" --seed %d", run.Seed)
 }
 
-func facts(run Run, e Experiment, results []trial.Result) [][2]string {
+func facts(run Run, results []trial.Result) [][2]string {
 	h := run.Host
 	link := "loopback, limited by the engine as given"
 	if run.BitsPerSecond > 0 {
@@ -161,14 +164,27 @@ func facts(run Run, e Experiment, results []trial.Result) [][2]string {
 		qemu = "not installed"
 	}
 	return [][2]string{
-		{"trials", fmt.Sprintf("%d of %d, %d of them void", len(results), len(e.Plan(run.Size, run.Seed)), len(results)-len(valid(results)))},
-		{"begun", run.Started.UTC().Format(time.RFC1123)},
+		{"trials", fmt.Sprintf("%d of %d, %d of them void", len(results), run.Trials, len(results)-len(valid(results)))},
+		{"begun", run.Started.UTC().Format(time.RFC1123) + resumptions(run)},
 		{"host", fmt.Sprintf("%s, %d CPUs, %s", h.CPU, h.CPUs, units.Bytes(h.MemoryBytes))},
 		{"kernel", fmt.Sprintf("Linux %s, KVM by %s", h.Kernel, h.KVM)},
 		{"versions", fmt.Sprintf("vmm %s, %s, QEMU %s", h.VMM, h.Go, qemu)},
 		{"link", link},
 		{"noise", noise(results)},
 	}
+}
+
+// resumptions says when a run went on, and where that was if it was elsewhere.
+func resumptions(run Run) string {
+	text, last := "", run.Host
+	for _, r := range run.Resumed {
+		text += "; resumed " + r.Started.UTC().Format(time.RFC1123)
+		if r.Host != last {
+			text += fmt.Sprintf(" on another host or with other versions (%s, Linux %s, vmm %s, %s, QEMU %s)", r.Host.CPU, r.Host.Kernel, r.Host.VMM, r.Host.Go, r.Host.QEMU)
+			last = r.Host
+		}
+	}
+	return text
 }
 
 // noise says what else the host did before the trials.

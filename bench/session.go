@@ -23,11 +23,12 @@ type Session struct {
 // Run runs the trials and writes the report, also of what is there if the run ends early, and returns the path of the
 // report, empty if there is none.
 func (s Session) Run(ctx context.Context) (page string, err error) {
-	store, done, err := s.open()
+	store, bed, done, err := s.open()
 	if err != nil {
 		return "", err
 	}
-	all, errRun := s.execute(ctx, done, store)
+	defer bed.Close()
+	all, errRun := execute(ctx, s.Order, bed, done, store)
 	if err := errors.Join(errRun, store.Close()); err != nil && len(all) == 0 {
 		return "", err
 	}
@@ -35,37 +36,43 @@ func (s Session) Run(ctx context.Context) (page string, err error) {
 	return page, errors.Join(errRun, errReport)
 }
 
-func (s *Session) execute(ctx context.Context, done []trial.Result, store *Store) ([]trial.Result, error) {
-	bed, cleanUp, err := newBed(s.Order)
-	if err != nil {
-		return done, err
+// open makes the bed for the trials first, so that what cannot be run leaves no folder behind.
+func (s *Session) open() (*Store, *bed, []trial.Result, error) {
+	if s.Resume {
+		run, _, err := Load(s.Dir)
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		if run.Experiment != s.Order.Experiment.Name {
+			return nil, nil, nil, fmt.Errorf("%s holds results of %s, not of %s: choose another --out", s.Dir, run.Experiment, s.Order.Experiment.Name)
+		}
+		s.Order.Setting, s.Order.Seed = run.setting(), run.Seed
 	}
-	defer cleanUp()
-	return execute(ctx, s.Order, bed, done, store)
+	bed, err := newBed(&s.Order, s.Resume)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	store, done, err := s.openStore()
+	if err != nil {
+		bed.Close()
+	}
+	return store, bed, done, err
 }
 
-func (s *Session) open() (*Store, []trial.Result, error) {
-	if !s.Resume {
-		host, err := ThisHost()
-		if err != nil {
-			return nil, nil, err
-		}
-		store, err := Create(s.Dir, Run{
-			Experiment: s.Order.Experiment.Name, Size: s.Order.Size, Seed: s.Order.Seed, BitsPerSecond: s.Order.BitsPerSecond,
-			Started: time.Now(), Host: host,
-		})
-		return store, nil, err
-	}
-	store, run, done, err := Resume(s.Dir)
+func (s *Session) openStore() (*Store, []trial.Result, error) {
+	host, err := ThisHost()
 	if err != nil {
 		return nil, nil, err
 	}
-	if run.Experiment != s.Order.Experiment.Name {
-		store.Close()
-		return nil, nil, fmt.Errorf("%s holds results of %s, not of %s: choose another --out", s.Dir, run.Experiment, s.Order.Experiment.Name)
+	if s.Resume {
+		store, _, done, err := Resume(s.Dir, host)
+		return store, done, err
 	}
-	s.Order.Size, s.Order.Seed, s.Order.BitsPerSecond = run.Size, run.Seed, run.BitsPerSecond
-	return store, done, nil
+	store, err := Create(s.Dir, Run{
+		Experiment: s.Order.Experiment.Name, Size: s.Order.Size, Seed: s.Order.Seed, BitsPerSecond: s.Order.BitsPerSecond,
+		Trials: len(s.Order.Experiment.Plan(s.Order.Setting, s.Order.Seed)), Started: time.Now(), Host: host,
+	})
+	return store, nil, err
 }
 
 // CopySummary writes the summary of a run as JSON.

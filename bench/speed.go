@@ -75,7 +75,8 @@ var resent = metric{"bytes a page sent again", "bytes_resent_page", count, func(
 
 // wireRate is the throughput on the wire.
 var wireRate = metric{"throughput", "bytes_per_s", units.BitRate, func(r trial.Result) (float64, bool) {
-	return float64(r.Report.BytesWire) / r.Report.TotalMS * 1000, r.Report.TotalMS > 0
+	n := wireBytes(r)
+	return float64(n) / r.Report.TotalMS * 1000, n != trial.Unknown && r.Report.TotalMS > 0
 }}
 
 var speedMetrics = []metric{total, wireRate, downtime, gap, brownout, cpuTime, cpuEngine}
@@ -127,7 +128,7 @@ func scenarios(size Size) []scenario {
 			[]target{{total, wayPlain.name, []string{wayNone.name, wayZstd.name}, 1.1}}, []metric{total, wireRate, wire, downtime, gap, cpuTime},
 		},
 		{
-			"delta", "16 MiB of which a few words of each page change all the time, 8 rounds at 1 Gbit/s", sparse, 1e9, 8,
+			"delta", "16 MiB of which a few words of each page change all the time, at 1 Gbit/s; ours for 8 rounds, QEMU until its rule is content", sparse, 1e9, 8,
 			[]way{wayNone, wayDelta, wayZstd, wayXBZRLE},
 			[]target{{resent, wayDelta.name, []string{wayNone.name}, 0.2}}, []metric{total, wire, resent, pages, downtime, gap, cpuTime},
 		},
@@ -140,20 +141,20 @@ func Speed() Experiment {
 		Name: "speed", Title: "The copy loop against the wire, memory, and QEMU",
 		Summary: "ours by channels and encodings, raw TCP, memcpy and QEMU, in one run",
 		Source:  "what a migration could take at best",
-		Blocks:  speedBlocks, Report: speedReport,
+		Blocks:  speedBlocks, Report: speedReport, LoopbackOnly: true,
 	}
 }
 
-func speedBlocks(size Size) [][]trial.Spec {
+func speedBlocks(at Setting) [][]trial.Spec {
 	var all []trial.Spec
-	for _, s := range scenarios(size) {
+	for _, s := range scenarios(at.Size) {
 		for _, w := range s.ways {
-			if w.qemu == nil || qemuInstalled() {
+			if w.qemu == nil || at.QEMU {
 				all = append(all, s.spec(w))
 			}
 		}
 	}
-	return repeat(map[Size]int{Quick: 1, Full: 5}[size], all)
+	return repeat(map[Size]int{Quick: 1, Full: 5}[at.Size], all)
 }
 
 func (s scenario) spec(w way) trial.Spec {
@@ -218,9 +219,9 @@ func bestOf(groups []group, t target) (group, bool) {
 	return best, found
 }
 
-func speedReport(size Size, results []trial.Result) Findings {
+func speedReport(at Setting, results []trial.Result) Findings {
 	var f Findings
-	for _, s := range scenarios(size) {
+	for _, s := range scenarios(at.Size) {
 		groups := s.groups(results)
 		if len(groups) == 0 {
 			continue
@@ -237,18 +238,18 @@ func speedReport(size Size, results []trial.Result) Findings {
 		})
 	}
 	if len(f.Sections) > 0 {
-		f.Sections[0].Text = speedNotes()
+		f.Sections[0].Text = speedNotes(at)
 	}
 	return f
 }
 
-func speedNotes() []string {
+func speedNotes(at Setting) []string {
 	notes := []string{
 		"Raw TCP and memcpy move as many bytes as the guest has filled, from one buffer of that size to another, while the same guest runs. CPU is that of both processes from the request " +
 			"to the end; the guest's share, which is taken off in the last column, is that of the source's vCPU threads, to 10 ms.",
 	}
-	if !qemuInstalled() {
-		notes = append(notes, "QEMU is not installed here ("+qemu.Binary+" of the package qemu-system-x86), so that there is nothing to compare with.")
+	if !at.QEMU {
+		notes = append(notes, "QEMU was not installed where this was run ("+qemu.Binary+" of the package qemu-system-x86), so that there is nothing to compare with.")
 	}
 	return notes
 }
@@ -259,7 +260,7 @@ func PrintSpeed(w io.Writer, dir string) error {
 	if err != nil {
 		return err
 	}
-	f := speedReport(run.Size, latest(results))
+	f := speedReport(run.setting(), latest(results))
 	for _, s := range f.Sections {
 		for _, t := range s.Tables {
 			if err := t.print(w); err != nil {
@@ -267,7 +268,7 @@ func PrintSpeed(w io.Writer, dir string) error {
 			}
 		}
 	}
-	for _, n := range speedNotes()[1:] {
+	for _, n := range speedNotes(run.setting())[1:] {
 		fmt.Fprintln(w, n)
 	}
 	return PrintHeadlines(w, dir)

@@ -14,6 +14,8 @@ import (
 	"runtime/debug"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"taskguide/bench/trial"
 	"taskguide/vmm"
 )
@@ -33,8 +35,21 @@ type Run struct {
 	Size          Size      `json:"size"`
 	Seed          uint64    `json:"seed"`
 	BitsPerSecond int64     `json:"netns_bits_per_second"` // of the link between network namespaces, 0 for the loopback
+	Trials        int       `json:"trials"`                // planned
 	Started       time.Time `json:"started"`
 	Host          Host      `json:"host"`
+	// Resumed are the times at which the run went on, and where.
+	Resumed []Resumption `json:"resumed,omitempty"`
+}
+
+// Resumption is a run going on.
+type Resumption struct {
+	Started time.Time `json:"started"`
+	Host    Host      `json:"host"`
+}
+
+func (r Run) setting() Setting {
+	return Setting{Size: r.Size, BitsPerSecond: r.BitsPerSecond, QEMU: r.Host.QEMU != ""}
 }
 
 // Host is the machine and the software of a run.
@@ -86,6 +101,7 @@ func revision() string {
 var (
 	ErrExists = errors.New("already holds results: add --resume to go on with them, or choose another --out")
 	ErrNoRun  = errors.New("holds no results of vmm bench run")
+	ErrInUse  = errors.New("is being written by another run")
 )
 
 // Store keeps the results of a run in a folder.
@@ -102,31 +118,64 @@ func Create(dir string, run Run) (*Store, error) {
 	if _, err := os.Stat(filepath.Join(dir, runFile)); err == nil {
 		return nil, fmt.Errorf("%s %w", dir, ErrExists)
 	}
-	b, err := json.MarshalIndent(run, "", "  ")
-	if err != nil {
+	if err := writeRun(dir, run); err != nil {
 		return nil, err
-	}
-	if err := os.WriteFile(filepath.Join(dir, runFile), append(b, '\n'), 0o644); err != nil {
-		return nil, fmt.Errorf("begin a run: %w", err)
 	}
 	return openStore(dir)
 }
 
-// Resume goes on with the run in dir and returns what it has so far.
-func Resume(dir string) (*Store, Run, []trial.Result, error) {
-	run, results, err := Load(dir)
+func writeRun(dir string, run Run) error {
+	b, err := json.MarshalIndent(run, "", "  ")
 	if err != nil {
-		return nil, run, nil, err
+		return err
 	}
-	s, err := openStore(dir)
-	return s, run, results, err
+	// By way of another file, so that there is a whole one whatever happens meanwhile.
+	path := filepath.Join(dir, runFile)
+	if err := os.WriteFile(path+".new", append(b, '\n'), 0o644); err != nil {
+		return fmt.Errorf("begin a run: %w", err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return fmt.Errorf("begin a run: %w", err)
+	}
+	return nil
 }
 
-// openStore opens the raw results for more. Half a line, which is what a power failure may leave, is taken away.
+// Resume goes on, on that host, with the run in dir and returns what it has so far.
+func Resume(dir string, host Host) (*Store, Run, []trial.Result, error) {
+	if _, _, err := Load(dir); err != nil {
+		return nil, Run{}, nil, err
+	}
+	s, err := openStore(dir)
+	if err != nil {
+		return nil, Run{}, nil, err
+	}
+	// Once more, now that nobody else writes.
+	run, results, err := Load(dir)
+	if err == nil {
+		run.Resumed = append(run.Resumed, Resumption{time.Now(), host})
+		err = writeRun(dir, run)
+	}
+	if err != nil {
+		s.Close()
+		return nil, run, nil, err
+	}
+	return s, run, results, nil
+}
+
+// openStore opens the raw results for more, and for nobody else. Half a line, which is what a power failure may leave, is
+// taken away.
 func openStore(dir string) (*Store, error) {
 	f, err := os.OpenFile(filepath.Join(dir, rawFile), os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return nil, fmt.Errorf("open raw results: %w", err)
+	}
+	// The lock ends with the file's last descriptor, however this process ends.
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%s %w", dir, ErrInUse)
+		}
+		return nil, fmt.Errorf("lock raw results: %w", err)
 	}
 	b, err := io.ReadAll(f)
 	if err == nil {

@@ -19,6 +19,9 @@ type sweepBase struct {
 	busy, cool               time.Duration
 }
 
+// shortCycle is too short for a switchover to fit into a segment.
+const shortCycle = 100 * time.Millisecond
+
 // sweepAxis is one thing that is varied.
 type sweepAxis struct {
 	name   string
@@ -26,7 +29,7 @@ type sweepAxis struct {
 	set    func(b *sweepBase, i int)
 }
 
-func sweepAxes(size Size) []sweepAxis {
+func sweepAxes(at Setting) []sweepAxis {
 	axes := []sweepAxis{
 		{"working set", []string{"16 MiB", "32 MiB", "64 MiB", "128 MiB"}, func(b *sweepBase, i int) { b.workingSetMiB = 16 << i }},
 		{"written while cool", []string{"0", "1 MiB", "8 MiB", "32 MiB"}, func(b *sweepBase, i int) { b.hotKiB = []int64{0, 1 << 10, 8 << 10, 32 << 10}[i] }},
@@ -37,7 +40,7 @@ func sweepAxes(size Size) []sweepAxis {
 		{"bandwidth", []string{"0.5 Gbit/s", "1 Gbit/s", "2.5 Gbit/s", "5 Gbit/s"}, func(b *sweepBase, i int) { b.bitsPerSecond = []int64{5e8, 1e9, 25e8, 5e9}[i] }},
 		{"RAM", []string{"192 MiB", "384 MiB", "768 MiB", "1.5 GiB"}, func(b *sweepBase, i int) { b.memoryMiB = 192 << i }},
 	}
-	if size == Quick { // the ends only
+	if at.Size == Quick { // the ends only
 		for i := range axes {
 			a := &axes[i]
 			set := a.set
@@ -52,33 +55,34 @@ func sweep() Experiment {
 		Name: "sweep", Title: "What the gain depends on",
 		Summary: "working set, rate of writing, bandwidth and RAM, varied one at a time",
 		Source:  "the parameters that the thesis' section 4.2 names",
-		Blocks:  sweepBlocks, Report: sweepReport,
+		Blocks:  sweepBlocks, Report: sweepReport, LoopbackOnly: true,
 	}
 }
 
-func sweepBlocks(size Size) [][]trial.Spec {
+func sweepBlocks(at Setting) [][]trial.Spec {
 	var all []trial.Spec
-	for _, axis := range sweepAxes(size) {
+	for _, axis := range sweepAxes(at) {
 		for i, value := range axis.values {
 			b := sweepBase{workingSetMiB: 32, memoryMiB: 192, hotKiB: 1 << 10, bitsPerSecond: linkRate, busy: 3 * time.Second, cool: time.Second}
 			axis.set(&b, i)
 			for _, p := range sweepPolicies {
-				if b.busy+b.cool < 100*time.Millisecond && p.name != off.name {
-					continue // there is no segment that a switchover fits in
+				if b.busy+b.cool < shortCycle && p.name != off.name {
+					continue // there is nothing to be guided by
 				}
 				all = append(all, b.spec(axis.name, value, p))
 			}
 		}
 	}
-	return repeat(map[Size]int{Quick: 1, Full: 4}[size], all)
+	return repeat(map[Size]int{Quick: 1, Full: 4}[at.Size], all)
 }
 
 func (b sweepBase) spec(axis, value string, p policy) trial.Spec {
 	// Rule downtime would wait for ever where the rest never fits its limit.
-	params := p.params(migration.RuleXen)
+	params := p.params(migration.RuleXen, Setting{})
 	params.BitsPerSecond, params.MaxDefer = b.bitsPerSecond, 5*time.Second
+	// A guest whose cycle is shorter than a switchover has nothing to tag.
 	tag := trial.TagCool
-	if p.name == off.name {
+	if b.busy+b.cool < shortCycle {
 		tag = trial.TagNone
 	}
 	return trial.Spec{
@@ -92,9 +96,9 @@ func (b sweepBase) spec(axis, value string, p policy) trial.Spec {
 	}
 }
 
-func sweepReport(size Size, results []trial.Result) Findings {
+func sweepReport(at Setting, results []trial.Result) Findings {
 	var f Findings
-	for _, axis := range sweepAxes(size) {
+	for _, axis := range sweepAxes(at) {
 		groups := groupBy(results, levels{"axis", []string{axis.name}}, levels{"value", axis.values}, levels{"policy", policyNames(sweepPolicies)})
 		if len(groups) == 0 {
 			continue

@@ -24,7 +24,7 @@ var programs = []program{
 	{"phased", "workload=phased ws=64M hot=1M fill=random", "workload=phased ws=32M hot=1M fill=random"},
 }
 
-// linkRate is the engine's limit in experiments that do not vary it, in bit/s: a common link, and slower than the programs
+// linkRate is the rate in experiments that do not vary it, if no other is given, in bit/s: a common link, and slower than the programs
 // write while they are busy. On a faster one rounds shrink even then, and there is nothing for guidance to gain.
 const linkRate = 1e9
 
@@ -63,9 +63,9 @@ var (
 	notAtExit  = policy{"switchover, no exit", migration.GuidanceSwitchover, &no}
 )
 
-func (p policy) params(rule migration.Rule) migration.Params {
+func (p policy) params(rule migration.Rule, at Setting) migration.Params {
 	return migration.Params{
-		Rule: rule, Guidance: p.guidance, SwitchAtExit: p.atExit, BitsPerSecond: linkRate, MaxDefer: 20 * time.Second,
+		Rule: rule, Guidance: p.guidance, SwitchAtExit: p.atExit, BitsPerSecond: at.rate(), MaxDefer: 20 * time.Second,
 	}
 }
 
@@ -100,26 +100,26 @@ func tagging() Experiment {
 	}
 }
 
-func taggingBlocks(size Size) [][]trial.Spec {
+func taggingBlocks(at Setting) [][]trial.Spec {
 	var all []trial.Spec
 	for _, prog := range programs {
 		for _, rule := range rules {
 			for _, p := range taggingPolicies {
-				if p.name == start.name && size == Quick {
+				if p.name == start.name && at.Size == Quick {
 					continue // which is the least of them, for want of time
 				}
 				all = append(all, trial.Spec{
 					ID:      fmt.Sprintf("%s/%s/%s", prog.name, rule, p.name),
 					Factors: map[string]string{"program": prog.name, "rule": string(rule), "policy": p.name},
-					Guest:   guestOf(prog, size, trial.TagCool),
-					Params:  p.params(rule),
+					Guest:   guestOf(prog, at.Size, trial.TagCool),
+					Params:  p.params(rule, at),
 					// A request that had to wait is answered in the second after.
-					BeatsAfter: beatsFor(prog, size),
+					BeatsAfter: beatsFor(prog, at.Size),
 				})
 			}
 		}
 	}
-	return repeat(map[Size]int{Quick: 2, Full: 6}[size], all)
+	return repeat(map[Size]int{Quick: 2, Full: 6}[at.Size], all)
 }
 
 func beatsFor(p program, size Size) int {
@@ -129,7 +129,7 @@ func beatsFor(p program, size Size) int {
 	return 1
 }
 
-func taggingReport(size Size, results []trial.Result) Findings {
+func taggingReport(at Setting, results []trial.Result) Findings {
 	groups := groupBy(results, programLevels(), ruleLevels, levels{"policy", policyNames(taggingPolicies)})
 	f := Findings{Headlines: gains(groups)}
 	f.Sections = []Section{
@@ -149,7 +149,7 @@ func taggingReport(size Size, results []trial.Result) Findings {
 				"The same migrations by the point of the program's cycle at which they were asked for. The shaded part is the busy phase. " +
 					"Without guidance the outcome depends on luck; guidance is to make it the same everywhere.",
 			},
-			Figures: offsetFigures(size, groups),
+			Figures: offsetFigures(at.Size, groups),
 		},
 		{
 			Title: "The price: time and pages",

@@ -20,27 +20,27 @@ func validity() Experiment {
 	}
 }
 
-func validityBlocks(size Size) [][]trial.Spec {
+func validityBlocks(at Setting) [][]trial.Spec {
 	var all []trial.Spec
 	for _, prog := range programs {
 		for _, tags := range tagLevels.values {
 			all = append(all, trial.Spec{
 				ID:      fmt.Sprintf("%s/%s", prog.name, tags),
 				Factors: map[string]string{"program": prog.name, "tags": tags},
-				Guest:   guestOf(prog, size, trial.Tag(tags)),
-				Params:  switchover.params(migration.RuleXen),
+				Guest:   guestOf(prog, at.Size, trial.Tag(tags)),
+				Params:  switchover.params(migration.RuleXen, at),
 			})
 		}
 	}
-	return repeat(map[Size]int{Quick: 2, Full: 8}[size], all)
+	return repeat(map[Size]int{Quick: 2, Full: 8}[at.Size], all)
 }
 
-func validityReport(_ Size, results []trial.Result) Findings {
+func validityReport(_ Setting, results []trial.Result) Findings {
 	groups := groupBy(results, programLevels(), tagLevels)
 	f := Findings{}
 	ratios := Table{
 		Caption: "Downtime against that of the untagged program: below 1 is a gain",
-		Head:    []string{"program", "tags", "mean", "median", "worst", "pages in stop-and-copy, mean", "not shorter than untagged, of the same block"},
+		Head:    []string{"program", "tags", "mean", "median", "worst", "pages in stop-and-copy, mean", "no shorter than untagged, in the same block"},
 	}
 	var samples []figure.Sample
 	for _, g := range groups {

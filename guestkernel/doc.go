@@ -46,6 +46,8 @@
 //	tag=none          which phases the tasks mark as segments for task guidance, each task under its own number:
 //	                  cool (by a store to the tag port's MMIO page), fast (the same phases, by the tag page), port (the
 //	                  same, by I/O port), busy (the wrong ones), random (segments that begin and end at random times)
+//	watch=1           a task that tags also reads EPOCH, on both sides of each tag and every 10 ms, to tell of a move; each reading
+//	                  leaves the VM, so 0 is for measuring what tags cost by themselves
 //	coop=1            a busy phase ends early, at the end of a pass, when a migration waits for the task
 //	seed=1            of what is random
 //
@@ -61,7 +63,8 @@
 // interrupts. gap_us is the longest time between two consecutive steps since the last line, gap_max_us since the
 // beginning; a step is one page, or one turn of a loop, so that a pause of the VM is seen in full. The time that printing
 // the line took is left out of it and reported in the next line as print_us. tsc_ms and kvmclock_ms are the two clocks
-// themselves.
+// themselves. phase is prepare while a task fills its memory; its run begins after that, and the n-th heartbeat of the run comes
+// n seconds after its first phase began.
 //
 // The programs add fields of their own. matmul: products, the whole ones so far, and n, the side of its matrices. sort:
 // sorts and verified. kv: requests answered since the last line and their latencies in microseconds, p50_us, p99_us,
@@ -74,8 +77,7 @@
 //
 //	CORRUPT task=0 page=1024 want 0x3 got 0x2 word=2 kind=lost-write
 //
-// A task that tags also watches EPOCH, on both sides of each tag and every 10 ms. When the VM has moved it says whether
-// that fell into a segment:
+// When a task that tags sees by EPOCH that the VM has moved, it says whether that fell into a segment:
 //
 //	moved task=0 epoch=1 inside=1 ms=4711 phase=cool
 //

@@ -32,7 +32,7 @@ func colourOf(name string) color.NRGBA {
 	switch {
 	case strings.HasPrefix(name, "QEMU"):
 		return orange
-	case strings.HasPrefix(name, "vmm, guided"):
+	case strings.HasPrefix(name, "vmm") && strings.HasSuffix(name, ", guided"):
 		return green
 	case strings.HasPrefix(name, "vmm"):
 		return blue

@@ -1,7 +1,9 @@
 package trial
 
 import (
+	"context"
 	"regexp"
+	"slices"
 	"time"
 
 	"taskguide/integration/heartbeat"
@@ -59,6 +61,25 @@ func (s *series) rate(i, j int) float64 {
 		return 0
 	}
 	return float64(b.Writes-a.Writes) / (b.Elapsed - a.Elapsed).Seconds()
+}
+
+// running leaves out the heartbeats of a guest that still prepares its memory.
+func running(beats []heartbeat.Beat) []heartbeat.Beat {
+	return slices.DeleteFunc(beats, func(b heartbeat.Beat) bool { return b.Fields["phase"] == "prepare" })
+}
+
+// awaitRunning waits until there are more than n heartbeats of the run proper, and returns them.
+func awaitRunning(ctx context.Context, log *heartbeat.Log, n int) ([]heartbeat.Beat, error) {
+	for seen := n; ; {
+		all, err := log.WaitBeats(ctx, seen)
+		if err != nil {
+			return nil, err
+		}
+		seen = len(all)
+		if beats := running(all); len(beats) > n {
+			return beats, nil
+		}
+	}
 }
 
 // readBeats fills in what the heartbeats say.

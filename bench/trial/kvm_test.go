@@ -55,6 +55,7 @@ func TestGuidedTrial(t *testing.T) {
 	require.Empty(t, r.Error)
 	require.Equal(t, migration.StatusCompleted, r.Report.Status)
 	require.Equal(t, "tags", r.Request.Anchor)
+	require.Zero(t, r.LinkBytes)
 	require.False(t, r.Request.GateOpen)
 	require.NotNil(t, r.Moved)
 	require.Contains(t, []string{"1", "exit"}, r.Moved.Inside)
@@ -87,6 +88,8 @@ func TestLinkCarriesAMigration(t *testing.T) {
 	r := shaped.Run(t.Context(), spec)
 	require.Empty(t, r.Error)
 	require.GreaterOrEqual(t, r.Report.BytesWire, int64(32<<20))
+	require.Greater(t, r.LinkBytes, r.Report.BytesWire, "headers count, too")
+	require.Less(t, r.LinkBytes, r.Report.BytesWire*11/10)
 	// 32 MiB at 500 Mbit/s, less what a bucket holds.
 	require.Greater(t, r.Report.TotalMS, 450.0)
 }

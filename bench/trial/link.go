@@ -50,8 +50,29 @@ func NewLink(bitsPerSecond int64) (*Link, error) {
 	return l, nil
 }
 
-// BitsPerSecond is the link's rate.
-func (l *Link) BitsPerSecond() int64 { return l.bitsPerSecond }
+// engineLimit is what an engine is to limit itself to that was told to keep to a rate: nothing, 0, where the link does it.
+func (l *Link) engineLimit(bitsPerSecond int64) int64 {
+	if l != nil && l.bitsPerSecond <= bitsPerSecond {
+		return 0
+	}
+	return bitsPerSecond
+}
+
+// sentBytes is what has left the source's end so far, headers and all; 0 for the loopback, where nobody counts.
+func (l *Link) sentBytes() (n int64, err error) {
+	if l == nil {
+		return 0, nil
+	}
+	err = within(l.source, func() error {
+		end, err := netlink.LinkByName(sourceEnd)
+		if err != nil {
+			return fmt.Errorf("count at %s: %w", sourceEnd, err)
+		}
+		n = int64(end.Attrs().Statistics.TxBytes)
+		return nil
+	})
+	return n, err
+}
 
 // Close lets go of the namespaces, which end with the last process in them, and the link with them.
 func (l *Link) Close() {

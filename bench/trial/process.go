@@ -139,7 +139,7 @@ func (p *process) cpuSeconds() (float64, error) {
 
 // follower collects the events of a VM.
 type follower struct {
-	tag Tag
+	guest Guest
 
 	mu      sync.Mutex
 	events  []control.Event
@@ -150,12 +150,17 @@ type follower struct {
 	finished chan struct{} // closed at the end of the stream
 }
 
-func follow(ctx context.Context, p *process, tag Tag) (*follower, error) {
-	stream, err := p.client.TagEvents(ctx)
+// follow subscribes to what there is to be known; to tags only if they are few enough not to be a load themselves.
+func follow(ctx context.Context, p *process, g Guest) (*follower, error) {
+	subscribe := p.client.Events
+	if g.Cycle() > steadyCycle {
+		subscribe = p.client.TagEvents
+	}
+	stream, err := subscribe(ctx)
 	if err != nil {
 		return nil, err
 	}
-	f := &follower{tag: tag, changed: make(chan struct{}), finished: make(chan struct{})}
+	f := &follower{guest: g, changed: make(chan struct{}), finished: make(chan struct{})}
 	go func() {
 		defer close(f.finished)
 		defer stream.Close()
@@ -180,16 +185,18 @@ func (f *follower) note(e control.Event) {
 	was := f.inside
 	f.inside = e.Tag.Depth > 0
 	// A task registers when it begins its first busy phase.
-	if e.Tag.Event == tagging.Registered || was != f.inside && f.inside == (f.tag == TagBusy) {
+	if e.Tag.Event == tagging.Registered || was != f.inside && f.inside == (f.guest.Tag == TagBusy) {
 		f.busyAt = e.Tag.Time
 		close(f.changed)
 		f.changed = make(chan struct{})
 	}
 }
 
-// tells says whether tags of this kind show the phases before a migration begins. Those of the tag page are not seen by
+// tellsPhases says whether the guest's tags show its phases before a migration begins. Those of the tag page are not seen by
 // the host until then.
-func (t Tag) tells() bool { return t == TagCool || t == TagBusy }
+func (g Guest) tellsPhases() bool {
+	return (g.Tag == TagCool || g.Tag == TagBusy) && g.Cycle() > steadyCycle
+}
 
 var errNoTags = errors.New("no tag has been seen")
 
@@ -220,7 +227,7 @@ func (f *follower) request(cycle time.Duration) Request {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	r := Request{Anchor: "heartbeats", GateOpen: f.inside}
-	if f.tag.tells() && !f.busyAt.IsZero() && cycle > 0 {
+	if f.guest.tellsPhases() && !f.busyAt.IsZero() {
 		r.Anchor, r.Offset = "tags", float64(time.Since(f.busyAt))/float64(cycle)
 	}
 	return r

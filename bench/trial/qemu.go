@@ -14,9 +14,9 @@ import (
 
 // runQEMU is runVMM for the peer. The guest's tags lead nowhere there, so that the point of the cycle is found by its
 // heartbeats, as for a guest that does not tag.
-func (b *Bed) runQEMU(ctx context.Context, r *Result) error {
+func (b *Bed) runQEMU(ctx context.Context, r *Result) (err error) {
 	m := *r.Spec.QEMU
-	m.BytesPerSecond = r.Spec.Params.BitsPerSecond / 8
+	m.BytesPerSecond = b.Link.engineLimit(r.Spec.Params.BitsPerSecond) / 8
 	m.DowntimeLimit = r.Spec.Params.DowntimeLimit
 	source, err := b.startQEMU(ctx, r.Spec.Guest, b.Link.Source(), false)
 	if err != nil {
@@ -28,6 +28,13 @@ func (b *Bed) runQEMU(ctx context.Context, r *Result) error {
 		return err
 	}
 	defer destination.Close()
+	ctx, cancel := whileBothRun(ctx, source, destination)
+	defer func() {
+		if err != nil {
+			err = errors.Join(source.Err(), destination.Err(), err)
+		}
+		cancel()
+	}()
 	address, err := destination.Listen(ctx, b.Link.Destination().listenAddress(), m)
 	if err != nil {
 		return err
@@ -36,12 +43,21 @@ func (b *Bed) runQEMU(ctx context.Context, r *Result) error {
 		return err
 	}
 	cycle := r.Spec.Guest.Cycle()
-	sleep(ctx, untilOffset(time.Now(), cycleAt(source.Console.Beats()), r.Spec.Offset, cycle))
-	asked := len(source.Console.Beats())
-	r.Request = Request{Anchor: "heartbeats", Offset: offsetByBeats(source.Console.Beats(), time.Now(), cycle)}
+	sleep(ctx, untilOffset(time.Now(), cycleAt(running(source.Console.Beats())), r.Spec.Offset, cycle))
+	asked := len(running(source.Console.Beats()))
+	r.Request = Request{Anchor: "heartbeats", Offset: offsetByBeats(running(source.Console.Beats()), time.Now(), cycle)}
+	sent, err := b.Link.sentBytes()
+	if err != nil {
+		return err
+	}
 	if err := r.migrateQEMU(ctx, source, destination, address, m); err != nil {
 		return err
 	}
+	sentAfter, err := b.Link.sentBytes()
+	if err != nil {
+		return err
+	}
+	r.LinkBytes = sentAfter - sent
 	return r.watchQEMU(ctx, source, destination, asked)
 }
 
@@ -87,13 +103,13 @@ func (r *Result) migrateQEMU(ctx context.Context, source, destination *qemu.VM, 
 		return err
 	}
 	r.CPU.Source, r.CPU.Destination = used[1][0]-used[0][0], used[1][1]-used[0][1]
-	r.Report = reportOf(stats, r.Spec.Guest.MemoryBytes)
+	r.Report = reportOf(stats, m, r.Spec.Guest.MemoryBytes)
 	return nil
 }
 
 // reportOf writes QEMU's account as ours; its times are whole milliseconds.
-func reportOf(s qemu.Stats, ramBytes int64) migration.Report {
-	return migration.Report{
+func reportOf(s qemu.Stats, m qemu.Migration, ramBytes int64) migration.Report {
+	r := migration.Report{
 		Status: migration.StatusCompleted, Phase: migration.PhaseDone,
 		TotalMS: float64(s.TotalMs), SetupMS: float64(s.SetupMs), DowntimeMS: float64(s.DowntimeMs),
 		RAMBytes: ramBytes, BytesWire: s.RAM.TransferredBytes,
@@ -102,6 +118,25 @@ func reportOf(s qemu.Stats, ramBytes int64) migration.Report {
 		PagesStopCopy: Unknown,
 		Rounds:        make([]migration.Round, s.RAM.Rounds),
 	}
+	if m.Compression != "" && m.Compression != qemu.NoCompression {
+		r.BytesWire = Unknown // multifd counts before it compresses
+	}
+	return r
+}
+
+// whileBothRun returns a context that ends with either QEMU, too.
+func whileBothRun(ctx context.Context, vms ...*qemu.VM) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	for _, vm := range vms {
+		go func() {
+			select {
+			case <-vm.Exited():
+				cancel()
+			case <-ctx.Done():
+			}
+		}()
+	}
+	return ctx, cancel
 }
 
 // watchQEMU waits for the heartbeats at the destination. Each QEMU has a console of its own, and a line may have begun at
@@ -117,8 +152,8 @@ func (r *Result) watchQEMU(ctx context.Context, source, destination *qemu.VM, as
 		if line := whole.Corrupt(); line != "" {
 			return errors.Join(heartbeat.ErrCorrupt, errors.New(line))
 		}
-		s := span{asked: asked, moved: len(source.Console.Beats())}
-		beats := whole.Beats()
+		s := span{asked: asked, moved: len(running(source.Console.Beats()))}
+		beats := running(whole.Beats())
 		if allComplete(byTask(beats, s), want) {
 			r.readBeats(beats, s)
 			return nil

@@ -20,6 +20,8 @@ type Result struct {
 	Noise   Noise            `json:"noise"`
 	Request Request          `json:"request"`
 	Report  migration.Report `json:"report"`
+	// LinkBytes is what left the source's end of the link meanwhile, headers included; 0 without a Link.
+	LinkBytes int64 `json:"link_bytes"`
 	// GapMS is the longest gap that the guest saw around the move, GapBeforeMS the longest in the second before.
 	GapMS       float64 `json:"gap_ms"`
 	GapBeforeMS float64 `json:"gap_before_ms"`

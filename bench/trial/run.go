@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"taskguide/control"
@@ -15,6 +16,9 @@ import (
 
 // patience bounds a trial; it is far beyond what any takes.
 const patience = 3 * time.Minute
+
+// graceTime is how long a migration that was cancelled may take to end by itself.
+const graceTime = 10 * time.Second
 
 // Bed is where trials run.
 type Bed struct {
@@ -59,6 +63,8 @@ type stage struct {
 	source      *process
 	destination *process
 	follower    *follower
+	// hearDestination lets the destination's output into guest, once all of the source's is in: together they are one text.
+	hearDestination func()
 
 	requested time.Time
 	span      span
@@ -101,14 +107,16 @@ func (s *stage) setUp(ctx context.Context, dir string) (address string, err erro
 		return "", err
 	}
 	// What the destination prints continues what the source printed, in the middle of a line perhaps.
-	s.destination, err = startVMM(s.bed.Binary, dir, "destination", s.bed.Link.Destination(), &s.guest, s.source.silent, wait...)
+	heard := make(chan struct{})
+	s.hearDestination = sync.OnceFunc(func() { close(heard) })
+	s.destination, err = startVMM(s.bed.Binary, dir, "destination", s.bed.Link.Destination(), &s.guest, heard, wait...)
 	if err != nil {
 		return "", err
 	}
 	if _, err := s.source.await(ctx, "running", func(vm control.VM) bool { return vm.State == control.StateRunning }); err != nil {
 		return "", err
 	}
-	if s.follower, err = follow(ctx, s.source, s.spec.Guest.Tag); err != nil {
+	if s.follower, err = follow(ctx, s.source, s.spec.Guest); err != nil {
 		return "", err
 	}
 	vm, err := s.destination.await(ctx, "listening", func(vm control.VM) bool { return vm.Incoming != "" })
@@ -117,6 +125,9 @@ func (s *stage) setUp(ctx context.Context, dir string) (address string, err erro
 
 // strike ends what still runs and waits until it has.
 func (s *stage) strike() {
+	if s.hearDestination != nil {
+		s.hearDestination()
+	}
 	for _, p := range []*process{s.source, s.destination} {
 		if p != nil {
 			p.end()
@@ -137,13 +148,13 @@ func (s *stage) awaitRequest(ctx context.Context) error {
 		return s.source.explain(err)
 	}
 	cycle := s.spec.Guest.Cycle()
-	if s.spec.Guest.Tag.tells() {
+	if s.spec.Guest.tellsPhases() {
 		err := s.follower.awaitOffset(ctx, s.spec.Offset, cycle)
 		if !errors.Is(err, errNoTags) {
 			return err
 		}
 	}
-	sleep(ctx, untilOffset(time.Now(), cycleAt(s.guest.Beats()), s.spec.Offset, cycle))
+	sleep(ctx, untilOffset(time.Now(), cycleAt(running(s.guest.Beats())), s.spec.Offset, cycle))
 	return ctx.Err()
 }
 
@@ -153,14 +164,14 @@ func awaitBeats(ctx context.Context, log *heartbeat.Log, spec Spec) error {
 	if spec.BeatsBefore > 0 {
 		beats += spec.BeatsBefore
 	}
-	_, err := log.WaitBeats(ctx, beats*max(1, spec.Guest.CPUs)-1)
+	_, err := awaitRunning(ctx, log, beats*max(1, spec.Guest.CPUs)-1)
 	return err
 }
 
 func (s *stage) migrate(ctx context.Context, address string) error {
 	r := s.result
 	params := s.spec.Params
-	params.Destination = address
+	params.Destination, params.BitsPerSecond = address, s.bed.Link.engineLimit(params.BitsPerSecond)
 	params, err := params.WithDefaults()
 	if err != nil {
 		return err
@@ -169,16 +180,21 @@ func (s *stage) migrate(ctx context.Context, address string) error {
 	if err != nil {
 		return err
 	}
+	sent, err := s.bed.Link.sentBytes()
+	if err != nil {
+		return err
+	}
 	guest, err := newGuestMeter(s.source.pid())
 	if err != nil {
 		return err
 	}
-	s.span.asked = len(s.guest.Beats())
+	s.span.asked = len(running(s.guest.Beats()))
 	s.requested = time.Now()
 	r.Request = s.follower.request(s.spec.Guest.Cycle())
 	if r.Request.Anchor == "heartbeats" {
-		r.Request.Offset = offsetByBeats(s.guest.Beats(), s.requested, s.spec.Guest.Cycle())
+		r.Request.Offset = offsetByBeats(running(s.guest.Beats()), s.requested, s.spec.Guest.Cycle())
 	}
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(graceTime, s.source.end) })()
 	r.Report, err = s.source.client.Migrate(ctx, params, func(control.Event) {})
 	r.CPU.Guest = guest.stop()
 	if err != nil {
@@ -189,6 +205,11 @@ func (s *stage) migrate(ctx context.Context, address string) error {
 		return err
 	}
 	r.CPU.Source, r.CPU.Destination = after[0]-before[0], after[1]-before[1]
+	sentAfter, err := s.bed.Link.sentBytes()
+	if err != nil {
+		return err
+	}
+	r.LinkBytes = sentAfter - sent
 	if r.Report.Status != migration.StatusCompleted {
 		return fmt.Errorf("migration %s: %s", r.Report.Status, r.Report.Error)
 	}
@@ -216,16 +237,21 @@ func (s *stage) cpu() ([2]float64, error) {
 
 // watchOn follows the guest at the destination and collects what it says.
 func (s *stage) watchOn(ctx context.Context) error {
+	select {
+	case <-s.source.silent: // all of its output is in
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for the end of %s: %w", s.source.name, ctx.Err())
+	}
+	s.span.moved = len(running(s.guest.Beats()))
+	s.hearDestination()
 	if err := s.source.wait(ctx); err != nil {
 		return err
 	}
-	// All of the source's output is in.
-	s.span.moved = len(s.guest.Beats())
 	want := max(1, s.spec.BeatsAfter)
 	alive, cancel := s.destination.whileAlive(ctx)
 	defer cancel()
 	for n := s.span.moved; ; n++ {
-		beats, err := s.guest.WaitBeats(alive, n)
+		beats, err := awaitRunning(alive, &s.guest, n)
 		if err != nil {
 			return s.destination.explain(err)
 		}

@@ -1,6 +1,8 @@
 package trial
 
 import (
+	"context"
+	"fmt"
 	"os"
 	"testing"
 	"time"
@@ -112,6 +114,39 @@ func TestLatency(t *testing.T) {
 	require.InDelta(t, 1.5, r.Latency.Around.P50, 0)
 }
 
+// What a guest says while it fills its memory is not its run: nothing is measured by it, and its cycle begins after.
+func TestPreparationIsNotTheRun(t *testing.T) {
+	var log heartbeat.Log
+	line := func(ms int, phase string) {
+		fmt.Fprintf(&log, "hb task=0 ms=%d passes=0 writes=%d gap_us=1 phase=%s\n", ms, ms, phase)
+	}
+	line(1000, "prepare")
+	line(2000, "prepare")
+	line(3300, "busy")
+	beats, err := awaitRunning(t.Context(), &log, 0)
+	require.NoError(t, err)
+	require.Len(t, beats, 1)
+	require.Equal(t, 3300*time.Millisecond, beats[0].Elapsed)
+	require.Len(t, log.Beats(), 3, "the log itself is left alone")
+	go line(4300, "busy")
+	beats, err = awaitRunning(t.Context(), &log, 1)
+	require.NoError(t, err)
+	require.Len(t, beats, 2)
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = awaitRunning(ended, &log, 2)
+	require.ErrorIs(t, err, context.Canceled)
+}
+
+func TestLinkLimitsInTheEnginesPlace(t *testing.T) {
+	var loopback *Link
+	require.EqualValues(t, 1e9, loopback.engineLimit(1e9))
+	link := &Link{bitsPerSecond: 1e9}
+	require.EqualValues(t, 0, link.engineLimit(1e9))
+	require.EqualValues(t, 0, link.engineLimit(2e9))
+	require.EqualValues(t, 5e8, link.engineLimit(5e8), "what is to be slower than the link still is")
+}
+
 func TestParseMoved(t *testing.T) {
 	require.Equal(t, &Moved{Inside: "exit", Phase: "busy"}, parseMoved("hb task=0\r\nmoved task=0 epoch=1 inside=exit ms=4711 phase=busy\r\nhb"))
 	require.Nil(t, parseMoved("hb task=0 moved"))
@@ -143,7 +178,7 @@ func TestFollowerFindsThePointOfTheCycle(t *testing.T) {
 		other       tagging.Event
 		depth, back uint32
 	}{{TagCool, tagging.Exited, tagging.Entered, 0, 1}, {TagBusy, tagging.Entered, tagging.Exited, 1, 0}} {
-		f := &follower{tag: c.tag, changed: make(chan struct{})}
+		f := &follower{guest: Guest{Tag: c.tag, Busy: time.Second, Cool: time.Second}, changed: make(chan struct{})}
 		now := time.Now()
 		f.inside = c.back == 1
 		f.note(tagEvent(now.Add(-30*time.Millisecond), c.event, c.depth))
@@ -158,7 +193,7 @@ func TestFollowerFindsThePointOfTheCycle(t *testing.T) {
 }
 
 func TestFirstCycleBeginsWithTheRegistration(t *testing.T) {
-	f := &follower{tag: TagCool, changed: make(chan struct{})}
+	f := &follower{guest: Guest{Tag: TagCool, Busy: time.Second}, changed: make(chan struct{})}
 	begun := time.Now()
 	f.note(tagEvent(begun, tagging.Registered, 0))
 	require.Equal(t, begun, f.busyAt)

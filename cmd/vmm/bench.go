@@ -37,7 +37,7 @@ func newBenchList(std streams) *cobra.Command {
 		RunE: func(*cobra.Command, []string) error {
 			w := tabwriter.NewWriter(std.out, 0, 8, 2, ' ', 0)
 			for _, e := range bench.Experiments() {
-				fmt.Fprintf(w, "%s\t%d trials\t%d with --quick\t%s\n", e.Name, len(e.Plan(bench.Full, 0)), len(e.Plan(bench.Quick, 0)), e.Summary)
+				fmt.Fprintf(w, "%s\t%d trials\t%d with --quick\t%s\n", e.Name, len(e.Plan(bench.Here(bench.Full), 0)), len(e.Plan(bench.Here(bench.Quick), 0)), e.Summary)
 			}
 			return w.Flush()
 		},
@@ -85,13 +85,19 @@ func (f *benchRunFlags) run(name string, std streams) error {
 	if f.resume && f.out == "" {
 		return usagef("--resume: say with --out which folder")
 	}
+	if f.netns.bitsPerSecond > 0 && e.LoopbackOnly {
+		return usagef("--netns: %s sees to its rates itself, over the loopback: leave it out", name)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
+	// After the first signal things are cleaned up; a second one does what signals do. The guests go with this process.
+	context.AfterFunc(ctx, stop)
 	dir := f.out
 	if dir == "" {
 		dir = "bench-" + name + "-" + time.Now().Format("20060102-150405")
 	}
-	order := bench.Order{Experiment: e, Size: f.size(), Seed: f.seed, BitsPerSecond: f.netns.bitsPerSecond, Progress: f.progress(std)}
+	order := bench.Order{Experiment: e, Setting: bench.Here(f.size()), Seed: f.seed, Progress: f.progress(std)}
+	order.BitsPerSecond = f.netns.bitsPerSecond
 	if order.Binary, err = os.Executable(); err != nil {
 		return fmt.Errorf("find this program's own file: %w", err)
 	}
@@ -105,7 +111,7 @@ func (f *benchRunFlags) run(name string, std streams) error {
 			return errors.Join(err, errJSON)
 		}
 	}
-	if errors.Is(err, bench.ErrInterrupted) {
+	if errors.Is(err, bench.ErrInterrupted) || errors.Is(err, bench.ErrTimeUp) {
 		return fmt.Errorf("%w: what was done is kept: vmm bench run %s --resume --out %s goes on", err, name, dir)
 	}
 	return err

@@ -246,6 +246,19 @@ func (vm *VM) Input(p []byte) error {
 	return err
 }
 
+// Exited is closed once QEMU has ended.
+func (vm *VM) Exited() <-chan struct{} { return vm.exited }
+
+// Err says how QEMU ended, with its last words; nil while it runs.
+func (vm *VM) Err() error {
+	select {
+	case <-vm.exited:
+		return vm.explain(ErrExited)
+	default:
+		return nil
+	}
+}
+
 // Pid is QEMU's process.
 func (vm *VM) Pid() int { return vm.cmd.Process.Pid }
 

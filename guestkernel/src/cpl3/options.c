@@ -30,6 +30,7 @@ static const struct option table[] = {
 	{"inject", KIND_NAME, AT(inject), {"0", "1", "stale", "torn"}},
 	{"tag", KIND_NAME, AT(tag), {"none", "cool", "fast", "port", "busy", "random"}},
 	{"coop", KIND_NUMBER, AT(coop), {0}},
+	{"watch", KIND_NUMBER, AT(watch), {0}},
 	{"rate", KIND_NUMBER, AT(rate), {0}},
 	{"seed", KIND_NUMBER, AT(seed), {0}},
 };
@@ -41,6 +42,7 @@ static const struct options defaults = {
 	.busy = 1000000,
 	.cool = 1000000,
 	.step = STEP_OUT,
+	.watch = 1,
 	.seed = 1,
 	.rate = 50000,
 };

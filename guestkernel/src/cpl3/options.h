@@ -30,7 +30,7 @@ struct options {
 	uint64_t step;
 	uint64_t touch, verify, spin;
 	uint64_t inject;
-	uint64_t tag, coop, seed;
+	uint64_t tag, coop, watch, seed;
 	uint64_t rate; /* requests a second of each task */
 };
 

@@ -68,11 +68,14 @@ static void say_moved(struct task *task, const char *inside)
 	task_print(task, &line);
 }
 
-/* Reads EPOCH. Returns whether the VM has moved since the last time. */
+/* Reads EPOCH, with watch=0 nothing. Returns whether the VM has moved since the last time. */
 static bool epoch_changed(struct task *task)
 {
-	uint32_t epoch = read(TAG_REG_EPOCH);
+	uint32_t epoch;
 
+	if (task->options->watch == 0)
+		return false;
+	epoch = read(TAG_REG_EPOCH);
 	if (epoch == task->tags.epoch)
 		return false;
 	task->tags.epoch = epoch;

@@ -29,6 +29,7 @@ void task_prepare(struct task *task)
 	task->phase_end = task->end = task->schedule = UINT64_MAX;
 	task->kvmclock_tsc = now;
 	task->kvmclock = kvmclock_ns(task->cpu);
+	task->begun = false;
 	tags_off(task);
 	task_arm(task);
 }
@@ -36,6 +37,7 @@ void task_prepare(struct task *task)
 void task_begin(struct task *task)
 {
 	task_prepare(task);
+	task->begun = true;
 	if (task->options->run_time != 0)
 		task->end = task->started + ticks_from_us(task->options->run_time);
 	task_arm(task);
@@ -59,7 +61,7 @@ static void put_counters(struct task *task, struct line *line, uint64_t now)
 	put_key(line, "ticks", percpu[task->cpu].ticks);
 	put_key(line, "gap_max_us", us_from_ticks(task->gap_max));
 	put_key(line, "print_us", us_from_ticks(task->print));
-	put(line, task->cool ? " phase=cool" : " phase=busy");
+	put(line, !task->begun ? " phase=prepare" : task->cool ? " phase=cool" : " phase=busy");
 	put_key(line, "tsc_ms", us_from_ticks(now) / 1000);
 	if (clock.has_kvmclock)
 		put_key(line, "kvmclock_ms", kvmclock_ns(task->cpu) / 1000000);

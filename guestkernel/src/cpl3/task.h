@@ -26,6 +26,7 @@ struct task {
 	uint64_t kvmclock_tsc;
 	uint64_t stepped;   /* TSC ticks that it has stepped back and that have not been told yet */
 	uint64_t excluded;  /* TSC ticks that printing has taken since the task began */
+	bool begun;         /* its run, that is: it does not prepare any more */
 	bool cool;          /* in a cool phase */
 	struct tagging tags;
 	void (*put_extra)(struct task *task, struct line *line); /* a workload's own fields of the heartbeat, or NULL */
