@@ -390,7 +390,8 @@ func TestHeadlineOfTagging(t *testing.T) {
 		results = append(results, r)
 	}
 	f := taggingReport(at(Quick), results)
-	require.Len(t, f.Headlines, 8)
+	require.Len(t, f.Headlines, 16, "the gain and the price, of four programs under two rules")
+	require.Contains(t, f.Headlines[8], "matmul, rule xen: total time guided against unguided: median ")
 	require.Equal(t, "matmul, rule xen: downtime guided against unguided: median 4.0 ms against 40.0 ms, 0.10× [0.10×, 0.10×]; "+
 		"mean 4.0 ms against 40.0 ms, 0.10× [0.10×, 0.10×]; worst 4.0 ms against 40.0 ms, 0.10× [0.10×, 0.10×].", f.Headlines[0])
 }

@@ -232,7 +232,7 @@ func speedReport(at Setting, results []trial.Result) Findings {
 			samples = append(samples, figure.Sample{Label: g.factors["way"], Colour: g.factors["way"], Values: g.values(total)})
 		}
 		f.Sections = append(f.Sections, Section{
-			Title:   strings.ToUpper(s.name[:1]) + s.name[1:],
+			Title:   capital(s.name),
 			Figures: []NamedFigure{{"speed-" + fileName(s.name), "Total time: " + s.about + ".", figure.Strip(s.name+": total time", "total time in ms", samples)}},
 			Tables:  []Table{s.table(groups)},
 		})

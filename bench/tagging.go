@@ -2,6 +2,7 @@ package bench
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"taskguide/bench/figure"
@@ -131,7 +132,7 @@ func beatsFor(p program, size Size) int {
 
 func taggingReport(at Setting, results []trial.Result) Findings {
 	groups := groupBy(results, programLevels(), ruleLevels, levels{"policy", policyNames(taggingPolicies)})
-	f := Findings{Headlines: gains(groups)}
+	f := Findings{Headlines: append(gains(groups), prices(groups)...)}
 	f.Sections = []Section{
 		{
 			Title: "The gain: how long the guest stands still",
@@ -140,7 +141,7 @@ func taggingReport(at Setting, results []trial.Result) Findings {
 					"All guests are tagged; “off” ignores the tags, and so is what an untagged guest would get.",
 				"The downtime is the engine's own measurement. The guest's own gap, in the table, is what the program inside saw, noise of the host included.",
 			},
-			Figures: downtimeFigures(groups),
+			Figures: figuresByRule(groups, "downtime", downtime),
 			Tables:  []Table{gainTable(groups), tableOf("Downtime and what it consists of; medians with 95 % bootstrap intervals", groups, []string{"program", "rule", "policy"}, downtime, stopCopy, gap, gapBefore)},
 		},
 		{
@@ -157,7 +158,8 @@ func taggingReport(at Setting, results []trial.Result) Findings {
 				"Guidance waits for a good moment, so a migration can take longer and send more. “Held back” is the time in which the migration could have gone on " +
 					"and did not, for the guest was outside its segments.",
 			},
-			Tables: []Table{tableOf("Cost; medians with 95 % bootstrap intervals", groups, []string{"program", "rule", "policy"}, total, waited, pages, wire, rounds), priceTable(groups)},
+			Figures: figuresByRule(groups, "total", total),
+			Tables:  []Table{tableOf("Cost; medians with 95 % bootstrap intervals", groups, []string{"program", "rule", "policy"}, total, waited, pages, wire, rounds), priceTable(groups)},
 		},
 		serviceSection(groups),
 		timelineSection(prefer(prefer(results, "program", "kv"), "rule", string(migration.RuleXen)), []string{off.name, switchover.name}),
@@ -166,27 +168,28 @@ func taggingReport(at Setting, results []trial.Result) Findings {
 }
 
 // gains is the headline: the ratio of downtimes, guided against unguided, per program.
-func gains(groups []group) []string {
+func gains(groups []group) []string { return guidedAgainstUnguided(groups, downtime) }
+
+// prices is the same for what it costs.
+func prices(groups []group) []string { return guidedAgainstUnguided(groups, total) }
+
+func guidedAgainstUnguided(groups []group, m metric) []string {
 	var lines []string
-	for _, g := range groups {
+	eachAgainstOff(groups, func(g, base group) {
 		if !g.is("policy", switchover.name) {
-			continue
+			return
 		}
-		base, ok := find(groups, map[string]string{"program": g.factors["program"], "rule": g.factors["rule"], "policy": off.name})
-		if !ok {
-			continue
-		}
-		guided, unguided := g.values(downtime), base.values(downtime)
-		line := fmt.Sprintf("%s, rule %s: downtime guided against unguided", g.factors["program"], g.factors["rule"])
+		guided, unguided := g.values(m), base.values(m)
+		line := fmt.Sprintf("%s, rule %s: %s guided against unguided", g.factors["program"], g.factors["rule"], m.name)
 		for i, by := range []struct {
 			name      string
 			statistic func([]float64) float64
 		}{{"median", stats.Median}, {"mean", stats.Mean}, {"worst", stats.Max}} {
 			line += fmt.Sprintf("%s %s %s against %s, %s", []string{":", ";", ";"}[i], by.name,
-				downtime.write(by.statistic(guided)), downtime.write(by.statistic(unguided)), ratioBy(by.statistic, guided, unguided))
+				m.write(by.statistic(guided)), m.write(by.statistic(unguided)), ratioBy(by.statistic, guided, unguided))
 		}
 		lines = append(lines, line+".")
-	}
+	})
 	return lines
 }
 
@@ -239,15 +242,15 @@ func eachAgainstOff(groups []group, f func(g, base group)) {
 func meanRatio(a, b group, m metric) string  { return ratioBy(stats.Mean, a.values(m), b.values(m)) }
 func worstRatio(a, b group, m metric) string { return ratioBy(stats.Max, a.values(m), b.values(m)) }
 
-// downtimeFigures shows the distributions, one figure per rule.
-func downtimeFigures(groups []group) []NamedFigure {
+// figuresByRule shows the distributions of a metric, one figure per rule.
+func figuresByRule(groups []group, name string, m metric) []NamedFigure {
 	var figures []NamedFigure
 	for _, rule := range ruleLevels.values {
 		var samples []figure.Sample
 		for _, g := range groups {
 			if g.is("rule", rule) {
 				samples = append(samples, figure.Sample{
-					Group: g.factors["program"], Label: g.factors["policy"], Colour: g.factors["policy"], Values: g.values(downtime),
+					Group: g.factors["program"], Label: g.factors["policy"], Colour: g.factors["policy"], Values: g.values(m),
 				})
 			}
 		}
@@ -255,8 +258,8 @@ func downtimeFigures(groups []group) []NamedFigure {
 			continue
 		}
 		figures = append(figures, NamedFigure{
-			"downtime-" + rule, "Downtime by program and policy under rule " + rule + ", every trial a point.",
-			figure.Strip("Downtime under rule "+rule, "downtime in ms", samples),
+			name + "-" + rule, capital(m.name) + " by program and policy under rule " + rule + ", every trial a point.",
+			figure.Strip(capital(m.name)+" under rule "+rule, m.name+" in ms", samples),
 		})
 	}
 	return figures
@@ -380,5 +383,7 @@ func typical(results []trial.Result) trial.Result {
 	}
 	return best
 }
+
+func capital(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
 
 func abs(v float64) float64 { return max(v, -v) }

@@ -1,0 +1,97 @@
+package integration
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"taskguide/integration/heartbeat"
+)
+
+// A run that is interrupted in the middle of a trial keeps the trials that are done, ends its guests and its network
+// namespaces, leaves no files but its results, and goes on when it is told to.
+func TestInterruptedBenchGoesOn(t *testing.T) {
+	b := newBed(t)
+	out := b.path("out")
+	run := []string{"bench", "run", "tagging", "--quick", "--out", out}
+	if os.Geteuid() == 0 {
+		run = append(run, "--netns", "1Gbit")
+	}
+	b.interruptBench(run, syscall.SIGINT)
+	before, results := b.benchResults(out)
+	require.NotEmpty(t, results)
+	require.FileExists(t, filepath.Join(out, "report.html"))
+
+	r := b.vmm(run...)
+	require.Equal(t, 1, r.status)
+	require.Contains(t, r.stderr, "already holds results")
+
+	b.interruptBench(append(run[:6:6], "--resume"), syscall.SIGTERM)
+	after, more := b.benchResults(out)
+	require.Greater(t, len(more), len(results))
+	require.Equal(t, results, more[:len(results)])
+	require.Len(t, after["resumed"], 1)
+	delete(after, "resumed")
+	require.Equal(t, before, after, "the same seed, size and link")
+	for _, r := range more {
+		require.NotContains(t, r, "error")
+	}
+	require.Contains(t, b.ok("bench", "report", out), "report.html")
+}
+
+// benchResults reads what a run has kept.
+func (b *bed) benchResults(dir string) (run map[string]any, trials []map[string]any) {
+	b.t.Helper()
+	file, err := os.ReadFile(filepath.Join(dir, "run.json"))
+	require.NoError(b.t, err)
+	require.NoError(b.t, json.Unmarshal(file, &run))
+	raw, err := os.ReadFile(filepath.Join(dir, "raw.jsonl"))
+	require.NoError(b.t, err)
+	for line := range bytes.Lines(raw) {
+		var r map[string]any
+		require.NoError(b.t, json.Unmarshal(line, &r))
+		trials = append(trials, r)
+	}
+	return run, trials
+}
+
+// interruptBench starts a bench, and ends it by a signal while it runs its second trial.
+func (b *bed) interruptBench(args []string, sig syscall.Signal) {
+	b.t.Helper()
+	temporary := b.path("tmp")
+	require.NoError(b.t, os.MkdirAll(temporary, 0o755))
+	cmd := b.command(args...)
+	cmd.Env = append(cmd.Env, "TMPDIR="+temporary)
+	var stdout, stderr heartbeat.Log
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	require.NoError(b.t, cmd.Start())
+	require.NoError(b.t, stdout.WaitText(b.ctx, "left)"), stderr.String())
+	require.Eventually(b.t, func() bool { return len(processesOf(temporary)) > 0 }, patience, time.Millisecond, "the next trial's guests")
+	require.NoError(b.t, cmd.Process.Signal(sig))
+	require.Error(b.t, cmd.Wait())
+	require.Equal(b.t, 1, cmd.ProcessState.ExitCode(), stderr.String())
+	require.Contains(b.t, stderr.String(), "--resume")
+	require.Empty(b.t, processesOf(temporary))
+	left, err := os.ReadDir(temporary)
+	require.NoError(b.t, err)
+	require.Empty(b.t, left)
+}
+
+// processesOf lists the processes whose command lines name a folder.
+func processesOf(dir string) []string {
+	files, _ := filepath.Glob("/proc/[0-9]*/cmdline") // the pattern is right
+	var found []string
+	for _, f := range files {
+		if line, err := os.ReadFile(f); err == nil && strings.Contains(string(line), dir) {
+			found = append(found, strings.ReplaceAll(string(line), "\x00", " "))
+		}
+	}
+	return found
+}
