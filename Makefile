@@ -2,9 +2,10 @@
 
 GO      ?= go
 # CGO_ENABLED=0: one static binary, and no C compiler needed to build it.
-# -buildvcs: the revision, which results of vmm bench name, where git tells it; elsewhere, as in a checkout owned by
-# another user, a build without it rather than none.
-GOBUILD := CGO_ENABLED=0 $(GO) build -buildvcs=$(shell git status >/dev/null 2>&1 && echo true || echo false) -trimpath
+# -buildvcs: the revision, which results of vmm bench name, where git tells that of these sources; elsewhere, as in a
+# checkout owned by another user, a build without it rather than none.
+VCS     := $(shell [ "$$(git rev-parse --show-toplevel 2>/dev/null)" = "$(CURDIR)" ] && echo true || echo false)
+GOBUILD := CGO_ENABLED=0 $(GO) build -buildvcs=$(VCS) -trimpath
 # Tests that boot machines mostly wait for their guests: more of them at once than there are CPUs.
 GOTEST  := $(GO) test -buildvcs=false -timeout 15m -parallel 4
 CC      ?= cc

@@ -16,7 +16,7 @@
 //   - Trials come in blocks, each with one trial of every configuration, in random order: what drifts (other users of the
 //     host, temperature) hits all configurations alike. The seed of the order is recorded.
 //   - Every report of every trial is kept, with its spec, what the host was doing just before, and what the guest said.
-//   - Medians with bootstrap intervals, and every point in the figures.
+//   - Medians and means with bootstrap intervals, and every point in the figures.
 //   - Tags that are wrong on purpose (experiment validity): if they helped too, the gain would be an artefact.
 //
 // A trial that fails is void, is listed, and is run once more by a resumed run. Results are on the disk before the next

@@ -38,7 +38,7 @@ func (at Setting) rate() int64 {
 func (at Setting) rateName() string { return units.BitRate(float64(at.rate()) / 8) }
 
 // Here is the setting of a run on this host.
-func Here(size Size) Setting { return Setting{Size: size, QEMU: qemuInstalled()} }
+func Here(size Size) Setting { return Setting{Size: size, QEMU: qemuVersion() != ""} }
 
 // Experiment is a set of trials and what they are to show.
 type Experiment struct {

@@ -164,7 +164,7 @@ func facts(run Run, results []trial.Result) [][2]string {
 		qemu = "not installed"
 	}
 	return [][2]string{
-		{"trials", fmt.Sprintf("%d of %d, %d of them void", len(results), run.Trials, len(results)-len(valid(results)))},
+		{"trials", fmt.Sprintf("%d of %d, %d of them void", len(results), max(run.Trials, len(results)), len(results)-len(valid(results)))},
 		{"begun", run.Started.UTC().Format(time.RFC1123) + resumptions(run)},
 		{"host", fmt.Sprintf("%s, %d CPUs, %s", h.CPU, h.CPUs, units.Bytes(h.MemoryBytes))},
 		{"kernel", fmt.Sprintf("Linux %s, KVM by %s", h.Kernel, h.KVM)},

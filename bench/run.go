@@ -53,10 +53,7 @@ type runner interface {
 // each result to the store. It returns all results that there are then.
 func execute(ctx context.Context, o Order, bed runner, done []trial.Result, store *Store) (all []trial.Result, err error) {
 	whole := o.Experiment.Plan(o.Setting, o.Seed)
-	plan, err := remaining(whole, done)
-	if err != nil {
-		return done, err
-	}
+	plan := remaining(whole, done)
 	all = done
 	deadline := time.Now().Add(o.budget())
 	o.Progress.Begin(len(plan), deadline)
@@ -86,10 +83,7 @@ func execute(ctx context.Context, o Order, bed runner, done []trial.Result, stor
 }
 
 // remaining leaves out the trials that have a result. One that failed is tried once more.
-func remaining(plan []trial.Spec, done []trial.Result) ([]trial.Spec, error) {
-	if err := samePlan(plan, done); err != nil {
-		return nil, err
-	}
+func remaining(plan []trial.Spec, done []trial.Result) []trial.Spec {
 	has := map[string]bool{}
 	for _, r := range valid(done) {
 		has[r.Spec.ID] = true
@@ -100,7 +94,7 @@ func remaining(plan []trial.Spec, done []trial.Result) ([]trial.Spec, error) {
 			left = append(left, s)
 		}
 	}
-	return left, nil
+	return left
 }
 
 // ErrOtherPlan says that results are of a version of this program that ran its trials otherwise, so that neither more

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"taskguide/bench/trial"
+	"taskguide/integration/qemu"
 )
 
 // Session is an order carried out in a folder.
@@ -39,7 +40,7 @@ func (s Session) Run(ctx context.Context) (page string, err error) {
 // open makes the bed for the trials first, so that what cannot be run leaves no folder behind.
 func (s *Session) open() (*Store, *bed, []trial.Result, error) {
 	if s.Resume {
-		run, _, err := Load(s.Dir)
+		run, done, err := Load(s.Dir)
 		if err != nil {
 			return nil, nil, nil, err
 		}
@@ -47,6 +48,12 @@ func (s *Session) open() (*Store, *bed, []trial.Result, error) {
 			return nil, nil, nil, fmt.Errorf("%s holds results of %s, not of %s: choose another --out", s.Dir, run.Experiment, s.Order.Experiment.Name)
 		}
 		s.Order.Setting, s.Order.Seed = run.setting(), run.Seed
+		if err := samePlan(s.Order.Experiment.Plan(s.Order.Setting, s.Order.Seed), done); err != nil {
+			return nil, nil, nil, fmt.Errorf("%s: %w: it was vmm %s that ran them", s.Dir, err, run.Host.VMM)
+		}
+		if s.Order.QEMU && qemuVersion() == "" {
+			return nil, nil, nil, fmt.Errorf("%s compares with QEMU, which is not installed here (%s)", s.Dir, qemu.Binary)
+		}
 	}
 	bed, err := newBed(&s.Order, s.Resume)
 	if err != nil {

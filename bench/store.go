@@ -115,13 +115,21 @@ func Create(dir string, run Run) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("make the folder for results: %w", err)
 	}
-	if _, err := os.Stat(filepath.Join(dir, runFile)); err == nil {
-		return nil, fmt.Errorf("%s %w", dir, ErrExists)
-	}
-	if err := writeRun(dir, run); err != nil {
+	s, err := openStore(dir)
+	if err != nil {
 		return nil, err
 	}
-	return openStore(dir)
+	// Now that nobody else can be about to begin one here.
+	if _, err = os.Stat(filepath.Join(dir, runFile)); err == nil {
+		err = fmt.Errorf("%s %w", dir, ErrExists)
+	} else {
+		err = writeRun(dir, run)
+	}
+	if err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
 }
 
 func writeRun(dir string, run Run) error {

@@ -341,7 +341,7 @@ func timelineSection(results []trial.Result, policies []string) Section {
 		Title: "One migration, step by step",
 		Text: []string{
 			"A typical migration of each policy: of those asked for in the first half of the cycle, if there are any, the one with the median downtime. " +
-				"Rates of writing are the engine's, one a round; what was sent is known after each round and ten times a second.",
+				"How many pages became dirty in a second is the engine's measurement, one a round, and is not known between rounds; what was sent is known after each round and ten times a second.",
 		},
 	}
 	for _, p := range policies {

@@ -60,7 +60,7 @@ func validityReport(_ Setting, results []trial.Result) Findings {
 	f.Sections = []Section{{
 		Title: "True tags against wrong ones",
 		Text: []string{
-			"The same program, the same order (rule xen, guidance switchover), the same moments: only the tags differ. If guidance works because of what they say, then inverted tags, which mark the busy phases, " +
+			"The same program, the same order (rule xen, guidance switchover), the same points of the cycle, by the tags where they tell the phases and else by the clock: only the tags differ. If guidance works because of what they say, then inverted tags, which mark the busy phases, " +
 				"must make it worse than none, and random ones, which say nothing, must not make it better. If any tags helped, the gain would come from something else, such as the mere waiting.",
 			"These downtimes are either of a few milliseconds or of hundreds, by luck, so that medians jump between the two; means show how often each happens.",
 		},

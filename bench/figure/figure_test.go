@@ -132,6 +132,26 @@ func TestTimelineReadsMarks(t *testing.T) {
 	require.Positive(t, ink(t, Timeline("t", r)))
 }
 
+// A time of which nothing is known is left blank, and not shown as nothing.
+func TestTimelineLeavesTheUnknownBlank(t *testing.T) {
+	known := []step{{0, 0.1, 5}, {0.1, 0.2, 6}, {0.3, 0.4, 7}}
+	require.Equal(t, [][]step{known[:2], known[2:]}, unbroken(known))
+	require.Empty(t, unbroken(nil))
+}
+
+func TestLinearStripHasZeroAndAllValues(t *testing.T) {
+	samples := []Sample{{Label: "a", Values: []float64{-3, 20}}, {Label: "b"}}
+	low, high := linearRange(samples)
+	require.Less(t, low, -3.0)
+	require.Greater(t, high, 20.0)
+	low, high = linearRange([]Sample{{Values: []float64{7, 8}}})
+	require.LessOrEqual(t, low, 0.0)
+	require.Greater(t, high, 8.0)
+	low, high = linearRange(nil)
+	require.Less(t, low, high)
+	require.Positive(t, ink(t, LinearStrip("t", "x", samples)))
+}
+
 func TestTimelineWithoutMarks(t *testing.T) {
 	require.Positive(t, ink(t, Timeline("t", migrationOf())))
 	r := migrationOf()
@@ -143,9 +163,10 @@ func TestTimelineWithoutMarks(t *testing.T) {
 func TestColoursThatMeet(t *testing.T) {
 	for _, together := range [][]string{
 		{"off", "start", "suspend", "switchover", "switchover, no exit"},
-		{"untagged", "cool", "busy", "random"},
+		{"none", "cool", "busy", "random"},
 		{"none", "cool", "fast"},
 		{"vmm, unguided", "vmm, guided", "QEMU"},
+		{"vmm, 1 channel, raw, unguided", "vmm, 1 channel, raw, guided", "QEMU, multifd"},
 	} {
 		seen := map[color.NRGBA]string{}
 		for _, name := range together {

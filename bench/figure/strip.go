@@ -24,7 +24,7 @@ type Sample struct {
 func colourOf(name string) color.NRGBA {
 	known := map[string]color.NRGBA{
 		"off": vermilion, "start": orange, "suspend": purple, "switchover": blue, "switchover, no exit": sky,
-		"cool": blue, "busy": vermilion, "random": purple, "fast": green, "none": black, "untagged": black,
+		"cool": blue, "busy": vermilion, "random": purple, "fast": green, "none": black,
 	}
 	if c, ok := known[name]; ok {
 		return c

@@ -12,13 +12,13 @@ import (
 	"taskguide/migration"
 )
 
-// Timeline shows one migration: how much was sent and how much the guest wrote over time, and, behind, when the guest was
+// Timeline shows one migration: how much was sent and how many pages the guest dirtied over time, and, behind, when the guest was
 // inside a segment, when the migration was held back or suspended, its rounds, and its stop-and-copy.
 func Timeline(title string, r trial.Result) Figure {
 	t := timeline{result: r, end: seconds(r.Report.TotalMS)}
 	t.begin = -0.1 * t.end
 	rate := t.panel(title, "", "sent (Mbit/s)", t.bandwidth())
-	dirty := t.panel("", "time since the request (s)", "written (pages/s)", t.dirtyRate())
+	dirty := t.panel("", "time since the request (s)", "dirtied (pages/s)", t.dirtyRate())
 	return Figure{vg.Points(680), vg.Points(400), func(c draw.Canvas) {
 		const margin = 8
 		c = draw.Crop(c, margin, -margin, margin, -margin)
@@ -98,25 +98,35 @@ func (t timeline) panel(title, x, y string, steps []step) *plot.Plot {
 	p.X.Tick.Marker, p.Y.Tick.Marker = linearTicks{}, linearTicks{}
 	t.addBackground(p)
 	top := 0.0
-	var area plotter.XYs
-	for i, s := range steps {
-		if i > 0 && s.from > steps[i-1].to+shortest {
-			area = append(area, plotter.XY{X: steps[i-1].to, Y: 0}, plotter.XY{X: s.from, Y: 0})
+	for _, stretch := range unbroken(steps) {
+		area := plotter.XYs{{X: stretch[0].from, Y: 0}}
+		for _, s := range stretch {
+			area = append(area, plotter.XY{X: s.from, Y: s.value}, plotter.XY{X: s.to, Y: s.value})
+			top = max(top, s.value)
 		}
-		area = append(area, plotter.XY{X: s.from, Y: s.value}, plotter.XY{X: s.to, Y: s.value})
-		top = max(top, s.value)
-	}
-	if len(area) > 0 {
-		first, last := area[0].X, area[len(area)-1].X
-		area = append(append(plotter.XYs{{X: first, Y: 0}}, area...), plotter.XY{X: last, Y: 0})
-	}
-	if line, err := plotter.NewLine(area); err == nil && len(area) > 0 {
-		line.Color, line.Width, line.FillColor = blue, vg.Points(1.2), faded(blue, 0x40)
-		p.Add(line)
+		area = append(area, plotter.XY{X: stretch[len(stretch)-1].to, Y: 0})
+		if line, err := plotter.NewLine(area); err == nil {
+			line.Color, line.Width, line.FillColor = blue, vg.Points(1.2), faded(blue, 0x40)
+			p.Add(line)
+		}
 	}
 	p.X.Min, p.X.Max = t.begin, t.end*1.04
 	p.Y.Min, p.Y.Max = 0, max(top*1.15, 1)
 	return p
+}
+
+// unbroken splits steps where there is a time of which nothing is known: to draw a line there, at 0 or elsewhere, would be
+// making it up.
+func unbroken(steps []step) [][]step {
+	var stretches [][]step
+	for i, s := range steps {
+		if i == 0 || s.from > steps[i-1].to+shortest {
+			stretches = append(stretches, nil)
+		}
+		last := &stretches[len(stretches)-1]
+		*last = append(*last, s)
+	}
+	return stretches
 }
 
 // The colours of what is behind the curves.

@@ -50,15 +50,7 @@ func NewLink(bitsPerSecond int64) (*Link, error) {
 	return l, nil
 }
 
-// engineLimit is what an engine is to limit itself to that was told to keep to a rate: nothing, 0, where the link does it.
-func (l *Link) engineLimit(bitsPerSecond int64) int64 {
-	if l != nil && l.bitsPerSecond <= bitsPerSecond {
-		return 0
-	}
-	return bitsPerSecond
-}
-
-// sentBytes is what has left the source's end so far, headers and all; 0 for the loopback, where nobody counts.
+// sentBytes is what has left the source's end so far, by the kernel's account; 0 for the loopback, where nobody counts.
 func (l *Link) sentBytes() (n int64, err error) {
 	if l == nil {
 		return 0, nil

@@ -28,7 +28,7 @@ type process struct {
 	client *control.Client
 	cmd    *exec.Cmd
 	stderr bytes.Buffer  // complete once done is closed
-	silent chan struct{} // closed once its guest prints nothing any more
+	silent chan struct{} // closed once all that its guest printed is in the log
 	done   chan struct{} // closed once it has ended
 }
 
@@ -41,23 +41,32 @@ func startVMM(binary, dir, name string, side Side, log *heartbeat.Log, after <-c
 	p.cmd.Stderr = &p.stderr
 	// A group of its own, so that a Ctrl-C is for the bench to act on; and no process outlives the bench.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	out, err := p.cmd.StdoutPipe()
-	if err != nil {
-		return nil, fmt.Errorf("start %s: %w", name, err)
-	}
+	var err error
 	if p.client, err = control.NewClient(socket); err != nil {
 		return nil, err
 	}
-	if err := side.do(p.cmd.Start); err != nil {
+	// Not StdoutPipe: that it has ended is to be known before its output is wanted.
+	out, in, err := os.Pipe()
+	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
+	p.cmd.Stdout = in
+	err = side.do(p.cmd.Start)
+	in.Close()
+	if err != nil {
+		out.Close()
+		return nil, fmt.Errorf("start %s: %w", name, err)
+	}
+	go func() {
+		_ = p.cmd.Wait() // its status is asked for by those who care
+		close(p.done)
+	}()
 	go func() {
 		<-after
 		// The end of the pipe is the end of the process, whatever Copy says.
 		_, _ = io.Copy(log, out)
+		out.Close()
 		close(p.silent)
-		_ = p.cmd.Wait() // its status is asked for by those who care
-		close(p.done)
 	}()
 	return p, nil
 }
@@ -78,7 +87,7 @@ func (p *process) await(ctx context.Context, what string, ok func(control.VM) bo
 			return vm, nil
 		}
 		select {
-		case <-p.silent:
+		case <-p.done:
 			return vm, p.explain(errors.New("waiting for it to be " + what))
 		case <-ctx.Done():
 			return vm, fmt.Errorf("waiting for %s to be %s: %w", p.name, what, ctx.Err())
@@ -105,7 +114,7 @@ func (p *process) whileAlive(ctx context.Context) (context.Context, context.Canc
 	ctx, cancel := context.WithCancel(ctx)
 	go func() {
 		select {
-		case <-p.silent:
+		case <-p.done:
 			cancel()
 		case <-ctx.Done():
 		}

@@ -16,7 +16,9 @@ import (
 // heartbeats, as for a guest that does not tag.
 func (b *Bed) runQEMU(ctx context.Context, r *Result) (err error) {
 	m := *r.Spec.QEMU
-	m.BytesPerSecond = b.Link.engineLimit(r.Spec.Params.BitsPerSecond) / 8
+	if b.Link == nil {
+		m.BytesPerSecond = r.Spec.Params.BitsPerSecond / 8
+	} // else the link limits it, and better
 	m.DowntimeLimit = r.Spec.Params.DowntimeLimit
 	source, err := b.startQEMU(ctx, r.Spec.Guest, b.Link.Source(), false)
 	if err != nil {
@@ -53,12 +55,13 @@ func (b *Bed) runQEMU(ctx context.Context, r *Result) (err error) {
 	if err := r.migrateQEMU(ctx, source, destination, address, m); err != nil {
 		return err
 	}
-	sentAfter, err := b.Link.sentBytes()
-	if err != nil {
+	if err := r.watchQEMU(ctx, source, destination, asked); err != nil {
 		return err
 	}
+	// QEMU is done when all is in its socket: only now has all of it gone over the link.
+	sentAfter, err := b.Link.sentBytes()
 	r.LinkBytes = sentAfter - sent
-	return r.watchQEMU(ctx, source, destination, asked)
+	return err
 }
 
 func (b *Bed) startQEMU(ctx context.Context, g Guest, side Side, incoming bool) (*qemu.VM, error) {

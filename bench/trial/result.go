@@ -20,7 +20,7 @@ type Result struct {
 	Noise   Noise            `json:"noise"`
 	Request Request          `json:"request"`
 	Report  migration.Report `json:"report"`
-	// LinkBytes is what left the source's end of the link meanwhile, headers included; 0 without a Link.
+	// LinkBytes is what left the source's end of the link meanwhile, by the kernel's account; 0 without a Link.
 	LinkBytes int64 `json:"link_bytes"`
 	// GapMS is the longest gap that the guest saw around the move, GapBeforeMS the longest in the second before.
 	GapMS       float64 `json:"gap_ms"`

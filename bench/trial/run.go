@@ -171,7 +171,7 @@ func awaitBeats(ctx context.Context, log *heartbeat.Log, spec Spec) error {
 func (s *stage) migrate(ctx context.Context, address string) error {
 	r := s.result
 	params := s.spec.Params
-	params.Destination, params.BitsPerSecond = address, s.bed.Link.engineLimit(params.BitsPerSecond)
+	params.Destination = address
 	params, err := params.WithDefaults()
 	if err != nil {
 		return err
@@ -198,7 +198,7 @@ func (s *stage) migrate(ctx context.Context, address string) error {
 	r.Report, err = s.source.client.Migrate(ctx, params, func(control.Event) {})
 	r.CPU.Guest = guest.stop()
 	if err != nil {
-		return err
+		return s.destination.explain(err)
 	}
 	after, err := s.cpu()
 	if err != nil {
@@ -211,7 +211,7 @@ func (s *stage) migrate(ctx context.Context, address string) error {
 	}
 	r.LinkBytes = sentAfter - sent
 	if r.Report.Status != migration.StatusCompleted {
-		return fmt.Errorf("migration %s: %s", r.Report.Status, r.Report.Error)
+		return s.destination.explain(fmt.Errorf("migration %s: %s", r.Report.Status, r.Report.Error))
 	}
 	return nil
 }

@@ -138,15 +138,6 @@ func TestPreparationIsNotTheRun(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 }
 
-func TestLinkLimitsInTheEnginesPlace(t *testing.T) {
-	var loopback *Link
-	require.EqualValues(t, 1e9, loopback.engineLimit(1e9))
-	link := &Link{bitsPerSecond: 1e9}
-	require.EqualValues(t, 0, link.engineLimit(1e9))
-	require.EqualValues(t, 0, link.engineLimit(2e9))
-	require.EqualValues(t, 5e8, link.engineLimit(5e8), "what is to be slower than the link still is")
-}
-
 func TestParseMoved(t *testing.T) {
 	require.Equal(t, &Moved{Inside: "exit", Phase: "busy"}, parseMoved("hb task=0\r\nmoved task=0 epoch=1 inside=exit ms=4711 phase=busy\r\nhb"))
 	require.Nil(t, parseMoved("hb task=0 moved"))

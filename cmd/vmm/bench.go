@@ -90,8 +90,9 @@ func (f *benchRunFlags) run(name string, std streams) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	// After the first signal things are cleaned up; a second one does what signals do. The guests go with this process.
-	context.AfterFunc(ctx, stop)
+	// After the first signal things are cleaned up. Whoever will not wait for that presses Ctrl-C again; the guests go with
+	// this process. A moment must lie between the two, for there are those who send a signal twice, to a process and its group.
+	context.AfterFunc(ctx, func() { time.AfterFunc(time.Second, func() { signal.Reset(os.Interrupt) }) })
 	dir := f.out
 	if dir == "" {
 		dir = "bench-" + name + "-" + time.Now().Format("20060102-150405")

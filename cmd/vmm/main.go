@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -34,6 +35,9 @@ func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)
 type streams struct {
 	in, out, err *os.File
 }
+
+// The thread of main stays that of main, which gives the process its name: those of vCPUs have names of their own.
+func init() { runtime.LockOSThread() }
 
 func main() {
 	os.Exit(execute(os.Args[1:], streams{os.Stdin, os.Stdout, os.Stderr}))
