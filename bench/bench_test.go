@@ -425,6 +425,10 @@ func TestValidityComparesWithinBlocks(t *testing.T) {
 	require.Equal(t, "1 of 2", rows["kv true tags"][6])
 	require.Equal(t, "2 of 2", rows["kv inverted tags"][6])
 	require.Equal(t, "2 of 2", rows["kv random tags"][6])
+	require.Equal(t, "8 of 8", rows["all programs inverted tags"][6])
+	require.Equal(t, "4 of 8", rows["all programs true tags"][6])
+	require.Contains(t, rows["all programs inverted tags"][2], "2.00× [")
+	require.True(t, strings.HasPrefix(f.Headlines[0], "all programs with true tags: "))
 }
 
 func TestReportOfNothing(t *testing.T) {

@@ -44,9 +44,14 @@ func validityReport(_ Setting, results []trial.Result) Findings {
 	}
 	var samples []figure.Sample
 	for _, g := range groups {
+		samples = append(samples, figure.Sample{
+			Group: g.factors["program"], Label: describeTags(g.factors["tags"]), Colour: g.factors["tags"], Values: g.values(downtime),
+		})
+	}
+	compared := append(pooled(results), groups...)
+	for _, g := range compared {
 		tags := describeTags(g.factors["tags"])
-		samples = append(samples, figure.Sample{Group: g.factors["program"], Label: tags, Colour: g.factors["tags"], Values: g.values(downtime)})
-		base, ok := find(groups, map[string]string{"program": g.factors["program"], "tags": string(trial.TagNone)})
+		base, ok := find(compared, map[string]string{"program": g.factors["program"], "tags": string(trial.TagNone)})
 		if !ok || g.is("tags", string(trial.TagNone)) {
 			continue
 		}
@@ -70,15 +75,28 @@ func validityReport(_ Setting, results []trial.Result) Findings {
 	return f
 }
 
+// allPrograms is what the programs together are called.
+const allPrograms = "all programs"
+
+// pooled is the trials of all programs together, which have as many each.
+func pooled(results []trial.Result) []group {
+	groups := groupBy(results, tagLevels)
+	for _, g := range groups {
+		g.factors["program"] = allPrograms
+	}
+	return groups
+}
+
 // longerInBlock counts in how many blocks, which have one moment and one set of data for all, a trial of g has no less of
 // the metric than that of base.
 func longerInBlock(g, base group, m metric) (n, of int) {
-	other := map[float64]trial.Result{}
+	key := func(r trial.Result) string { return fmt.Sprint(r.Spec.Factors["program"], r.Spec.Offset) }
+	other := map[string]trial.Result{}
 	for _, r := range base.results {
-		other[r.Spec.Offset] = r
+		other[key(r)] = r
 	}
 	for _, r := range g.results {
-		b, ok := other[r.Spec.Offset]
+		b, ok := other[key(r)]
 		x, okX := m.of(r)
 		y, okY := m.of(b)
 		if !ok || !okX || !okY {
