@@ -396,10 +396,14 @@ func TestHeadlineOfTagging(t *testing.T) {
 		results = append(results, r)
 	}
 	f := taggingReport(at(Quick), results)
-	require.Len(t, f.Headlines, 16, "the gain and the price, of four programs under two rules")
-	require.Contains(t, f.Headlines[8], "matmul, rule xen: total time guided against unguided: median ")
-	require.Equal(t, "matmul, rule xen: downtime guided against unguided: median 4.0 ms against 40.0 ms, 0.10× [0.10×, 0.10×]; "+
-		"mean 4.0 ms against 40.0 ms, 0.10× [0.10×, 0.10×]; worst 4.0 ms against 40.0 ms, 0.10× [0.10×, 0.10×].", f.Headlines[0])
+	require.Len(t, f.Headlines, 4, "the gain and the price under two rules")
+	require.Equal(t, "Rule xen, all programs: guided migrations stop the guest for 4.0 ms in the mean, unguided ones for 40.0 ms, 0.10× [0.10×, 0.10×]; at the worst 4.0 ms against 40.0 ms.", f.Headlines[0])
+	require.Contains(t, f.Headlines[1], "Rule xen, all programs: for that they take ")
+	require.Len(t, f.Lead.Rows, 8, "four programs under two rules")
+	require.Equal(t, []string{"matmul", "xen", "40.0 ms → 4.0 ms", "0.10× [0.10×, 0.10×]"}, f.Lead.Rows[0][:4])
+	for _, row := range f.Lead.Rows {
+		require.Len(t, row, len(f.Lead.Head))
+	}
 }
 
 // Wrong tags are compared with none, trial by trial of a block.
@@ -465,6 +469,14 @@ func scenarioResult(name string, w way, totalMS float64) trial.Result {
 		}
 	}
 	panic("no scenario " + name)
+}
+
+func TestCellsAreTakenApart(t *testing.T) {
+	for cell, want := range map[string][2]string{
+		"0.10× [0.05×, 0.20×]": {"0.10×", "[0.05×, 0.20×]"}, "–": {"–", ""}, "40 ms → 4 ms": {"40 ms → 4 ms", ""}, "": {"", ""},
+	} {
+		require.Equal(t, want, [2]string{valueOf(cell), intervalOf(cell)}, cell)
+	}
 }
 
 func TestNumbersForPeople(t *testing.T) {

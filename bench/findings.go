@@ -14,6 +14,7 @@ import (
 // Findings are what results come to, ready to be shown.
 type Findings struct {
 	Headlines []string  // a sentence each
+	Lead      Table     // the headlines in numbers, if they are too many for sentences
 	Sections  []Section // in the order in which they are to be read
 }
 

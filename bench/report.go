@@ -22,7 +22,15 @@ import (
 //go:embed report.tmpl
 var reportText string
 
-var reportTemplate = template.Must(template.New("report").Parse(reportText))
+var reportTemplate = template.Must(template.New("report").Funcs(template.FuncMap{"value": valueOf, "interval": intervalOf}).Parse(reportText))
+
+// valueOf and intervalOf take a cell of a table apart: a value, and the interval in brackets behind it, if there is one.
+func valueOf(cell string) string {
+	value, _, _ := strings.Cut(cell, " [")
+	return value
+}
+
+func intervalOf(cell string) string { return strings.TrimPrefix(cell[len(valueOf(cell)):], " ") }
 
 // WriteReport computes everything that follows from the results in dir: the page, its pictures, CSV and JSON. It
 // returns the path of the page.
@@ -96,6 +104,7 @@ type page struct {
 	Command                string
 	Facts                  [][2]string
 	Headlines              []string
+	Lead                   Table
 	Sections               []pageSection
 	Failures               []string
 	Seed                   uint64
@@ -114,7 +123,7 @@ type pageFigure struct {
 }
 
 func pageOf(e Experiment, run Run, results []trial.Result, f Findings) page {
-	p := page{Title: e.Title, Summary: e.Summary, Source: e.Source, Headlines: f.Headlines, Seed: run.Seed, Command: commandOf(run)}
+	p := page{Title: e.Title, Summary: e.Summary, Source: e.Source, Headlines: f.Headlines, Lead: f.Lead, Seed: run.Seed, Command: commandOf(run)}
 	p.Facts = facts(run, results)
 	for _, s := range f.Sections {
 		section := pageSection{Title: s.Title, Text: s.Text, Tables: s.Tables}
@@ -257,6 +266,7 @@ func factorNames(results []trial.Result) []string {
 type summary struct {
 	Run       Run             `json:"run"`
 	Headlines []string        `json:"headlines"`
+	Lead      *Table          `json:"lead,omitempty"`
 	Groups    []summaryGroup  `json:"groups"`
 	Tables    []Table         `json:"tables"`
 	Failures  []summaryFailed `json:"failures"`
@@ -282,6 +292,9 @@ func writeSummary(path string, run Run, results []trial.Result, f Findings) erro
 			}
 		}
 		s.Groups = append(s.Groups, sg)
+	}
+	if len(f.Lead.Rows) > 0 {
+		s.Lead = &f.Lead
 	}
 	for _, section := range f.Sections {
 		s.Tables = append(s.Tables, section.Tables...)

@@ -106,6 +106,11 @@ func PrintHeadlines(w io.Writer, dir string) error {
 	for _, line := range s.Headlines {
 		fmt.Fprintln(w, "* "+line)
 	}
+	if s.Lead != nil {
+		if err := s.Lead.print(w); err != nil {
+			return err
+		}
+	}
 	if len(s.Failures) > 0 {
 		fmt.Fprintf(w, "* %d trials are void: see the report\n", len(s.Failures))
 	}

@@ -132,7 +132,7 @@ func beatsFor(p program, size Size) int {
 
 func taggingReport(at Setting, results []trial.Result) Findings {
 	groups := groupBy(results, programLevels(), ruleLevels, levels{"policy", policyNames(taggingPolicies)})
-	f := Findings{Headlines: append(gains(groups), prices(groups)...)}
+	f := Findings{Headlines: headlines(results), Lead: leadTable(groups)}
 	f.Sections = []Section{
 		{
 			Title: "The gain: how long the guest stands still",
@@ -167,30 +167,46 @@ func taggingReport(at Setting, results []trial.Result) Findings {
 	return f
 }
 
-// gains is the headline: the ratio of downtimes, guided against unguided, per program.
-func gains(groups []group) []string { return guidedAgainstUnguided(groups, downtime) }
-
-// prices is the same for what it costs.
-func prices(groups []group) []string { return guidedAgainstUnguided(groups, total) }
-
-func guidedAgainstUnguided(groups []group, m metric) []string {
+// headlines is what guidance gains and costs over all programs, a sentence each for every rule.
+func headlines(results []trial.Result) []string {
+	groups := groupBy(results, ruleLevels, levels{"policy", policyNames(taggingPolicies)})
 	var lines []string
 	eachAgainstOff(groups, func(g, base group) {
 		if !g.is("policy", switchover.name) {
 			return
 		}
-		guided, unguided := g.values(m), base.values(m)
-		line := fmt.Sprintf("%s, rule %s: %s guided against unguided", g.factors["program"], g.factors["rule"], m.name)
-		for i, by := range []struct {
-			name      string
-			statistic func([]float64) float64
-		}{{"median", stats.Median}, {"mean", stats.Mean}, {"worst", stats.Max}} {
-			line += fmt.Sprintf("%s %s %s against %s, %s", []string{":", ";", ";"}[i], by.name,
-				m.write(by.statistic(guided)), m.write(by.statistic(unguided)), ratioBy(by.statistic, guided, unguided))
-		}
-		lines = append(lines, line+".")
+		mean := func(g group, m metric) string { return m.write(stats.Mean(g.values(m))) }
+		most := func(g group, m metric) string { return m.write(stats.Max(g.values(m))) }
+		lines = append(lines,
+			fmt.Sprintf("Rule %s, all programs: guided migrations stop the guest for %s in the mean, unguided ones for %s, %s; at the worst %s against %s.",
+				g.factors["rule"], mean(g, downtime), mean(base, downtime), meanRatio(g, base, downtime), most(g, downtime), most(base, downtime)),
+			fmt.Sprintf("Rule %s, all programs: for that they take %s in the mean against %s, %s, of which they are held back for %s; at the worst %s against %s.",
+				g.factors["rule"], mean(g, total), mean(base, total), meanRatio(g, base, total), mean(g, waited), most(g, total), most(base, total)))
 	})
 	return lines
+}
+
+// leadTable is the same for each program: the gain beside the price.
+func leadTable(groups []group) Table {
+	t := Table{
+		Caption: "Guidance switchover against off, by program and rule: values unguided → guided, and their ratios with 95 % bootstrap intervals",
+		Head:    []string{"program", "rule", "median downtime", "ratio", "mean downtime", "ratio", "worst downtime", "ratio", "mean total time", "ratio", "worst total time", "ratio"},
+	}
+	eachAgainstOff(groups, func(g, base group) {
+		if !g.is("policy", switchover.name) {
+			return
+		}
+		row := []string{g.factors["program"], g.factors["rule"]}
+		for _, c := range []struct {
+			m  metric
+			by func([]float64) float64
+		}{{downtime, stats.Median}, {downtime, stats.Mean}, {downtime, stats.Max}, {total, stats.Mean}, {total, stats.Max}} {
+			guided, unguided := g.values(c.m), base.values(c.m)
+			row = append(row, c.m.write(c.by(unguided))+" → "+c.m.write(c.by(guided)), ratioBy(c.by, guided, unguided))
+		}
+		t.Rows = append(t.Rows, row)
+	})
+	return t
 }
 
 func gainTable(groups []group) Table {
