@@ -400,7 +400,7 @@ func TestHeadlineOfTagging(t *testing.T) {
 	require.Equal(t, "Rule xen, all programs: guided migrations stop the guest for 4.0 ms in the mean, unguided ones for 40.0 ms, 0.10× [0.10×, 0.10×]; at the worst 4.0 ms against 40.0 ms.", f.Headlines[0])
 	require.Contains(t, f.Headlines[1], "Rule xen, all programs: for that they take ")
 	require.Len(t, f.Lead.Rows, 8, "four programs under two rules")
-	require.Equal(t, []string{"matmul", "xen", "40.0 ms → 4.0 ms", "0.10× [0.10×, 0.10×]"}, f.Lead.Rows[0][:4])
+	require.Equal(t, []string{"matmul", "xen", "40.0 ms → 4.0 ms (0.10× [0.10×, 0.10×])"}, f.Lead.Rows[0][:3])
 	for _, row := range f.Lead.Rows {
 		require.Len(t, row, len(f.Lead.Head))
 	}
@@ -471,11 +471,22 @@ func scenarioResult(name string, w way, totalMS float64) trial.Result {
 	panic("no scenario " + name)
 }
 
+// A migration of a few milliseconds slows down nothing that a heartbeat a second could tell.
+func TestBrownoutOfShortMigrationsIsUnknown(t *testing.T) {
+	r := made(speedBlocks(at(Quick))[0][0])
+	r.Report.TotalMS = 900
+	_, ok := brownout.of(r)
+	require.True(t, ok)
+	r.Report.TotalMS = 90
+	_, ok = brownout.of(r)
+	require.False(t, ok)
+}
+
 func TestCellsAreTakenApart(t *testing.T) {
 	for cell, want := range map[string][2]string{
-		"0.10× [0.05×, 0.20×]": {"0.10×", "[0.05×, 0.20×]"}, "–": {"–", ""}, "40 ms → 4 ms": {"40 ms → 4 ms", ""}, "": {"", ""},
+		"0.10× [0.05×, 0.20×]": {"0.10×", "[0.05×, 0.20×]"}, "–": {"–", ""}, "40 ms → 4 ms (0.1× [0×, 1×])": {"40 ms → 4 ms", "(0.1× [0×, 1×])"}, "": {"", ""},
 	} {
-		require.Equal(t, want, [2]string{valueOf(cell), intervalOf(cell)}, cell)
+		require.Equal(t, want, [2]string{valueOf(cell), detailOf(cell)}, cell)
 	}
 }
 

@@ -94,12 +94,15 @@ var (
 		return r.CPU.Source + r.CPU.Destination - r.CPU.Guest
 	})}
 	brownout = metric{"brownout", "brownout", percent, func(r trial.Result) (float64, bool) {
-		return r.Work.Brownout, r.Work.BeforePerS > 0
+		return r.Work.Brownout, r.Work.BeforePerS > 0 && r.Report.TotalMS >= leastForBrownout
 	}}
 	speed = metric{"speed before", "writes_per_s", count, func(r trial.Result) (float64, bool) {
 		return r.Work.BeforePerS, r.Work.BeforePerS > 0
 	}}
 )
+
+// leastForBrownout is how long a migration must have taken, in ms, for heartbeats of a second to tell what it slowed down.
+const leastForBrownout = 500
 
 // wireBytes counts at the link where there is one, which is the same measure for all VMMs; else it is the VMM's own account.
 func wireBytes(r trial.Result) int64 {

@@ -22,15 +22,17 @@ import (
 //go:embed report.tmpl
 var reportText string
 
-var reportTemplate = template.Must(template.New("report").Funcs(template.FuncMap{"value": valueOf, "interval": intervalOf}).Parse(reportText))
+var reportTemplate = template.Must(template.New("report").Funcs(template.FuncMap{"value": valueOf, "detail": detailOf}).Parse(reportText))
 
-// valueOf and intervalOf take a cell of a table apart: a value, and the interval in brackets behind it, if there is one.
+// valueOf and detailOf take a cell of a table apart: a value, and what is in brackets behind it, if anything is.
 func valueOf(cell string) string {
-	value, _, _ := strings.Cut(cell, " [")
-	return value
+	if i := strings.IndexAny(cell, "[("); i > 0 && cell[i-1] == ' ' {
+		return cell[:i-1]
+	}
+	return cell
 }
 
-func intervalOf(cell string) string { return strings.TrimPrefix(cell[len(valueOf(cell)):], " ") }
+func detailOf(cell string) string { return strings.TrimPrefix(cell[len(valueOf(cell)):], " ") }
 
 // WriteReport computes everything that follows from the results in dir: the page, its pictures, CSV and JSON. It
 // returns the path of the page.

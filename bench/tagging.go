@@ -189,8 +189,8 @@ func headlines(results []trial.Result) []string {
 // leadTable is the same for each program: the gain beside the price.
 func leadTable(groups []group) Table {
 	t := Table{
-		Caption: "Guidance switchover against off, by program and rule: values unguided → guided, and their ratios with 95 % bootstrap intervals",
-		Head:    []string{"program", "rule", "median downtime", "ratio", "mean downtime", "ratio", "worst downtime", "ratio", "mean total time", "ratio", "worst total time", "ratio"},
+		Caption: "Guidance switchover against off, by program and rule: values unguided → guided (and their ratio with its 95 % bootstrap interval)",
+		Head:    []string{"program", "rule", "median downtime", "mean downtime", "worst downtime", "mean total time", "worst total time"},
 	}
 	eachAgainstOff(groups, func(g, base group) {
 		if !g.is("policy", switchover.name) {
@@ -202,7 +202,7 @@ func leadTable(groups []group) Table {
 			by func([]float64) float64
 		}{{downtime, stats.Median}, {downtime, stats.Mean}, {downtime, stats.Max}, {total, stats.Mean}, {total, stats.Max}} {
 			guided, unguided := g.values(c.m), base.values(c.m)
-			row = append(row, c.m.write(c.by(unguided))+" → "+c.m.write(c.by(guided)), ratioBy(c.by, guided, unguided))
+			row = append(row, fmt.Sprintf("%s → %s (%s)", c.m.write(c.by(unguided)), c.m.write(c.by(guided)), ratioBy(c.by, guided, unguided)))
 		}
 		t.Rows = append(t.Rows, row)
 	})
