@@ -138,11 +138,11 @@ func sweepHeadline(axis sweepAxis, groups []group) []string {
 		guided, ok := find(groups, map[string]string{"value": v, "policy": switchover.name})
 		base, okBase := find(groups, map[string]string{"value": v, "policy": off.name})
 		if ok && okBase {
-			parts = append(parts, fmt.Sprintf("%s at %s", ratio(guided.values(downtime), base.values(downtime)), v))
+			parts = append(parts, fmt.Sprintf("%s at %s", meanRatio(guided, base, downtime), v))
 		}
 	}
 	if len(parts) < 2 {
 		return nil
 	}
-	return []string{fmt.Sprintf("By %s, the guided downtime is %s and %s of the unguided one.", axis.name, parts[0], parts[1])}
+	return []string{fmt.Sprintf("By %s, the mean guided downtime is %s and %s of the unguided one.", axis.name, parts[0], parts[1])}
 }
