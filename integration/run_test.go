@@ -3,11 +3,11 @@ package integration
 import (
 	"debug/elf"
 	"encoding/binary"
-
 	"encoding/json"
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strings"
 	"syscall"
 	"testing"
@@ -114,6 +114,10 @@ func TestNames(t *testing.T) {
 }
 
 func TestSignals(t *testing.T) {
+	// Under nohup SIGHUP is ignored, by children too; what is caught here is as usual for them.
+	hangUps := make(chan os.Signal, 1)
+	signal.Notify(hangUps, syscall.SIGHUP)
+	defer signal.Stop(hangUps)
 	b := newBed(t)
 	for _, s := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
 		p := b.run(&guest{}, "vm", idle...)

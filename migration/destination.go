@@ -32,6 +32,9 @@ const (
 // Destination receives a machine. Its zero value needs only a Builder.
 type Destination struct {
 	Builder Builder
+	// Arrived, unless nil, is called with the machine once it runs, or is paused as it was, and before the source is
+	// told so: who hears from the source that the guest has moved finds it here.
+	Arrived func(Incoming)
 	// Log is told of attempts that come and fail; nil discards.
 	Log *slog.Logger
 
@@ -256,6 +259,9 @@ func (d *Destination) conclude(a *attempt, o transport.Outcome) {
 func (d *Destination) receive(ctx context.Context, a *attempt) (Incoming, error) {
 	machine, err := d.fill(ctx, a)
 	if err == nil {
+		if d.Arrived != nil {
+			d.Arrived(machine)
+		}
 		d.conclude(a, transport.OutcomeRunning)
 		// If this does not arrive, the source asks.
 		_ = a.conns[0].WriteMessage(transport.TypeRunning, 0, nil)

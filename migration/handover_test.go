@@ -44,6 +44,24 @@ func TestWritesUntilTheStandstill(t *testing.T) {
 	})
 }
 
+// TestArrivesBeforeTheSourceIsTold: who hears from the source that the guest has moved finds it at the destination.
+func TestArrivesBeforeTheSourceIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, idle)
+		defer b.close()
+		b.m.touch(10)
+		b.m.start()
+		arrived := false
+		b.onArrive = func() {
+			time.Sleep(100 * time.Millisecond)
+			arrived = true
+		}
+		s := b.source(Params{})
+		b.checkMoved(s, s.Run(context.Background()))
+		require.True(t, arrived)
+	})
+}
+
 // TestProtectionKeepsMarks: pages that no round is about keep their marks while a
 // round protects those next to them.
 func TestProtectionKeepsMarks(t *testing.T) {

@@ -403,6 +403,7 @@ type bed struct {
 	served   chan Incoming
 	stop     context.CancelFunc
 	dial     func(context.Context) (net.Conn, error)
+	onArrive func() // before the source is told
 	onBuild  func() // before the destination's machine is there
 	paused   bool   // the guest's user has paused it
 	log      bytes.Buffer
@@ -429,7 +430,11 @@ func newBed(t *testing.T, script func(*guest)) *bed {
 			old.ram.Close()
 		}
 		return b.in, nil
-	}), Log: slog.New(slog.NewTextHandler(&b.log, nil))}
+	}), Arrived: func(Incoming) {
+		if b.onArrive != nil {
+			b.onArrive()
+		}
+	}, Log: slog.New(slog.NewTextHandler(&b.log, nil))}
 	ctx, cancel := context.WithCancel(context.Background())
 	b.stop = cancel
 	go func() {

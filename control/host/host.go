@@ -96,21 +96,27 @@ func (h *Host) await(addr string) {
 	h.setState(control.StateIncoming)
 }
 
-// adopt takes over a machine that has its guest in it, running or not, and starts it if it is to run.
-func (h *Host) adopt(vm machine, run bool) error {
+// adopt takes over a machine that has its guest in it, running or not.
+func (h *Host) adopt(vm machine) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.vm, h.incoming = vm, ""
-	if run {
-		if err := vm.Resume(); err != nil {
-			return fmt.Errorf("start the guest: %w", err)
-		}
-	}
-	if run || vm.Running() {
+	if vm.Running() {
 		h.setState(control.StateRunning)
 	} else {
 		h.setState(control.StatePaused)
 	}
+}
+
+// start takes over a machine that was just booted, and runs it.
+func (h *Host) start(vm machine) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.vm = vm
+	if err := vm.Resume(); err != nil {
+		return fmt.Errorf("start the guest: %w", err)
+	}
+	h.setState(control.StateRunning)
 	return nil
 }
 

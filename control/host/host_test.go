@@ -161,7 +161,7 @@ func newBed(t *testing.T) *bed {
 // running is a bed whose guest runs.
 func running(t *testing.T) *bed {
 	b := newBed(t)
-	require.NoError(t, b.adopt(b.machine, true))
+	require.NoError(t, b.start(b.machine))
 	go func() { b.ended <- b.live(b.machine) }()
 	return b
 }
@@ -236,7 +236,7 @@ func TestWithoutGuest(t *testing.T) {
 func TestAdoptsAPausedGuest(t *testing.T) {
 	b := newBed(t)
 	b.await("unix:/d")
-	require.NoError(t, b.adopt(b.machine, false))
+	b.adopt(b.machine)
 	require.Equal(t, control.StatePaused, b.Info().State)
 	require.Empty(t, b.Info().Incoming)
 }
@@ -386,7 +386,7 @@ func (m lateMachine) Stop() {
 // TestNoMigrationOfAnEndedGuest: the machine is freed soon, nobody may still use it.
 func TestNoMigrationOfAnEndedGuest(t *testing.T) {
 	b := newBed(t)
-	require.NoError(t, b.adopt(b.machine, true))
+	require.NoError(t, b.start(b.machine))
 	b.machine.end(vmm.Exit{Reason: vmm.ExitGuest, Status: 7})
 	tried := false
 	e := b.live(lateMachine{b.machine, func() {

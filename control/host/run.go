@@ -150,7 +150,7 @@ func (h *Host) untilStop() (context.Context, context.CancelFunc) {
 	return ctx, cancel
 }
 
-// provide makes the machine with its guest in it, ready to be adopted. The context must outlive it: a destination whose
+// provide makes the machine with its guest in it, ready to be started, or adopted already if it came. The context must outlive it: a destination whose
 // guest has arrived still tells the source so, should that have lost its connection.
 func (p *process) provide(ctx context.Context) (*vmm.VM, error) {
 	if p.cfg.Incoming != "" {
@@ -161,8 +161,10 @@ func (p *process) provide(ctx context.Context) (*vmm.VM, error) {
 
 // live runs the machine until it ends or moves away.
 func (p *process) live(vm *vmm.VM) (int, error) {
-	if err := p.host.adopt(vm, p.cfg.Incoming == ""); err != nil {
-		return 0, err
+	if p.cfg.Incoming == "" {
+		if err := p.host.start(vm); err != nil {
+			return 0, err
+		}
 	}
 	e := p.host.live(vm)
 	switch {
@@ -300,7 +302,7 @@ func (p *process) receive(ctx context.Context) (*vmm.VM, error) {
 	defer p.dropReady()
 	p.log.Info("waiting for a migration on " + addr)
 	p.host.await(addr)
-	d := migration.Destination{Builder: builder{p, ctx}, Log: p.log}
+	d := migration.Destination{Builder: builder{p, ctx}, Arrived: func(m migration.Incoming) { p.host.adopt(m.(*vmm.VM)) }, Log: p.log}
 	arrived, err := d.Serve(ctx, ln)
 	if err != nil {
 		return nil, fmt.Errorf("wait for a migration: %w", err)
