@@ -471,6 +471,16 @@ func scenarioResult(name string, w way, totalMS float64) trial.Result {
 	panic("no scenario " + name)
 }
 
+// What there is to say before the first trial, such as that there is no link, is said on a terminal, too.
+func TestProgressSpeaksBeforeItBegins(t *testing.T) {
+	for name, show := range map[string]func(io.Writer) Progress{"plain": NewPlain, "live": NewLive} {
+		var b bytes.Buffer
+		p := show(&b)
+		p.Say("going on without a shared link")
+		require.Contains(t, b.String(), "without a shared link", name)
+	}
+}
+
 // A migration of a few milliseconds slows down nothing that a heartbeat a second could tell.
 func TestBrownoutOfShortMigrationsIsUnknown(t *testing.T) {
 	r := made(speedBlocks(at(Quick))[0][0])

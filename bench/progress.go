@@ -74,7 +74,7 @@ type live struct {
 
 // NewLive shows a bar on w, a terminal.
 func NewLive(w io.Writer) Progress {
-	return &live{bars: mpb.New(mpb.WithOutput(w)), last: make(chan string, 1)}
+	return &live{plain: plain{w: w}, bars: mpb.New(mpb.WithOutput(w)), last: make(chan string, 1)}
 }
 
 func (l *live) Begin(trials int, deadline time.Time) {
