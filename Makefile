@@ -2,16 +2,20 @@
 
 GO      ?= go
 # CGO_ENABLED=0: one static binary, and no C compiler needed to build it.
-# -buildvcs: the revision, which results of vmm bench name, where git tells that of these sources; elsewhere, as in a
-# checkout owned by another user, a build without it rather than none.
-VCS     := $(shell [ "$$(git rev-parse --show-toplevel 2>/dev/null)" = "$(CURDIR)" ] && echo true || echo false)
+# -buildvcs: results of vmm bench name the revision. Where git does not tell it for these sources,
+# as in a checkout owned by another user, the build leaves it out and does not fail.
+TOP     := $(shell git rev-parse --show-toplevel 2>/dev/null)
+VCS     := $(if $(filter $(CURDIR),$(TOP)),true,false)
 GOBUILD := CGO_ENABLED=0 $(GO) build -buildvcs=$(VCS) -trimpath
-# Tests that boot machines mostly wait for their guests: more of them at once than there are CPUs.
-GOTEST  := $(GO) test -buildvcs=false -timeout 15m -parallel 4
+# Tests that boot machines mostly wait for their guests, so more of them run at once than there are
+# CPUs. -count=1: suites run a vmm that they build by exec, which Go's cache of test results does
+# not see, so a cached pass would say nothing about today's sources.
+GOTEST  := $(GO) test -buildvcs=false -timeout 15m -parallel 4 -count=1
 CC      ?= cc
 
-# Suites that need more than Go and /dev/kvm have build tags; lint looks at them all the same.
-TAGS := qemu,stockkvm
+# Suites that need more than Go and /dev/kvm have build tags, and so has the generator of the manual
+# pages. lint still checks all of them.
+TAGS := qemu,stockkvm,man,examples,grub
 
 .DEFAULT_GOAL := help
 
@@ -27,9 +31,11 @@ preflight:
 build: ## build bin/vmm, statically
 	$(GOBUILD) -o bin/vmm ./cmd/vmm
 
+include install.mk
+
 .PHONY: demo
 demo: preflight build ## a busy guest moves live to another process, under a minute
-	@$(GOBUILD) -o bin/demo ./integration/demo
+	@$(GOBUILD) -o bin/demo ./cmd/demo
 	@bin/demo -vmm bin/vmm
 
 .PHONY: test
@@ -41,15 +47,32 @@ test: preflight ## all tests; again under the race detector if there is a C comp
 test-long: preflight ## the endurance tests at their full length
 	TASKGUIDE_LONG=1 $(GOTEST) -timeout 60m -v -run BackAndForth ./integration
 
+.PHONY: test-readme
+test-readme: preflight ## README's tour, every command of it as a reader types it
+	$(GOTEST) -v ./integration/readme
+
+.PHONY: test-clean-debian
+test-clean-debian: preflight ## clone, make install and README's tour in a fresh Debian, as root
+	@./scripts/clean-debian.sh
+
+.PHONY: test-matrix
+test-matrix: ## every combination of delta, compress, channels, tracker and rule
+	TASKGUIDE_LONG=1 $(GOTEST) -v -run Matrix ./migration ./integration
+
 include integration/stockkvm/stockkvm.mk
+include examples/examples.mk
 include integration/guidance.mk
+include integration/openapi/openapi.mk
 
 .PHONY: lint
-lint: ## gofmt, go vet, staticcheck
+lint: ## gofmt, go mod tidy, go vet, staticcheck; widths of lines and tables
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then \
 		echo "gofmt -w is needed for: $$unformatted" >&2; exit 1; fi
+	$(GO) mod tidy -diff
+	cd examples/gomodule && $(GO) mod tidy -diff
 	$(GO) vet -tags $(TAGS) ./...
 	$(GO) tool staticcheck -tags $(TAGS) ./...
+	$(GO) test -count=1 -run Style .
 
 .PHONY: fuzz-smoke
 fuzz-smoke: ## every fuzz target for a few seconds (FUZZTIME=5s)
@@ -63,6 +86,10 @@ guest: ## rebuild the embedded guest's ELF from its sources (needs gcc)
 guest-check: ## fail unless the committed ELF is what the sources give
 	$(MAKE) -C guestkernel check
 
+.PHONY: qemu
+qemu: ## unpack a QEMU of today for vmm bench --qemu, without installing it; prints its program
+	@./scripts/qemu.sh
+
 .PHONY: clean
 clean: ## remove what was built
-	rm -rf bin
+	rm -rf bin dist

@@ -13,6 +13,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -53,7 +54,7 @@ func TestPlanDependsOnSeedAlone(t *testing.T) {
 	require.ElementsMatch(t, e.Plan(at(Full), 7), e.Plan(at(Full), 8))
 }
 
-// A run that ends early must have compared everything equally often, as far as it went.
+// A run that ends early must have tried all configurations equally often.
 func TestPlanIsInBlocks(t *testing.T) {
 	e := tagging()
 	configurations := len(e.Blocks(at(Full))[0])
@@ -66,7 +67,8 @@ func TestPlanIsInBlocks(t *testing.T) {
 			require.Equal(t, plan[at].Offset, s.Offset)
 		}
 		require.Len(t, seen, configurations)
-		shuffled = shuffled || strings.Split(plan[at].ID, "@")[0] != strings.Split(plan[0].ID, "@")[0]
+		shuffled = shuffled ||
+			strings.Split(plan[at].ID, "@")[0] != strings.Split(plan[0].ID, "@")[0]
 	}
 	require.True(t, shuffled, "all blocks are in the same order")
 }
@@ -95,22 +97,38 @@ func made(s trial.Spec) trial.Result {
 	r := rand.New(rand.NewPCG(uint64(len(s.ID)), uint64(1000*s.Offset)))
 	yes, no := true, false
 	result := trial.Result{
-		Spec: s, GapMS: 5 + r.ExpFloat64(), GapBeforeMS: 1, Moved: &trial.Moved{Inside: "1", Phase: "cool"},
+		Spec: s, GapMS: 5 + r.ExpFloat64(), GapBeforeMS: 1,
+		Moved:   &trial.Moved{Inside: "1", Phase: "cool"},
 		Latency: &trial.Latency{Around: trial.Percentiles{P50: 1, P99: 2, P999: 3000, Max: 4000}},
-		Work:    trial.Work{BeforePerS: 1000 + 100*r.Float64(), DuringPerS: 900, LostMS: 10, Brownout: 0.1},
-		CPU:     trial.CPU{Source: 0.2, Destination: 0.1, Guest: 0.05},
+		Work: trial.Work{
+			BeforePerS: 1000 + 100*r.Float64(), DuringPerS: 900, LostMS: 10, Brownout: 0.1,
+		},
+		CPU: trial.CPU{Source: 0.2, Destination: 0.1, Guest: 0.05},
 		Report: migration.Report{
-			Status: migration.StatusCompleted, TotalMS: 900 + 100*r.Float64(), DowntimeMS: 1 + 50*r.ExpFloat64(), PagesStopCopy: int64(r.IntN(5000)), PagesSent: 20000,
+			Status: migration.StatusCompleted, TotalMS: 900 + 100*r.Float64(),
+			DowntimeMS: 1 + 50*r.ExpFloat64(), PagesStopCopy: int64(r.IntN(5000)), PagesSent: 20000,
 			BytesWire: 9e7, Rounds: []migration.Round{
-				{N: 1, Phase: migration.PhasePreCopy, MS: 500, BytesWire: 8e7, SentPages: 19000, DirtyPagesPerS: 5000},
-				{N: 2, Phase: migration.PhasePreCopy, MS: 100, BytesWire: 1e6, SentPages: 900, DirtyPagesPerS: 100},
+				{
+					N: 1, Phase: migration.PhasePreCopy, MS: 500, BytesWire: 8e7, SentPages: 19000,
+					DirtyPagesPerS: 5000,
+				},
+				{
+					N: 2, Phase: migration.PhasePreCopy, MS: 100, BytesWire: 1e6, SentPages: 900,
+					DirtyPagesPerS: 100,
+				},
 				{N: 3, Phase: migration.PhaseStopCopy, MS: 10, BytesWire: 1e5, SentPages: 100},
 			},
 		},
 		Marks: []trial.Mark{
-			{MS: -50, Kind: "tag", Inside: &no}, {MS: 0, Kind: "phase", Phase: migration.PhasePreCopy}, {MS: 100, Kind: "progress", WireBytes: 1e7},
-			{MS: 500, Kind: "round", Round: 1}, {MS: 550, Kind: "phase", Phase: migration.PhaseHeld}, {MS: 560, Kind: "tag", Inside: &yes},
-			{MS: 600, Kind: "round", Round: 2}, {MS: 610, Kind: "phase", Phase: migration.PhaseStopCopy}, {MS: 620, Kind: "round", Round: 3},
+			{MS: -50, Kind: "tag", Inside: &no},
+			{MS: 0, Kind: "phase", Phase: migration.PhasePreCopy},
+			{MS: 100, Kind: "progress", WireBytes: 1e7},
+			{MS: 500, Kind: "round", Round: 1},
+			{MS: 550, Kind: "phase", Phase: migration.PhaseHeld},
+			{MS: 560, Kind: "tag", Inside: &yes},
+			{MS: 600, Kind: "round", Round: 2},
+			{MS: 610, Kind: "phase", Phase: migration.PhaseStopCopy},
+			{MS: 620, Kind: "round", Round: 3},
 		},
 	}
 	return result
@@ -121,12 +139,14 @@ func newOrder(e Experiment) Order {
 }
 
 // at is a setting that is the same wherever the tests run.
-func at(size Size) Setting { return Setting{Size: size, QEMU: true} }
+func at(size Size) Setting { return Setting{Size: size, QEMU: "10.0"} }
 
 func newStore(t *testing.T, o Order) (*Store, string) {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "out")
-	s, err := Create(dir, Run{Experiment: o.Experiment.Name, Size: o.Size, Seed: o.Seed, Host: Host{QEMU: "7.2"}})
+	s, err := Create(dir, Run{
+		Experiment: o.Experiment.Name, Size: o.Size, Seed: o.Seed, Host: Environment{QEMU: "7.2"},
+	})
 	require.NoError(t, err)
 	return s, dir
 }
@@ -145,7 +165,7 @@ func TestInterruptedRunIsResumed(t *testing.T) {
 	require.ErrorIs(t, err, ErrInterrupted)
 	require.NoError(t, store.Close())
 
-	store, run, done, err := Resume(dir, Host{})
+	store, run, done, err := Resume(dir, Environment{})
 	require.NoError(t, err)
 	require.Equal(t, o.Seed, run.Seed)
 	require.Len(t, done, 4, "the trial that was interrupted is not a result")
@@ -213,19 +233,19 @@ func TestStoreRefusesToMixRuns(t *testing.T) {
 	require.ErrorIs(t, err, ErrExists)
 	_, err = (&Session{Dir: dir, Order: newOrder(interrupt()), Resume: true}).Run(t.Context())
 	require.ErrorContains(t, err, "results of tagging")
-	_, _, _, err = Resume(t.TempDir(), Host{})
+	_, _, _, err = Resume(t.TempDir(), Environment{})
 	require.ErrorIs(t, err, ErrNoRun)
 }
 
 // Two runs that write to one file would destroy each other's lines.
 func TestStoreIsForOneRunAtATime(t *testing.T) {
 	store, dir := newStore(t, newOrder(tagging()))
-	_, _, _, err := Resume(dir, Host{})
+	_, _, _, err := Resume(dir, Environment{})
 	require.ErrorIs(t, err, ErrInUse)
 	_, err = Create(dir, Run{Seed: 1})
 	require.ErrorIs(t, err, ErrInUse)
 	require.NoError(t, store.Close())
-	store, run, _, err := Resume(dir, Host{Kernel: "another"})
+	store, run, _, err := Resume(dir, Environment{Kernel: "another"})
 	require.NoError(t, err)
 	require.NoError(t, store.Close())
 	require.Len(t, run.Resumed, 1)
@@ -235,7 +255,8 @@ func TestStoreIsForOneRunAtATime(t *testing.T) {
 	require.Contains(t, resumptions(run), "on another host")
 }
 
-// A version that plans other trials under the same names must neither add to results nor explain them.
+// Results of another version's plan under the same names must not be mixed with ours or explained
+// in our words.
 func TestResultsOfOtherPlansAreRefused(t *testing.T) {
 	o := newOrder(tagging())
 	store, dir := newStore(t, o)
@@ -254,17 +275,17 @@ func TestResultsOfOtherPlansAreRefused(t *testing.T) {
 	require.ErrorIs(t, err, ErrOtherPlan)
 }
 
-// What cannot be run leaves no folder that would be in the way of the next try.
+// A run that cannot start leaves no folder that would block the next try.
 func TestFailedStartLeavesNothing(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "out")
 	o := newOrder(tagging())
-	o.BitsPerSecond = -1 // no link has that
+	o.BitsPerSecond = -1 // no link has a negative rate
 	_, err := (&Session{Dir: dir, Order: o}).Run(t.Context())
 	require.ErrorContains(t, err, "carries nothing")
 	require.NoDirExists(t, dir)
 }
 
-// A link of another rate changes what experiments that depend on it do and say.
+// The rate of the link changes the trials and the words of experiments that depend on it.
 func TestRateOfTheLink(t *testing.T) {
 	half := Setting{Size: Full, BitsPerSecond: linkRate / 2}
 	require.Equal(t, 2*interruptAt(at(Full)).need(), interruptAt(half).need())
@@ -278,7 +299,8 @@ func TestRateOfTheLink(t *testing.T) {
 	require.Contains(t, interruptReport(half, nil).Sections[0].Text[0], "500 Mbit/s")
 }
 
-// A power failure in the middle of a write leaves half a line, which must spoil neither what is before nor what follows.
+// A power failure in the middle of a write leaves half a line, which must spoil neither the lines
+// before it nor the lines after it.
 func TestStoreSurvivesHalfALine(t *testing.T) {
 	o := newOrder(tagging())
 	store, dir := newStore(t, o)
@@ -290,7 +312,7 @@ func TestStoreSurvivesHalfALine(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(raw, append(b, b[:len(b)-1]...), 0o644))
 
-	store, _, done, err := Resume(dir, Host{})
+	store, _, done, err := Resume(dir, Environment{})
 	require.NoError(t, err)
 	require.Len(t, done, 1)
 	// Shorter than what it takes the place of.
@@ -309,7 +331,8 @@ func TestStoreSurvivesHalfALine(t *testing.T) {
 	require.ErrorContains(t, err, "line 2")
 }
 
-// Of every experiment: all files are there and well formed, and the page needs nothing from elsewhere.
+// For every experiment, all files exist and are well formed, and the page loads nothing from
+// elsewhere.
 func TestReports(t *testing.T) {
 	for _, e := range Experiments() {
 		t.Run(e.Name, func(t *testing.T) {
@@ -317,7 +340,8 @@ func TestReports(t *testing.T) {
 			o := newOrder(e)
 			store, dir := newStore(t, o)
 			plan := e.Plan(at(Quick), o.Seed)
-			results, err := execute(t.Context(), o, &fake{fail: map[string]bool{plan[0].ID: true}}, nil, store)
+			results, err := execute(t.Context(), o, &fake{fail: map[string]bool{plan[0].ID: true}},
+				nil, store)
 			require.NoError(t, err)
 			require.NoError(t, store.Close())
 			path, err := WriteReport(dir)
@@ -387,7 +411,7 @@ func checkNumbers(t *testing.T, dir string, trials int) {
 
 func TestHeadlineOfTagging(t *testing.T) {
 	var results []trial.Result
-	for _, s := range tagging().Plan(at(Quick), 1) {
+	for _, s := range tagging().Plan(at(Full), 1) {
 		r := made(s)
 		r.Report.DowntimeMS = 40
 		if s.Factors["policy"] == switchover.name {
@@ -395,23 +419,29 @@ func TestHeadlineOfTagging(t *testing.T) {
 		}
 		results = append(results, r)
 	}
-	f := taggingReport(at(Quick), results)
-	require.Len(t, f.Headlines, 4, "the gain and the price under two rules")
-	require.Equal(t, "Rule xen, all programs: guided migrations stop the guest for 4.0 ms in the mean, unguided ones for 40.0 ms, 0.10× [0.10×, 0.10×]; at the worst 4.0 ms against 40.0 ms.", f.Headlines[0])
-	require.Contains(t, f.Headlines[1], "Rule xen, all programs: for that they take ")
-	require.Len(t, f.Lead.Rows, 8, "four programs under two rules")
-	require.Equal(t, []string{"matmul", "xen", "40.0 ms → 4.0 ms (0.10× [0.10×, 0.10×])"}, f.Lead.Rows[0][:3])
+	f := taggingReport(at(Full), results)
+	require.Len(t, f.Headlines, 2*len(rules), "the gain and the price under each rule")
+	xen := slices.Index(rules, migration.RuleXen)
+	require.Equal(t, "Rule xen, all programs: "+
+		"guided migrations stop the guest for 4.0 ms in the mean, "+
+		"unguided ones for 40.0 ms, 0.10× [0.10×, 0.10×]; at the worst 4.0 ms against 40.0 ms.",
+		f.Headlines[2*xen])
+	require.Contains(t, f.Headlines[2*xen+1], "Rule xen, all programs: for that they take ")
+	require.Len(t, f.Lead.Rows, 4*len(rules), "four programs under each rule")
+	row := []string{"matmul", "xen", "40.0 ms → 4.0 ms (0.10× [0.10×, 0.10×])"}
+	require.Equal(t, row, f.Lead.Rows[xen][:3])
 	for _, row := range f.Lead.Rows {
 		require.Len(t, row, len(f.Lead.Head))
 	}
 }
 
-// Wrong tags are compared with none, trial by trial of a block.
+// Wrong tags are compared with no tags, trial by trial within a block.
 func TestValidityComparesWithinBlocks(t *testing.T) {
 	var results []trial.Result
-	for _, s := range validity().Plan(at(Quick), 1) {
+	for _, s := range validity().Plan(at(Full), 1) {
 		r := made(s)
-		r.Report.DowntimeMS = 1 + 400*math.Round(s.Offset) // good in the first half of the cycle, bad in the second
+		// good in the first half of the cycle, bad in the second
+		r.Report.DowntimeMS = 1 + 400*math.Round(s.Offset)
 		switch trial.Tag(s.Factors["tags"]) {
 		case trial.TagCool:
 			r.Report.DowntimeMS = 1
@@ -420,17 +450,18 @@ func TestValidityComparesWithinBlocks(t *testing.T) {
 		}
 		results = append(results, r)
 	}
-	f := validityReport(at(Quick), results)
-	require.Contains(t, f.Headlines, "kv with inverted tags: mean downtime 2.00× [1.00×, 401×] of what it is untagged.")
+	f := validityReport(at(Full), results)
+	require.Contains(t, f.Headlines,
+		"kv with true tags: mean downtime 0.005× [0.0028×, 0.02×] of what it is untagged.")
 	rows := map[string][]string{}
 	for _, row := range f.Sections[0].Tables[0].Rows {
 		rows[row[0]+" "+row[1]] = row
 	}
-	require.Equal(t, "1 of 2", rows["kv true tags"][6])
-	require.Equal(t, "2 of 2", rows["kv inverted tags"][6])
-	require.Equal(t, "2 of 2", rows["kv random tags"][6])
-	require.Equal(t, "8 of 8", rows["all programs inverted tags"][6])
-	require.Equal(t, "4 of 8", rows["all programs true tags"][6])
+	require.Equal(t, "4 of 8", rows["kv true tags"][6])
+	require.Equal(t, "8 of 8", rows["kv inverted tags"][6])
+	require.Equal(t, "8 of 8", rows["kv random tags"][6])
+	require.Equal(t, "32 of 32", rows["all programs inverted tags"][6])
+	require.Equal(t, "16 of 32", rows["all programs true tags"][6])
 	require.Contains(t, rows["all programs inverted tags"][2], "2.00× [")
 	require.True(t, strings.HasPrefix(f.Headlines[0], "all programs with true tags: "))
 }
@@ -448,22 +479,25 @@ func TestSpeedSaysWhetherTargetsAreMet(t *testing.T) {
 	var results []trial.Result
 	for _, s := range Speed().Plan(at(Quick), 1) {
 		r := made(s)
-		r.Report.TotalMS = map[string]float64{wayPlain.name: 100, wayTCP.name: 90, wayQEMU.name: 400, wayMultifd.name: 150}[s.Factors["way"]]
+		r.Report.TotalMS = map[string]float64{
+			wayPlain.name: 100, wayTCP.name: 90, wayQEMU.name: 400, wayMultifd.name: 150,
+		}[s.Factors["way"]]
 		results = append(results, r)
 	}
 	// Whether QEMU is installed where this runs or not.
-	results = append(results, scenarioResult("full", wayQEMU, 400), scenarioResult("full", wayMultifd, 150))
+	results = append(results, scenarioResult("full", wayQEMU, 400),
+		scenarioResult("full", wayMultifd, 150))
 	lines := strings.Join(speedReport(at(Quick), latest(results)).Headlines, "\n")
-	require.Contains(t, lines, "full: total time of vmm is 0.67 [0.67, 0.67] of that of QEMU, multifd 2; target at most 0.60: missed.")
-	require.Contains(t, lines, "full: total time of vmm is 1.11 [1.11, 1.11] of that of raw TCP; target at most 1.30: met.")
+	require.Contains(t, lines, "full: total time of vmm is 0.67 (n=1) of that of QEMU, multifd 2; "+
+		"target at most 0.60: missed.")
+	require.Contains(t, lines,
+		"full: total time of vmm is 1.11 (n=1) of that of raw TCP; target at most 1.30: met.")
 }
 
 func scenarioResult(name string, w way, totalMS float64) trial.Result {
 	for _, s := range scenarios(Quick) {
 		if s.name == name {
-			spec := s.spec(w)
-			spec.ID += "@00"
-			r := made(spec)
+			r := made(repeat(1, []trial.Spec{s.spec(w)})[0][0])
 			r.Report.TotalMS = totalMS
 			return r
 		}
@@ -471,9 +505,12 @@ func scenarioResult(name string, w way, totalMS float64) trial.Result {
 	panic("no scenario " + name)
 }
 
-// What there is to say before the first trial, such as that there is no link, is said on a terminal, too.
+// A terminal, too, gets the notes that come before the first trial, for instance that there is no
+// link.
 func TestProgressSpeaksBeforeItBegins(t *testing.T) {
-	for name, show := range map[string]func(io.Writer) Progress{"plain": NewPlain, "live": NewLive} {
+	for name, show := range map[string]func(io.Writer) Progress{
+		"plain": NewPlain, "live": NewLive,
+	} {
 		var b bytes.Buffer
 		p := show(&b)
 		p.Say("going on without a shared link")
@@ -481,7 +518,8 @@ func TestProgressSpeaksBeforeItBegins(t *testing.T) {
 	}
 }
 
-// A migration of a few milliseconds slows down nothing that a heartbeat a second could tell.
+// The brownout of a migration of a few milliseconds is unknown, because heartbeats come once a
+// second.
 func TestBrownoutOfShortMigrationsIsUnknown(t *testing.T) {
 	r := made(speedBlocks(at(Quick))[0][0])
 	r.Report.TotalMS = 900
@@ -494,7 +532,8 @@ func TestBrownoutOfShortMigrationsIsUnknown(t *testing.T) {
 
 func TestCellsAreTakenApart(t *testing.T) {
 	for cell, want := range map[string][2]string{
-		"0.10× [0.05×, 0.20×]": {"0.10×", "[0.05×, 0.20×]"}, "–": {"–", ""}, "40 ms → 4 ms (0.1× [0×, 1×])": {"40 ms → 4 ms", "(0.1× [0×, 1×])"}, "": {"", ""},
+		"0.10× [0.05×, 0.20×]": {"0.10×", "[0.05×, 0.20×]"}, "–": {"–", ""},
+		"40 ms → 4 ms (0.1× [0×, 1×])": {"40 ms → 4 ms", "(0.1× [0×, 1×])"}, "": {"", ""},
 	} {
 		require.Equal(t, want, [2]string{valueOf(cell), detailOf(cell)}, cell)
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"time"
 
 	"taskguide/bench/trial"
 	"taskguide/control/units"
@@ -14,19 +15,23 @@ type Size string
 
 // The sizes.
 const (
-	Quick Size = "quick" // under 3 minutes: whether all is well
-	Full  Size = "full"  // under 20 minutes: to be quoted
+	Quick Size = "quick" // under 3 minutes: a check that everything works
+	Full  Size = "full"  // under 20 minutes: results to quote
 )
 
-// Setting is under which circumstances an experiment is run.
+// Setting is the conditions under which an experiment is run.
 type Setting struct {
 	Size Size
-	// BitsPerSecond is the rate of the link between network namespaces; 0 is the loopback, where the engine limits itself.
+	// BitsPerSecond is the rate of the link between network namespaces, in bit/s. 0 is the
+	// loopback, where the engine limits itself.
 	BitsPerSecond int64
-	QEMU          bool // is installed, so that there is something to compare with
+	// QEMU is the version of the QEMU to compare with, or empty if there is none.
+	QEMU string
+	// Before tells whether there is another vmm to compare with, usually an earlier build.
+	Before bool
 }
 
-// rate is that of the link in experiments that do not vary it, in bit/s.
+// rate is the link's rate, in bit/s, in experiments that do not vary it.
 func (at Setting) rate() int64 {
 	if at.BitsPerSecond > 0 {
 		return at.BitsPerSecond
@@ -37,35 +42,61 @@ func (at Setting) rate() int64 {
 // rateName is rate for people.
 func (at Setting) rateName() string { return units.BitRate(float64(at.rate()) / 8) }
 
-// Here is the setting of a run on this host.
-func Here(size Size) Setting { return Setting{Size: size, QEMU: qemuVersion() != ""} }
+// Programs are the paths of the programs that trials start. An empty path means that there is none,
+// except for QEMU: it means the installed one.
+type Programs struct {
+	VMM    string
+	Before string // another vmm, usually an earlier build
+	QEMU   string
+}
 
-// Experiment is a set of trials and what they are to show.
+// Here returns the setting of a run on this host.
+func Here(size Size, p Programs) Setting {
+	return Setting{Size: size, QEMU: qemuVersion(p.QEMU), Before: p.Before != ""}
+}
+
+// peerNames says, for a table's caption, which rows are of other VMMs.
+func (at Setting) peerNames() string {
+	if at.QEMU == "" {
+		return "no QEMU"
+	}
+	return "QEMU " + at.QEMU
+}
+
+// Experiment is a set of trials and an analysis of their results.
 type Experiment struct {
 	Name    string
 	Title   string
-	Summary string // what is varied, in a line
+	Summary string // what varies, in a line
 	Source  string // where the idea comes from, in a line
 
-	// Blocks returns the trials. Each block holds one trial of every configuration that is compared, so that whatever
-	// drifts in the course of hours (other users, temperature) is the same for all of them, and so that an
-	// experiment that ends early has something of everything.
+	// Blocks returns the trials. Each block holds one trial of every configuration that is
+	// compared. So drift over hours (other users, temperature) affects all of them alike, and an
+	// experiment that ends early has some results of each.
 	Blocks func(Setting) [][]trial.Spec
 	// Report says what the results mean.
 	Report func(Setting, []trial.Result) Findings
 
-	// SharedLink asks for a link between network namespaces if one can be built, for the sake of VMMs whose own limits differ.
+	// SharedLink asks for a link between network namespaces if one can be built, because VMMs' own
+	// limits differ.
 	SharedLink bool
-	// LoopbackOnly experiments vary the rate themselves, or want as much of it as there is.
+	// NeedsBefore is set for experiments that make no sense without another vmm.
+	NeedsBefore bool
+	// Budget is how long a full run may take, without the report. 0 is the time that all others may
+	// take.
+	Budget time.Duration
+	// LoopbackOnly is set for experiments that vary the rate themselves or need the highest rate.
 	LoopbackOnly bool
 }
 
-// Experiments lists all, in the order in which they are best read.
+// Experiments lists all experiments, in the best order for reading.
 func Experiments() []Experiment {
-	return []Experiment{tagging(), validity(), interrupt(), sweep(), overhead(), peers(), Speed()}
+	return []Experiment{
+		tagging(), validity(), interrupt(), sweep(), overhead(), peers(), Speed(), before(),
+	}
 }
 
-// Find returns the experiment of that name.
+// Find returns the experiment of that name, or an error that lists the names.
 func Find(name string) (Experiment, error) {
 	var names []string
 	for _, e := range Experiments() {
@@ -77,8 +108,16 @@ func Find(name string) (Experiment, error) {
 	return Experiment{}, fmt.Errorf("no experiment is called %q: there are %v", name, names)
 }
 
-// Plan puts the trials in the order in which they are run: the blocks shuffled, and the trials within each. The order
-// depends on the seed alone.
+// Uses tells whether a change of the setting changes what is run.
+func (e Experiment) Uses(change func(*Setting)) bool {
+	without := Setting{Size: Quick}
+	with := without
+	change(&with)
+	return len(e.Plan(with, 0)) != len(e.Plan(without, 0))
+}
+
+// Plan puts the trials in the order in which they are run: it shuffles the blocks, and the trials
+// within each. The order depends only on the seed.
 func (e Experiment) Plan(at Setting, seed uint64) []trial.Spec {
 	blocks := e.Blocks(at)
 	r := rand.New(rand.NewPCG(seed, 0))
@@ -92,8 +131,8 @@ func (e Experiment) Plan(at Setting, seed uint64) []trial.Spec {
 	return plan
 }
 
-// repeat makes n blocks of the configurations; the i-th asks for its migrations at the i-th of n points that divide the
-// cycle evenly, of guests whose data are the i-th.
+// repeat makes n blocks of the configurations. Block i requests its migrations at the i-th of n
+// points that divide the cycle evenly, and its guests have the i-th data.
 func repeat(n int, configurations []trial.Spec) [][]trial.Spec {
 	blocks := make([][]trial.Spec, n)
 	for i := range blocks {

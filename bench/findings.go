@@ -2,6 +2,7 @@ package bench
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -11,14 +12,14 @@ import (
 	"taskguide/control/units"
 )
 
-// Findings are what results come to, ready to be shown.
+// Findings are the conclusions from results, ready to be shown.
 type Findings struct {
-	Headlines []string  // a sentence each
+	Headlines []string  // one sentence each
 	Lead      Table     // the headlines in numbers, if they are too many for sentences
-	Sections  []Section // in the order in which they are to be read
+	Sections  []Section // in reading order
 }
 
-// Section is some paragraphs, then figures, then tables.
+// Section is paragraphs, then figures, then tables.
 type Section struct {
 	Title   string
 	Text    []string
@@ -41,7 +42,7 @@ type Table struct {
 
 // metric is a number of a trial.
 type metric struct {
-	name  string // as a table's head
+	name  string // in a table's head
 	key   string // in CSV and JSON, with its unit
 	write func(float64) string
 	of    func(trial.Result) (float64, bool)
@@ -51,7 +52,7 @@ func always(f func(trial.Result) float64) func(trial.Result) (float64, bool) {
 	return func(r trial.Result) (float64, bool) { return f(r), true }
 }
 
-// known leaves out what a VMM does not tell.
+// known leaves out values that a VMM does not report.
 func known(f func(trial.Result) int64) func(trial.Result) (float64, bool) {
 	return func(r trial.Result) (float64, bool) { v := f(r); return float64(v), v != trial.Unknown }
 }
@@ -65,34 +66,82 @@ func latencyOf(f func(trial.Latency) float64) func(trial.Result) (float64, bool)
 	}
 }
 
-// The indicators: those of the thesis first, then our own.
+// These are the indicators: first those of the thesis, then our own.
 var (
-	downtime  = metric{"downtime", "downtime_ms", units.Milliseconds, always(func(r trial.Result) float64 { return r.Report.DowntimeMS })}
-	stopCopy  = metric{"pages in stop-and-copy", "pages_stopcopy", count, known(func(r trial.Result) int64 { return r.Report.PagesStopCopy })}
-	total     = metric{"total time", "total_ms", units.Milliseconds, always(func(r trial.Result) float64 { return r.Report.TotalMS })}
-	pages     = metric{"pages sent", "pages_sent", count, always(func(r trial.Result) float64 { return float64(r.Report.PagesSent) })}
-	wire      = metric{"bytes on the wire", "bytes_wire", func(v float64) string { return units.Bytes(int64(v)) }, known(wireBytes)}
-	rounds    = metric{"rounds", "rounds", count, always(func(r trial.Result) float64 { return float64(len(r.Report.Rounds)) })}
-	gap       = metric{"the guest's own gap", "gap_ms", units.Milliseconds, always(func(r trial.Result) float64 { return r.GapMS })}
-	gapBefore = metric{"gap before", "gap_before_ms", units.Milliseconds, always(func(r trial.Result) float64 { return r.GapBeforeMS })}
-	waited    = metric{"held back", "waited_ms", units.Milliseconds, always(func(r trial.Result) float64 { return r.Report.WaitedMS })}
-	suspended = metric{"suspended", "suspended_ms", units.Milliseconds, always(func(r trial.Result) float64 { return r.Report.SuspendedMS })}
-	stops     = metric{"suspensions", "suspensions", count, always(func(r trial.Result) float64 { return float64(r.Report.Suspensions) })}
-	forced    = metric{"forced", "forced", percent, always(func(r trial.Result) float64 {
+	downtime = metric{
+		"downtime", "downtime_ms", units.Milliseconds,
+		always(func(r trial.Result) float64 { return r.Report.DowntimeMS }),
+	}
+	stopCopy = metric{
+		"pages in stop-and-copy", "pages_stopcopy", count,
+		known(func(r trial.Result) int64 { return r.Report.PagesStopCopy }),
+	}
+	total = metric{
+		"total time", "total_ms", units.Milliseconds,
+		always(func(r trial.Result) float64 { return r.Report.TotalMS }),
+	}
+	pages = metric{"pages sent", "pages_sent", count, always(func(r trial.Result) float64 {
+		return float64(r.Report.PagesSent)
+	})}
+	wire = metric{
+		"bytes on the wire", "bytes_wire", func(v float64) string { return units.Bytes(int64(v)) },
+		known(wireBytes),
+	}
+	rounds = metric{"rounds", "rounds", count, always(roundCount)}
+	gap    = metric{
+		"the guest's own gap", "gap_ms", units.Milliseconds,
+		always(func(r trial.Result) float64 { return r.GapMS }),
+	}
+	gapBefore = metric{
+		"gap before", "gap_before_ms", units.Milliseconds,
+		always(func(r trial.Result) float64 { return r.GapBeforeMS }),
+	}
+	deferred = metric{"deferred", "deferred_ms", units.Milliseconds,
+		always(func(r trial.Result) float64 { return r.Report.DeferredMS })}
+	waited = metric{
+		"held back", "waited_ms", units.Milliseconds,
+		always(func(r trial.Result) float64 { return r.Report.WaitedMS }),
+	}
+	suspended = metric{
+		"suspended", "suspended_ms", units.Milliseconds,
+		always(func(r trial.Result) float64 { return r.Report.SuspendedMS }),
+	}
+	stops = metric{"suspensions", "suspensions", count, always(func(r trial.Result) float64 {
+		return float64(r.Report.Suspensions)
+	})}
+	forced = metric{"forced", "forced", percent, always(func(r trial.Result) float64 {
 		if r.Report.Forced {
 			return 1
 		}
 		return 0
 	})}
-	p99       = metric{"p99 latency", "p99_ms", units.Milliseconds, latencyOf(func(l trial.Latency) float64 { return l.Around.P99 })}
-	p999      = metric{"p99.9 latency", "p999_ms", units.Milliseconds, latencyOf(func(l trial.Latency) float64 { return l.Around.P999 })}
-	worst     = metric{"longest latency", "latency_max_ms", units.Milliseconds, latencyOf(func(l trial.Latency) float64 { return l.Around.Max })}
-	p999Calm  = metric{"p99.9 before", "p999_before_ms", units.Milliseconds, latencyOf(func(l trial.Latency) float64 { return l.Before.P999 })}
-	worstCalm = metric{"longest before", "latency_max_before_ms", units.Milliseconds, latencyOf(func(l trial.Latency) float64 { return l.Before.Max })}
-	cpuTime   = metric{"CPU", "cpu_s", seconds, always(func(r trial.Result) float64 { return r.CPU.Source + r.CPU.Destination })}
-	cpuEngine = metric{"CPU without the guest's", "cpu_engine_s", seconds, always(func(r trial.Result) float64 {
-		return r.CPU.Source + r.CPU.Destination - r.CPU.Guest
+	p99 = metric{
+		"p99 latency", "p99_ms", units.Milliseconds,
+		latencyOf(func(l trial.Latency) float64 { return l.Around.P99 }),
+	}
+	p999 = metric{
+		"p99.9 latency", "p999_ms", units.Milliseconds,
+		latencyOf(func(l trial.Latency) float64 { return l.Around.P999 }),
+	}
+	worst = metric{
+		"longest latency", "latency_max_ms", units.Milliseconds,
+		latencyOf(func(l trial.Latency) float64 { return l.Around.Max }),
+	}
+	p999Calm = metric{
+		"p99.9 before", "p999_before_ms", units.Milliseconds,
+		latencyOf(func(l trial.Latency) float64 { return l.Before.P999 }),
+	}
+	worstCalm = metric{
+		"longest before", "latency_max_before_ms", units.Milliseconds,
+		latencyOf(func(l trial.Latency) float64 { return l.Before.Max }),
+	}
+	cpuTime = metric{"CPU", "cpu_s", seconds, always(func(r trial.Result) float64 {
+		return r.CPU.Source + r.CPU.Destination
 	})}
+	cpuEngine = metric{"CPU without the guest's", "cpu_engine_s", seconds,
+		always(func(r trial.Result) float64 {
+			return r.CPU.Source + r.CPU.Destination - r.CPU.Guest
+		})}
 	brownout = metric{"brownout", "brownout", percent, func(r trial.Result) (float64, bool) {
 		return r.Work.Brownout, r.Work.BeforePerS > 0 && r.Report.TotalMS >= leastForBrownout
 	}}
@@ -101,10 +150,12 @@ var (
 	}}
 )
 
-// leastForBrownout is how long a migration must have taken, in ms, for heartbeats of a second to tell what it slowed down.
+// leastForBrownout is the shortest migration, in ms, for which heartbeats once a second can show a
+// slowdown.
 const leastForBrownout = 500
 
-// wireBytes counts at the link where there is one, which is the same measure for all VMMs; else it is the VMM's own account.
+// wireBytes is counted at the link if there is one, because that is the same measure for all VMMs.
+// Otherwise it is the VMM's own account.
 func wireBytes(r trial.Result) int64 {
 	if r.LinkBytes > 0 {
 		return r.LinkBytes
@@ -112,10 +163,11 @@ func wireBytes(r trial.Result) int64 {
 	return r.Report.BytesWire
 }
 
-// allMetrics is what CSV and summaries hold.
+// allMetrics are the metrics in CSV files and summaries.
 var allMetrics = []metric{
-	downtime, stopCopy, total, pages, wire, rounds, gap, gapBefore, waited, suspended, stops, forced, p99, p999, worst, p999Calm, worstCalm,
-	cpuTime, cpuEngine, brownout, speed, wireRate, resent,
+	downtime, stopCopy, total, pages, wire, rounds, gap, gapBefore, waited, suspended, deferred,
+	stops, forced, p99, p999, worst, p999Calm, worstCalm, cpuTime, cpuEngine, brownout, speed,
+	wireRate, resent, silenceRounds, silenceSwitch, silenceAfter, silenceBefore, exits,
 }
 
 func count(v float64) string {
@@ -158,22 +210,22 @@ func (g group) median(m metric) string {
 		return "–"
 	}
 	if m.key == forced.key {
-		return m.write(stats.Mean(v)) // of yes and no, a median says little
+		return m.write(stats.Mean(v)) // the median of yes and no says little
 	}
 	s := stats.Summarize(v)
-	if s.CI.Low == s.CI.High {
+	if s.CI == nil || s.CI.Low == s.CI.High {
 		return m.write(s.Median)
 	}
 	return fmt.Sprintf("%s [%s, %s]", m.write(s.Median), m.write(s.CI.Low), m.write(s.CI.High))
 }
 
-// levels are the values that a factor has, in the order in which they are shown.
+// levels are a factor's values, in the order in which they are shown.
 type levels struct {
 	factor string
 	values []string
 }
 
-// groupBy sorts results, void ones left out, by the values of factors.
+// groupBy sorts results, without void ones, by the values of factors.
 func groupBy(results []trial.Result, by ...levels) []group {
 	groups := []group{{factors: map[string]string{}, results: valid(results)}}
 	for _, l := range by {
@@ -184,7 +236,9 @@ func groupBy(results []trial.Result, by ...levels) []group {
 				for k, v := range g.factors {
 					factors[k] = v
 				}
-				finer = append(finer, group{factors, filter(g.results, func(r trial.Result) bool { return r.Spec.Factors[l.factor] == v })})
+				finer = append(finer, group{factors, filter(g.results, func(r trial.Result) bool {
+					return r.Spec.Factors[l.factor] == v
+				})})
 			}
 		}
 		groups = finer
@@ -206,7 +260,8 @@ func valid(results []trial.Result) []trial.Result {
 	return filter(results, func(r trial.Result) bool { return r.Error == "" })
 }
 
-// tableOf has a row for each group and a column for each factor and metric; medians with intervals.
+// tableOf has a row for each group and a column for each factor and metric. It shows medians with
+// intervals.
 func tableOf(caption string, groups []group, factors []string, metrics ...metric) Table {
 	t := Table{Caption: caption, Head: append([]string{}, factors...)}
 	t.Head = append(t.Head, "n")
@@ -227,13 +282,98 @@ func tableOf(caption string, groups []group, factors []string, metrics ...metric
 	return t
 }
 
-// ratio writes the ratio of two medians with its interval, or a dash.
-func ratio(a, b []float64) string { return ratioBy(stats.Median, a, b) }
+// circumstances name what a trial shares with those that it is compared with: its block, which has
+// one moment of request and one set of data, and its stratum, which is every factor except the
+// compared ones.
+type circumstances struct{ stratum, block string }
 
-func ratioBy(statistic func([]float64) float64, a, b []float64) string {
-	r, ok := stats.RatioOf(statistic, a, b)
-	if !ok {
+func (g group) circumstances(r trial.Result, compared map[string]bool) circumstances {
+	var rest []string
+	for _, f := range slices.Sorted(maps.Keys(r.Spec.Factors)) {
+		if !compared[f] {
+			rest = append(rest, f+"="+r.Spec.Factors[f])
+		}
+	}
+	return circumstances{strings.Join(rest, " "), blockOf(r)}
+}
+
+func blockOf(r trial.Result) string {
+	return fmt.Sprintf("%g/%d", r.Spec.Offset, r.Spec.Guest.Seed)
+}
+
+// compared are the factors in which the trials of two groups differ by design.
+func compared(a, b group) map[string]bool {
+	differ := map[string]bool{}
+	for f, v := range a.factors {
+		if b.factors[f] != v {
+			differ[f] = true
+		}
+	}
+	return differ
+}
+
+// matched returns the trials of two groups that have a counterpart in the other group, side by
+// side. Only these may be compared, because all other differences between two trials are chance.
+func matched(a, b group) (group, group) {
+	differ := compared(a, b)
+	other := map[circumstances]trial.Result{}
+	for _, r := range b.results {
+		other[b.circumstances(r, differ)] = r
+	}
+	ours, theirs := group{factors: a.factors}, group{factors: b.factors}
+	for _, r := range a.results {
+		if o, ok := other[a.circumstances(r, differ)]; ok {
+			ours.results, theirs.results = append(ours.results, r), append(theirs.results, o)
+		}
+	}
+	return ours, theirs
+}
+
+// matchedOverAll is matched for groups with trials of several programs. It keeps only blocks in
+// which both sides have every program, so that no headline compares one program with another. It
+// returns false if no block is left.
+func matchedOverAll(a, b group, programs []string) (group, group, bool) {
+	a, b = matched(a, b)
+	tried := map[string]map[string]bool{}
+	for _, r := range a.results {
+		if tried[blockOf(r)] == nil {
+			tried[blockOf(r)] = map[string]bool{}
+		}
+		tried[blockOf(r)][r.Spec.Factors["program"]] = true
+	}
+	whole := func(r trial.Result) bool { return len(tried[blockOf(r)]) == len(programs) }
+	a.results, b.results = filter(a.results, whole), filter(b.results, whole)
+	return a, b, len(a.results) > 0
+}
+
+// pairs are the values of a metric in the trials of two groups that belong together.
+func pairs(a, b group, m metric) []stats.Pair {
+	differ := compared(a, b)
+	a, b = matched(a, b)
+	var p []stats.Pair
+	for i, r := range a.results {
+		x, okX := m.of(r)
+		y, okY := m.of(b.results[i])
+		if okX && okY {
+			p = append(p, stats.Pair{A: x, B: y, Stratum: a.circumstances(r, differ).stratum})
+		}
+	}
+	return p
+}
+
+// ratio writes the ratio of two medians with its interval, or a dash.
+func ratio(a, b group, m metric) string { return ratioBy(stats.Median, a, b, m) }
+
+// ratioBy writes the ratio of a statistic over matched trials of two groups, with its interval, or
+// with the number of trials if they are too few for one.
+func ratioBy(statistic func([]float64) float64, a, b group, m metric) string {
+	p := pairs(a, b, m)
+	r, ok := stats.RatioOf(statistic, p)
+	switch {
+	case !ok:
 		return "–"
+	case r.CI == nil:
+		return fmt.Sprintf("%s (n=%d)", times(r.Value), len(p))
 	}
 	return fmt.Sprintf("%s [%s, %s]", times(r.Value), times(r.CI.Low), times(r.CI.High))
 }
@@ -266,3 +406,6 @@ func find(groups []group, factors map[string]string) (group, bool) {
 	}
 	return group{}, false
 }
+
+// roundCount includes the rounds that a report leaves out.
+func roundCount(r trial.Result) float64 { return float64(r.Report.RoundCount()) }

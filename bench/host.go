@@ -1,15 +1,16 @@
 package bench
 
 import (
+	"cmp"
 	"os/exec"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
-	"taskguide/integration/qemu"
+	"taskguide/bench/peer/qemu"
 )
 
-// totalMemory is the host's, 0 if it does not tell.
+// totalMemory is the host's memory in bytes, or 0 if it is not known.
 func totalMemory() int64 {
 	var info unix.Sysinfo_t
 	if unix.Sysinfo(&info) != nil {
@@ -18,9 +19,10 @@ func totalMemory() int64 {
 	return int64(info.Totalram) * int64(info.Unit)
 }
 
-// qemuVersion is the version of the installed QEMU, empty if there is none.
-func qemuVersion() string {
-	out, err := exec.Command(qemu.Binary, "--version").Output()
+// qemuVersion is the version of a QEMU program, or of the installed one if program is empty. It is
+// empty if there is none.
+func qemuVersion(program string) string {
+	out, err := exec.Command(cmp.Or(program, qemu.Binary), "--version").Output()
 	if err != nil {
 		return ""
 	}

@@ -11,22 +11,25 @@ import (
 	"taskguide/migration"
 )
 
-// The whole way: real guests are moved by the real program, and the report tells of them.
+// This test goes the whole way: the real program moves real guests, and the report shows them.
 func TestExperimentEndToEnd(t *testing.T) {
 	binary := filepath.Join(t.TempDir(), "vmm")
-	out, err := exec.Command("go", "build", "-buildvcs=false", "-o", binary, "../cmd/vmm").CombinedOutput()
+	out, err := exec.Command("go", "build", "-buildvcs=false", "-o", binary,
+		"../cmd/vmm").CombinedOutput()
 	require.NoError(t, err, string(out))
 
 	e := tagging()
 	all := e.Blocks
 	e.Blocks = func(at Setting) [][]trial.Spec {
 		return [][]trial.Spec{only(all(at)[0], func(s trial.Spec) bool {
-			return s.Factors["program"] == "kv" && s.Factors["rule"] == string(migration.RuleDowntime) && s.Factors["policy"] != start.name
+			return s.Factors["program"] == "kv" &&
+				s.Factors["rule"] == string(migration.RuleDowntime) &&
+				s.Factors["policy"] != start.name
 		})}
 	}
 	dir := filepath.Join(t.TempDir(), "out")
 	o := newOrder(e)
-	o.Binary = binary
+	o.Programs.VMM = binary
 	page, err := (&Session{Dir: dir, Order: o}).Run(t.Context())
 	require.NoError(t, err)
 	require.FileExists(t, page)

@@ -5,20 +5,20 @@ import (
 	"time"
 
 	"taskguide/bench/figure"
+	"taskguide/bench/peer/qemu"
 	"taskguide/bench/trial"
-	"taskguide/integration/qemu"
 	"taskguide/migration"
 )
 
-// peer is a VMM and a way in which it migrates.
+// peer is a VMM and a way of migrating.
 type peer struct {
 	name     string
 	guidance migration.Guidance
 	channels int
 	compress migration.Compress
-	untold   bool // what the link's rate is
+	untold   bool // the VMM does not know the link's rate
 	qemu     *qemu.Migration
-	limits   []time.Duration // downtime limits to be swept
+	limits   []time.Duration // downtime limits to try
 }
 
 // Downtime limits: defaultLimit is that of QEMU and of ours.
@@ -36,30 +36,49 @@ func peerList(at Setting) []peer {
 	all := []peer{
 		{name: "vmm, unguided", guidance: migration.GuidanceOff, limits: sweep},
 		{name: "vmm, guided", guidance: migration.GuidanceSwitchover, limits: sweep},
-		{name: "vmm, zstd, unguided", guidance: migration.GuidanceOff, compress: migration.CompressZstd, limits: once},
-		{name: "vmm, zstd, guided", guidance: migration.GuidanceSwitchover, compress: migration.CompressZstd, limits: once},
-		{name: "vmm, 1 channel, raw, unguided", guidance: migration.GuidanceOff, channels: 1, compress: migration.CompressNone, limits: once},
-		{name: "vmm, 1 channel, raw, guided", guidance: migration.GuidanceSwitchover, channels: 1, compress: migration.CompressNone, limits: once},
+		{
+			name: "vmm, zstd, unguided", guidance: migration.GuidanceOff,
+			compress: migration.CompressZstd, limits: once,
+		},
+		{
+			name: "vmm, zstd, guided", guidance: migration.GuidanceSwitchover,
+			compress: migration.CompressZstd, limits: once,
+		},
+		{
+			name: "vmm, 1 channel, raw, unguided", guidance: migration.GuidanceOff, channels: 1,
+			compress: migration.CompressNone, limits: once,
+		},
+		{
+			name: "vmm, 1 channel, raw, guided", guidance: migration.GuidanceSwitchover,
+			channels: 1, compress: migration.CompressNone, limits: once,
+		},
 	}
 	if at.BitsPerSecond > 0 {
-		all = append(all, peer{name: "vmm, rate not told, unguided", guidance: migration.GuidanceOff, untold: true, limits: once})
+		all = append(all, peer{
+			name: "vmm, rate not told, unguided", guidance: migration.GuidanceOff, untold: true,
+			limits: once,
+		})
 	}
-	if !at.QEMU {
+	if at.QEMU == "" {
 		return all
 	}
 	return append(all,
 		peer{name: "QEMU", qemu: &qemu.Migration{}, limits: sweep},
 		peer{name: "QEMU, multifd", qemu: &qemu.Migration{Channels: 2}, limits: once},
-		peer{name: "QEMU, multifd zstd", qemu: &qemu.Migration{Channels: 2, Compression: qemu.Zstd}, limits: once},
+		peer{
+			name: "QEMU, multifd zstd", qemu: &qemu.Migration{Channels: 2, Compression: qemu.Zstd},
+			limits: once,
+		},
 	)
 }
 
 func peers() Experiment {
 	return Experiment{
 		Name: "peers", Title: "Beside QEMU",
-		Summary: "QEMU plain, multifd and multifd with zstd, on the same guest and link, and its downtime limit swept",
-		Source:  "the thesis' comparison of stop rules, with the VMM that most of the world runs",
-		Blocks:  peersBlocks, Report: peersReport, SharedLink: true,
+		Summary: "QEMU plain, multifd and multifd with zstd, on the same guest and link, and its " +
+			"downtime limit swept",
+		Source: "the thesis' comparison of stop rules, with the VMM that most of the world runs",
+		Blocks: peersBlocks, Report: peersReport, SharedLink: true,
 	}
 }
 
@@ -75,10 +94,15 @@ func peersBlocks(at Setting) [][]trial.Spec {
 				ID:      fmt.Sprintf("%s/%v", p.name, limit),
 				Factors: map[string]string{"peer": p.name, "limit": limit.String()},
 				Guest: trial.Guest{
-					Program: "workload=phased ws=64M hot=1M fill=pattern", Busy: time.Second, Cool: time.Second, Tag: trial.TagCool, MemoryBytes: 256 << 20, CPUs: 1,
+					Program: "workload=phased ws=64M hot=1M fill=pattern", Busy: time.Second,
+					Cool: time.Second, Tag: trial.TagCool, MemoryBytes: 256 << 20, CPUs: 1,
+					Dots: dotInterval,
 				},
-				Params: migration.Params{Guidance: p.guidance, Channels: p.channels, Compress: p.compress, DowntimeLimit: limit, BitsPerSecond: rate, MaxDefer: 20 * time.Second},
-				QEMU:   p.qemu,
+				Params: migration.Params{
+					Guidance: p.guidance, Channels: p.channels, Compress: p.compress,
+					DowntimeLimit: limit, BitsPerSecond: rate, MaxDefer: 20 * time.Second,
+				},
+				QEMU: p.qemu,
 			})
 		}
 	}
@@ -86,58 +110,92 @@ func peersBlocks(at Setting) [][]trial.Spec {
 }
 
 func peersReport(at Setting, results []trial.Result) Findings {
-	names, limits := levels{factor: "peer"}, levels{"limit", []string{leastLimit.String(), "100ms", defaultLimit.String(), "1s"}}
+	names, limits := levels{factor: "peer"}, levels{
+		"limit", []string{leastLimit.String(), "100ms", defaultLimit.String(), "1s"},
+	}
 	for _, p := range peerList(at) {
 		names.values = append(names.values, p.name)
 	}
 	groups := groupBy(results, names, limits)
-	atDefault := groupBy(filter(results, func(r trial.Result) bool { return r.Spec.Factors["limit"] == defaultLimit.String() }), names)
+	atDefault := groupBy(filter(results, func(r trial.Result) bool {
+		return r.Spec.Factors["limit"] == defaultLimit.String()
+	}), names)
 	f := Findings{Headlines: peerHeadlines(groups)}
 	f.Sections = []Section{
 		{
 			Title: "All indicators at the default limit",
 			Text: []string{
-				linkText(at) + " The program's pages compress, which vmm finds out for itself after a while; “zstd” is told to compress from the beginning, as QEMU is in its last row, and “raw” does without, and with one connection, as plain QEMU does. The same guest, the same downtime limit of 300 ms. The downtimes are each VMM's own account and not quite comparable: QEMU's ends when the source has sent everything, " +
-					"ours when the destination reports that the vCPUs run. The guest's own gap is the same measure for both. QEMU does not tell how many pages its stop-and-copy had.",
+				linkText(at) + " The program's pages compress, which vmm finds out for itself " +
+					"after a while; “zstd” is told to compress from the beginning, as QEMU is in " +
+					"its last row, and “raw” does without, and with one connection, as plain " +
+					"QEMU does. The same guest, the same downtime limit of 300 ms. The " +
+					"downtimes are each VMM's own account and not quite comparable: " +
+					"QEMU's ends when the source has sent everything, " +
+					"ours when the destination reports that the vCPUs run. " +
+					"The guest's own gap is the same measure for both. " +
+					"QEMU does not tell how many pages its stop-and-copy had. " +
+					silenceText,
 			},
 			Figures: []NamedFigure{
-				{"peers-gap", "The guest's own gap around the move, by VMM.", figure.Strip("The guest's own gap", "gap in ms", samplesBy(atDefault, gap))},
-				{"peers-total", "Total time, by VMM.", figure.Strip("Total time", "total time in ms", samplesBy(atDefault, total))},
+				{
+					"peers-gap", "The guest's own gap around the move, by VMM.",
+					figure.Strip("The guest's own gap", "gap in ms", samplesBy(atDefault, gap)),
+				},
+				{"peers-total", "Total time, by VMM.", figure.Strip("Total time",
+					"total time in ms", samplesBy(atDefault, total))},
 			},
-			Tables: []Table{tableOf("Medians with 95 % bootstrap intervals", atDefault, []string{"peer"}, gap, downtime, total, wire, pages, rounds, cpuEngine)},
+			Tables: []Table{tableOf(
+				medians(at), atDefault, []string{"peer"}, gap, silenceRounds, silenceSwitch,
+				downtime, total, wire, pages, rounds, cpuEngine,
+			)},
 		},
 		{
-			Title:  "The downtime limit swept",
-			Text:   []string{"A smaller limit makes a migration wait for a calmer moment by its own measurements; guidance knows of one."},
-			Tables: []Table{tableOf("Medians with 95 % bootstrap intervals", groups, []string{"peer", "limit"}, gap, downtime, total, pages)},
+			Title: "The downtime limit swept",
+			Text: []string{"A smaller limit makes a migration wait for a calmer moment by its " +
+				"own measurements; guidance knows of one."},
+			Tables: []Table{tableOf(
+				medians(at), groups, []string{"peer", "limit"}, gap, downtime, total, pages,
+			)},
 		},
 	}
-	if !at.QEMU {
-		f.Sections[0].Text = append(f.Sections[0].Text, "QEMU was not installed where this was run ("+qemu.Binary+" of the package qemu-system-x86).")
+	if at.QEMU == "" {
+		f.Sections[0].Text = append(f.Sections[0].Text,
+			"QEMU was not installed where this was run ("+qemu.Binary+" of the package "+
+				"qemu-system-x86).")
 	}
 	return f
 }
 
-// linkText says whether the VMMs had the same link.
+// medians is the caption of a table with QEMU in it.
+func medians(at Setting) string {
+	return "Medians with 95 % bootstrap intervals (" + at.peerNames() + ")"
+}
+
+// linkText says whether all VMMs had the same link.
 func linkText(at Setting) string {
 	if at.BitsPerSecond > 0 {
-		return "All go over one link, shaped to " + at.rateName() + " by the kernel, which also counts what they send. vmm is told that rate (--bandwidth), but for the row that says it is not. " +
-			"QEMU is not: its own limit is none in its stop-and-copy, and counts multifd's bytes before they are compressed."
+		return "All go over one link, shaped to " + at.rateName() +
+			" by the kernel, which also counts what they send. vmm is told that rate " +
+			"(--bandwidth), but for the row that says it is not. QEMU is not: its own limit is " +
+			"none in its stop-and-copy, and counts multifd's bytes before they are compressed."
 	}
-	return "Without a link between network namespaces, which takes root, each VMM limits itself to " + at.rateName() + ", and not alike: QEMU sends its stop-and-copy at full speed, which favours it, " +
-		"and its multifd counts bytes before it compresses them, which does the opposite."
+	return "Without a link between network namespaces, which takes root, each VMM limits " +
+		"itself to " + at.rateName() + ", and not alike: QEMU sends its stop-and-copy at full " +
+		"speed, which favours it, and its multifd counts bytes before it compresses them, " +
+		"which does the opposite."
 }
 
 func samplesBy(groups []group, m metric) []figure.Sample {
 	var samples []figure.Sample
 	for _, g := range groups {
-		samples = append(samples, figure.Sample{Label: g.factors["peer"], Colour: g.factors["peer"], Values: g.values(m)})
+		samples = append(samples,
+			figure.Sample{Label: g.factors["peer"], Colour: g.factors["peer"], Values: g.values(m)})
 	}
 	return samples
 }
 
-// peerHeadlines compares guided migrations with each of QEMU's at the default limit, compressed with compressed, and with plain
-// QEMU at the least limit that was tried, where it does its best.
+// peerHeadlines compares guided migrations with each of QEMU's at the default limit, compressed
+// with compressed, and with plain QEMU at the least limit that was tried, which is QEMU's best.
 func peerHeadlines(groups []group) []string {
 	var lines []string
 	for _, g := range groups {
@@ -150,8 +208,10 @@ func peerHeadlines(groups []group) []string {
 			name = "vmm, zstd, guided"
 		}
 		if ours, ok := find(groups, map[string]string{"peer": name, "limit": limit}); ok {
-			lines = append(lines, fmt.Sprintf("%s, against %s, limit %s: the guest's own gap is %s, the total time %s.", name, g.factors["peer"], limit,
-				ratio(ours.values(gap), g.values(gap)), ratio(ours.values(total), g.values(total))))
+			lines = append(lines, fmt.Sprintf("%s, against %s, limit %s: the guest's own gap is "+
+				"%s, the total time %s.",
+				name, g.factors["peer"], limit,
+				ratio(ours, g, gap), ratio(ours, g, total)))
 		}
 	}
 	return lines

@@ -4,17 +4,19 @@ import (
 	"fmt"
 	"io"
 	"time"
+	"unicode/utf8"
 
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
 
 	"taskguide/bench/trial"
+	"taskguide/control/text"
 	"taskguide/control/units"
 )
 
-// Progress shows how a run gets on.
+// Progress shows how a run advances.
 type Progress interface {
-	// Begin is told how many trials there are, and when the run ends even if some are left.
+	// Begin says how many trials there are, and when the run ends even if some are left.
 	Begin(trials int, deadline time.Time)
 	Trial(trial.Result)
 	Say(line string)
@@ -38,10 +40,41 @@ func (p *plain) Begin(trials int, deadline time.Time) {
 
 func (p *plain) Trial(r trial.Result) {
 	p.done++
-	fmt.Fprintf(p.w, "%*d/%d  %s  (%s left)\n", len(fmt.Sprint(p.total)), p.done, p.total, outcome(r), short(p.left()))
+	if p.done == 1 {
+		fmt.Fprintf(p.w, progressFormat, "", "trial", "downtime", "gap", "total", "left")
+	}
+	number := fmt.Sprintf("%*d/%d", len(fmt.Sprint(p.total)), p.done, p.total)
+	downtime, gap, total := "-", "-", "-"
+	if r.Error == "" {
+		downtime, gap = units.Milliseconds(r.Report.DowntimeMS), units.Milliseconds(r.GapMS)
+		total = units.Milliseconds(r.Report.TotalMS)
+	}
+	id := r.Spec.ID
+	if utf8.RuneCountInString(id) > idColumns { // it gets a line of its own
+		fmt.Fprintf(p.w, "%s %s\n", number, id)
+		number, id = "", ""
+	}
+	fmt.Fprintf(p.w, progressFormat, number, id, downtime, gap, total, short(p.left()))
+	fault(p.w, r)
 }
 
-// left is an estimate of the time to the end.
+// progressFormat has the widths of the columns of trials. idColumns is the width of the ID.
+const (
+	progressFormat = "%-7s %-38s %8s %7s %7s %7s\n"
+	idColumns      = 38
+)
+
+// fault says what is wrong with a trial, if anything.
+func fault(w io.Writer, r trial.Result) {
+	switch {
+	case r.Error != "":
+		text.Hanging(w, "        FAILED: ", r.Error)
+	case r.Noise.Noisy():
+		fmt.Fprintf(w, "        NOISY: others took %.1f CPUs\n", loudest(r.Noise))
+	}
+}
+
+// left estimates the remaining time.
 func (p *plain) left() time.Duration {
 	if p.done == 0 {
 		return time.Until(p.deadline)
@@ -53,23 +86,25 @@ func (p *plain) left() time.Duration {
 func (p *plain) Say(line string) { fmt.Fprintln(p.w, line) }
 func (p *plain) End()            {}
 
-// outcome is a trial in a line.
-func outcome(r trial.Result) string {
-	if r.Error != "" {
-		return fmt.Sprintf("%-34s FAILED: %s", r.Spec.ID, r.Error)
-	}
-	return fmt.Sprintf("%-34s downtime %-8s gap %-8s total %-8s", r.Spec.ID,
-		units.Milliseconds(r.Report.DowntimeMS), units.Milliseconds(r.GapMS), units.Milliseconds(r.Report.TotalMS))
-}
-
 func short(d time.Duration) string { return max(0, d).Round(time.Second).String() }
+
+// liveIDColumns is the width that the bar and the time leave on a terminal's line.
+const liveIDColumns = 34
+
+// cut shortens an ID to the given width.
+func cut(id string, columns int) string {
+	if letters := []rune(id); len(letters) > columns {
+		return string(letters[:columns-1]) + "…"
+	}
+	return id
+}
 
 // live is one bar, with the last trial beside it and the time left.
 type live struct {
 	plain
 	bars *mpb.Progress
 	bar  *mpb.Bar
-	last chan string // the newest line, if there is one that was not shown
+	last chan string // the newest line, unless it was shown
 }
 
 // NewLive shows a bar on w, a terminal.
@@ -82,7 +117,7 @@ func (l *live) Begin(trials int, deadline time.Time) {
 	l.plain.Begin(trials, deadline)
 	shown := ""
 	l.bar = l.bars.New(int64(max(trials, 1)), mpb.BarStyle().Lbound("|").Rbound("|"),
-		mpb.BarWidth(30),
+		mpb.BarWidth(10),
 		mpb.PrependDecorators(decor.CountersNoUnit("%d of %d trials ")),
 		mpb.AppendDecorators(
 			decor.Any(func(decor.Statistics) string {
@@ -97,14 +132,15 @@ func (l *live) Begin(trials int, deadline time.Time) {
 
 func (l *live) Trial(r trial.Result) {
 	l.done++
-	if r.Error != "" {
-		l.Say(outcome(r))
+	if r.Error != "" || r.Noise.Noisy() {
+		l.Say(r.Spec.ID)
+		fault(l.w, r)
 	}
 	select {
 	case <-l.last:
 	default:
 	}
-	l.last <- fmt.Sprintf(" %s left  %s", short(l.left()), outcome(r))
+	l.last <- fmt.Sprintf(" %s left  %s", short(l.left()), cut(r.Spec.ID, liveIDColumns))
 	l.bar.IncrBy(1)
 }
 

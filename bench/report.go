@@ -22,9 +22,12 @@ import (
 //go:embed report.tmpl
 var reportText string
 
-var reportTemplate = template.Must(template.New("report").Funcs(template.FuncMap{"value": valueOf, "detail": detailOf}).Parse(reportText))
+var reportTemplate = template.Must(template.New("report").Funcs(template.FuncMap{
+	"value": valueOf, "detail": detailOf,
+}).Parse(reportText))
 
-// valueOf and detailOf take a cell of a table apart: a value, and what is in brackets behind it, if anything is.
+// valueOf and detailOf split a table's cell into its value and the text in brackets behind it, if
+// there is any.
 func valueOf(cell string) string {
 	if i := strings.IndexAny(cell, "[("); i > 0 && cell[i-1] == ' ' {
 		return cell[:i-1]
@@ -34,8 +37,8 @@ func valueOf(cell string) string {
 
 func detailOf(cell string) string { return strings.TrimPrefix(cell[len(valueOf(cell)):], " ") }
 
-// WriteReport computes everything that follows from the results in dir: the page, its pictures, CSV and JSON. It
-// returns the path of the page.
+// WriteReport computes everything that follows from the results in dir: the page, its pictures, CSV
+// and JSON. It returns the path of the page.
 func WriteReport(dir string) (string, error) {
 	run, results, err := Load(dir)
 	if err != nil {
@@ -72,7 +75,7 @@ func WriteReport(dir string) (string, error) {
 	return path, os.WriteFile(path, b.Bytes(), 0o644)
 }
 
-// latest leaves of several results of one trial the last, in the order of first appearance.
+// latest keeps the last of several results of one trial, in the order of first appearance.
 func latest(results []trial.Result) []trial.Result {
 	at := map[string]int{}
 	var out []trial.Result
@@ -104,6 +107,7 @@ func writeFigure(dir string, f NamedFigure) error {
 type page struct {
 	Title, Summary, Source string
 	Command                string
+	Banners                []Banner
 	Facts                  [][2]string
 	Headlines              []string
 	Lead                   Table
@@ -125,17 +129,21 @@ type pageFigure struct {
 }
 
 func pageOf(e Experiment, run Run, results []trial.Result, f Findings) page {
-	p := page{Title: e.Title, Summary: e.Summary, Source: e.Source, Headlines: f.Headlines, Lead: f.Lead, Seed: run.Seed, Command: commandOf(run)}
-	p.Facts = facts(run, results)
+	p := page{
+		Title: e.Title, Summary: e.Summary, Source: e.Source, Headlines: f.Headlines, Lead: f.Lead,
+		Seed: run.Seed, Command: commandOf(run),
+	}
+	p.Banners, p.Facts = banners(run, results), facts(run, results)
 	for _, s := range f.Sections {
 		section := pageSection{Title: s.Title, Text: s.Text, Tables: s.Tables}
 		for _, fig := range s.Figures {
 			svg, err := fig.SVG()
 			if err != nil {
-				continue // writeFigure has told of it
+				continue // writeFigure has reported the error
 			}
-			// Made by this program, of numbers and names of its own.
-			section.Figures = append(section.Figures, pageFigure{fig.Name, fig.Caption, template.HTML(inline(svg))})
+			// This is safe: this program made it from its own numbers and names.
+			section.Figures = append(section.Figures,
+				pageFigure{fig.Name, fig.Caption, template.HTML(inline(svg))})
 		}
 		p.Sections = append(p.Sections, section)
 	}
@@ -147,7 +155,7 @@ func pageOf(e Experiment, run Run, results []trial.Result, f Findings) page {
 	return p
 }
 
-// inline cuts what comes before the svg element of a document.
+// inline removes what comes before the svg element of a document.
 func inline(svg []byte) string {
 	s := string(svg)
 	return s[max(0, strings.Index(s, "<svg")):]
@@ -175,7 +183,8 @@ func facts(run Run, results []trial.Result) [][2]string {
 		qemu = "not installed"
 	}
 	return [][2]string{
-		{"trials", fmt.Sprintf("%d of %d, %d of them void", len(results), max(run.Trials, len(results)), len(results)-len(valid(results)))},
+		{"trials", fmt.Sprintf("%d of %d, %d of them void", len(results),
+			max(run.Trials, len(results)), len(results)-len(valid(results)))},
 		{"begun", run.Started.UTC().Format(time.RFC1123) + resumptions(run)},
 		{"host", fmt.Sprintf("%s, %d CPUs, %s", h.CPU, h.CPUs, units.Bytes(h.MemoryBytes))},
 		{"kernel", fmt.Sprintf("Linux %s, KVM by %s", h.Kernel, h.KVM)},
@@ -185,28 +194,41 @@ func facts(run Run, results []trial.Result) [][2]string {
 	}
 }
 
-// resumptions says when a run went on, and where that was if it was elsewhere.
+// resumptions says when a run was resumed, and on which host if that was another.
 func resumptions(run Run) string {
 	text, last := "", run.Host
 	for _, r := range run.Resumed {
 		text += "; resumed " + r.Started.UTC().Format(time.RFC1123)
 		if r.Host != last {
-			text += fmt.Sprintf(" on another host or with other versions (%s, Linux %s, vmm %s, %s, QEMU %s)", r.Host.CPU, r.Host.Kernel, r.Host.VMM, r.Host.Go, r.Host.QEMU)
+			text += fmt.Sprintf(" on another host or with other versions (%s, Linux %s, vmm %s, "+
+				"%s, QEMU %s)",
+				r.Host.CPU, r.Host.Kernel, r.Host.VMM, r.Host.Go, r.Host.QEMU)
 			last = r.Host
 		}
 	}
 	return text
 }
 
-// noise says what else the host did before the trials.
+// noise says what other processes did before the trials and during them.
 func noise(results []trial.Result) string {
-	var busy, stolen, load []float64
+	var busy, stolen, others, taken []float64
 	for _, r := range results {
-		busy, stolen, load = append(busy, r.Noise.BusyCPUs), append(stolen, r.Noise.StolenCPUs), append(load, r.Noise.Load1)
+		busy, stolen = append(busy, r.Noise.BusyCPUs), append(stolen, r.Noise.StolenCPUs)
+		if d := r.Noise.During; d != nil {
+			others, taken = append(others, d.OthersCPUs), append(taken, d.StolenCPUs)
+		}
 	}
-	b, s, l := stats.Summarize(busy), stats.Summarize(stolen), stats.Summarize(load)
-	return fmt.Sprintf("just before trials others used %.2f CPUs in the median (up to %.2f), %.2f were stolen (up to %.2f); load average %.1f (up to %.1f)",
-		b.Median, b.Max, s.Median, s.Max, l.Median, l.Max)
+	text := fmt.Sprintf("just before trials others used %s, and %s were stolen",
+		cpus(busy), cpus(stolen))
+	if len(others) > 0 {
+		text += "; during trials " + cpus(others) + ", and " + cpus(taken)
+	}
+	return text
+}
+
+func cpus(v []float64) string {
+	s := stats.Summarize(v)
+	return fmt.Sprintf("%.2f CPUs in the median (up to %.2f)", s.Median, s.Max)
 }
 
 // writeCSV writes a line for each trial.
@@ -215,7 +237,8 @@ func writeCSV(path string, results []trial.Result) error {
 	w := csv.NewWriter(&b)
 	factors := factorNames(results)
 	head := append([]string{"id", "error"}, factors...)
-	head = append(head, "offset", "offset_hit", "gate_open", "moved_inside", "moved_phase", "load1", "busy_cpus")
+	head = append(head, "offset", "offset_hit", "gate_open", "moved_inside", "moved_phase",
+		"load1", "busy_cpus", "others_cpus", "others_peak_cpus", "stolen_cpus", "noisy")
 	for _, m := range allMetrics {
 		head = append(head, m.key)
 	}
@@ -236,8 +259,14 @@ func csvRow(r trial.Result, factors []string) []string {
 	if r.Moved != nil {
 		moved = *r.Moved
 	}
-	row = append(row, decimal(r.Spec.Offset), decimal(r.Request.Offset), fmt.Sprint(r.Request.GateOpen), moved.Inside, moved.Phase,
+	row = append(row, decimal(r.Spec.Offset), decimal(r.Request.Offset),
+		fmt.Sprint(r.Request.GateOpen), moved.Inside, moved.Phase,
 		decimal(r.Noise.Load1), decimal(r.Noise.BusyCPUs))
+	during := []string{"", "", ""}
+	if d := r.Noise.During; d != nil {
+		during = []string{decimal(d.OthersCPUs), decimal(d.OthersPeakCPUs), decimal(d.StolenCPUs)}
+	}
+	row = append(append(row, during...), fmt.Sprint(r.Noise.Noisy()))
 	for _, m := range allMetrics {
 		v, ok := m.of(r)
 		if !ok || r.Error != "" {
@@ -267,6 +296,7 @@ func factorNames(results []trial.Result) []string {
 // summary is what summary.json holds.
 type summary struct {
 	Run       Run             `json:"run"`
+	Banners   []Banner        `json:"banners"`
 	Headlines []string        `json:"headlines"`
 	Lead      *Table          `json:"lead,omitempty"`
 	Groups    []summaryGroup  `json:"groups"`
@@ -285,7 +315,10 @@ type summaryFailed struct {
 }
 
 func writeSummary(path string, run Run, results []trial.Result, f Findings) error {
-	s := summary{Run: run, Headlines: f.Headlines, Groups: []summaryGroup{}, Tables: []Table{}, Failures: []summaryFailed{}}
+	s := summary{
+		Run: run, Banners: append([]Banner{}, banners(run, results)...), Headlines: f.Headlines,
+		Groups: []summaryGroup{}, Tables: []Table{}, Failures: []summaryFailed{},
+	}
 	for _, g := range configurations(results) {
 		sg := summaryGroup{g.factors, map[string]stats.Summary{}}
 		for _, m := range allMetrics {
@@ -313,7 +346,7 @@ func writeSummary(path string, run Run, results []trial.Result, f Findings) erro
 	return os.WriteFile(path, append(b, '\n'), 0o644)
 }
 
-// configurations groups by all factors at once.
+// configurations groups results by all factors together.
 func configurations(results []trial.Result) []group {
 	var groups []group
 	at := map[string]int{}
@@ -327,11 +360,13 @@ func configurations(results []trial.Result) []group {
 		}
 		groups[i].results = append(groups[i].results, r)
 	}
-	sort.Slice(groups, func(i, j int) bool { return fmt.Sprint(groups[i].factors) < fmt.Sprint(groups[j].factors) })
+	sort.Slice(groups, func(i, j int) bool {
+		return fmt.Sprint(groups[i].factors) < fmt.Sprint(groups[j].factors)
+	})
 	return groups
 }
 
-// fileName makes a name of words.
+// fileName turns words into a file name.
 func fileName(s string) string {
 	return strings.Map(func(r rune) rune {
 		switch {

@@ -13,47 +13,72 @@ import (
 	"taskguide/guestkernel"
 )
 
-// Order is what to run and how.
+// Order says what to run and how.
 type Order struct {
 	Experiment Experiment
 	Setting
 	Seed     uint64
-	Binary   string // the vmm program
+	Programs Programs
 	Progress Progress
-	Budget   time.Duration // after which no trial is begun; 0 is that of Size
+	Budget   time.Duration // after which no trial is begun; 0 is the budget of Size
+	// RepeatNoisy repeats trials during which other processes used too much of the host. Their new
+	// results count.
+	RepeatNoisy bool
 }
 
 func (o Order) budget() time.Duration {
 	if o.Budget > 0 {
 		return o.Budget
 	}
-	return budgets[o.Size]
+	return o.Experiment.budget(o.Size)
 }
 
-// budgets are the promised times, less what the trial under way and the report may take.
+func (e Experiment) budget(s Size) time.Duration {
+	if s == Full && e.Budget > 0 {
+		return e.Budget
+	}
+	return budgets[s]
+}
+
+// promise is the longest time that a run of that size takes.
+func (e Experiment) promise(s Size) time.Duration {
+	return (e.budget(s) + time.Minute).Truncate(time.Minute)
+}
+
+// budgets are the promised times, without the time for the last trial and the report.
 var budgets = map[Size]time.Duration{Quick: 165 * time.Second, Full: 19 * time.Minute}
 
-// Errors that end a run early; what it has is kept.
+// These errors end a run early. It keeps its results.
 var (
 	ErrInterrupted = errors.New("interrupted")
 	ErrTimeUp      = errors.New("time is up")
-	// ErrFailing says that it makes no sense to go on.
+	// ErrFailing is returned when too many trials fail one after the other.
 	ErrFailing = errors.New("trials fail one after the other")
 )
 
-// mostFailures in a row end a run.
+// mostFailures is how many failures in a row end a run.
 const mostFailures = 4
 
-// runner runs trials; it is a *trial.Bed but in tests.
+// runner runs trials. It is a *trial.Site, except in tests.
 type runner interface {
 	Run(context.Context, trial.Spec) trial.Result
 }
 
-// execute runs the trials of an order that are not done yet, in order, until all are done or the time is up, and adds
-// each result to the store. It returns all results that there are then.
-func execute(ctx context.Context, o Order, bed runner, done []trial.Result, store *Store) (all []trial.Result, err error) {
+// execute runs the trials of an order that have no result yet, in order, until all are done or the
+// time is up. It adds each result to the store, and returns all results.
+func execute(
+	ctx context.Context,
+	o Order,
+	site runner,
+	done []trial.Result,
+	store *Store,
+) (all []trial.Result, err error) {
 	whole := o.Experiment.Plan(o.Setting, o.Seed)
-	plan := remaining(whole, done)
+	kept := latest(done)
+	if o.RepeatNoisy {
+		kept = filter(kept, func(r trial.Result) bool { return !r.Noise.Noisy() })
+	}
+	plan := remaining(whole, kept)
 	all = done
 	deadline := time.Now().Add(o.budget())
 	o.Progress.Begin(len(plan), deadline)
@@ -61,9 +86,14 @@ func execute(ctx context.Context, o Order, bed runner, done []trial.Result, stor
 	failures := 0
 	for i, spec := range plan {
 		if time.Now().After(deadline) {
-			return all, fmt.Errorf("%w with %d of %d trials run", ErrTimeUp, len(whole)-len(plan)+i, len(whole))
+			return all, fmt.Errorf(
+				"%w with %d of %d trials run",
+				ErrTimeUp,
+				len(whole)-len(plan)+i,
+				len(whole),
+			)
 		}
-		r := bed.Run(ctx, spec)
+		r := site.Run(ctx, spec)
 		if ctx.Err() != nil {
 			return all, ErrInterrupted
 		}
@@ -82,7 +112,7 @@ func execute(ctx context.Context, o Order, bed runner, done []trial.Result, stor
 	return all, nil
 }
 
-// remaining leaves out the trials that have a result. One that failed is tried once more.
+// remaining returns the trials without a result. It includes failed ones, which get a second try.
 func remaining(plan []trial.Spec, done []trial.Result) []trial.Spec {
 	has := map[string]bool{}
 	for _, r := range valid(done) {
@@ -97,11 +127,11 @@ func remaining(plan []trial.Spec, done []trial.Result) []trial.Spec {
 	return left
 }
 
-// ErrOtherPlan says that results are of a version of this program that ran its trials otherwise, so that neither more
-// trials nor this version's words would fit them.
+// ErrOtherPlan is returned for results of a version of this program that ran its trials
+// differently. Neither more trials nor this version's words would fit them.
 var ErrOtherPlan = errors.New("its trials are not those that this version of vmm would run")
 
-// samePlan checks that results are of the trials planned now.
+// samePlan checks that results belong to the planned trials.
 func samePlan(plan []trial.Spec, done []trial.Result) error {
 	planned := map[string]string{}
 	for _, s := range plan {
@@ -119,49 +149,52 @@ func samePlan(plan []trial.Spec, done []trial.Result) error {
 func fingerprint(s trial.Spec) string {
 	b, err := json.Marshal(s)
 	if err != nil {
-		panic(err) // a spec is made of what has JSON
+		panic(err) // a spec has only fields that JSON can express
 	}
 	return string(b)
 }
 
-// bed is where the trials of a run take place.
-type bed struct {
-	trial.Bed
+// site is where a run's trials take place.
+type site struct {
+	trial.Site
 	dir string
 }
 
-// Close takes away what newBed made.
-func (b *bed) Close() {
-	if b.Link != nil {
-		b.Link.Close()
+// Close removes what newSite made.
+func (s *site) Close() {
+	if s.Link != nil {
+		s.Link.Close()
 	}
-	_ = os.RemoveAll(b.dir) // in the system's folder for such things
+	_ = os.RemoveAll(s.dir) // in the system's folder for temporary files
 }
 
-// newBed makes what trials need. An experiment that would rather have a link gets one if one can be built, which the
-// order says then; a run that is resumed has the link that it had.
-func newBed(o *Order, resumed bool) (*bed, error) {
+// newSite makes what trials need. It makes a link if the experiment prefers one and one can be
+// built, and records that in the order. A resumed run gets the link that it had.
+func newSite(o *Order, resumed bool) (*site, error) {
 	dir, err := os.MkdirTemp("", "vmm-bench-")
 	if err != nil {
 		return nil, fmt.Errorf("make a folder for the bench: %w", err)
 	}
-	b := &bed{trial.Bed{Binary: o.Binary, Kernel: filepath.Join(dir, "guest.elf")}, dir}
-	if err := os.WriteFile(b.Kernel, guestkernel.ELF, 0o600); err != nil {
-		b.Close()
+	s := &site{trial.Site{
+		Binary: o.Programs.VMM, Before: o.Programs.Before, QEMU: o.Programs.QEMU,
+		Kernel: filepath.Join(dir, "guest.elf"),
+	}, dir}
+	if err := os.WriteFile(s.Kernel, guestkernel.ELF, 0o600); err != nil {
+		s.Close()
 		return nil, fmt.Errorf("write the guest for QEMU: %w", err)
 	}
 	if o.BitsPerSecond != 0 {
-		if b.Link, err = trial.NewLink(o.BitsPerSecond); err != nil {
-			b.Close()
+		if s.Link, err = trial.NewLink(o.BitsPerSecond); err != nil {
+			s.Close()
 			return nil, err
 		}
 	} else if o.Experiment.SharedLink && !resumed {
 		link, err := trial.NewLink(linkRate)
 		if err != nil {
 			o.Progress.Say(fmt.Sprintf("going on without a shared link: %v", err))
-			return b, nil
+			return s, nil
 		}
-		b.Link, o.BitsPerSecond = link, linkRate
+		s.Link, o.BitsPerSecond = link, linkRate
 	}
-	return b, nil
+	return s, nil
 }

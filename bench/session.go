@@ -11,25 +11,25 @@ import (
 	"time"
 
 	"taskguide/bench/trial"
-	"taskguide/integration/qemu"
+	"taskguide/control/text"
 )
 
-// Session is an order carried out in a folder.
+// Session carries out an order in a folder.
 type Session struct {
 	Dir    string
 	Order  Order
-	Resume bool // go on with what is in Dir; its size, seed and link hold
+	Resume bool // go on with the run in Dir, with its size, seed and link
 }
 
-// Run runs the trials and writes the report, also of what is there if the run ends early, and returns the path of the
-// report, empty if there is none.
+// Run runs the trials and writes the report, even if the run ends early. It returns the path of the
+// report, or "" if there is none.
 func (s Session) Run(ctx context.Context) (page string, err error) {
-	store, bed, done, err := s.open()
+	store, site, done, err := s.open()
 	if err != nil {
 		return "", err
 	}
-	defer bed.Close()
-	all, errRun := execute(ctx, s.Order, bed, done, store)
+	defer site.Close()
+	all, errRun := execute(ctx, s.Order, site, done, store)
 	if err := errors.Join(errRun, store.Close()); err != nil && len(all) == 0 {
 		return "", err
 	}
@@ -37,37 +37,47 @@ func (s Session) Run(ctx context.Context) (page string, err error) {
 	return page, errors.Join(errRun, errReport)
 }
 
-// open makes the bed for the trials first, so that what cannot be run leaves no folder behind.
-func (s *Session) open() (*Store, *bed, []trial.Result, error) {
+// open makes the site for the trials first, so that a run that cannot start leaves no folder
+// behind.
+func (s *Session) open() (*Store, *site, []trial.Result, error) {
 	if s.Resume {
 		run, done, err := Load(s.Dir)
 		if err != nil {
 			return nil, nil, nil, err
 		}
 		if run.Experiment != s.Order.Experiment.Name {
-			return nil, nil, nil, fmt.Errorf("%s holds results of %s, not of %s: choose another --out", s.Dir, run.Experiment, s.Order.Experiment.Name)
+			return nil, nil, nil,
+				fmt.Errorf("%s holds results of %s, not of %s: choose another --out",
+					s.Dir, run.Experiment, s.Order.Experiment.Name)
 		}
 		s.Order.Setting, s.Order.Seed = run.setting(), run.Seed
-		if err := samePlan(s.Order.Experiment.Plan(s.Order.Setting, s.Order.Seed), done); err != nil {
-			return nil, nil, nil, fmt.Errorf("%s: %w: it was vmm %s that ran them", s.Dir, err, run.Host.VMM)
+		if err := samePlan(s.Order.Experiment.Plan(s.Order.Setting, s.Order.Seed),
+			done); err != nil {
+			return nil, nil, nil,
+				fmt.Errorf("%s: %w: it was vmm %s that ran them", s.Dir, err, run.Host.VMM)
 		}
-		if s.Order.QEMU && qemuVersion() == "" {
-			return nil, nil, nil, fmt.Errorf("%s compares with QEMU, which is not installed here (%s)", s.Dir, qemu.Binary)
+		if here := qemuVersion(s.Order.Programs.QEMU); s.Order.QEMU != here && s.Order.QEMU != "" {
+			return nil, nil, nil, fmt.Errorf("%s compares with QEMU %s, and here is %q: "+
+				"name its program with --qemu", s.Dir, s.Order.QEMU, here)
+		}
+		if s.Order.Before && s.Order.Programs.Before == "" {
+			return nil, nil, nil, fmt.Errorf("%s compares with another vmm: "+
+				"name its program with --before", s.Dir)
 		}
 	}
-	bed, err := newBed(&s.Order, s.Resume)
+	site, err := newSite(&s.Order, s.Resume)
 	if err != nil {
 		return nil, nil, nil, err
 	}
 	store, done, err := s.openStore()
 	if err != nil {
-		bed.Close()
+		site.Close()
 	}
-	return store, bed, done, err
+	return store, site, done, err
 }
 
 func (s *Session) openStore() (*Store, []trial.Result, error) {
-	host, err := ThisHost()
+	host, err := ThisHost(s.Order.Programs)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -76,13 +86,17 @@ func (s *Session) openStore() (*Store, []trial.Result, error) {
 		return store, done, err
 	}
 	store, err := Create(s.Dir, Run{
-		Experiment: s.Order.Experiment.Name, Size: s.Order.Size, Seed: s.Order.Seed, BitsPerSecond: s.Order.BitsPerSecond,
-		Trials: len(s.Order.Experiment.Plan(s.Order.Setting, s.Order.Seed)), Started: time.Now(), Host: host,
+		Experiment: s.Order.Experiment.Name, Size: s.Order.Size, Seed: s.Order.Seed,
+		BitsPerSecond: s.Order.BitsPerSecond,
+		Trials:        len(s.Order.Experiment.Plan(s.Order.Setting, s.Order.Seed)),
+		Started:       time.Now(),
+		Host:          host,
+		Before:        s.Order.Before,
 	})
 	return store, nil, err
 }
 
-// CopySummary writes the summary of a run as JSON.
+// CopySummary writes the summary of the run in dir as JSON.
 func CopySummary(w io.Writer, dir string) error {
 	b, err := os.ReadFile(filepath.Join(dir, summaryFile))
 	if err != nil {
@@ -92,7 +106,7 @@ func CopySummary(w io.Writer, dir string) error {
 	return err
 }
 
-// PrintHeadlines writes what a run found in a few lines.
+// PrintHeadlines writes the results of the run in dir in a few lines.
 func PrintHeadlines(w io.Writer, dir string) error {
 	b, err := os.ReadFile(filepath.Join(dir, summaryFile))
 	if err != nil {
@@ -103,8 +117,11 @@ func PrintHeadlines(w io.Writer, dir string) error {
 		return fmt.Errorf("read the summary: %w", err)
 	}
 	fmt.Fprintln(w)
+	for _, b := range s.Banners {
+		text.Hanging(w, "", b.String())
+	}
 	for _, line := range s.Headlines {
-		fmt.Fprintln(w, "* "+line)
+		text.Hanging(w, "* ", line)
 	}
 	if s.Lead != nil {
 		if err := s.Lead.print(w); err != nil {
@@ -112,7 +129,7 @@ func PrintHeadlines(w io.Writer, dir string) error {
 		}
 	}
 	if len(s.Failures) > 0 {
-		fmt.Fprintf(w, "* %d trials are void: see the report\n", len(s.Failures))
+		fmt.Fprintf(w, "* void: %s; see the report\n", text.Plural(len(s.Failures), "trial"))
 	}
 	fmt.Fprintln(w)
 	return nil

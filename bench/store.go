@@ -17,10 +17,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"taskguide/bench/trial"
-	"taskguide/vmm"
+	"taskguide/vmm/probe"
 )
 
-// The files of a run's folder. The first two are all that cannot be computed from the others.
+// These are the files of a run's folder. Only the first two cannot be computed from the others.
 const (
 	runFile     = "run.json"
 	rawFile     = "raw.jsonl"
@@ -29,32 +29,39 @@ const (
 	reportFile  = "report.html"
 )
 
-// Run says what was run, where and when. It is written when a run begins, and a resumed run obeys it.
+// Run says what was run, where and when. It is written when a run begins, and a resumed run follows
+// it.
 type Run struct {
-	Experiment    string    `json:"experiment"`
-	Size          Size      `json:"size"`
-	Seed          uint64    `json:"seed"`
-	BitsPerSecond int64     `json:"netns_bits_per_second"` // of the link between network namespaces, 0 for the loopback
-	Trials        int       `json:"trials"`                // planned
-	Started       time.Time `json:"started"`
-	Host          Host      `json:"host"`
-	// Resumed are the times at which the run went on, and where.
+	Experiment string `json:"experiment"`
+	Size       Size   `json:"size"`
+	Seed       uint64 `json:"seed"`
+	// BitsPerSecond is the rate of the link between network namespaces, in bit/s; 0 is the
+	// loopback.
+	BitsPerSecond int64 `json:"netns_bits_per_second"`
+	Trials        int   `json:"trials"` // planned
+	// Before tells whether some trials are of another vmm.
+	Before  bool        `json:"before,omitempty"`
+	Started time.Time   `json:"started"`
+	Host    Environment `json:"host"`
+	// Resumed lists when the run was resumed, and where.
 	Resumed []Resumption `json:"resumed,omitempty"`
 }
 
-// Resumption is a run going on.
+// Resumption is one resumption of a run.
 type Resumption struct {
-	Started time.Time `json:"started"`
-	Host    Host      `json:"host"`
+	Started time.Time   `json:"started"`
+	Host    Environment `json:"host"`
 }
 
 func (r Run) setting() Setting {
-	return Setting{Size: r.Size, BitsPerSecond: r.BitsPerSecond, QEMU: r.Host.QEMU != ""}
+	return Setting{
+		Size: r.Size, BitsPerSecond: r.BitsPerSecond, QEMU: r.Host.QEMU, Before: r.Before,
+	}
 }
 
-// Host is the machine and the software of a run.
-type Host struct {
-	KVM         string `json:"kvm"` // vmm.HostKind
+// Environment is the machine and the software of a run.
+type Environment struct {
+	KVM         string `json:"kvm"` // probe.Kind
 	Kernel      string `json:"kernel"`
 	CPU         string `json:"cpu"`
 	CPUs        int    `json:"cpus"`
@@ -64,20 +71,21 @@ type Host struct {
 	QEMU        string `json:"qemu"` // its version, empty if it is not installed
 }
 
-// ThisHost describes the present host.
-func ThisHost() (Host, error) {
-	kvm, err := vmm.Probe()
+// ThisHost describes this host, and the programs that trials start there.
+func ThisHost(p Programs) (Environment, error) {
+	kvm, err := probe.Ask()
 	if err != nil {
-		return Host{}, err
+		return Environment{}, err
 	}
-	h := Host{
-		KVM: string(kvm.Kind), Kernel: kvm.Kernel, CPU: kvm.CPU, CPUs: runtime.NumCPU(), MemoryBytes: totalMemory(),
-		VMM: revision(), Go: runtime.Version(), QEMU: qemuVersion(),
+	h := Environment{
+		KVM: string(kvm.Kind), Kernel: kvm.Kernel, CPU: kvm.CPU, CPUs: runtime.NumCPU(),
+		MemoryBytes: totalMemory(),
+		VMM:         revision(), Go: runtime.Version(), QEMU: qemuVersion(p.QEMU),
 	}
 	return h, nil
 }
 
-// revision is that of the sources, "+" behind it if they were changed since.
+// revision is the revision of the sources, followed by "+" if they were changed since.
 func revision() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
@@ -97,11 +105,12 @@ func revision() string {
 	return rev
 }
 
-// Errors of a run's folder.
+// These are errors of a run's folder.
 var (
-	ErrExists = errors.New("already holds results: add --resume to go on with them, or choose another --out")
-	ErrNoRun  = errors.New("holds no results of vmm bench run")
-	ErrInUse  = errors.New("is being written by another run")
+	ErrExists = errors.New("already holds results: add --resume to go on with them, or choose " +
+		"another --out")
+	ErrNoRun = errors.New("holds no results of vmm bench run: name the folder of a run")
+	ErrInUse = errors.New("is being written by another run")
 )
 
 // Store keeps the results of a run in a folder.
@@ -110,7 +119,7 @@ type Store struct {
 	raw *os.File
 }
 
-// Create begins a run in dir, which it makes if need be.
+// Create begins a run in dir. It makes dir if necessary.
 func Create(dir string, run Run) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("make the folder for results: %w", err)
@@ -119,7 +128,7 @@ func Create(dir string, run Run) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Now that nobody else can be about to begin one here.
+	// The lock is held now, so nobody else can be about to begin a run here.
 	if _, err = os.Stat(filepath.Join(dir, runFile)); err == nil {
 		err = fmt.Errorf("%s %w", dir, ErrExists)
 	} else {
@@ -137,7 +146,7 @@ func writeRun(dir string, run Run) error {
 	if err != nil {
 		return err
 	}
-	// By way of another file, so that there is a whole one whatever happens meanwhile.
+	// Write another file and rename it, so that a whole file exists at any time.
 	path := filepath.Join(dir, runFile)
 	if err := os.WriteFile(path+".new", append(b, '\n'), 0o644); err != nil {
 		return fmt.Errorf("begin a run: %w", err)
@@ -148,8 +157,8 @@ func writeRun(dir string, run Run) error {
 	return nil
 }
 
-// Resume goes on, on that host, with the run in dir and returns what it has so far.
-func Resume(dir string, host Host) (*Store, Run, []trial.Result, error) {
+// Resume continues the run in dir on that host, and returns its results so far.
+func Resume(dir string, host Environment) (*Store, Run, []trial.Result, error) {
 	if _, _, err := Load(dir); err != nil {
 		return nil, Run{}, nil, err
 	}
@@ -157,7 +166,7 @@ func Resume(dir string, host Host) (*Store, Run, []trial.Result, error) {
 	if err != nil {
 		return nil, Run{}, nil, err
 	}
-	// Once more, now that nobody else writes.
+	// Load again, now that nobody else writes.
 	run, results, err := Load(dir)
 	if err == nil {
 		run.Resumed = append(run.Resumed, Resumption{time.Now(), host})
@@ -170,14 +179,14 @@ func Resume(dir string, host Host) (*Store, Run, []trial.Result, error) {
 	return s, run, results, nil
 }
 
-// openStore opens the raw results for more, and for nobody else. Half a line, which is what a power failure may leave, is
-// taken away.
+// openStore opens the raw results to add more, and locks them. It removes half a line, which a
+// power failure may leave.
 func openStore(dir string) (*Store, error) {
 	f, err := os.OpenFile(filepath.Join(dir, rawFile), os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return nil, fmt.Errorf("open raw results: %w", err)
 	}
-	// The lock ends with the file's last descriptor, however this process ends.
+	// The kernel drops the lock with the file's last descriptor, however this process ends.
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
@@ -199,7 +208,7 @@ func openStore(dir string) (*Store, error) {
 	return &Store{dir, f}, nil
 }
 
-// Add keeps a result. When it returns, the result is on the disk.
+// Add stores a result. When it returns, the result is on the disk.
 func (s *Store) Add(r trial.Result) error {
 	b, err := json.Marshal(r)
 	if err != nil {
@@ -214,7 +223,7 @@ func (s *Store) Add(r trial.Result) error {
 	return nil
 }
 
-// Close ends the writing.
+// Close closes the raw results.
 func (s *Store) Close() error { return s.raw.Close() }
 
 // Load reads a run's folder.
@@ -245,7 +254,7 @@ func Load(dir string) (Run, []trial.Result, error) {
 	return run, results, nil
 }
 
-// readResults reads whole lines; one without its end was being written when everything stopped.
+// readResults reads whole lines. A line without an end was being written when everything stopped.
 func readResults(r io.Reader) ([]trial.Result, error) {
 	in := bufio.NewReader(r)
 	var results []trial.Result

@@ -2,6 +2,7 @@ package bench
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -11,7 +12,9 @@ import (
 	"taskguide/migration"
 )
 
-// program is one of the guest's workloads at a size.
+// program is one of the guest's workloads at a size. A quick run halves everything: the amount
+// written, the phases (cycleOf) and the downtime limit (limitOf). So it is in the same regime and
+// gives the same answer, with less certainty.
 type program struct {
 	name string
 	full string // kernel command line
@@ -20,17 +23,27 @@ type program struct {
 
 var programs = []program{
 	{"matmul", "workload=matmul ws=64M", "workload=matmul ws=32M"},
-	{"sort", "workload=sort ws=48M", "workload=sort ws=16M"},
-	{"kv", "workload=kv ws=64M hot=1M rate=10000", "workload=kv ws=32M hot=1M rate=10000"},
-	{"phased", "workload=phased ws=64M hot=1M fill=random", "workload=phased ws=32M hot=1M fill=random"},
+	{"sort", "workload=sort ws=48M", "workload=sort ws=24M"},
+	{
+		"kv",
+		"workload=kv ws=64M hot=1M rate=10000",
+		"workload=kv ws=32M hot=512K rate=10000",
+	},
+	{
+		"phased",
+		"workload=phased ws=64M hot=1M fill=random",
+		"workload=phased ws=32M hot=512K fill=random",
+	},
 }
 
-// linkRate is the rate in experiments that do not vary it, if no other is given, in bit/s: a common link, and slower than the programs
-// write while they are busy. On a faster one rounds shrink even then, and there is nothing for guidance to gain.
+// linkRate is the link's rate, in bit/s, in experiments that do not vary it, unless the user gives
+// another. It is common for a link, and slower than the programs write while they are busy. On a
+// faster link, rounds would shrink even then, and guidance would gain nothing.
 const linkRate = 1e9
 
-// cycleOf is the phases of programs at a size. A busy phase is longer than Xen's rules are patient at linkRate with the
-// RAM of guestOf: a shorter one ends before they give up, and there is nothing to be gained either.
+// cycleOf returns the phases of programs at a size. A busy phase is longer than the patience of
+// Xen's rules at linkRate with the RAM of guestOf. If it were shorter, it would end before they
+// give up, and guidance would gain nothing.
 func cycleOf(size Size) (busy, cool time.Duration) {
 	if size == Quick {
 		return 2 * time.Second, 500 * time.Millisecond
@@ -38,7 +51,16 @@ func cycleOf(size Size) (busy, cool time.Duration) {
 	return 4 * time.Second, time.Second
 }
 
-// guestOf makes a guest of a program.
+// limitOf is the downtime limit at a size. With a full limit, what a quick run's programs write in
+// a busy phase would fit it, and there would be nothing to gain.
+func limitOf(size Size) time.Duration {
+	if size == Quick {
+		return migration.DefaultDowntimeLimit / 2
+	}
+	return migration.DefaultDowntimeLimit
+}
+
+// guestOf makes a guest that runs a program.
 func guestOf(p program, size Size, tag trial.Tag) trial.Guest {
 	g := trial.Guest{Program: p.full, Tag: tag, MemoryBytes: 96 << 20, CPUs: 1}
 	if size == Quick {
@@ -52,7 +74,7 @@ func guestOf(p program, size Size, tag trial.Tag) trial.Guest {
 type policy struct {
 	name     string
 	guidance migration.Guidance
-	atExit   *bool // the default if nil
+	atExit   *bool // nil is the default
 }
 
 var (
@@ -66,7 +88,8 @@ var (
 
 func (p policy) params(rule migration.Rule, at Setting) migration.Params {
 	return migration.Params{
-		Rule: rule, Guidance: p.guidance, SwitchAtExit: p.atExit, BitsPerSecond: at.rate(), MaxDefer: 20 * time.Second,
+		Rule: rule, DowntimeLimit: limitOf(at.Size), Guidance: p.guidance, SwitchAtExit: p.atExit,
+		BitsPerSecond: at.rate(), MaxDefer: 20 * time.Second,
 	}
 }
 
@@ -78,9 +101,19 @@ func policyNames(policies []policy) []string {
 	return names
 }
 
-var rules = []migration.Rule{migration.RuleXen, migration.RuleDowntime}
+// rules are all rules, the default last, because a table begins with what it is compared with.
+var rules = slices.Concat(migration.Rules()[1:], migration.Rules()[:1])
 
-var ruleLevels = levels{"rule", []string{string(migration.RuleXen), string(migration.RuleDowntime)}}
+var ruleLevels = levels{"rule", words(rules)}
+
+// words turns names of any kind into the levels of a factor.
+func words[T ~string](names []T) []string {
+	var all []string
+	for _, n := range names {
+		all = append(all, string(n))
+	}
+	return all
+}
 
 func programLevels() levels {
 	l := levels{factor: "program"}
@@ -95,9 +128,11 @@ var taggingPolicies = []policy{off, start, switchover}
 func tagging() Experiment {
 	return Experiment{
 		Name: "tagging", Title: "What task guidance gains",
-		Summary: "matmul, sort, kv and phased, moved at points spread over their cycle, guided and not, under both stop rules",
-		Source:  "the thesis' section 4.3, tagged programs against untagged ones, with the indicators of its section 4.2",
-		Blocks:  taggingBlocks, Report: taggingReport,
+		Summary: "matmul, sort, kv and phased, moved at points spread over their cycle, guided " +
+			"and not, under both stop rules",
+		Source: "the thesis' section 4.3, tagged programs against untagged ones, with the " +
+			"indicators of its section 4.2",
+		Blocks: taggingBlocks, Report: taggingReport,
 	}
 }
 
@@ -107,14 +142,16 @@ func taggingBlocks(at Setting) [][]trial.Spec {
 		for _, rule := range rules {
 			for _, p := range taggingPolicies {
 				if p.name == start.name && at.Size == Quick {
-					continue // which is the least of them, for want of time
+					continue // the policy that matters least, to save time
 				}
 				all = append(all, trial.Spec{
-					ID:      fmt.Sprintf("%s/%s/%s", prog.name, rule, p.name),
-					Factors: map[string]string{"program": prog.name, "rule": string(rule), "policy": p.name},
-					Guest:   guestOf(prog, at.Size, trial.TagCool),
-					Params:  p.params(rule, at),
-					// A request that had to wait is answered in the second after.
+					ID: fmt.Sprintf("%s/%s/%s", prog.name, rule, p.name),
+					Factors: map[string]string{
+						"program": prog.name, "rule": string(rule), "policy": p.name,
+					},
+					Guest:  guestOf(prog, at.Size, trial.TagCool),
+					Params: p.params(rule, at),
+					// A request that had to wait is answered in the second after the move.
 					BeatsAfter: beatsFor(prog, at.Size),
 				})
 			}
@@ -131,43 +168,58 @@ func beatsFor(p program, size Size) int {
 }
 
 func taggingReport(at Setting, results []trial.Result) Findings {
-	groups := groupBy(results, programLevels(), ruleLevels, levels{"policy", policyNames(taggingPolicies)})
+	groups := groupBy(results, programLevels(), ruleLevels,
+		levels{"policy", policyNames(taggingPolicies)})
 	f := Findings{Headlines: headlines(results), Lead: leadTable(groups)}
 	f.Sections = []Section{
 		{
 			Title: "The gain: how long the guest stands still",
 			Text: []string{
-				"Each point is one migration of a fresh guest. The box reaches from the first to the third quartile, the bar is the median. " +
-					"All guests are tagged; “off” ignores the tags, and so is what an untagged guest would get.",
-				"The downtime is the engine's own measurement. The guest's own gap, in the table, is what the program inside saw, noise of the host included.",
+				"Each point is one migration of a fresh guest. The box reaches from the first to " +
+					"the third quartile, the bar is the median. All guests are tagged; “off” " +
+					"ignores the tags, and so is what an untagged guest would get.",
+				"The downtime is the engine's own measurement. The guest's own gap, in the " +
+					"table, is what the program inside saw, noise of the host included.",
 			},
 			Figures: figuresByRule(groups, "downtime", downtime),
-			Tables:  []Table{gainTable(groups), tableOf("Downtime and what it consists of; medians with 95 % bootstrap intervals", groups, []string{"program", "rule", "policy"}, downtime, stopCopy, gap, gapBefore)},
+			Tables: []Table{
+				gainTable(groups),
+				tableOf("Downtime and what it consists of; medians with 95 % bootstrap intervals",
+					groups, []string{"program", "rule", "policy"}, downtime, stopCopy, gap,
+					gapBefore),
+			},
 		},
 		{
 			Title: "When it was asked for",
 			Text: []string{
-				"The same migrations by the point of the program's cycle at which they were asked for. The shaded part is the busy phase. " +
-					"Without guidance the outcome depends on luck; guidance is to make it the same everywhere.",
+				"The same migrations by the point of the program's cycle at which they " +
+					"were asked for. The shaded part is the busy phase. Without guidance the " +
+					"outcome depends on luck; guidance is to make it the same everywhere.",
 			},
 			Figures: offsetFigures(at.Size, groups),
 		},
 		{
 			Title: "The price: time and pages",
 			Text: []string{
-				"Guidance waits for a good moment, so a migration can take longer and send more. “Held back” is the time in which the migration could have gone on " +
-					"and did not, for the guest was outside its segments.",
+				"Guidance waits for a good moment, so a migration can take longer and send more. " +
+					"“Held back” is the time in which the migration could have gone on " +
+					"and did not, because the guest was outside its segments.",
 			},
 			Figures: figuresByRule(groups, "total", total),
-			Tables:  []Table{tableOf("Cost; medians with 95 % bootstrap intervals", groups, []string{"program", "rule", "policy"}, total, waited, pages, wire, rounds), priceTable(groups)},
+			Tables: []Table{
+				tableOf("Cost; medians with 95 % bootstrap intervals", groups,
+					[]string{"program", "rule", "policy"}, total, waited, pages, wire, rounds),
+				priceTable(groups),
+			},
 		},
 		serviceSection(groups),
-		timelineSection(prefer(prefer(results, "program", "kv"), "rule", string(migration.RuleXen)), []string{off.name, switchover.name}),
+		timelineSection(prefer(prefer(results, "program", "kv"), "rule", string(migration.RuleXen)),
+			[]string{off.name, switchover.name}),
 	}
 	return f
 }
 
-// headlines is what guidance gains and costs over all programs, a sentence each for every rule.
+// headlines says what guidance gains and costs over all programs, in one sentence for each rule.
 func headlines(results []trial.Result) []string {
 	groups := groupBy(results, ruleLevels, levels{"policy", policyNames(taggingPolicies)})
 	var lines []string
@@ -175,34 +227,48 @@ func headlines(results []trial.Result) []string {
 		if !g.is("policy", switchover.name) {
 			return
 		}
+		g, base, ok := matchedOverAll(g, base, programLevels().values)
+		if !ok {
+			return
+		}
 		mean := func(g group, m metric) string { return m.write(stats.Mean(g.values(m))) }
 		most := func(g group, m metric) string { return m.write(stats.Max(g.values(m))) }
 		lines = append(lines,
-			fmt.Sprintf("Rule %s, all programs: guided migrations stop the guest for %s in the mean, unguided ones for %s, %s; at the worst %s against %s.",
-				g.factors["rule"], mean(g, downtime), mean(base, downtime), meanRatio(g, base, downtime), most(g, downtime), most(base, downtime)),
-			fmt.Sprintf("Rule %s, all programs: for that they take %s in the mean against %s, %s, of which they are held back for %s; at the worst %s against %s.",
-				g.factors["rule"], mean(g, total), mean(base, total), meanRatio(g, base, total), mean(g, waited), most(g, total), most(base, total)))
+			fmt.Sprintf("Rule %s, all programs: guided migrations stop the guest for %s in the "+
+				"mean, unguided ones for %s, %s; at the worst %s against %s.",
+				g.factors["rule"], mean(g, downtime), mean(base, downtime),
+				meanRatio(g, base, downtime), most(g, downtime), most(base, downtime)),
+			fmt.Sprintf("Rule %s, all programs: for that they take %s in the mean against "+
+				"%s, %s, and are held back for %s of it; at the worst %s against %s.",
+				g.factors["rule"], mean(g, total), mean(base, total), meanRatio(g, base, total),
+				mean(g, waited), most(g, total), most(base, total)))
 	})
 	return lines
 }
 
-// leadTable is the same for each program: the gain beside the price.
+// leadTable shows the same for each program: the gain beside the cost.
 func leadTable(groups []group) Table {
 	t := Table{
-		Caption: "Guidance switchover against off, by program and rule: values unguided → guided (and their ratio with its 95 % bootstrap interval)",
-		Head:    []string{"program", "rule", "median downtime", "mean downtime", "worst downtime", "mean total time", "worst total time"},
+		Caption: "Guidance switchover against off, by program and rule: values unguided → guided " +
+			"(and their ratio with its 95 % bootstrap interval)",
+		Head: []string{
+			"program", "rule", "median downtime", "mean downtime", "worst downtime",
+			"mean total time", "worst total time",
+		},
 	}
 	eachAgainstOff(groups, func(g, base group) {
-		if !g.is("policy", switchover.name) {
+		if g, base = matched(g, base); !g.is("policy", switchover.name) || len(g.results) == 0 {
 			return
 		}
 		row := []string{g.factors["program"], g.factors["rule"]}
 		for _, c := range []struct {
 			m  metric
 			by func([]float64) float64
-		}{{downtime, stats.Median}, {downtime, stats.Mean}, {downtime, stats.Max}, {total, stats.Mean}, {total, stats.Max}} {
+		}{{downtime, stats.Median}, {downtime, stats.Mean}, {downtime, stats.Max},
+			{total, stats.Mean}, {total, stats.Max}} {
 			guided, unguided := g.values(c.m), base.values(c.m)
-			row = append(row, fmt.Sprintf("%s → %s (%s)", c.m.write(c.by(unguided)), c.m.write(c.by(guided)), ratioBy(c.by, guided, unguided)))
+			row = append(row, fmt.Sprintf("%s → %s (%s)",
+				c.m.write(c.by(unguided)), c.m.write(c.by(guided)), ratioBy(c.by, g, base, c.m)))
 		}
 		t.Rows = append(t.Rows, row)
 	})
@@ -212,13 +278,16 @@ func leadTable(groups []group) Table {
 func gainTable(groups []group) Table {
 	t := Table{
 		Caption: "Guided against unguided: ratios below 1 are a gain",
-		Head:    []string{"program", "rule", "policy", "median downtime", "mean downtime", "worst downtime", "pages in stop-and-copy", "the guest's own gap"},
+		Head: []string{
+			"program", "rule", "policy", "median downtime", "mean downtime", "worst downtime",
+			"pages in stop-and-copy", "the guest's own gap",
+		},
 	}
 	eachAgainstOff(groups, func(g, base group) {
 		t.Rows = append(t.Rows, []string{
 			g.factors["program"], g.factors["rule"], g.factors["policy"],
-			ratio(g.values(downtime), base.values(downtime)), meanRatio(g, base, downtime), worstRatio(g, base, downtime),
-			ratio(g.values(stopCopy), base.values(stopCopy)), ratio(g.values(gap), base.values(gap)),
+			ratio(g, base, downtime), meanRatio(g, base, downtime), worstRatio(g, base, downtime),
+			ratio(g, base, stopCopy), ratio(g, base, gap),
 		})
 	})
 	return t
@@ -227,18 +296,20 @@ func gainTable(groups []group) Table {
 func priceTable(groups []group) Table {
 	t := Table{
 		Caption: "What it costs, guided against unguided: ratios above 1 are a loss",
-		Head:    []string{"program", "rule", "policy", "total time", "worst total time", "pages sent"},
+		Head: []string{
+			"program", "rule", "policy", "total time", "worst total time", "pages sent",
+		},
 	}
 	eachAgainstOff(groups, func(g, base group) {
 		t.Rows = append(t.Rows, []string{
 			g.factors["program"], g.factors["rule"], g.factors["policy"],
-			ratio(g.values(total), base.values(total)), worstRatio(g, base, total), ratio(g.values(pages), base.values(pages)),
+			ratio(g, base, total), worstRatio(g, base, total), ratio(g, base, pages),
 		})
 	})
 	return t
 }
 
-// eachAgainstOff pairs every group with the one that differs from it only in not being guided.
+// eachAgainstOff pairs every group with the group that differs from it only in not being guided.
 func eachAgainstOff(groups []group, f func(g, base group)) {
 	for _, g := range groups {
 		if g.is("policy", off.name) {
@@ -255,8 +326,8 @@ func eachAgainstOff(groups []group, f func(g, base group)) {
 	}
 }
 
-func meanRatio(a, b group, m metric) string  { return ratioBy(stats.Mean, a.values(m), b.values(m)) }
-func worstRatio(a, b group, m metric) string { return ratioBy(stats.Max, a.values(m), b.values(m)) }
+func meanRatio(a, b group, m metric) string  { return ratioBy(stats.Mean, a, b, m) }
+func worstRatio(a, b group, m metric) string { return ratioBy(stats.Max, a, b, m) }
 
 // figuresByRule shows the distributions of a metric, one figure per rule.
 func figuresByRule(groups []group, name string, m metric) []NamedFigure {
@@ -266,7 +337,8 @@ func figuresByRule(groups []group, name string, m metric) []NamedFigure {
 		for _, g := range groups {
 			if g.is("rule", rule) {
 				samples = append(samples, figure.Sample{
-					Group: g.factors["program"], Label: g.factors["policy"], Colour: g.factors["policy"], Values: g.values(m),
+					Group: g.factors["program"], Label: g.factors["policy"],
+					Colour: g.factors["policy"], Values: g.values(m),
 				})
 			}
 		}
@@ -274,14 +346,16 @@ func figuresByRule(groups []group, name string, m metric) []NamedFigure {
 			continue
 		}
 		figures = append(figures, NamedFigure{
-			name + "-" + rule, capital(m.name) + " by program and policy under rule " + rule + ", every trial a point.",
+			name + "-" + rule, capital(m.name) + " by program and policy under rule " + rule +
+				", every trial a point.",
 			figure.Strip(capital(m.name)+" under rule "+rule, m.name+" in ms", samples),
 		})
 	}
 	return figures
 }
 
-// offsetFigures shows the pages of the stop-and-copy over the cycle, one figure per program.
+// offsetFigures shows the pages of the stop-and-copy over the cycle, in one figure for each
+// program.
 func offsetFigures(size Size, groups []group) []NamedFigure {
 	var figures []NamedFigure
 	busy, cool := cycleOf(size)
@@ -293,10 +367,12 @@ func offsetFigures(size Size, groups []group) []NamedFigure {
 				continue
 			}
 			c := figure.Cloud{
-				Label: g.factors["policy"] + ", " + g.factors["rule"], Colour: g.factors["policy"], Hollow: g.is("rule", string(migration.RuleDowntime)),
+				Label: g.factors["policy"] + ", " + g.factors["rule"], Colour: g.factors["policy"],
+				Hollow: g.is("rule", string(migration.RuleDowntime)),
 			}
 			for _, r := range g.results {
-				c.Points = append(c.Points, figure.Point{X: r.Spec.Offset, Y: float64(r.Report.PagesStopCopy)})
+				c.Points = append(c.Points,
+					figure.Point{X: r.Spec.Offset, Y: float64(r.Report.PagesStopCopy)})
 			}
 			clouds = append(clouds, c)
 		}
@@ -304,8 +380,11 @@ func offsetFigures(size Size, groups []group) []NamedFigure {
 			continue
 		}
 		figures = append(figures, NamedFigure{
-			"offset-" + prog, fmt.Sprintf("Pages that %s had to wait for in the stop-and-copy, by the point of its cycle at which the migration was asked for.", prog),
-			figure.Scatter(prog+": pages in stop-and-copy", "point of the cycle at which the migration was asked for (cycles)", "pages (4 KiB)",
+			"offset-" + prog,
+			fmt.Sprintf("Pages that %s had to wait for in the stop-and-copy, by the point of its "+
+				"cycle at which the migration was asked for.", prog),
+			figure.Scatter(prog+": pages in stop-and-copy",
+				"point of the cycle at which the migration was asked for (cycles)", "pages (4 KiB)",
 				shaded, clouds),
 		})
 	}
@@ -323,8 +402,10 @@ func serviceSection(groups []group) Section {
 	s := Section{
 		Title: "What users of the service notice",
 		Text: []string{
-			"kv answers requests that arrive on a schedule, and a request that arrives while the guest stands still waits. The percentiles are those of the worst second around the move, " +
-				"beside the worst second before it: what a request had to wait for anyway.",
+			"kv answers requests that arrive on a schedule, and a request that arrives while the " +
+				"guest stands still waits. The percentiles are those of the worst second around " +
+				"the move, beside the worst second before it: what a request had to wait for " +
+				"anyway.",
 		},
 	}
 	if len(serving) == 0 {
@@ -332,10 +413,16 @@ func serviceSection(groups []group) Section {
 		return s
 	}
 	s.Figures = []NamedFigure{{
-		"latency", "Longest latency of a request in the worst second around the move, every trial a point; the time before is what it would have been anyway.",
-		figure.Strip("Longest latency of kv's requests around the move", "latency in ms", latencySamples(serving)),
+		"latency",
+		"Longest latency of a request in the worst second around the move, every trial a point; " +
+			"the time before is what it would have been anyway.",
+		figure.Strip("Longest latency of kv's requests around the move", "latency in ms",
+			latencySamples(serving)),
 	}}
-	s.Tables = []Table{tableOf("Latency of kv's requests; medians over the trials, with 95 % bootstrap intervals", serving, []string{"program", "rule", "policy"}, p999Calm, worstCalm, p99, p999, worst)}
+	s.Tables = []Table{
+		tableOf("Latency of kv's requests; medians over the trials, with 95 % bootstrap intervals",
+			serving, []string{"program", "rule", "policy"}, p999Calm, worstCalm, p99, p999, worst),
+	}
 	return s
 }
 
@@ -344,49 +431,59 @@ func latencySamples(groups []group) []figure.Sample {
 	for _, g := range groups {
 		name := "rule " + g.factors["rule"]
 		if g.is("policy", off.name) {
-			samples = append(samples, figure.Sample{Group: name, Label: "before any move", Values: g.values(worstCalm)})
+			samples = append(samples,
+				figure.Sample{Group: name, Label: "before any move", Values: g.values(worstCalm)})
 		}
-		samples = append(samples, figure.Sample{Group: name, Label: g.factors["policy"], Colour: g.factors["policy"], Values: g.values(worst)})
+		samples = append(samples, figure.Sample{
+			Group: name, Label: g.factors["policy"], Colour: g.factors["policy"],
+			Values: g.values(worst),
+		})
 	}
 	return samples
 }
 
-// timelineSection shows one migration of each policy: of those asked for in a busy phase, the one whose downtime is the median.
+// timelineSection shows one migration of each policy: the one whose downtime is nearest to the
+// median of all.
 func timelineSection(results []trial.Result, policies []string) Section {
 	s := Section{
 		Title: "One migration, step by step",
 		Text: []string{
-			"A typical migration of each policy: of those asked for in the first half of the cycle, if there are any, the one with the median downtime. " +
-				"How many pages became dirty in a second is the engine's measurement, one a round, and is not known between rounds; what was sent is known after each round and ten times a second.",
+			"Of each policy the migration whose downtime is nearest to the median of those that " +
+				"its caption counts. How many pages became dirty in a second is the engine's " +
+				"measurement, one a round, and is not known between rounds; what was sent is " +
+				"known after each round and ten times a second.",
 		},
 	}
 	for _, p := range policies {
-		of := filter(valid(results), func(r trial.Result) bool { return r.Spec.Factors["policy"] == p && len(r.Marks) > 0 })
-		if early := filter(of, func(r trial.Result) bool { return r.Spec.Offset < 0.5 }); len(early) > 0 {
-			of = early
-		}
+		of := filter(valid(results),
+			func(r trial.Result) bool { return r.Spec.Factors["policy"] == p && len(r.Marks) > 0 })
 		if len(of) == 0 {
 			continue
 		}
-		r := typical(of)
+		r, median := nearestToMedian(of)
 		s.Figures = append(s.Figures, NamedFigure{
-			"timeline-" + fileName(p), fmt.Sprintf("%s: downtime %s, total time %s.", r.Spec.ID, downtime.write(r.Report.DowntimeMS), total.write(r.Report.TotalMS)),
+			"timeline-" + fileName(p),
+			fmt.Sprintf("%s: downtime %s, where the median of %d is %s; total time %s.", r.Spec.ID,
+				downtime.write(r.Report.DowntimeMS), len(of), downtime.write(median),
+				total.write(r.Report.TotalMS)),
 			figure.Timeline("Policy "+p+": "+r.Spec.ID, r),
 		})
 	}
 	return s
 }
 
-// prefer leaves only the results whose factor has that value, if there are any.
+// prefer keeps only the results whose factor has that value, if there are any.
 func prefer(results []trial.Result, factor, value string) []trial.Result {
-	if of := filter(valid(results), func(r trial.Result) bool { return r.Spec.Factors[factor] == value }); len(of) > 0 {
+	if of := filter(valid(results), func(r trial.Result) bool {
+		return r.Spec.Factors[factor] == value
+	}); len(of) > 0 {
 		return of
 	}
 	return results
 }
 
-// typical is the trial whose downtime is nearest to the median.
-func typical(results []trial.Result) trial.Result {
+// nearestToMedian returns the trial whose downtime is nearest to the median, and the median.
+func nearestToMedian(results []trial.Result) (trial.Result, float64) {
 	var v []float64
 	for _, r := range results {
 		v = append(v, r.Report.DowntimeMS)
@@ -397,7 +494,7 @@ func typical(results []trial.Result) trial.Result {
 			best = r
 		}
 	}
-	return best
+	return best, median
 }
 
 func capital(s string) string { return strings.ToUpper(s[:1]) + s[1:] }

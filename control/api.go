@@ -8,14 +8,14 @@ import (
 	"taskguide/tagging"
 )
 
-// Errors that a [Machine] or [Migrations] returns (wrapped, with the reason in words) so that the server
-// answers with the right status code.
+// A [Backend] or [Migrations] returns these errors, wrapped, with the reason in words. The server
+// answers each with its own status code.
 var (
-	// ErrConflict: not in the VM's present state.
+	// ErrConflict is returned if the VM cannot do this in its present state.
 	ErrConflict = errors.New("conflict")
-	// ErrNotFound: what was asked for is not there.
+	// ErrNotFound is returned if what the client asked for does not exist.
 	ErrNotFound = errors.New("not found")
-	// ErrInvalid: the request makes no sense, whatever the state.
+	// ErrInvalid is returned if the request makes no sense in any state.
 	ErrInvalid = errors.New("invalid")
 )
 
@@ -27,11 +27,26 @@ const (
 	StateIncoming State = "incoming" // no guest yet: waiting for a migration to bring one
 	StateRunning  State = "running"
 	StatePaused   State = "paused"
-	// StateUnknown: the destination was told to run the guest and was heard of no more. The guest stands still here;
-	// running it could make two of it.
+	// StateUnknown: the destination was told to run the guest and has not answered since. The guest
+	// stands still here, because if it ran there could be two of it, and if it ended there could be
+	// none.
 	StateUnknown State = "unknown"
-	StateMoved   State = "moved"   // the guest runs elsewhere, this process is about to exit
-	StateStopped State = "stopped" // the guest has ended, this process is about to exit
+	StateMoved   State = "moved"   // the guest runs elsewhere, and this process is about to exit
+	StateStopped State = "stopped" // the guest has ended, and this process is about to exit
+)
+
+// Ending is how a VM's life in its process ended. Later versions may add more.
+type Ending string
+
+const (
+	EndMoved  Ending = "moved"   // the guest runs elsewhere
+	EndStop   Ending = "stopped" // by vmm stop or this API, or Ctrl-A X on the console's terminal
+	EndSignal Ending = "signal"  // by a signal to the process
+	EndExit   Ending = "exit"    // the guest wrote a status to its exit port
+	EndReset  Ending = "reset"   // the guest asked for a reset
+	// EndPowerOff: the guest switched the machine off by itself.
+	EndPowerOff Ending = "poweroff"
+	EndFailed   Ending = "failed" // the guest crashed, or KVM could not run it any more
 )
 
 // VM describes a VM and its process.
@@ -44,13 +59,16 @@ type VM struct {
 	CPUs        int   `json:"cpus"`
 	// UptimeMS is how long this process has had the VM.
 	UptimeMS float64 `json:"uptime_ms"`
-	// DirtyLogging tells whether the guest's writes are being tracked, as they are during a migration.
+	// DirtyLogging tells whether the guest's writes are being tracked, as they are during a
+	// migration.
 	DirtyLogging bool `json:"dirty_logging"`
 	// Incoming is the address on which a migration is awaited.
 	Incoming string `json:"incoming,omitempty"`
 	// MovedTo is the destination of a VM in StateMoved.
 	MovedTo string `json:"moved_to,omitempty"`
-	// Migration sums up the last or present migration away, if there was one.
+	// Stopping: the VM was ordered to stop, or its guest has ended.
+	Stopping bool `json:"stopping,omitempty"`
+	// Migration sums up the present or last migration away, if there was one.
 	Migration *MigrationSummary `json:"migration,omitempty"`
 }
 
@@ -70,35 +88,41 @@ const (
 	EventLagged = "lagged" // this client was too slow and lost Dropped events
 )
 
-// Started is the answer to the start of a migration: its report so far, and the number that its events carry.
+// Started is the answer to the start of a migration: its report so far, and the number that its
+// events carry.
 type Started struct {
 	ID int `json:"id"` // counts this process' migrations, from 1
 	migration.Report
 }
 
-// Event is one thing that happened to a VM. Kind says which of the other fields are set.
+// Event is something that happened to a VM. Kind says which of the other fields are set.
 type Event struct {
 	Time time.Time `json:"time"`
 	Kind string    `json:"kind"`
-	// MigrationID is the Started.ID of the migration that it belongs to, 0 if to none.
+	// MigrationID is the Started.ID of the migration that it belongs to, or 0.
 	MigrationID int `json:"migration_id,omitempty"`
 
-	State    State               `json:"state,omitempty"`
+	State State `json:"state,omitempty"`
+	// Ending is set with StateMoved and StateStopped.
+	Ending   Ending              `json:"ending,omitempty"`
 	Phase    migration.Phase     `json:"phase,omitempty"`
 	GateOpen *bool               `json:"gate_open,omitempty"`
 	Progress *migration.Progress `json:"progress,omitempty"`
 	Round    *migration.Round    `json:"round,omitempty"`
 	Report   *migration.Report   `json:"report,omitempty"`
-	// Tag is set for kind "tag", which a client gets only if it asks for it: guests may tag very often.
+	// Standstill is set for kind "standstill": a switchover was taken back.
+	Standstill *migration.Standstill `json:"standstill,omitempty"`
+	// Tag is set for kind "tag", which only clients that ask for it get, because guests may tag
+	// very often.
 	Tag     *tagging.Transition `json:"tag,omitempty"`
 	Dropped int                 `json:"dropped,omitempty"`
 }
 
 // FromMigration turns an event of the engine into one of the control socket.
-func FromMigration(id int, e migration.Event) Event {
+func FromMigration(id int, e migration.Notice) Event {
 	return Event{
 		Time: e.Time, Kind: string(e.Kind), MigrationID: id, Phase: e.Phase, GateOpen: &e.GateOpen,
-		Progress: e.Progress, Round: e.Round, Report: e.Report,
+		Progress: e.Progress, Round: e.Round, Report: e.Report, Standstill: e.Standstill,
 	}
 }
 

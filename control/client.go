@@ -12,14 +12,29 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"taskguide/migration"
 	"taskguide/tagging"
 )
 
-// ErrNotRunning: nobody serves the VM's control socket.
+// ErrNotRunning is returned if nobody serves the VM's control socket.
 var ErrNotRunning = errors.New("no such VM is running")
+
+// ErrNotAnswering is returned if the VM's process exists and does not answer: it is stopped
+// (SIGSTOP, a debugger) or starved.
+var ErrNotAnswering = errors.New("does not answer")
+
+// AnswerTimeout is how long a client waits for a sign of life from a VM's process. An event stream
+// is never silent for longer than a third of that.
+const AnswerTimeout = 10 * time.Second
+
+// orderGrace is how long a client that is interrupted waits yet for the answer to its order.
+const orderGrace = 2 * time.Second
 
 // StatusError is a refusal by the server.
 type StatusError struct {
@@ -33,26 +48,55 @@ func (e *StatusError) Error() string { return e.Message }
 type Client struct {
 	nameOrPath string
 	http       http.Client
+	patience   time.Duration // AnswerTimeout, except in tests
+	pid        atomic.Int64  // of the process that serves the socket, once known
 }
 
-// NewClient makes a client of the VM with that name, or with that socket if there is a '/' in it. It does not
-// connect yet.
+// NewClient makes a client of the VM with that name, or with that socket if nameOrPath contains a
+// '/'. It does not connect yet.
 func NewClient(nameOrPath string) (*Client, error) {
 	path, err := SocketPath(nameOrPath)
 	if err != nil {
 		return nil, err
 	}
+	if path != nameOrPath {
+		if err := checkRuntimeDir(RuntimeDir()); err != nil {
+			return nil, err
+		}
+	}
+	c := &Client{nameOrPath: nameOrPath, patience: AnswerTimeout}
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer
-		return d.DialContext(ctx, "unix", path)
+		conn, err := d.DialContext(ctx, "unix", path)
+		if err == nil {
+			c.pid.Store(int64(peerPID(conn)))
+		}
+		return conn, err
 	}
-	return &Client{nameOrPath: nameOrPath, http: http.Client{Transport: &http.Transport{DialContext: dial}}}, nil
+	c.http.Transport = &http.Transport{DialContext: dial}
+	return c, nil
 }
 
-// Close lets go of idle connections.
+// peerPID returns the process that listens at the other end, even if it is stopped, or 0 if the
+// kernel does not tell.
+func peerPID(conn net.Conn) (pid int32) {
+	raw, err := conn.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return 0
+	}
+	_ = raw.Control(func(fd uintptr) {
+		cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+		if err == nil {
+			pid = cred.Pid
+		}
+	})
+	return pid
+}
+
+// Close closes idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
-// VM asks what the VM is and how it is doing.
+// VM returns what the VM is and how it is doing.
 func (c *Client) VM(ctx context.Context) (VM, error) {
 	return call[VM](ctx, c, "GET", "/v1/vm", nil)
 }
@@ -62,30 +106,77 @@ func (c *Client) Pause(ctx context.Context) (VM, error) {
 	return call[VM](ctx, c, "PUT", "/v1/vm/pause", nil)
 }
 
-// Resume lets the vCPUs run again.
+// Resume lets the vCPUs run again. See [StateUnknown] for the forced mode.
 func (c *Client) Resume(ctx context.Context, mode ResumeMode) (VM, error) {
-	path := "/v1/vm/resume"
-	if mode == ResumeForced {
-		path += "?force=1"
-	}
-	return call[VM](ctx, c, "PUT", path, nil)
+	return call[VM](ctx, c, "PUT", forcing("/v1/vm/resume", mode == ResumeForced), nil)
 }
 
-// Stop ends the VM and returns once its name is free again. A migration that is going on is cancelled first.
-func (c *Client) Stop(ctx context.Context) (VM, error) {
+func forcing(path string, forced bool) string {
+	if forced {
+		return path + "?force=1"
+	}
+	return path
+}
+
+// errNotStopped is returned if an order to stop was withdrawn.
+var errNotStopped = fmt.Errorf("%w: not stopped: its migration ended, and nobody knows whether "+
+	"the destination runs the guest", ErrConflict)
+
+// Stop ends the VM and returns once its name is free again. It first cancels a migration under way.
+// ErrConflict means that the VM may be the guest's only copy, and lives on.
+func (c *Client) Stop(ctx context.Context, mode StopMode) (VM, error) {
 	events, err := c.Events(ctx)
+	var refused *StatusError
+	if errors.As(err, &refused) && refused.Code == http.StatusServiceUnavailable {
+		return c.stopUnseen(ctx, mode)
+	}
 	if err != nil {
 		return VM{}, err
 	}
 	defer events.Close()
-	vm, err := call[VM](ctx, c, "PUT", "/v1/vm/stop", nil)
+	vm, err := call[VM](ctx, c, "PUT", mode.path(), nil)
 	if err != nil {
 		return vm, err
 	}
 	for {
-		// However the stream ends, the process has let go of it.
-		if _, err := events.Next(); err != nil {
+		// Any other end of the stream means that the process has closed it.
+		e, err := events.Next()
+		switch {
+		case errors.Is(err, ErrNotAnswering):
+			return vm, err
+		case err != nil:
 			return vm, ctx.Err()
+		}
+		if mode != StopForced && e.Kind == EventState && e.State == StateUnknown {
+			return vm, errNotStopped
+		}
+	}
+}
+
+// stopUnseen is Stop if too many others follow the VM's events: it asks until the process has gone.
+func (c *Client) stopUnseen(ctx context.Context, mode StopMode) (VM, error) {
+	vm, err := call[VM](ctx, c, "PUT", mode.path(), nil)
+	if err != nil {
+		return vm, err
+	}
+	for {
+		now, err := c.VM(ctx)
+		if err == nil && now.PID != vm.PID {
+			return vm, nil // somebody else already has its name
+		}
+		if err == nil && mode != StopForced && now.State == StateUnknown {
+			return vm, errNotStopped
+		}
+		if err != nil {
+			if errors.Is(err, ErrNotAnswering) || ctx.Err() != nil {
+				return vm, err
+			}
+			return vm, nil
+		}
+		select {
+		case <-ctx.Done():
+			return vm, ctx.Err()
+		case <-time.After(c.patience / 100):
 		}
 	}
 }
@@ -95,19 +186,66 @@ func (c *Client) Migration(ctx context.Context) (migration.Report, error) {
 	return call[migration.Report](ctx, c, "GET", "/v1/migration", nil)
 }
 
-// StartMigration starts a migration and returns at once; see Migrate for the whole of it.
+// StartMigration starts a migration and returns at once; [Client.Migrate] waits for its end. It
+// leaves defaults to the VM's process, which may be older than this client and know fewer fields.
 func (c *Client) StartMigration(ctx context.Context, p migration.Params) (Started, error) {
-	return call[Started](ctx, c, "POST", "/v1/migration", p)
+	o, err := newOrder(p)
+	if err != nil {
+		return Started{}, err
+	}
+	started, err := call[Started](ctx, c, "POST", "/v1/migration", o)
+	var refused *StatusError
+	unknown := errors.As(err, &refused) && refused.Code == http.StatusBadRequest &&
+		strings.Contains(refused.Message, "unknown field")
+	if !unknown {
+		return started, err
+	}
+	if older := o.inOlderWords(); older != nil {
+		started, err = call[Started](ctx, c, "POST", "/v1/migration", older)
+	}
+	if errors.As(err, &refused) && strings.Contains(refused.Message, "unknown field") {
+		refused.Message += ": the VM's process is older than this program: " +
+			"do without, or move the VM first"
+	}
+	return started, err
 }
 
-// CancelMigration cancels the present migration, waits until it ended and returns its final report.
+// CancelMigration cancels the present migration, waits for its end and returns its final report. It
+// waits as long as the VM's process shows that it is alive.
 func (c *Client) CancelMigration(ctx context.Context) (migration.Report, error) {
-	return call[migration.Report](ctx, c, "DELETE", "/v1/migration", nil)
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	go c.watch(ctx, end)
+	report, err := call[migration.Report](ctx, c, "DELETE", "/v1/migration", nil)
+	if cause := context.Cause(ctx); errors.Is(cause, ErrNotAnswering) {
+		return report, cause
+	}
+	return report, err
+}
+
+// watch ends a wait once the VM's process no longer answers.
+func (c *Client) watch(ctx context.Context, end context.CancelCauseFunc) {
+	for {
+		if _, err := c.VM(ctx); errors.Is(err, ErrNotAnswering) {
+			end(err)
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(c.patience / 10):
+		}
+	}
 }
 
 // Tags returns the state of the tag port.
 func (c *Client) Tags(ctx context.Context) (tagging.Info, error) {
 	return call[tagging.Info](ctx, c, "GET", "/v1/tags", nil)
+}
+
+// Debug returns what the vCPUs are doing.
+func (c *Client) Debug(ctx context.Context) (Debug, error) {
+	return call[Debug](ctx, c, "GET", "/v1/debug", nil)
 }
 
 func call[T any](ctx context.Context, c *Client, method, path string, body any) (T, error) {
@@ -123,7 +261,7 @@ func call[T any](ctx context.Context, c *Client, method, path string, body any) 
 	return v, nil
 }
 
-// send returns only answers that are a success.
+// send returns only successful answers. Other answers become errors.
 func (c *Client) send(ctx context.Context, method, path string, body any) (*http.Response, error) {
 	var payload io.Reader
 	if body != nil {
@@ -133,14 +271,35 @@ func (c *Client) send(ctx context.Context, method, path string, body any) (*http
 		}
 		payload = bytes.NewReader(b)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, "http://vm"+path, payload)
+	patience := c.patience
+	switch method {
+	case "GET":
+	case "DELETE":
+		patience = 0 // answered once a migration has ended: see CancelMigration
+		fallthrough
+	default:
+		// If the process is stopped, it must not find this order when it goes on, long after the
+		// client gave up. So ask first whether it answers.
+		if _, err := c.VM(ctx); err != nil {
+			return nil, err
+		}
+	}
+	h := hearing(ctx, patience)
+	req, err := http.NewRequestWithContext(h.ctx, method, "http://vm"+path, payload)
 	if err != nil {
+		h.end()
 		return nil, fmt.Errorf("make request: %w", err)
 	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	h.begin()
 	resp, err := c.http.Do(req)
-	if err != nil {
+	if err = h.heard(err); err != nil {
+		h.end()
 		return nil, c.lost(err)
 	}
+	resp.Body = &heardBody{resp.Body, h}
 	if resp.StatusCode < 300 {
 		return resp, nil
 	}
@@ -149,20 +308,44 @@ func (c *Client) send(ctx context.Context, method, path string, body any) (*http
 	if json.NewDecoder(io.LimitReader(resp.Body, maxBody)).Decode(&e) != nil || e.Error == "" {
 		e.Error = "the control socket answered " + resp.Status
 	}
-	return nil, &StatusError{Code: resp.StatusCode, Message: fmt.Sprintf("%s: %s", c.nameOrPath, e.Error)}
+	return nil,
+		&StatusError{Code: resp.StatusCode, Message: fmt.Sprintf("%s: %s", c.nameOrPath, e.Error)}
 }
 
-// lost says in words of ours that there is no VM to talk to.
+// lost says in our own words that there is no VM to talk to.
 func (c *Client) lost(err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("%s: %w: vmm list shows those that are", c.nameOrPath, ErrNotRunning)
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("%s: %w", c.nameOrPath, err)
+	case errors.Is(err, ErrNotAnswering), errors.Is(err, syscall.EAGAIN):
+		// EAGAIN: the backlog is full of clients that wait for this process.
+		process := "its process"
+		if pid := c.pid.Load(); pid > 0 {
+			process = fmt.Sprintf("its process %d", pid)
+		}
+		return fmt.Errorf("%s: %s %w: "+
+			"it may be stopped (kill -CONT lets it go on) or starved; "+
+			"kill -KILL ends it and its guest", c.nameOrPath, process, ErrNotAnswering)
+	case errors.Is(err, syscall.EACCES):
+		return fmt.Errorf("%s: no permission for its control socket: "+
+			"only the user who runs the VM, and root, may use it", c.nameOrPath)
+	case errors.Is(err, context.Canceled):
+		return &givenUp{c.nameOrPath + ": interrupted before its process had answered", err}
+	case errors.Is(err, context.DeadlineExceeded):
+		return &givenUp{c.nameOrPath + ": its process has not done it in time", err}
 	default:
 		return fmt.Errorf("%s: lost contact with the VM's process: %w", c.nameOrPath, err)
 	}
 }
+
+// givenUp is the end of a context, in words for the person who ended it.
+type givenUp struct {
+	text  string
+	cause error
+}
+
+func (e *givenUp) Error() string { return e.text }
+func (e *givenUp) Unwrap() error { return e.cause }
 
 // Events is a stream of what happens to a VM.
 type Events struct {
@@ -171,7 +354,8 @@ type Events struct {
 	in     *bufio.Reader
 }
 
-// Events subscribes to all kinds of events but tags. What happens after it returns is in the stream.
+// Events subscribes to all kinds of events but tags. The stream has everything that happens after
+// Events returns.
 func (c *Client) Events(ctx context.Context) (*Events, error) {
 	return c.subscribe(ctx, "/v1/events")
 }
@@ -196,7 +380,7 @@ func eventsFrom(c *Client, body io.ReadCloser) *Events {
 // Close ends the subscription.
 func (s *Events) Close() { s.body.Close() }
 
-// Next waits for the next event. It returns io.EOF when the VM's process closed the stream.
+// Next waits for the next event. It returns io.EOF once the VM's process has closed the stream.
 func (s *Events) Next() (Event, error) {
 	var e Event
 	for {
@@ -209,7 +393,7 @@ func (s *Events) Next() (Event, error) {
 		}
 		data, ok := strings.CutPrefix(line, "data: ")
 		if !ok {
-			continue // the kind is in the data, too; the rest is comments and separators
+			continue // the data has the kind, too; the rest is comments and separators
 		}
 		if err := json.Unmarshal([]byte(data), &e); err != nil {
 			return e, fmt.Errorf("%s: event that is none: %w", s.client.nameOrPath, err)
@@ -218,24 +402,40 @@ func (s *Events) Next() (Event, error) {
 	}
 }
 
-// Migrate starts a migration, hands its events to watch as they happen, and returns the final report. If ctx ends, it
-// cancels the migration and waits for what became of it. The error is about the control socket or a refusal to
-// start; how the migration ended is in the report's status.
-func (c *Client) Migrate(ctx context.Context, p migration.Params, watch func(Event)) (migration.Report, error) {
-	// The stream must survive the end of ctx: the outcome of the cancellation comes through it.
+// Migrate starts a migration, passes its events to watch as they happen, and returns the final
+// report. If ctx ends, Migrate cancels the migration and waits for its end. Its error is about the
+// control socket or a refusal to start. The report's status says how the migration ended.
+func (c *Client) Migrate(
+	ctx context.Context, p migration.Params, watch func(Event),
+) (migration.Report, error) {
+	// The stream must outlive ctx, because it brings the outcome of the cancellation.
 	streamCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
+	// But ctx does end an attempt to start.
+	untilStarted := context.AfterFunc(ctx, stop)
+	defer untilStarted()
 	events, err := c.Events(streamCtx)
 	if err != nil {
 		return migration.Report{}, err
 	}
 	defer events.Close()
-	started, err := c.StartMigration(ctx, p)
+	if !untilStarted() {
+		return migration.Report{}, &givenUp{
+			c.nameOrPath + ": interrupted before the migration began", ctx.Err(),
+		}
+	}
+	// An order that is under way when ctx ends is waited for, or it would go on with nobody to
+	// cancel it.
+	startCtx, giveUp := context.WithCancel(streamCtx)
+	defer giveUp()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(orderGrace, giveUp) })()
+	started, err := c.StartMigration(startCtx, p)
 	if err != nil {
 		return migration.Report{}, err
 	}
 	cancelOnEnd := context.AfterFunc(ctx, func() {
-		// A failure to cancel (it ended in the meantime) shows in the report that follows.
+		// If the cancellation fails, because the migration has ended meanwhile, the report shows
+		// that.
 		_, _ = c.CancelMigration(streamCtx)
 	})
 	defer cancelOnEnd()
@@ -245,17 +445,20 @@ func (c *Client) Migrate(ctx context.Context, p migration.Params, watch func(Eve
 			return c.outcomeWithoutStream(streamCtx, err)
 		}
 		if e.MigrationID != started.ID {
-			continue // the end of an earlier one, or a change of state
+			continue // the end of an earlier migration, or a change of state
 		}
 		watch(e)
-		if e.Kind == string(migration.EventDone) && e.Report != nil {
+		if e.Kind == string(migration.NoticeDone) && e.Report != nil {
 			return *e.Report, nil
 		}
 	}
 }
 
-// outcomeWithoutStream asks for the report once the stream broke, in case only the stream did.
+// outcomeWithoutStream asks for the report after the stream broke, in case only the stream did.
 func (c *Client) outcomeWithoutStream(ctx context.Context, cause error) (migration.Report, error) {
+	if errors.Is(cause, ErrNotAnswering) {
+		return migration.Report{}, fmt.Errorf("%w; the migration is where that left it", cause)
+	}
 	report, err := c.Migration(ctx)
 	if err == nil && report.Status != migration.StatusRunning {
 		return report, nil
@@ -263,5 +466,6 @@ func (c *Client) outcomeWithoutStream(ctx context.Context, cause error) (migrati
 	if errors.Is(cause, io.EOF) {
 		cause = errors.New("its process closed the connection")
 	}
-	return report, fmt.Errorf("%s: the outcome of the migration is unknown: %w: see whether the guest runs at the destination", c.nameOrPath, cause)
+	return report, fmt.Errorf("%s: the outcome of the migration is unknown: %w: see whether the "+
+		"guest runs at the destination", c.nameOrPath, cause)
 }

@@ -13,20 +13,20 @@ import (
 
 const (
 	maxSubscribers = 64
-	// queueLimit bounds what waits for one client, in events of some hundred bytes.
+	// queueLimit bounds a client's queue, in events of a few hundred bytes.
 	queueLimit = 256
 )
 
 var errTooManyClients = errors.New("too many clients follow this VM's events")
 
-// hub hands every event to every subscriber without ever waiting for one.
+// hub passes every event to every subscriber and never waits for one.
 type hub struct {
 	mu     sync.Mutex
 	subs   map[*subscriber]struct{}
 	closed bool
 }
 
-// subscriber is one client's queue. Its fields but wake are guarded by the hub's mutex.
+// subscriber is one client's queue. The hub's mutex guards its fields, except wake.
 type subscriber struct {
 	hub     *hub
 	queue   []Event
@@ -38,8 +38,8 @@ func newHub() *hub {
 	return &hub{subs: make(map[*subscriber]struct{})}
 }
 
-// publish queues e for everyone. It does not block and may be called from any goroutine; events of one caller
-// keep their order.
+// publish queues e for every subscriber. It does not block. Any goroutine may call it, and events
+// of one caller keep their order.
 func (h *hub) publish(e Event) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -58,11 +58,11 @@ func (s *subscriber) pushTag(t tagging.Transition) {
 	s.push(Event{Time: t.Time, Kind: EventTag, Tag: &t})
 }
 
-// push needs the hub's mutex.
+// push queues an event for this subscriber. The hub's mutex must be held.
 func (s *subscriber) push(e Event) {
 	switch n := len(s.queue); {
-	case n > 0 && e.Kind == string(migration.EventProgress) && s.queue[n-1].Kind == e.Kind:
-		s.queue[n-1] = e // only the newest progress is of interest
+	case n > 0 && e.Kind == string(migration.NoticeProgress) && s.queue[n-1].Kind == e.Kind:
+		s.queue[n-1] = e // only the newest progress matters
 	case n >= queueLimit:
 		s.dropped += n
 		s.queue = append(s.queue[:0], e)
@@ -94,7 +94,7 @@ func (h *hub) subscribe(first Event) (*subscriber, error) {
 	return s, nil
 }
 
-// next waits for the next event. It returns io.EOF once the hub is closed and everything was read.
+// next waits for the next event. It returns io.EOF once the hub is closed and the queue is empty.
 func (s *subscriber) next(ctx context.Context) (Event, error) {
 	for {
 		e, ok, closed := s.pop()
@@ -135,7 +135,7 @@ func (s *subscriber) cancel() {
 	delete(s.hub.subs, s)
 }
 
-// close ends all streams once their subscribers have read what is queued.
+// close ends all streams once their subscribers have read the queued events.
 func (h *hub) close() {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -1,11 +1,11 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net"
 	"net/http"
@@ -14,6 +14,8 @@ import (
 	"sync"
 	"time"
 
+	"taskguide/control/version"
+	"taskguide/docs"
 	"taskguide/migration"
 	"taskguide/tagging"
 )
@@ -22,32 +24,41 @@ const (
 	maxBody = 64 << 10
 	// writeTimeout ends the stream of a client that stopped reading.
 	writeTimeout = 10 * time.Second
-	// keepAlive lets a stream notice that its client has gone.
-	keepAlive = 15 * time.Second
+	// keepAlive lets a stream notice that its client has gone, and the client that this process is
+	// alive.
+	keepAlive = AnswerTimeout / 4
 )
 
-// Machine is the VM as the server sees it. Its methods are called concurrently.
-type Machine interface {
+// Backend is the VM as the server sees it. Its methods are called concurrently.
+type Backend interface {
+	// Version is what the VM's process is a build of.
+	Version() version.Info
 	Info() VM
 	Pause() error
-	// Resume lets the vCPUs run. With ResumeForced it does so even in StateUnknown.
+	// Resume lets the vCPUs run. ResumeForced does so even in StateUnknown, once the destination
+	// cannot start the guest any more; otherwise it returns ErrConflict.
 	Resume(ResumeMode) error
-	// Stop orders the end of the VM and returns without waiting for it.
-	Stop() error
-	// Tags is the state of the tag port, or ErrConflict while there is no guest.
+	// Stop orders the end of the VM and returns without waiting for it. In StateUnknown it returns
+	// ErrConflict, unless the mode is StopForced.
+	Stop(StopMode) error
+	// Tags returns the state of the tag port, or ErrConflict while there is no guest.
 	Tags() (tagging.Info, error)
-	// FollowTags calls f for each transition until unsubscribed.
+	// Debug returns what the vCPUs are doing, or ErrConflict while there is no guest. It takes no
+	// longer than ctx lasts.
+	Debug(ctx context.Context) (Debug, error)
+	// FollowTags calls f for each transition until unsubscribe is called.
 	FollowTags(f func(tagging.Transition)) (unsubscribe func(), err error)
 }
 
 // Migrations moves the VM away. Its methods are called concurrently.
 type Migrations interface {
-	// StartMigration starts one, or returns ErrConflict.
+	// StartMigration starts a migration, or returns ErrConflict.
 	StartMigration(migration.Params) (Started, error)
-	// MigrationReport is the last or present migration's, or ErrNotFound.
+	// MigrationReport returns the report of the present or last migration, or ErrNotFound.
 	MigrationReport() (migration.Report, error)
-	// CancelMigration cancels the present migration and returns its final report once it has ended, or
-	// ErrConflict if there is none. A migration past its commit completes: the report says which it was.
+	// CancelMigration cancels the present migration and returns its final report once it has ended,
+	// or ErrConflict if there is none. A migration past its commit completes, and the report says
+	// so.
 	CancelMigration(context.Context) (migration.Report, error)
 }
 
@@ -59,9 +70,30 @@ const (
 	ResumeForced            // the caller knows that the guest runs nowhere else
 )
 
+// StopMode says what may be lost.
+type StopMode int
+
+const (
+	StopSafe   StopMode = iota // a guest that listens is asked to shut down, and has time to
+	StopNow                    // it is ended at once
+	StopForced                 // it is ended at once, even if it may be the only copy
+)
+
+// path is where an order to stop goes.
+func (m StopMode) path() string {
+	switch m {
+	case StopNow:
+		return "/v1/vm/stop?now=1"
+	case StopForced:
+		return "/v1/vm/stop?force=1"
+	default:
+		return "/v1/vm/stop"
+	}
+}
+
 // Server serves one VM's control socket.
 type Server struct {
-	machine    Machine
+	machine    Backend
 	migrations Migrations
 	hub        *hub
 	http       http.Server
@@ -72,11 +104,12 @@ type Server struct {
 }
 
 // NewServer makes a server of the machine; call Serve next.
-func NewServer(machine Machine, migrations Migrations) *Server {
+func NewServer(machine Backend, migrations Migrations) *Server {
 	s := &Server{machine: machine, migrations: migrations, hub: newHub()}
 	s.http = http.Server{
-		Handler: s.routes(),
-		// Short, so that a source that takes this socket for a destination hears soon that it is none.
+		Handler:     refuseTooMany(s.routes()),
+		ConnContext: markTooMany,
+		// Short, so that a source that takes this socket for a destination soon learns its mistake.
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       30 * time.Second,
 		MaxHeaderBytes:    16 << 10,
@@ -93,7 +126,7 @@ func (s *Server) Serve(l net.Listener) error {
 	if closing {
 		return l.Close()
 	}
-	err := s.http.Serve(l)
+	err := s.http.Serve(&limited{Listener: l})
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing || errors.Is(err, http.ErrServerClosed) {
@@ -110,14 +143,14 @@ func (s *Server) Publish(e Event) {
 	s.hub.publish(e)
 }
 
-// Shutdown removes the socket, lets the event streams deliver what is queued and running requests finish, until ctx
-// ends; then it cuts them off.
+// Shutdown removes the socket, and lets the event streams deliver queued events and running
+// requests finish, until ctx ends. Then it cuts them off.
 func (s *Server) Shutdown(ctx context.Context) error {
-	// The socket goes first: a client whose event stream ended finds the name free.
+	// Remove the socket first: a client whose event stream has ended must find the name free.
 	s.mu.Lock()
 	s.closing = true
 	if s.listener != nil {
-		s.listener.Close() //nolint:errcheck // closed before, then
+		s.listener.Close() //nolint:errcheck // it was closed before Serve
 	}
 	s.mu.Unlock()
 	s.hub.close()
@@ -131,18 +164,29 @@ func (s *Server) Shutdown(ctx context.Context) error {
 // endpoint answers a request with a status code and something to encode, or an error.
 type endpoint func(*http.Request) (int, any, error)
 
-func (s *Server) routes() http.Handler {
-	mux := http.NewServeMux()
-	table := map[string]map[string]http.HandlerFunc{
+// table has every path with the methods that it takes, as docs/openapi.yaml describes them.
+func (s *Server) table() map[string]map[string]http.HandlerFunc {
+	return map[string]map[string]http.HandlerFunc{
+		"/v1/version":   {"GET": reply(s.getVersion)},
 		"/v1/vm":        {"GET": reply(s.getVM)},
 		"/v1/vm/pause":  {"PUT": reply(s.change(s.machine.Pause))},
 		"/v1/vm/resume": {"PUT": reply(s.resume)},
-		"/v1/vm/stop":   {"PUT": reply(s.change(s.machine.Stop))},
-		"/v1/migration": {"POST": reply(s.startMigration), "GET": reply(s.getMigration), "DELETE": reply(s.cancelMigration)},
-		"/v1/tags":      {"GET": reply(s.getTags)},
-		"/v1/events":    {"GET": s.events},
+		"/v1/vm/stop":   {"PUT": reply(s.stop)},
+		"/v1/migration": {
+			"POST": reply(s.startMigration), "GET": reply(s.getMigration),
+			"DELETE": reply(s.cancelMigration),
+		},
+		"/v1/tags":   {"GET": reply(s.getTags)},
+		"/v1/debug":  {"GET": reply(s.getDebug)},
+		"/v1/events": {"GET": s.events},
+
+		"/v1/openapi.yaml": {"GET": getDescription},
 	}
-	for path, methods := range table {
+}
+
+func (s *Server) routes() http.Handler {
+	mux := http.NewServeMux()
+	for path, methods := range s.table() {
 		mux.HandleFunc(path, byMethod(methods))
 	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
@@ -157,7 +201,8 @@ func byMethod(methods map[string]http.HandlerFunc) http.HandlerFunc {
 		h, ok := methods[r.Method]
 		if !ok {
 			w.Header().Set("Allow", allowed)
-			writeJSON(w, http.StatusMethodNotAllowed, errorBody{fmt.Sprintf("%s %s: use %s", r.Method, r.URL.Path, allowed)})
+			writeJSON(w, http.StatusMethodNotAllowed,
+				errorBody{fmt.Sprintf("%s %s: use %s", r.Method, r.URL.Path, allowed)})
 			return
 		}
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
@@ -169,7 +214,7 @@ func reply(f endpoint) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		code, v, err := f(r)
 		if err != nil {
-			code, v = statusOf(err), errorBody{message(err)}
+			code, v = statusOf(err), errorBody{Message(err)}
 		}
 		writeJSON(w, code, v)
 	}
@@ -190,30 +235,41 @@ func statusOf(err error) int {
 	}
 }
 
-// message is the text of err on one line, without the sentinel's own words, which the status code says.
-func message(err error) string {
+// Message is the text of err on one line, without the sentinel's own words, because the status code
+// says the same.
+func Message(err error) string {
 	text := err.Error()
 	for _, sentinel := range []error{ErrConflict, ErrNotFound, ErrInvalid} {
 		text = strings.TrimPrefix(text, sentinel.Error()+": ")
 	}
-	return strings.ReplaceAll(text, "\n", "; ")
+	return migration.OneLine(text)
 }
 
 func writeJSON(w http.ResponseWriter, code int, v any) {
 	body, err := json.Marshal(v)
 	if err != nil {
-		code, body = http.StatusInternalServerError, []byte(`{"error":"the answer cannot be encoded"}`)
+		code = http.StatusInternalServerError
+		body = []byte(`{"error":"the answer cannot be encoded"}`)
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
 	w.Write(append(body, '\n')) //nolint:errcheck // the client has gone: nobody to tell
 }
 
+func getDescription(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "application/yaml")
+	w.Write(docs.OpenAPI) //nolint:errcheck // the client has gone: nobody to tell
+}
+
+func (s *Server) getVersion(*http.Request) (int, any, error) {
+	return http.StatusOK, s.machine.Version(), nil
+}
+
 func (s *Server) getVM(*http.Request) (int, any, error) {
 	return http.StatusOK, s.machine.Info(), nil
 }
 
-// change answers with the VM as it is after f.
+// change calls f and answers with the VM as it is afterwards.
 func (s *Server) change(f func() error) endpoint {
 	return func(r *http.Request) (int, any, error) {
 		if err := f(); err != nil {
@@ -224,11 +280,42 @@ func (s *Server) change(f func() error) endpoint {
 }
 
 func (s *Server) resume(r *http.Request) (int, any, error) {
+	force, err := asks(r, "force")
+	if err != nil {
+		return 0, nil, err
+	}
 	mode := ResumeSafe
-	if r.URL.Query().Get("force") == "1" {
+	if force {
 		mode = ResumeForced
 	}
 	return s.change(func() error { return s.machine.Resume(mode) })(r)
+}
+
+func (s *Server) stop(r *http.Request) (int, any, error) {
+	force, errForce := asks(r, "force")
+	now, errNow := asks(r, "now")
+	if err := cmp.Or(errForce, errNow); err != nil {
+		return 0, nil, err
+	}
+	mode := StopSafe
+	switch {
+	case force:
+		mode = StopForced
+	case now:
+		mode = StopNow
+	}
+	return s.change(func() error { return s.machine.Stop(mode) })(r)
+}
+
+// asks tells whether a request has a parameter with value 1. Another value is an error, because an
+// order that seems to be carried out otherwise than it was meant is worse than none.
+func asks(r *http.Request, name string) (bool, error) {
+	values, given := r.URL.Query()[name]
+	if given && (len(values) != 1 || values[0] != "1") {
+		return false, fmt.Errorf("%w: %s=%s: use %s=1, or leave it out", ErrInvalid, name,
+			strings.Join(values, ","), name)
+	}
+	return given, nil
 }
 
 func (s *Server) startMigration(r *http.Request) (int, any, error) {
@@ -238,24 +325,6 @@ func (s *Server) startMigration(r *http.Request) (int, any, error) {
 	}
 	started, err := s.migrations.StartMigration(p)
 	return http.StatusAccepted, started, err
-}
-
-// readParams reads exactly one JSON object without unknown fields and checks what it asks for.
-func readParams(body io.Reader) (migration.Params, error) {
-	var p migration.Params
-	d := json.NewDecoder(body)
-	d.DisallowUnknownFields()
-	if err := d.Decode(&p); err != nil {
-		return p, fmt.Errorf("%w: migration parameters: %w", ErrInvalid, err)
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return p, fmt.Errorf("%w: migration parameters: more than one JSON object", ErrInvalid)
-	}
-	p, err := p.WithDefaults()
-	if err != nil {
-		return p, fmt.Errorf("%w: %w", ErrInvalid, err)
-	}
-	return p, nil
 }
 
 func (s *Server) getMigration(*http.Request) (int, any, error) {
@@ -273,18 +342,37 @@ func (s *Server) getTags(*http.Request) (int, any, error) {
 	return http.StatusOK, tags, err
 }
 
-// events streams what happens as server-sent events (HTML standard, section 9.2) until the client or the VM goes.
+// debugTime is how long a look at the vCPUs may take. It usually takes microseconds, but a vCPU may
+// be held in an access to a device. It is less than a client waits for an answer.
+const debugTime = AnswerTimeout / 5
+
+func (s *Server) getDebug(r *http.Request) (int, any, error) {
+	ctx, cancel := context.WithTimeout(r.Context(), debugTime)
+	defer cancel()
+	debug, err := s.machine.Debug(ctx)
+	return http.StatusOK, debug, err
+}
+
+// events streams events as server-sent events (HTML standard, section 9.2) until the client or the
+// VM goes.
 func (s *Server) events(w http.ResponseWriter, r *http.Request) {
-	sub, err := s.hub.subscribe(Event{Time: time.Now(), Kind: EventState, State: s.machine.Info().State})
+	tags, err := asks(r, "tags")
+	if err != nil {
+		writeJSON(w, statusOf(err), errorBody{Message(err)})
+		return
+	}
+	sub, err := s.hub.subscribe(Event{
+		Time: time.Now(), Kind: EventState, State: s.machine.Info().State,
+	})
 	if err != nil {
 		writeJSON(w, statusOf(err), errorBody{err.Error()})
 		return
 	}
 	defer sub.cancel()
-	if r.URL.Query().Get("tags") == "1" {
+	if tags {
 		unfollow, err := s.machine.FollowTags(sub.pushTag)
 		if err != nil {
-			writeJSON(w, statusOf(err), errorBody{message(err)})
+			writeJSON(w, statusOf(err), errorBody{Message(err)})
 			return
 		}
 		defer unfollow()

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"taskguide/control/version"
 	"taskguide/migration"
 	"taskguide/tagging"
 )
@@ -24,18 +26,23 @@ import (
 // deadline is far beyond what anything here takes; it turns a hang into a failure.
 const deadline = 20 * time.Second
 
-// fakeVM is a Machine and Migrations without KVM or engine: a migration runs until finish or a cancellation.
+// fakeVM is a Backend and Migrations without KVM or engine: a migration runs until finish or a
+// cancellation.
 type fakeVM struct {
 	mu       sync.Mutex
 	state    State
 	report   *migration.Report
+	params   migration.Params // of the last migration
 	id       int
 	publish  func(Event)
 	done     chan struct{}
-	onStart  func() // called in place, once a migration has started
+	onStart  func() // called on the spot, once a migration has started
 	follower func(tagging.Transition)
 	onStop   func()
+	stopped  StopMode // the last order
 }
+
+func (f *fakeVM) Version() version.Info { return version.Here(version.Machine{}) }
 
 func (f *fakeVM) Info() VM {
 	f.mu.Lock()
@@ -54,7 +61,13 @@ func (f *fakeVM) set(from, to State) error {
 }
 
 func (f *fakeVM) Pause() error { return f.set(StateRunning, StatePaused) }
-func (f *fakeVM) Stop() error {
+func (f *fakeVM) Stop(mode StopMode) error {
+	f.mu.Lock()
+	f.stopped = mode
+	f.mu.Unlock()
+	if f.onStop != nil && f.state == StateUnknown && mode != StopForced {
+		return fmt.Errorf("%w: the only copy", ErrConflict)
+	}
 	if f.onStop == nil {
 		return errors.New("stop: two\nlines")
 	}
@@ -69,7 +82,16 @@ func (f *fakeVM) Resume(mode ResumeMode) error {
 	return f.set(StatePaused, StateRunning)
 }
 
-func (f *fakeVM) Tags() (tagging.Info, error) { return tagging.Info{Epoch: 7}, nil }
+func (f *fakeVM) Tags() (tagging.Info, error) {
+	return tagging.Info{Epoch: 7, Tasks: []tagging.TaskInfo{}}, nil
+}
+
+func (f *fakeVM) Debug(ctx context.Context) (Debug, error) {
+	if _, bounded := ctx.Deadline(); !bounded {
+		return Debug{}, errors.New("a vCPU may be held for ever")
+	}
+	return Debug{VCPUs: []VCPUDebug{{ID: 1, RIP: ^Register(0), ISR: []int{236}}}}, nil
+}
 
 func (f *fakeVM) FollowTags(g func(tagging.Transition)) (func(), error) {
 	f.mu.Lock()
@@ -82,10 +104,13 @@ func (f *fakeVM) StartMigration(p migration.Params) (Started, error) {
 	f.mu.Lock()
 	if f.report != nil && f.report.Status == migration.StatusRunning {
 		f.mu.Unlock()
-		return Started{}, fmt.Errorf("%w: a migration to %s is running", ErrConflict, f.report.Destination)
+		return Started{},
+			fmt.Errorf("%w: a migration to %s is running", ErrConflict, f.report.Destination)
 	}
 	f.id++
-	f.report = &migration.Report{Status: migration.StatusRunning, Destination: p.Destination, Rule: p.Rule}
+	r := someReport()
+	r.Destination, r.Rule = p.Destination, p.Rule
+	f.report, f.params = &r, p
 	f.done = make(chan struct{})
 	started := Started{ID: f.id, Report: *f.report}
 	f.mu.Unlock()
@@ -100,7 +125,7 @@ func (f *fakeVM) finish(status migration.Status) migration.Report {
 	defer f.mu.Unlock()
 	f.report.Status = status
 	r := *f.report
-	f.publish(FromMigration(f.id, migration.Event{Kind: migration.EventDone, Report: &r}))
+	f.publish(FromMigration(f.id, migration.Notice{Kind: migration.NoticeDone, Report: &r}))
 	close(f.done)
 	return r
 }
@@ -126,6 +151,7 @@ func start(t *testing.T) (*fakeVM, *Server, *Client) {
 	vm := &fakeVM{state: StateRunning}
 	server := NewServer(vm, vm)
 	vm.publish = server.Publish
+	server.http.Handler = described(t, server.http.Handler)
 	path := filepath.Join(t.TempDir(), "vm.sock")
 	l, err := Listen(path)
 	require.NoError(t, err)
@@ -153,7 +179,7 @@ func testContext(t *testing.T) context.Context {
 	return ctx
 }
 
-// TestRequests speaks HTTP by hand: the contract, not our client.
+// TestRequests speaks HTTP by hand, to test the contract and not our client.
 func TestRequests(t *testing.T) {
 	_, _, client := start(t)
 	for _, c := range []struct {
@@ -162,6 +188,8 @@ func TestRequests(t *testing.T) {
 		want               string // part of the answer
 	}{
 		{"GET", "/v1/vm", "", 200, `"state":"running","memory_bytes":1048576,"cpus":2`},
+		{"GET", "/v1/version", "", 200, `"protocol":{"lowest_version":`},
+		{"PUT", "/v1/version", "", 405, `use GET`},
 		{"PUT", "/v1/vm/resume", "", 409, `{"error":"the VM is running"}`},
 		{"PUT", "/v1/vm/pause", "", 200, `"state":"paused"`},
 		{"PUT", "/v1/vm/pause", "", 409, `{"error":"the VM is paused"}`},
@@ -170,24 +198,46 @@ func TestRequests(t *testing.T) {
 		{"PUT", "/v1/vm/stop", "", 500, `{"error":"stop: two; lines"}`},
 		{"GET", "/v1/vm/stop", "", 405, `use PUT`},
 		{"GET", "/v1/tags", "", 200, `"epoch":7`},
+		{"GET", "/v1/debug", "", 200, `"rip":"0xffffffffffffffff"`},
 		{"GET", "/v2/vm", "", 404, `{"error":"no such path: /v2/vm"}`},
 		{"GET", "/v1/migration", "", 404, `{"error":"no migration yet"}`},
 		{"DELETE", "/v1/migration", "", 409, `{"error":"no migration to cancel"}`},
-		{"POST", "/v1/migration", `{"destination":"unix:/d","rule":"best"}`, 400, `rule \"best\" is unknown`},
+		{
+			"POST", "/v1/migration", `{"destination":"unix:/d","rule":"best"}`, 400,
+			`rule \"best\" is unknown`,
+		},
 		{"POST", "/v1/migration", `{}`, 400, `no destination given`},
 		{"POST", "/v1/migration", `{"destination":"unix:/d","speed":9}`, 400, `unknown field`},
+		{
+			"POST", "/v1/migration", `{"destination":"unix:/d","max_defer":"3"}`,
+			400, `max_defer: \"3\" is no time`,
+		},
+		{
+			"POST", "/v1/migration", `{"destination":"unix:/d","max_defer":"1s","max_defer_ns":0}`,
+			400, `use one of them`,
+		},
 		{"POST", "/v1/migration", `{"destination":"unix:/d"} {}`, 400, `more than one`},
 		{"POST", "/v1/migration", `{"destination":`, 400, `unexpected EOF`},
-		{"POST", "/v1/migration", "", 400, `EOF`},
-		{"POST", "/v1/migration", `{"destination":"` + strings.Repeat("x", maxBody) + `"}`, 400, `too large`},
-		{"POST", "/v1/migration", `{"destination":"unix:/d","rule":"xen"}`, 202, `"id":1,"status":"running"`},
+		{"POST", "/v1/migration", "", 400, `nothing there`},
+		{
+			"POST", "/v1/migration", `{"destination":"` + strings.Repeat("x", maxBody) + `"}`, 400,
+			`too large`,
+		},
+		{
+			"POST", "/v1/migration", `{"destination":"unix:/d","rule":"xen"}`, 202,
+			`"id":1,"status":"running"`,
+		},
 		{"GET", "/v1/migration", "", 200, `"status":"running"`},
-		{"POST", "/v1/migration", `{"destination":"unix:/e"}`, 409, `a migration to unix:/d is running`},
+		{
+			"POST", "/v1/migration", `{"destination":"unix:/e"}`, 409,
+			`a migration to unix:/d is running`,
+		},
 		{"DELETE", "/v1/migration", "", 200, `"status":"cancelled"`},
 		{"POST", "/v1/migration", `{"destination":"unix:/e"}`, 202, `"id":2`},
 		{"PATCH", "/v1/migration", "", 405, `use DELETE, GET, POST`},
 	} {
-		req, err := http.NewRequestWithContext(testContext(t), c.method, "http://vm"+c.path, strings.NewReader(c.body))
+		req, err := http.NewRequestWithContext(testContext(t), c.method, "http://vm"+c.path,
+			strings.NewReader(c.body))
 		require.NoError(t, err)
 		resp, err := client.http.Do(req)
 		require.NoError(t, err, c.path)
@@ -246,8 +296,10 @@ func TestEventStream(t *testing.T) {
 	require.Equal(t, StateRunning, e.State)
 
 	server.Publish(Event{Kind: EventState, State: StatePaused})
-	server.Publish(FromMigration(3, migration.Event{Kind: migration.EventGate, GateOpen: false}))
-	server.Publish(FromMigration(3, migration.Event{Kind: migration.EventRound, Round: &migration.Round{N: 4}}))
+	server.Publish(FromMigration(3, migration.Notice{Kind: migration.NoticeGate, GateOpen: false}))
+	server.Publish(FromMigration(3, migration.Notice{
+		Kind: migration.NoticeRound, Round: &migration.Round{N: 4, Phase: migration.PhasePreCopy},
+	}))
 	e, err = events.Next()
 	require.NoError(t, err)
 	require.Equal(t, StatePaused, e.State)
@@ -281,8 +333,8 @@ func TestTagEvents(t *testing.T) {
 	require.EqualValues(t, 5, e.Tag.Task)
 }
 
-// TestSlowClient floods a client that reads nothing: publishing must not block, memory must stay bounded, and
-// the client must learn that it lost events and still get the last one.
+// TestSlowClient floods a client that reads nothing: publishing must not block, memory must stay
+// bounded, and the client must learn that it lost events and still get the last one.
 func TestSlowClient(t *testing.T) {
 	h := newHub()
 	sub, err := h.subscribe(Event{Kind: EventState})
@@ -347,21 +399,25 @@ func TestTooManySubscribers(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// TestMigrateOutlivesSource ends the migration and shuts the server down at once, as the process of a VM that moved
-// away does: the client must have the whole report nevertheless.
+// TestMigrateOutlivesSource ends the migration and shuts the server down at once, as the process of
+// a VM that moved away does. The client must still get the whole report.
 func TestMigrateOutlivesSource(t *testing.T) {
 	vm, server, client := start(t)
 	vm.onStart = func() {
 		for n := range 5 {
-			server.Publish(FromMigration(1, migration.Event{Kind: migration.EventRound, Round: &migration.Round{N: n + 1}}))
+			server.Publish(FromMigration(1, migration.Notice{
+				Kind:  migration.NoticeRound,
+				Round: &migration.Round{N: n + 1, Phase: migration.PhasePreCopy},
+			}))
 		}
 		vm.finish(migration.StatusCompleted)
 		go shutdown(server) //nolint:errcheck // again in the cleanup, where it is checked
 	}
 	var kinds []string
-	report, err := client.Migrate(testContext(t), migration.Params{Destination: "unix:/d"}, func(e Event) {
-		kinds = append(kinds, e.Kind)
-	})
+	report, err := client.Migrate(testContext(t), migration.Params{Destination: "unix:/d"},
+		func(e Event) {
+			kinds = append(kinds, e.Kind)
+		})
 	require.NoError(t, err)
 	require.Equal(t, migration.StatusCompleted, report.Status)
 	require.Equal(t, "unix:/d", report.Destination)
@@ -372,11 +428,13 @@ func TestMigrateIgnoresAnEarlierEnd(t *testing.T) {
 	vm, server, client := start(t)
 	vm.id = 6
 	vm.onStart = func() {
-		old := migration.Report{Status: migration.StatusFailed}
-		server.Publish(FromMigration(6, migration.Event{Kind: migration.EventDone, Report: &old}))
+		old := someReport()
+		old.Status = migration.StatusFailed
+		server.Publish(FromMigration(6, migration.Notice{Kind: migration.NoticeDone, Report: &old}))
 		vm.finish(migration.StatusCompleted)
 	}
-	report, err := client.Migrate(testContext(t), migration.Params{Destination: "unix:/d"}, func(Event) {})
+	report, err := client.Migrate(testContext(t), migration.Params{Destination: "unix:/d"},
+		func(Event) {})
 	require.NoError(t, err)
 	require.Equal(t, migration.StatusCompleted, report.Status)
 }
@@ -384,17 +442,68 @@ func TestMigrateIgnoresAnEarlierEnd(t *testing.T) {
 func TestMigrateCancelled(t *testing.T) {
 	vm, _, client := start(t)
 	ctx, cancel := context.WithCancel(testContext(t))
-	vm.onStart = func() { time.AfterFunc(time.Millisecond, cancel) }
+	vm.onStart = cancel // before the client has the answer to its order
 	report, err := client.Migrate(ctx, migration.Params{Destination: "unix:/d"}, func(Event) {})
 	require.NoError(t, err)
 	require.Equal(t, migration.StatusCancelled, report.Status)
 }
 
-// TestStopFreesTheName: once Stop returned, another VM can have the name.
+// TestStopInDoubt: only force ends what may be the only copy. A client that asked for its end
+// earlier learns that it lives on.
+func TestStopInDoubt(t *testing.T) {
+	vm, server, client := start(t)
+	vm.onStop = func() {}
+	vm.state = StateUnknown
+	_, err := client.Stop(testContext(t), StopSafe)
+	require.ErrorContains(t, err, "the only copy")
+	vm.onStop = func() { go shutdown(server) } //nolint:errcheck // again in the cleanup
+	_, err = client.Stop(testContext(t), StopForced)
+	require.NoError(t, err)
+
+	vm, server, client = start(t)
+	vm.onStop = func() { server.Publish(Event{Kind: EventState, State: StateUnknown}) }
+	_, err = client.Stop(testContext(t), StopSafe)
+	require.ErrorIs(t, err, ErrConflict)
+	require.ErrorContains(t, err, "nobody knows whether the destination runs the guest")
+}
+
+// TestStopModes: the VM gets the mode that the client ordered.
+func TestStopModes(t *testing.T) {
+	for _, mode := range []StopMode{StopSafe, StopNow, StopForced} {
+		vm, server, client := start(t)
+		vm.onStop = func() { go shutdown(server) } //nolint:errcheck // again in the cleanup
+		_, err := client.Stop(testContext(t), mode)
+		require.NoError(t, err)
+		vm.mu.Lock()
+		require.Equal(t, mode, vm.stopped)
+		vm.mu.Unlock()
+	}
+}
+
+// TestOrdersThatSayNeitherYesNorNo: nothing is done, and the answer says what was meant.
+func TestOrdersThatSayNeitherYesNorNo(t *testing.T) {
+	vm, server, _ := start(t)
+	vm.onStop = func() { t.Error("stopped") }
+	for _, c := range []struct{ method, path, says string }{
+		{"PUT", "/v1/vm/resume?force=maybe", "force=maybe: use force=1, or leave it out"},
+		{"PUT", "/v1/vm/stop?force=0", "force=0: use force=1, or leave it out"},
+		{"PUT", "/v1/vm/stop?now=", "now=: use now=1, or leave it out"},
+		{"PUT", "/v1/vm/stop?now=1&now=1", "now=1,1: use now=1, or leave it out"},
+		{"GET", "/v1/events?tags=2", "tags=2: use tags=1, or leave it out"},
+	} {
+		w := httptest.NewRecorder()
+		server.routes().ServeHTTP(w, httptest.NewRequest(c.method, c.path, nil))
+		require.Equal(t, http.StatusBadRequest, w.Code, c.path)
+		require.Contains(t, w.Body.String(), c.says)
+	}
+}
+
+// TestStopFreesTheName: after Stop has returned, another VM can take the name.
 func TestStopFreesTheName(t *testing.T) {
 	vm, server, client := start(t)
-	vm.onStop = func() { go shutdown(server) } //nolint:errcheck // again in the cleanup, where it is checked
-	_, err := client.Stop(testContext(t))
+	//nolint:errcheck // again in the cleanup, where it is checked
+	vm.onStop = func() { go shutdown(server) }
+	_, err := client.Stop(testContext(t), StopSafe)
 	require.NoError(t, err)
 	require.NoFileExists(t, client.nameOrPath)
 }
@@ -422,15 +531,20 @@ func TestMigrateRefused(t *testing.T) {
 func TestMigrateLosesSource(t *testing.T) {
 	vm, server, client := start(t)
 	vm.onStart = func() { go server.http.Close() }
-	_, err := client.Migrate(testContext(t), migration.Params{Destination: "unix:/d"}, func(Event) {})
+	_, err := client.Migrate(testContext(t), migration.Params{Destination: "unix:/d"},
+		func(Event) {})
 	require.Error(t, err)
 	require.NotContains(t, err.Error(), "\n")
 }
 
 func FuzzReadParams(f *testing.F) {
-	f.Add([]byte(`{"destination":"tcp:h:1","rule":"xen","bits_per_second":1000000000,"verify":true}`))
+	f.Add(
+		[]byte(`{"destination":"tcp:h:1","rule":"xen","bits_per_second":1000000000,"verify":true}`),
+	)
 	f.Add([]byte(`{"destination":"unix:/p","switch_at_exit":false,"max_defer_ns":-1}`))
 	f.Add([]byte(`[]`))
+	f.Add([]byte(`{"destination":"unix:/p","downtime_limit":"0s","max_defer":"1m","MAX_ROUNDS":3}`))
+	f.Add([]byte(`{"destination":"unix:/p","rule":"downtime:limit=1s","standstill_limit":"0s"}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
 		p, err := readParams(bytes.NewReader(body))
 		if err != nil {
@@ -439,6 +553,14 @@ func FuzzReadParams(f *testing.F) {
 		}
 		require.NotEmpty(t, p.Destination)
 		require.NotNil(t, p.SwitchAtExit)
+		// The order that a client makes of it means the same.
+		o, err := newOrder(p)
+		require.NoError(t, err)
+		again, err := json.Marshal(o)
+		require.NoError(t, err)
+		q, err := readParams(bytes.NewReader(again))
+		require.NoError(t, err, "%s", again)
+		require.Equal(t, p, q, "%s", again)
 	})
 }
 

@@ -1,7 +1,6 @@
 package control
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -12,21 +11,18 @@ import (
 	"strings"
 	"syscall"
 
-	"golang.org/x/sys/unix"
+	"taskguide/transport"
 )
 
-// ErrNameInUse: another live process serves the socket.
-var ErrNameInUse = errors.New("in use by a running VM")
+// ErrNameInUse is returned if another live process serves the socket.
+var ErrNameInUse = transport.ErrSocketInUse
 
-const (
-	socketSuffix = ".sock"
-	// maxSocketPath is the size of sockaddr_un.sun_path less its terminating zero (unix(7)).
-	maxSocketPath = 107
-)
+const socketSuffix = ".sock"
 
 var validName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 
-// RuntimeDir is where the control sockets are: $VMM_RUNTIME_DIR, else $XDG_RUNTIME_DIR/vmm, else /run/vmm.
+// RuntimeDir is where the control sockets are: $VMM_RUNTIME_DIR, else $XDG_RUNTIME_DIR/vmm, else
+// /run/vmm.
 func RuntimeDir() string {
 	if dir := os.Getenv("VMM_RUNTIME_DIR"); dir != "" {
 		return dir
@@ -37,28 +33,33 @@ func RuntimeDir() string {
 	return "/run/vmm"
 }
 
-// CheckName refuses names that would not do as a file name or a word in a script.
+// CheckName refuses names that are unfit for a file name or a word in a script.
 func CheckName(name string) error {
 	if !validName.MatchString(name) {
-		return fmt.Errorf("name %q: use 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit", name)
+		return fmt.Errorf("name %q: use 1 to 64 letters, digits, '.', '_' or '-', beginning with "+
+			"a letter or digit", name)
 	}
 	return nil
 }
 
-// SocketPath is the control socket of a VM, given by its name or by the path of the socket itself, which
-// is told by the '/' in it.
+// SocketPath returns the control socket of a VM. nameOrPath is its name, or the path of the socket
+// if it contains a '/'.
 func SocketPath(nameOrPath string) (string, error) {
-	if strings.ContainsRune(nameOrPath, '/') {
-		return nameOrPath, nil
+	path := nameOrPath
+	if !strings.ContainsRune(nameOrPath, '/') {
+		if err := CheckName(nameOrPath); err != nil {
+			return "", err
+		}
+		path = filepath.Join(RuntimeDir(), nameOrPath+socketSuffix)
 	}
-	if err := CheckName(nameOrPath); err != nil {
-		return "", err
-	}
-	return filepath.Join(RuntimeDir(), nameOrPath+socketSuffix), nil
+	return path, checkSocketPath(path)
 }
 
-// Names lists the VMs that have a control socket in [RuntimeDir], in order, the dead ones too.
+// Names lists the VMs that have a control socket in [RuntimeDir], in order, including dead ones.
 func Names() ([]string, error) {
+	if err := checkRuntimeDir(RuntimeDir()); err != nil {
+		return nil, err
+	}
 	entries, err := os.ReadDir(RuntimeDir())
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
@@ -76,78 +77,65 @@ func Names() ([]string, error) {
 	return names, nil
 }
 
-// Listen takes the control socket at path, creating its directory (mode 0700) if need be. A socket that nobody
-// serves is replaced; one that is served gives [ErrNameInUse]. Closing the listener removes the socket.
+// checkRuntimeDir refuses a runtime directory in which another user could replace a VM's socket, or
+// put a socket under its name.
+func checkRuntimeDir(dir string) error {
+	info, err := os.Lstat(dir)
+	if err == nil && info.Mode().Type() == os.ModeSymlink {
+		if err = checkOwner(dir, info); err != nil {
+			return err
+		}
+		info, err = os.Stat(dir)
+	}
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // whoever takes a name makes it
+	}
+	if err != nil {
+		return fmt.Errorf("runtime directory: %w", err)
+	}
+	if info.IsDir() && info.Mode().Perm()&0o022 != 0 {
+		return fmt.Errorf("runtime directory %s may be written by others: "+
+			"chmod go-w it, or choose another with VMM_RUNTIME_DIR", dir)
+	}
+	return checkOwner(dir, info)
+}
+
+func checkOwner(dir string, info os.FileInfo) error {
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || stat.Uid == 0 || int(stat.Uid) == os.Geteuid() {
+		return nil
+	}
+	return fmt.Errorf("runtime directory %s belongs to user %d, who could answer for your VMs: "+
+		"choose another with VMM_RUNTIME_DIR", dir, stat.Uid)
+}
+
+// Listen takes the control socket at path. It makes the directory (mode 0700) if necessary. It
+// replaces a socket that nobody serves, and returns [ErrNameInUse] for one that is served. Closing
+// the listener removes the socket.
 func Listen(path string) (net.Listener, error) {
-	if len(path) > maxSocketPath {
-		return nil, fmt.Errorf("control socket %s: the path is longer than %d bytes: choose a shorter VMM_RUNTIME_DIR or --api", path, maxSocketPath)
+	if err := checkSocketPath(path); err != nil {
+		return nil, err
 	}
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("control socket: %w: set VMM_RUNTIME_DIR to a directory that you may write", err)
+		return nil, fmt.Errorf("control socket: %w: "+
+			"set VMM_RUNTIME_DIR to a directory that you may write", err)
 	}
-	unlock, err := lockDir(dir)
-	if err != nil {
-		return nil, fmt.Errorf("control socket: %w", err)
+	if dir == filepath.Clean(RuntimeDir()) {
+		if err := checkRuntimeDir(dir); err != nil {
+			return nil, err
+		}
 	}
-	defer unlock()
-	if err := removeStale(path); err != nil {
-		return nil, fmt.Errorf("control socket %s: %w", path, err)
-	}
-	// Linux creates the socket's inode with the mode of the descriptor that is bound to it, so that nobody can
-	// connect in between, and no process-wide umask is touched.
-	private := func(_, _ string, c syscall.RawConn) error {
-		var err error
-		ctlErr := c.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), 0o600) })
-		return errors.Join(ctlErr, err)
-	}
-	lc := net.ListenConfig{Control: private}
-	l, err := lc.Listen(context.Background(), "unix", path)
+	l, err := transport.ListenUnix(path)
 	if err != nil {
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
 	return l, nil
 }
 
-// lockDir makes "is it stale? then remove and bind" one step among all processes that take names in dir.
-// The lock goes with its process, so it needs no cleaning up.
-func lockDir(dir string) (unlock func(), err error) {
-	f, err := os.Open(dir)
-	if err != nil {
-		return nil, err
+func checkSocketPath(path string) error {
+	if err := transport.CheckUnixPath(path); err != nil {
+		return fmt.Errorf("control socket: %w (VMM_RUNTIME_DIR, or --api of vmm run)", err)
 	}
-	for {
-		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX); !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
-	if err != nil {
-		f.Close()
-		return nil, fmt.Errorf("lock %s: %w", dir, err)
-	}
-	return func() { f.Close() }, nil
-}
-
-// removeStale removes the socket at path if nobody listens there.
-func removeStale(path string) error {
-	info, err := os.Lstat(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if info.Mode().Type() != os.ModeSocket {
-		return errors.New("exists and is not a socket: remove it or choose another name")
-	}
-	conn, err := net.Dial("unix", path)
-	if err == nil {
-		conn.Close()
-		return fmt.Errorf("%w: choose another name, or stop that one", ErrNameInUse)
-	}
-	// Anything else (a full backlog, no permission) means that there is, or may be, somebody.
-	if !errors.Is(err, unix.ECONNREFUSED) {
-		return fmt.Errorf("%w (%v)", ErrNameInUse, err)
-	}
-	return os.Remove(path)
+	return nil
 }

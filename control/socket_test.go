@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -25,13 +26,16 @@ func TestRuntimeDir(t *testing.T) {
 func TestSocketPath(t *testing.T) {
 	t.Setenv("VMM_RUNTIME_DIR", "/r")
 	for in, want := range map[string]string{
-		"web1": "/r/web1.sock", "a.b-c_D9": "/r/a.b-c_D9.sock", "./x": "./x", "/s/v.sock": "/s/v.sock",
+		"web1": "/r/web1.sock", "a.b-c_D9": "/r/a.b-c_D9.sock", "./x": "./x",
+		"/s/v.sock": "/s/v.sock",
 	} {
 		got, err := SocketPath(in)
 		require.NoError(t, err)
 		require.Equal(t, want, got)
 	}
-	for _, in := range []string{"", ".", "..", ".x", "-x", "a b", "a\n", "ä", strings.Repeat("x", 65)} {
+	for _, in := range []string{
+		"", ".", "..", ".x", "-x", "a b", "a\n", "ä", strings.Repeat("x", 65),
+	} {
 		_, err := SocketPath(in)
 		require.ErrorContains(t, err, "use 1 to 64 letters", in)
 	}
@@ -84,11 +88,52 @@ func TestListenRefuses(t *testing.T) {
 	_, err = Listen(filepath.Join(file, "vm.sock"))
 	require.ErrorContains(t, err, "set VMM_RUNTIME_DIR")
 
-	_, err = Listen(filepath.Join(dir, strings.Repeat("x", maxSocketPath)))
-	require.ErrorContains(t, err, "longer than 107 bytes")
+	long := filepath.Join(dir, strings.Repeat("x", 108))
+	_, err = Listen(long)
+	require.ErrorContains(t, err, "at most 107 bytes")
+	_, err = NewClient(long)
+	require.ErrorContains(t, err, "at most 107 bytes")
+	t.Setenv("VMM_RUNTIME_DIR", long)
+	_, err = NewClient("vm")
+	require.ErrorContains(t, err, "VMM_RUNTIME_DIR")
 }
 
-// TestListenIsTakenOnce: many processes (here: goroutines) want one name that a dead one left behind.
+// TestRuntimeDirOfOthers: where other users may write, they can replace our sockets with theirs.
+func TestRuntimeDirOfOthers(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("VMM_RUNTIME_DIR", dir)
+	refused := func(why string) {
+		t.Helper()
+		_, err := Listen(filepath.Join(dir, "vm.sock"))
+		require.ErrorContains(t, err, why)
+		require.NoFileExists(t, filepath.Join(dir, "vm.sock"))
+		_, err = Names()
+		require.ErrorContains(t, err, why)
+		_, err = NewClient("vm")
+		require.ErrorContains(t, err, why)
+	}
+	for _, mode := range []os.FileMode{0o720, 0o702, 0o777 | os.ModeSticky} {
+		require.NoError(t, os.Chmod(dir, mode))
+		refused("may be written by others")
+	}
+	require.NoError(t, os.Chmod(dir, 0o755))
+	if os.Geteuid() == 0 { // only root can give a directory away
+		require.NoError(t, os.Chown(dir, 4711, 4711))
+		refused("belongs to user 4711")
+		require.NoError(t, os.Chown(dir, 0, 0))
+	}
+	l, err := Listen(filepath.Join(dir, "vm.sock"))
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
+
+	info, err := os.Stat(dir)
+	require.NoError(t, err)
+	info.Sys().(*syscall.Stat_t).Uid = uint32(os.Geteuid() + 1)
+	require.ErrorContains(t, checkOwner(dir, info), "belongs to user")
+}
+
+// TestListenIsTakenOnce: many processes (here: goroutines) want one name that a dead one left
+// behind.
 func TestListenIsTakenOnce(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "vm.sock")
 	stale, err := net.Listen("unix", path)

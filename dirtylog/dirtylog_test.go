@@ -1,11 +1,16 @@
 package dirtylog
 
 import (
+	"errors"
+	"math/rand/v2"
+	"runtime"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"taskguide/memory"
+	"taskguide/vmm/kvm"
 )
 
 func TestWordMask(t *testing.T) {
@@ -22,20 +27,153 @@ func TestWordMask(t *testing.T) {
 	}
 }
 
-func TestTakeMovesPages(t *testing.T) {
-	from, to := memory.NewBitmap(200), memory.NewBitmap(256)
-	from.SetRange(60, 10)
-	to.SetRange(65, 100)
-	require.Equal(t, 10, take(to, from))
-	require.Zero(t, from.Count())
-	require.Equal(t, 105, to.Count())
-	require.True(t, to.Test(60))
-	require.Zero(t, take(to, from))
+// fakeKVM is a VM's dirty log as KVM keeps it: a flat bitmap for each slot. With manual, a
+// page stays in it until it is cleared.
+type fakeKVM struct {
+	mu      sync.Mutex // as KVM's slots_lock
+	dirty   map[uint32][]uint64
+	cleared map[uint32][]uint64
+	manual  bool
+	broken  uint32 // a slot that cannot be read
+}
+
+func newFakeKVM(slots []Slot) *fakeKVM {
+	k := &fakeKVM{dirty: map[uint32][]uint64{}, cleared: map[uint32][]uint64{}, broken: 1 << 31}
+	for _, s := range slots {
+		k.dirty[s.ID] = make([]uint64, s.Pages/64)
+		k.cleared[s.ID] = make([]uint64, s.Pages/64)
+	}
+	return k
+}
+
+func (k *fakeKVM) setLogging(Slot, bool) error { return nil }
+
+func (k *fakeKVM) get(s Slot, flat []uint64) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if s.ID == k.broken {
+		return errors.New("no such slot")
+	}
+	copy(flat, k.dirty[s.ID])
+	if !k.manual {
+		clear(k.dirty[s.ID])
+	}
+	return nil
+}
+
+func (k *fakeKVM) clear(s Slot, first int, bitmap []uint64) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for i, w := range bitmap {
+		k.dirty[s.ID][first/64+i] &^= w
+		k.cleared[s.ID][first/64+i] |= w
+	}
+	return nil
+}
+
+func (k *fakeKVM) write(s Slot, page int) { k.dirty[s.ID][page/64] |= 1 << (page % 64) }
+
+// TestHarvestOfManySlots: however many goroutines share the slots, each page is reported, and
+// counted, once; a slot that fails does not lose what the others had.
+func TestHarvestOfManySlots(t *testing.T) {
+	slots := []Slot{
+		{ID: 0, First: 0, Pages: 128}, {ID: 1, First: 128, Pages: 64},
+		{ID: 2, First: 192, Pages: 12800},
+		{ID: 3, First: 12992, Pages: 64}, {ID: 4, First: 13056, Pages: 640},
+	}
+	for _, harvesters := range []int{1, 2, 3, 8} {
+		k := newFakeKVM(slots)
+		g := newGetDirtyLog(k, slots)
+		for len(g.flat) < harvesters {
+			g.flat = append(g.flat, make([]uint64, len(g.flat[0])))
+		}
+		rnd := rand.New(rand.NewPCG(uint64(harvesters), 5))
+		for range 20 {
+			want, got := memory.NewBitmap(pagesOf(slots)), memory.NewBitmap(pagesOf(slots))
+			for range rnd.IntN(300) {
+				s := slots[rnd.IntN(len(slots))]
+				page := rnd.IntN(s.Pages)
+				k.write(s, page)
+				want.Set(s.First + page)
+			}
+			n, err := g.Harvest(got)
+			require.NoError(t, err)
+			require.True(t, want.Equal(got))
+			require.Equal(t, want.Count(), n)
+		}
+		k.write(slots[1], 5)
+		k.write(slots[2], 5)
+		k.write(slots[4], 5)
+		k.broken = 2
+		got := memory.NewBitmap(pagesOf(slots))
+		n, err := g.Harvest(got)
+		require.ErrorContains(t, err, "get dirty log of memory slot 2: no such slot")
+		require.Equal(t, 2, n)
+		require.True(t, got.Test(128+5))
+		require.True(t, got.Test(13056+5))
+	}
+}
+
+func TestHarvesters(t *testing.T) {
+	require.Equal(t, 1, harvesters(2<<30/memory.PageSize))
+	require.Equal(t, min(16, runtime.GOMAXPROCS(0)), harvesters(1<<40/memory.PageSize))
+}
+
+// TestProtectClearsWhatItWasAsked: Protect clears nothing else, because KVM no longer reports what
+// it has cleared. A page that is not read then would be lost.
+func TestProtectClearsWhatItWasAsked(t *testing.T) {
+	slots := []Slot{{ID: 0, First: 0, Pages: 256}, {ID: 7, First: 256, Pages: 128}}
+	rnd := rand.New(rand.NewPCG(6, 7))
+	for range 500 {
+		k := newFakeKVM(slots)
+		m := &ManualProtect{GetDirtyLog: *newGetDirtyLog(k, slots)}
+		pages := memory.NewBitmap(384)
+		for range rnd.IntN(200) {
+			pages.Set(rnd.IntN(384))
+		}
+		first := rnd.IntN(384)
+		count := rnd.IntN(384 - first + 1)
+		require.NoError(t, m.Protect(pages, first, count))
+		want, got := memory.NewBitmap(384), memory.NewBitmap(384)
+		for p := first; p < first+count; p++ {
+			if pages.Test(p) {
+				want.Set(p)
+			}
+		}
+		for _, s := range slots {
+			got.AddFlat(s.First, k.cleared[s.ID])
+		}
+		require.True(t, want.Equal(got), "%d pages at %d", count, first)
+	}
+}
+
+// TestWhoProtects: Protect of a tracker that protects at the harvest does nothing, and keeps pages
+// on the list that were written since.
+func TestWhoProtects(t *testing.T) {
+	slots := []Slot{{ID: 0, First: 0, Pages: 128}}
+	k := newFakeKVM(slots)
+	g := newGetDirtyLog(k, slots)
+	ring, _ := fakeRing(8)
+	for tracker, onDemand := range map[Tracker]bool{
+		g: false, ring: false, &ManualProtect{GetDirtyLog: *newGetDirtyLog(k, slots)}: true,
+	} {
+		require.Equal(t, onDemand, tracker.OnDemand())
+		if onDemand {
+			continue // TestProtectClearsWhatItWasAsked
+		}
+		k.write(slots[0], 7)
+		dirty := memory.NewBitmap(192)
+		dirty.Set(7)
+		require.NoError(t, tracker.Protect(dirty, 0, 128))
+		require.Zero(t, k.cleared[0][0])
+		require.NotZero(t, k.dirty[0][0])
+	}
 }
 
 func TestSlotsMustBeWholeWords(t *testing.T) {
 	for _, s := range []Slot{
-		{First: 1, Pages: 64}, {First: 64, Pages: 63}, {First: -64, Pages: 64}, {First: 0, Pages: 0},
+		{First: 1, Pages: 64}, {First: 64, Pages: 63}, {First: -64, Pages: 64},
+		{First: 0, Pages: 0},
 	} {
 		require.Error(t, checkSlots([]Slot{{First: 0, Pages: 64}, s}))
 		require.Panics(t, func() { NewGetDirtyLog(-1, []Slot{s}) })
@@ -53,7 +191,8 @@ func TestChoose(t *testing.T) {
 		got     Kind
 	}{
 		{Auto, all, KindManualProtect}, {Auto, only, KindGetDirtyLog},
-		{KindRing, all, KindRing}, {KindGetDirtyLog, all, KindGetDirtyLog}, {KindManualProtect, all, KindManualProtect},
+		{KindRing, all, KindRing}, {KindGetDirtyLog, all, KindGetDirtyLog},
+		{KindManualProtect, all, KindManualProtect},
 	} {
 		got, err := Choose(c.want, c.offered)
 		require.NoError(t, err)
@@ -69,19 +208,19 @@ func TestChoose(t *testing.T) {
 // fakeRing is a ring in plain memory, with KVM played by the test.
 func fakeRing(entries int) (*Ring, *vcpuRing) {
 	r := &Ring{
-		vmFD: -1,
+		vm: kvm.Closed,
 		slots: []Slot{
 			{ID: 0, First: 0, Pages: 128},
 			{ID: 1, First: 128, Pages: 64},
 		},
 		pending: memory.NewBitmap(192),
-		rings:   []vcpuRing{{mem: make([]byte, entries*ringEntryBytes)}},
+		rings:   []vcpuRing{{DirtyRing: kvm.DirtyRingOf(make([]byte, entries*kvm.DirtyGFNBytes))}},
 	}
 	return r, &r.rings[0]
 }
 
 func (v *vcpuRing) push(at uint32, slot uint32, offset uint64) {
-	*v.entry(at) = gfn{flags: gfnDirty, slot: slot, offset: offset}
+	*v.Entry(at) = kvm.DirtyGFN{Flags: kvm.DirtyGFNDirty, Slot: slot, Offset: offset}
 }
 
 func TestRingReadsEntriesInOrder(t *testing.T) {
@@ -92,7 +231,7 @@ func TestRingReadsEntriesInOrder(t *testing.T) {
 	r.read(v)
 	require.Equal(t, uint32(5), v.next)
 	for i := range uint32(5) {
-		require.Equal(t, uint32(gfnReset), v.entry(i).flags, "handed back")
+		require.Equal(t, uint32(kvm.DirtyGFNReset), v.Entry(i).Flags, "handed back")
 	}
 	for _, page := range []int{10, 128 + 11, 12, 128 + 13, 14} {
 		require.True(t, r.pending.Test(page), "page %d", page)
@@ -101,7 +240,7 @@ func TestRingReadsEntriesInOrder(t *testing.T) {
 
 	// KVM resets them and goes round the end.
 	for i := range uint32(5) {
-		v.entry(i).flags = 0
+		v.Entry(i).Flags = 0
 	}
 	v.free = 5
 	for i := uint32(5); i < 10; i++ {
@@ -146,16 +285,6 @@ func TestErrorsNameWhatWasDone(t *testing.T) {
 	require.ErrorContains(t, m.Protect(memory.NewBitmap(128), 3, 2), "protect 2 pages at 3")
 	require.NoError(t, m.Protect(memory.NewBitmap(128), 64, 10), "no slot has these")
 	require.ErrorContains(t, EnableRing(-1, RingBytes), "enable dirty rings")
-	_, err = NewRing(-1, []int{-1}, RingBytes, slots)
+	_, err = NewRing(-1, []kvm.FD{kvm.Closed}, RingBytes, slots)
 	require.ErrorContains(t, err, "map dirty ring of vCPU 0")
-}
-
-// TestRequestNumbers compares with the numbers that a C compiler makes of
-// linux/kvm.h, which have the sizes of the structures in them.
-func TestRequestNumbers(t *testing.T) {
-	require.Equal(t, uintptr(0x4010ae42), uintptr(kvmGetDirtyLog))
-	require.Equal(t, uintptr(0x4020ae46), uintptr(kvmSetUserMemoryRegion))
-	require.Equal(t, uintptr(0x4068aea3), uintptr(kvmEnableCap))
-	require.Equal(t, uintptr(0xc018aec0), uintptr(kvmClearDirtyLog))
-	require.Equal(t, uintptr(0x0000aec7), uintptr(kvmResetDirtyRings))
 }

@@ -5,53 +5,44 @@ import (
 	"fmt"
 
 	"taskguide/memory"
+	"taskguide/vmm/kvm"
 )
-
-// Protector is a [Tracker] whose Harvest leaves pages as they are: they stay
-// writable, and keep being reported, until Protect takes them off the list.
-//
-// That lets the protection wait until a page is about to be read. A page that is
-// written between harvest and protection, while others are being sent, is then sent
-// once, with its latest content, where a tracker that protects at the harvest reports
-// it again for the next round.
-type Protector interface {
-	Tracker
-	// Protect takes those of count pages from first on that are in pages off the list
-	// and protects them. Call it before reading them: what is written afterwards is
-	// reported anew. A page that was never harvested must not be protected unless it is
-	// read afterwards, for its mark is lost.
-	Protect(pages *memory.Bitmap, first, count int) error
-}
 
 // ManualProtect tracks with KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: KVM_GET_DIRTY_LOG
 // only copies the bitmap, and KVM_CLEAR_DIRTY_LOG protects what it is told to.
 //
-// It begins with every page reported as dirty and none protected
-// (KVM_DIRTY_LOG_INITIALLY_SET), so that Start costs nothing and the first copy of
-// all RAM protects pages as it gets to them.
+// It begins with every page reported as dirty and none protected (KVM_DIRTY_LOG_INITIALLY_SET). So
+// Start costs nothing, and the first copy of all RAM protects pages as it reaches them.
 type ManualProtect struct {
 	GetDirtyLog
+	vm    kvm.FD
 	clear []uint64 // the words that a Protect is about
 }
 
-// NewManualProtect returns a tracker for the slots of the VM behind a KVM VM file
-// descriptor. It panics if a slot is not made of whole words of a bitmap.
-func NewManualProtect(vmFD int, slots []Slot) *ManualProtect {
-	return &ManualProtect{GetDirtyLog: *NewGetDirtyLog(vmFD, slots)}
+// NewManualProtect returns a tracker for the slots of a VM. It panics if a slot is not made of
+// whole words of a bitmap.
+func NewManualProtect(vm kvm.FD, slots []Slot) *ManualProtect {
+	return &ManualProtect{GetDirtyLog: *NewGetDirtyLog(vm, slots), vm: vm}
 }
+
+// manualProtect are the flags with which CapManualProtect2 is enabled.
+const manualProtect = kvm.ManualProtectEnable | kvm.ManualProtectInitiallySet
 
 // Start turns logging on.
 func (m *ManualProtect) Start() error {
-	// The mode can be changed at any time, but counts for a slot from when its logging is
+	// The mode can be changed at any time, but applies to a slot only from when its logging is
 	// turned on.
-	err := enableCap(m.vmFD, capManualProtect2, manualProtectEnable|manualProtectInitiallySet)
+	err := m.vm.Enable(kvm.CapManualProtect2, manualProtect)
 	if err != nil {
 		return fmt.Errorf("enable manual dirty log protection: %w", err)
 	}
 	return m.GetDirtyLog.Start()
 }
 
-// Protect implements [Protector].
+// OnDemand implements [Tracker].
+func (m *ManualProtect) OnDemand() bool { return true }
+
+// Protect implements [Tracker].
 func (m *ManualProtect) Protect(pages *memory.Bitmap, first, count int) error {
 	for _, s := range m.slots {
 		from, to := max(first, s.First), min(first+count, s.First+s.Pages)
@@ -64,8 +55,8 @@ func (m *ManualProtect) Protect(pages *memory.Bitmap, first, count int) error {
 	return nil
 }
 
-// protect handles pages from, inclusive, to to, exclusive, all of one slot. KVM wants
-// whole words, of whose bits only those that are set count.
+// protect handles the pages from (inclusive) to to (exclusive), all of one slot. KVM takes whole
+// words, and only the bits that are set in them count.
 func (m *ManualProtect) protect(s Slot, pages *memory.Bitmap, from, to int) error {
 	base := from &^ 63
 	words := (to - base + 63) / 64
@@ -74,18 +65,13 @@ func (m *ManualProtect) protect(s Slot, pages *memory.Bitmap, from, to int) erro
 	}
 	bitmap := m.clear[:words]
 	for i := range bitmap {
-		bitmap[i] = pages.Words()[base/64+i] & wordMask(from-base-64*i, to-base-64*i)
+		bitmap[i] = pages.Word(base/64+i) & wordMask(from-base-64*i, to-base-64*i)
 	}
-	return ioctl(m.vmFD, kvmClearDirtyLog, &clearDirtyLog{
-		slot:      s.ID,
-		firstPage: uint64(base - s.First),
-		numPages:  uint32(words * 64),
-		bitmap:    &bitmap[0],
-	})
+	return m.log.clear(s, base-s.First, bitmap)
 }
 
-// wordMask has the bits from, inclusive, to to, exclusive, as far as they are in one
-// word.
+// wordMask returns a word with the bits from (inclusive) to to (exclusive), as far as they are in
+// that word.
 func wordMask(from, to int) uint64 {
 	from, to = max(from, 0), min(to, 64)
 	if from >= to {
@@ -94,17 +80,17 @@ func wordMask(from, to int) uint64 {
 	return ^uint64(0) >> (64 - (to - from)) << from
 }
 
-// Stop turns logging off and the mode with it.
+// Stop turns logging and the mode off.
 func (m *ManualProtect) Stop() error {
 	err := m.GetDirtyLog.Stop()
-	if e := enableCap(m.vmFD, capManualProtect2, 0); e != nil {
+	if e := m.vm.Enable(kvm.CapManualProtect2, 0); e != nil {
 		err = errors.Join(err, fmt.Errorf("disable manual dirty log protection: %w", e))
 	}
 	return err
 }
 
 var (
-	_ Tracker   = (*GetDirtyLog)(nil)
-	_ Protector = (*ManualProtect)(nil)
-	_ Tracker   = (*Ring)(nil)
+	_ Tracker = (*GetDirtyLog)(nil)
+	_ Tracker = (*ManualProtect)(nil)
+	_ Tracker = (*Ring)(nil)
 )

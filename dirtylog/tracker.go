@@ -6,19 +6,31 @@ import (
 	"taskguide/memory"
 )
 
-// Tracker reports the pages that a guest writes. It may be started again after it
-// was stopped. Its methods are called by one goroutine at a time, while vCPUs run or
-// while they stand still.
+// Tracker reports the pages that a guest writes. It may be started again after it was stopped. One
+// goroutine at a time calls Start, Harvest and Stop, while vCPUs run or stand still. One goroutine
+// at a time calls Protect, which may run during a Harvest.
 type Tracker interface {
-	// Start turns logging on. Every write that begins after Start was called is
-	// reported by a later Harvest; some from before may be too.
+	// Start turns logging on. A later Harvest reports every write that begins after Start has
+	// returned, and perhaps some from before.
 	Start() error
 	// Harvest adds the pages written since the last harvest to dirty, which ranges
-	// over all pages of the guest, and protects them again. It returns how many pages
-	// it reports, whether or not dirty had them already. Read a page only after the
-	// harvest that reported it.
+	// over all pages of the guest. It returns how many pages it reports, whether or not
+	// dirty had them already. Read a page only after the harvest that reported it and,
+	// on demand, after its Protect.
 	Harvest(dirty *memory.Bitmap) (int, error)
-	// Stop turns logging off. To stop a tracker that is not started is no error.
+	// OnDemand tells who protects pages again. If it is false, Harvest does, and Protect does
+	// nothing. If it is true, Harvest leaves pages writable and reports them again until
+	// Protect takes them off the list, and Start begins with all of them reported.
+	//
+	// So the protection can wait until a page is about to be read. A page that is written between
+	// harvest and protection, while others are being sent, is then sent once, with its latest
+	// content. A tracker that protects at the harvest would report it again for the next round.
+	OnDemand() bool
+	// Protect takes pages off the list and protects them: those of the count pages from first on
+	// that are in the bitmap pages. Call it before reading them; later writes are reported again. A
+	// page that was never harvested must be read after its protection, because its mark is lost.
+	Protect(pages *memory.Bitmap, first, count int) error
+	// Stop turns logging off. Stopping a tracker that is not started is no error.
 	Stop() error
 }
 
@@ -35,7 +47,8 @@ type Slot struct {
 func checkSlots(slots []Slot) error {
 	for _, s := range slots {
 		if s.First < 0 || s.Pages <= 0 || s.First%64 != 0 || s.Pages%64 != 0 {
-			return fmt.Errorf("dirtylog: slot %d has pages %d+%d, not whole words of a bitmap", s.ID, s.First, s.Pages)
+			return fmt.Errorf("dirtylog: slot %d has pages %d+%d, not whole words of a bitmap",
+				s.ID, s.First, s.Pages)
 		}
 	}
 	return nil

@@ -76,13 +76,14 @@ func TestIsBootableByPVH(t *testing.T) {
 	require.Equal(t, elf.EM_X86_64, file.Machine)
 	require.Equal(t, elf.ET_EXEC, file.Type)
 
-	// Eight bytes, although the entry is 32-bit: QEMU reads a word of the ELF's class.
+	// Eight bytes, although the entry is 32-bit, because QEMU reads a word of the ELF's class.
 	desc := findNote(t, file, "Xen", noteXenPhys32Entry)
 	require.Len(t, desc, 8)
 	entry := binary.LittleEndian.Uint64(desc)
 	require.Equal(t, file.Entry, entry)
 	inside := slices.ContainsFunc(file.Progs, func(p *elf.Prog) bool {
-		return p.Type == elf.PT_LOAD && p.Flags&elf.PF_X != 0 && p.Paddr <= entry && entry < p.Paddr+p.Filesz
+		return p.Type == elf.PT_LOAD && p.Flags&elf.PF_X != 0 && p.Paddr <= entry &&
+			entry < p.Paddr+p.Filesz
 	})
 	require.True(t, inside, "entry %#x lies in no executable segment", entry)
 }
@@ -107,8 +108,8 @@ func TestWasBuiltFromTheseSources(t *testing.T) {
 		"guest.elf was built from other sources: run make -C guestkernel and commit it")
 }
 
-// sourcesDigest does what src/build.mk does: SHA-256 over the sha256sum listing of all inputs, sorted by path,
-// tag.h last.
+// sourcesDigest does what src/build.mk does: SHA-256 over the sha256sum listing of all inputs,
+// sorted by path, tag.h last.
 func sourcesDigest(t *testing.T) string {
 	t.Helper()
 	var inputs []string

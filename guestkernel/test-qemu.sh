@@ -1,6 +1,6 @@
 #!/bin/bash
-# Boots guest.elf under QEMU in many configurations and compares how each ends with how it must.
-# Needs qemu-system-x86_64; uses KVM, or whatever QEMU_ACCEL names (tcg works anywhere, slowly).
+# Boots guest.elf under QEMU in many configurations and checks how each ends. It needs
+# qemu-system-x86_64, and uses KVM or what QEMU_ACCEL names (tcg works anywhere, slowly).
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -14,12 +14,14 @@ failures=0
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
-# boot MACHINE CPUS MIB STATUS PATTERN CMDLINE: the guest must end with the status and have printed a line that the
-# extended regular expression matches. isa-debug-exit turns the guest's status b into 2b+1.
+# boot MACHINE CPUS MIB STATUS PATTERN CMDLINE: the guest must end with the status, and must have
+# printed a line that matches the extended regular expression. isa-debug-exit turns the guest's
+# status b into 2b+1.
 boot() {
 	local machine=$1 cpus=$2 mib=$3 status=$4 pattern=$5 cmdline=$6 got=0
-	timeout 120 qemu-system-x86_64 -M "$machine" -accel "$accel" -cpu "$cpu" -m "$mib" -smp "$cpus" \
-		-kernel guest.elf -append "$cmdline" -nodefaults -no-user-config -no-reboot -display none \
+	timeout 120 qemu-system-x86_64 -M "$machine" -accel "$accel" -cpu "$cpu" \
+		-m "$mib" -smp "$cpus" -kernel guest.elf -append "$cmdline" \
+		-nodefaults -no-user-config -no-reboot -display none \
 		-serial stdio -device isa-debug-exit,iobase=0xf4,iosize=1 </dev/null >"$log" 2>&1 || got=$?
 	if [ "$got" -eq $((2 * status + 1)) ] && grep -Eq "$pattern" "$log"; then
 		echo "ok    ${machine%%,*} cpus=$cpus mib=$mib $cmdline"
@@ -36,7 +38,8 @@ boot $microvm 1 128 0 '^done task=0 .*ticks=[1-9]' "workload=idle secs=1"
 boot $microvm 1 128 0 '^done task=0' "workload=idle touch=64M fill=random verify=1 secs=1"
 boot $microvm 1 128 0 '^done task=0' "workload=idle touch=64M fill=zero verify=1 spin=1 secs=1"
 for cpus in 1 2 4 8; do
-	boot $microvm $cpus 128 0 "^guestkernel: vcpus=$cpus .*tasks=$cpus" "$short cpus=$cpus fill=random"
+	boot $microvm $cpus 128 0 "^guestkernel: vcpus=$cpus .*tasks=$cpus" \
+		"$short cpus=$cpus fill=random"
 done
 for fill in zero pattern random; do
 	boot $microvm 2 128 0 '^done task=1 .*passes=[1-9]' "$short cpus=2 fill=$fill step=in"
@@ -46,19 +49,23 @@ boot $microvm 2 128 0 'tasks=1$' "$short cpus=2 tasks=1"
 boot $microvm 1 16 0 '^done task=0' "$short ws=8M"
 boot $microvm 2 6144 0 'ram_mib=6144 heap_mib=61' "$short cpus=2"
 boot pc 2 6144 0 'ram_mib=6144 heap_mib=61' "$short cpus=2"
-boot $microvm 1 6144 0 '^done task=0 .*passes=[2-9]' "workload=phased ws=3500M fill=zero cool=0 secs=10"
+boot $microvm 1 6144 0 '^done task=0 .*passes=[2-9]' \
+	"workload=phased ws=3500M fill=zero cool=0 secs=10"
 
 for program in matmul sort kv; do
-	boot $microvm 2 128 0 "^done task=1 " "workload=$program cpus=2 ws=8M busy=200ms cool=200ms secs=1"
-	# Filling takes longer than the run: what is cut short must not be taken for damage.
+	boot $microvm 2 128 0 "^done task=1 " \
+		"workload=$program cpus=2 ws=8M busy=200ms cool=200ms secs=1"
+	# Filling takes longer than the run. A run that is cut short must not look like damage.
 	boot $microvm 1 128 0 '^done task=0' "workload=$program ws=64M cool=0 secs=10ms"
 	boot $microvm 1 128 0 '^done task=0' "workload=$program ws=96K hot=0 busy=10ms cool=10ms secs=1"
-	boot $microvm 1 128 1 '^CORRUPT task=0 ' "workload=$program ws=8M busy=200ms cool=200ms inject=1"
+	boot $microvm 1 128 1 '^CORRUPT task=0 ' \
+		"workload=$program ws=8M busy=200ms cool=200ms inject=1"
 	boot $microvm 1 128 3 'needs 200 MiB' "workload=$program ws=200M"
 done
 boot $microvm 1 128 0 '^hb task=0 .*products=[1-9]' "workload=matmul ws=1M secs=2"
 boot $microvm 1 128 0 '^hb task=0 .*sorts=[1-9].* verified=[1-9]' "workload=sort ws=1M secs=2"
-boot $microvm 1 128 0 '^hb task=0 .*requests=[1-9][0-9]{2,3} p50_us=[0-9.]+ p99_us=[0-9.]+ p999_us=[0-9.]+ max_us=[0-9.]+ updates=' \
+latencies='p50_us=[0-9.]+ p99_us=[0-9.]+ p999_us=[0-9.]+ max_us=[0-9.]+'
+boot $microvm 1 128 0 "^hb task=0 .*requests=[1-9][0-9]{2,3} $latencies updates=" \
 	"workload=kv ws=4M rate=1000 secs=3"
 boot $microvm 1 128 3 'needs ws=96K' "workload=matmul ws=64K"
 

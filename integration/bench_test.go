@@ -14,13 +14,13 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"taskguide/integration/heartbeat"
+	"taskguide/guestkernel/heartbeat"
 )
 
-// A run that is interrupted in the middle of a trial keeps the trials that are done, ends its guests and its network
-// namespaces, leaves no files but its results, and goes on when it is told to.
+// A run that is interrupted in the middle of a trial keeps the finished trials, ends its guests and
+// its network namespaces, leaves no files but its results, and can be resumed.
 func TestInterruptedBenchGoesOn(t *testing.T) {
-	b := newBed(t)
+	b := newBox(t)
 	out := b.path("out")
 	run := []string{"bench", "run", "tagging", "--quick", "--seed", "1", "--out", out}
 	if mayBuildLinks(t) {
@@ -48,8 +48,8 @@ func TestInterruptedBenchGoesOn(t *testing.T) {
 	require.Contains(t, b.ok("bench", "report", out), "report.html")
 }
 
-// benchResults reads what a run has kept.
-func (b *bed) benchResults(dir string) (run map[string]any, trials []map[string]any) {
+// benchResults reads the results that a run has kept.
+func (b *box) benchResults(dir string) (run map[string]any, trials []map[string]any) {
 	b.t.Helper()
 	file, err := os.ReadFile(filepath.Join(dir, "run.json"))
 	require.NoError(b.t, err)
@@ -64,8 +64,8 @@ func (b *bed) benchResults(dir string) (run map[string]any, trials []map[string]
 	return run, trials
 }
 
-// interruptBench starts a bench, and ends it by a signal while it runs its second trial.
-func (b *bed) interruptBench(args []string, sig syscall.Signal) {
+// interruptBench starts a bench, and ends it by a signal during its second trial.
+func (b *box) interruptBench(args []string, sig syscall.Signal) {
 	b.t.Helper()
 	temporary := b.path("tmp")
 	require.NoError(b.t, os.MkdirAll(temporary, 0o755))
@@ -80,8 +80,9 @@ func (b *bed) interruptBench(args []string, sig syscall.Signal) {
 		ended <- cmd.Wait()
 		end()
 	}()
-	require.NoError(b.t, stdout.WaitText(running, "left)"), stderr.String())
-	require.Eventually(b.t, func() bool { return len(processesOf(temporary)) > 0 }, patience, 5*time.Millisecond, "the next trial's guests")
+	require.NoError(b.t, stdout.WaitText(running, "total    left"), stderr.String())
+	require.Eventually(b.t, func() bool { return len(processesOf(temporary)) > 0 }, patience,
+		5*time.Millisecond, "the next trial's guests")
 	require.NoError(b.t, cmd.Process.Signal(sig))
 	require.Error(b.t, <-ended)
 	require.Equal(b.t, 1, cmd.ProcessState.ExitCode(), stderr.String())
@@ -92,8 +93,8 @@ func (b *bed) interruptBench(args []string, sig syscall.Signal) {
 	require.Empty(b.t, left)
 }
 
-// mayBuildLinks tells whether this process may make network namespaces and what is in them: the effective capabilities of
-// proc_pid_status(5), by their numbers in capabilities(7)'s header.
+// mayBuildLinks tells whether this process may make network namespaces and devices in them: the
+// effective capabilities of proc_pid_status(5), by their numbers in capabilities(7)'s header.
 func mayBuildLinks(t *testing.T) bool {
 	t.Helper()
 	const netAdmin, sysAdmin = 1 << 12, 1 << 21
@@ -106,7 +107,7 @@ func mayBuildLinks(t *testing.T) bool {
 	return caps&netAdmin != 0 && caps&sysAdmin != 0
 }
 
-// processesOf lists the processes whose command lines name a folder.
+// processesOf lists the processes whose command lines contain a folder.
 func processesOf(dir string) []string {
 	files, _ := filepath.Glob("/proc/[0-9]*/cmdline") // the pattern is right
 	var found []string

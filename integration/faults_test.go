@@ -1,28 +1,37 @@
 package integration
 
 import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"taskguide/control"
+	"taskguide/migration"
 	"taskguide/transport"
 )
 
-// cutter is a TCP proxy to a destination that cuts its first connection after so many bytes in one of its directions.
-// Later connections, by which a source asks what became of its migration, pass unless they are forbidden.
+// cutter is a TCP proxy to a destination that cuts its first connection after a number of bytes in
+// one of its directions. It passes later connections, by which a source asks what became of its
+// migration, unless they are forbidden.
 type cutter struct {
 	ln     net.Listener
 	to     string
 	budget [2]int64 // bytes to pass: to the destination, and back
 	once   bool     // forbids all connections but the first
+	// before, if set, makes the proxy cut the connection instead of passing that message of the
+	// destination's.
+	before transport.Type
 	conns  atomic.Int64
 	passed [2]atomic.Int64
 	wg     sync.WaitGroup
@@ -78,18 +87,41 @@ func (c *cutter) accept() {
 	}
 }
 
-// pass copies one direction until either side ends, or a byte comes that is beyond its budget, and then ends both. So what
-// is lost was sent: when it is a destination's last message, its guest runs.
+// pass copies one direction until either side ends, or a byte beyond its budget arrives, and then
+// ends both. So the lost bytes were sent: if they are a destination's last message, its guest runs.
 func (c *cutter) pass(direction int, to, from net.Conn, budget [2]int64) {
-	n, _ := io.CopyN(to, from, budget[direction])
-	_, _ = io.ReadFull(from, make([]byte, 1))
+	var n int64
+	if c.before != 0 && direction == back {
+		n = c.passUntil(to, from)
+	} else {
+		n, _ = io.CopyN(to, from, budget[direction])
+		_, _ = io.ReadFull(from, make([]byte, 1))
+	}
 	c.passed[direction].Add(n)
 	to.Close()
 	from.Close()
 }
 
-// onlyOne says that exactly one of the two runs the guest, the one that the exit status names.
-func onlyOne(b *bed, source, destination *process, status int) {
+// passUntil copies the destination's messages until one of type before has come, which it does not
+// pass.
+func (c *cutter) passUntil(to io.Writer, from io.Reader) (n int64) {
+	const welcome, header = 24, 16
+	n, err := io.CopyN(to, from, welcome)
+	for err == nil {
+		var h [header]byte
+		if _, err = io.ReadFull(from, h[:]); err != nil || transport.Type(h[0]) == c.before {
+			break
+		}
+		message := io.MultiReader(bytes.NewReader(h[:]), from)
+		var passed int64
+		passed, err = io.CopyN(to, message, header+int64(binary.LittleEndian.Uint32(h[4:])))
+		n += passed
+	}
+	return n
+}
+
+// onlyOne requires that exactly one of the two runs the guest, the one that the exit status names.
+func onlyOne(b *box, source, destination *process, status int) {
 	b.t.Helper()
 	if status == 0 {
 		require.Equal(b.t, 0, source.wait())
@@ -100,25 +132,26 @@ func onlyOne(b *bed, source, destination *process, status int) {
 	destination.awaitState(control.StateIncoming)
 }
 
-// small is a guest that is quick to move.
+// small is a guest that moves quickly.
 var small = []string{"--memory", "16M", "--cmdline", "workload=idle touch=2M fill=random verify=1"}
 
-// TestConnectionCut cuts the connection at many points of a migration, in both directions: the handshake, the pages, and
-// every message of the handover. The guest stays or has moved, never both or neither, and what comes next works.
+// TestConnectionCut cuts the connection at many points of a migration, in both directions: the
+// handshake, the pages, and every message of the handover. The guest either stays or has moved, and
+// the next migration works.
 func TestConnectionCut(t *testing.T) {
 	type cut struct {
 		direction int
 		after     int64
 	}
 	var cuts []cut
-	for _, n := range []int64{0, 1, 12, 35, 36, 50, 100, 4000, 8192, 100_000, 1 << 20, 2 << 20} {
+	for _, n := range []int64{0, 1, 12, 43, 44, 60, 100, 4000, 8192, 100_000, 1 << 20, 2 << 20} {
 		cuts = append(cuts, cut{forth, n})
 	}
-	// What comes back is a few short messages; the last of them is the one that matters most.
-	for n := int64(0); n <= 120; n += 8 {
+	// A few short messages come back, and the last of them matters most.
+	for n := int64(0); n <= 160; n += 8 {
 		cuts = append(cuts, cut{back, n})
 	}
-	b := newBed(t)
+	b := newBox(t)
 	g := &guest{}
 	here := b.run(g, "host-0", small...)
 	g.alive(b, 1)
@@ -146,13 +179,13 @@ func TestConnectionCut(t *testing.T) {
 	g.alive(b, 2)
 }
 
-// TestLastMessagesCut cuts the last bytes that the source sends: state and commit.
+// TestLastMessagesCut cuts in the last bytes that the source sends: state and commit.
 func TestLastMessagesCut(t *testing.T) {
-	b := newBed(t)
+	b := newBox(t)
 	g := &guest{}
 	here := b.run(g, "host-0", small...)
 	g.alive(b, 1)
-	// A paused guest dirties nothing: the stream is as long each time.
+	// A paused guest dirties nothing, so the stream has the same length each time.
 	b.ok("pause", "host-0")
 	there, to := b.incoming(g, "host-1", "tcp:127.0.0.1:0")
 	whole := newCutter(t, to, forth, uncut)
@@ -184,16 +217,18 @@ func TestLastMessagesCut(t *testing.T) {
 	g.alive(b, 2)
 }
 
-// TestLostInTheLastMoment loses a destination for good just when it says that the guest runs. The source cannot know: it
-// keeps its own guest still until somebody who does says that it may run.
+// TestLostInTheLastMoment loses a destination for good just when it says that the guest runs. The
+// source cannot know. It keeps its own guest still until a user who knows says that it may run.
 func TestLostInTheLastMoment(t *testing.T) {
-	b := newBed(t)
+	b := newBox(t)
 	g := &guest{}
 	source := b.run(g, "source", small...)
 	g.alive(b, 1)
 	destination, to := b.incoming(&guest{}, "destination", "tcp:127.0.0.1:0")
-	// Three short messages come back before the last: welcome, accept, prepared.
-	proxy := &cutter{to: strings.TrimPrefix(to, "tcp:"), budget: [2]int64{uncut, 3 * 16}, once: true}
+	proxy := &cutter{
+		to: strings.TrimPrefix(to, "tcp:"), budget: [2]int64{uncut, uncut},
+		once: true, before: transport.TypeRunning,
+	}
 	proxy.listen(t)
 	r := b.vmm("migrate", "source", proxy.address(), "--channels", "1")
 	require.Equal(t, 1, r.status)
@@ -205,12 +240,18 @@ func TestLostInTheLastMoment(t *testing.T) {
 		require.Contains(t, b.refused(1, order, "source"), "told to run the guest")
 	}
 	require.Contains(t, b.refused(1, "migrate", "source", to), "told to run the guest")
+	require.Contains(t, b.refused(1, "stop", "source"), "the only copy")
+	for _, s := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP} {
+		require.NoError(t, source.cmd.Process.Signal(s))
+	}
 	require.Equal(t, control.StateUnknown, source.vm().State)
 
 	require.Equal(t, control.StateRunning, destination.vm().State, "the guest does run there")
 	destination.kill()
 	destination.wait()
-	b.ok("resume", "source", "--force")
+	require.Eventually(t, func() bool {
+		return b.vmm("resume", "source", "--force").status == 0
+	}, patience, time.Second, "once the destination cannot start it any more")
 	source.untouched()
 	g.alive(b, 2)
 	_, to = b.incoming(g, "next", b.unix("in"))
@@ -219,15 +260,17 @@ func TestLostInTheLastMoment(t *testing.T) {
 	g.alive(b, 2)
 }
 
-// TestDestinationDies kills the destination in the middle of the pages, several times.
+// TestDestinationDies kills the destination while it receives pages, several times.
 func TestDestinationDies(t *testing.T) {
-	b := newBed(t)
+	b := newBox(t)
 	g := &guest{}
 	source := b.run(g, "source", busy...)
 	g.alive(b, 1)
 	for i := range 3 {
-		destination, to := b.incoming(&guest{}, fmt.Sprintf("victim-%d", i), []string{"tcp:127.0.0.1:0", b.unix("in")}[i%2])
-		_, wait := b.background("migrate", "source", to, "--bandwidth", "20Mbit", "--channels", fmt.Sprint(i+1))
+		destination, to := b.incoming(&guest{}, fmt.Sprintf("victim-%d", i),
+			[]string{"tcp:127.0.0.1:0", b.unix("in")}[i%2])
+		_, wait := b.background("migrate", "source", to, "--bandwidth", "20Mbit", "--channels",
+			fmt.Sprint(i+1))
 		source.migrating()
 		destination.kill()
 		r := wait()
@@ -242,9 +285,9 @@ func TestDestinationDies(t *testing.T) {
 	g.alive(b, 4)
 }
 
-// TestSourceDies: a destination whose source is gone discards what it has and waits for the next.
+// TestSourceDies: a destination whose source is gone discards the guest and waits for the next.
 func TestSourceDies(t *testing.T) {
-	b := newBed(t)
+	b := newBox(t)
 	destination, to := b.incoming(&guest{}, "destination", "tcp:127.0.0.1:0")
 	for i := range 2 {
 		g := &guest{}
@@ -267,20 +310,23 @@ func TestSourceDies(t *testing.T) {
 	destination.awaitState(control.StateRunning)
 }
 
-// TestGarbagePeers: what is no source is turned away, and a real one is served afterwards.
+// TestGarbagePeers: peers that are not sources are turned away, and a real source is served
+// afterwards.
 func TestGarbagePeers(t *testing.T) {
-	b := newBed(t)
+	b := newBox(t)
 	g := &guest{}
 	source := b.run(g, "source", idle...)
 	g.alive(b, 1)
 	destination, to := b.incoming(g, "destination", "tcp:127.0.0.1:0")
 	hello := func() []byte {
 		var out strings.Builder
-		require.NoError(t, transport.WriteHello(&out, transport.Hello{Purpose: transport.PurposeMigrate, Channels: 1}))
+		require.NoError(t, transport.WriteHello(&out, transport.Hello{
+			Purpose: transport.PurposeMigrate, Channels: 1,
+		}))
 		return []byte(out.String())
 	}
 	version := hello()
-	version[8]++
+	version[8], version[18] = 77, 76
 	for name, bytes := range map[string][]byte{
 		"nothing":             {},
 		"HTTP":                []byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"),
@@ -308,9 +354,9 @@ func TestGarbagePeers(t *testing.T) {
 	g.alive(b, 2)
 }
 
-// TestWrongDestinations: a source that is sent to what is no destination says so and keeps its guest.
+// TestWrongDestinations: a source whose peer is not a destination says so and keeps its guest.
 func TestWrongDestinations(t *testing.T) {
-	b := newBed(t)
+	b := newBox(t)
 	g := &guest{}
 	source := b.run(g, "source", idle...)
 	g.alive(b, 1)
@@ -339,7 +385,10 @@ func TestWrongDestinations(t *testing.T) {
 	other := b.run(&guest{}, "other", idle...)
 	other.awaitState(control.StateRunning)
 	var welcome strings.Builder
-	require.NoError(t, transport.WriteWelcome(&welcome))
+	terms := transport.Terms{Version: transport.Version}
+	require.NoError(t, transport.WriteWelcome(&welcome, terms))
+	none := strings.Repeat("\x00", 8) // features
+	const refusal = "TASKMIGR\x02\x00\x00\x00\x01\x00\x05\x00"
 	for want, to := range map[string]string{
 		"refused":                     free,
 		"no such file":                b.unix("nothing"),
@@ -349,8 +398,8 @@ func TestWrongDestinations(t *testing.T) {
 		"the migration protocol":      b.unix("other.sock"), // a control socket
 		"migration failed: ":          answering(welcome.String() + strings.Repeat("\x5a", 4096)),
 		"the guest still runs here":   answering(welcome.String()),
-		"protocol version differs":    answering("TASKMIGR\x09\x00\x00\x00\x00\x00\x00\x00"),
-		"refused by the peer: no\x20": answering("TASKMIGR\x01\x00\x00\x00\x01\x00\x05\x00no\n\x1bx"),
+		"protocol version differs":    answering("TASKMIGR\x09\x00\x00\x00\x00\x00\x00\x00" + none),
+		"refused by the peer: no\x20": answering(refusal + none + "no\n\x1bx"),
 	} {
 		stderr := b.refused(1, "migrate", "source", to)
 		require.Contains(t, stderr, want, to)
@@ -365,7 +414,7 @@ func TestWrongDestinations(t *testing.T) {
 
 // TestBusyDestination: a destination takes one guest, and one migration at a time.
 func TestBusyDestination(t *testing.T) {
-	b := newBed(t)
+	b := newBox(t)
 	g := &guest{}
 	first, second := b.run(g, "first", busy...), b.run(&guest{}, "second", small...)
 	g.alive(b, 1)
@@ -380,4 +429,101 @@ func TestBusyDestination(t *testing.T) {
 	b.migrate("first", to)
 	require.Contains(t, b.refused(1, "migrate", "second", to), "a guest runs here already")
 	second.untouched()
+}
+
+// holder is a proxy to a destination. For a while, it holds back what the source sends, from its
+// first flush on, while the guest stands still.
+type holder struct {
+	ln    net.Listener
+	conns atomic.Int64
+	held  chan struct{} // closed once it does
+	goOn  chan struct{} // closed to let it pass
+}
+
+func newHolder(t *testing.T, to string) *holder {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	h := &holder{ln: ln, held: make(chan struct{}), goOn: make(chan struct{})}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			in, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			h.conns.Add(1)
+			out, err := net.Dial("tcp", strings.TrimPrefix(to, "tcp:"))
+			if err != nil {
+				in.Close()
+				continue
+			}
+			wg.Go(func() { h.pass(out, in); out.Close() })
+			wg.Go(func() { _, _ = io.Copy(in, out); in.Close() })
+		}
+	})
+	t.Cleanup(func() { ln.Close(); wg.Wait() })
+	return h
+}
+
+// pass copies the greeting, and then frame by frame.
+func (h *holder) pass(to io.Writer, from io.Reader) {
+	const greeting, header = 44, 16
+	if _, err := io.CopyN(to, from, greeting); err != nil {
+		return
+	}
+	for first := true; ; {
+		var b [header]byte
+		if _, err := io.ReadFull(from, b[:]); err != nil {
+			return
+		}
+		if transport.Type(b[0]) == transport.TypeFlush && first {
+			first = false
+			close(h.held)
+			<-h.goOn
+		}
+		if _, err := to.Write(b[:]); err != nil {
+			return
+		}
+		if _, err := io.CopyN(to, from, int64(binary.LittleEndian.Uint32(b[4:]))); err != nil {
+			return
+		}
+	}
+}
+
+// TestStandstillIsTakenBack: the link stops right after the pause. The guest runs on, with every
+// way of tracking its writes, and later moves over the same connection.
+func TestStandstillIsTakenBack(t *testing.T) {
+	for _, tracker := range []string{"get-dirty-log", "manual-protect", "ring"} {
+		t.Run(tracker, func(t *testing.T) {
+			b := newBox(t)
+			g := &guest{}
+			source := b.run(g, "source", "--memory", "32M", "--dirty-log", tracker,
+				"--cmdline", "workload=phased ws=1M hot=256K busy=1s cool=0 fill=random verify=1")
+			g.alive(b, 1)
+			destination, to := b.incoming(g, "destination", "tcp:127.0.0.1:0")
+			proxy := newHolder(t, to)
+			_, end := b.background("migrate", "source", "tcp:"+proxy.ln.Addr().String(), "--json",
+				"--channels", "1", "--verify", "--downtime-limit", "2s", "--standstill-limit", "2s")
+			select {
+			case <-proxy.held:
+			case <-b.ctx.Done():
+				require.FailNow(t, "no stop-and-copy")
+			}
+			// The link is dead, and the guest still beats.
+			g.alive(b, 3)
+			require.Equal(t, control.StateRunning, source.vm().State)
+			close(proxy.goOn)
+			r := end()
+			require.Equal(t, 0, r.status, r.stderr)
+			var report migration.Report
+			require.NoError(t, json.Unmarshal([]byte(r.stdout), &report))
+			requireVerified(t, report)
+			require.EqualValues(t, 1, proxy.conns.Load())
+			require.GreaterOrEqual(t, len(report.Standstills), 2)
+			require.Contains(t, report.Standstills[0].Ended, "taken back after 2s")
+			require.Equal(t, 0, source.wait())
+			require.Equal(t, control.StateRunning, destination.vm().State)
+			g.alive(b, 2)
+		})
+	}
 }

@@ -1,7 +1,8 @@
-# What task guidance gains, measured: see guided_offsets_test.go.
+# Measures what task guidance gains; guided_offsets_test.go has the test.
 
 TAGS := $(TAGS),guidance
 
 .PHONY: test-guidance
-test-guidance: preflight ## a migration at ten points of a guest's cycle in every way: pages left to stop-and-copy
-	$(GOTEST) -timeout 40m -tags guidance -count=1 -parallel 1 -v -run 'TestOffsets|TestLongSuspension' ./integration
+test-guidance: preflight ## pages left to stop-and-copy at ten points of a cycle, in every way
+	$(GOTEST) -timeout 40m -tags guidance -parallel 1 -v \
+		-run 'TestOffsets|TestLongSuspension' ./integration

@@ -1,31 +1,29 @@
 package integration
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/json"
-	"encoding/pem"
+	"errors"
 	"fmt"
-	"math/big"
-	"net"
+	"io"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"taskguide/control"
-	"taskguide/integration/heartbeat"
+	"taskguide/guestkernel/heartbeat"
+	"taskguide/integration/need"
 	"taskguide/migration"
 )
 
 // busy is a guest that verifies and rewrites its memory all the time, on two vCPUs.
-var busy = []string{"--memory", "64M", "--cpus", "2", "--cmdline", "workload=phased ws=8M hot=1M busy=1s cool=0 fill=random"}
+var busy = []string{
+	"--memory", "64M", "--cpus", "2", "--cmdline",
+	"workload=phased ws=8M hot=1M busy=1s cool=0 fill=random",
+}
 
 func requireVerified(t *testing.T, r migration.Report) {
 	t.Helper()
@@ -37,13 +35,40 @@ func requireVerified(t *testing.T, r migration.Report) {
 	require.Greater(t, r.TotalMS, r.DowntimeMS)
 }
 
+// TestMigrateWhileInputArrives: if the guest's serial port has input all the time, its state must
+// still be equal on both sides, including interrupts.
+func TestMigrateWhileInputArrives(t *testing.T) {
+	b := newBox(t)
+	g := &guest{}
+	b.runWithInput(g, "vm0", endless("y\n"), "--memory", "64M", "--cmdline", "workload=echo")
+	require.NoError(t, g.WaitText(b.ctx, "echo: y\necho: y"))
+	for hop := range 4 {
+		// Each destination has its own input, which follows the input that moved with the guest.
+		name := fmt.Sprintf("vm%d", hop+1)
+		p := b.runWithInput(g, name, endless("y\n"), "--incoming", b.unix(name))
+		p.await("listening", func(vm control.VM) bool { return vm.Incoming != "" })
+		requireVerified(t, b.migrate(fmt.Sprintf("vm%d", hop), p.vm().Incoming, "--verify"))
+	}
+}
+
+// endless is a reader that repeats a text for ever.
+type endless string
+
+func (e endless) Read(p []byte) (int, error) {
+	n := 0
+	for n+len(e) <= len(p) {
+		n += copy(p[n:], e)
+	}
+	return n, nil
+}
+
 func TestMigrate(t *testing.T) {
 	for _, addr := range []string{"tcp:127.0.0.1:0", "tcp:[::1]:0", "unix"} {
 		t.Run(addr, func(t *testing.T) {
 			if addr == "tcp:[::1]:0" {
 				requireIPv6(t)
 			}
-			b := newBed(t)
+			b := newBox(t)
 			if addr == "unix" {
 				addr = b.unix("in")
 			}
@@ -62,16 +87,48 @@ func TestMigrate(t *testing.T) {
 	}
 }
 
-// requireIPv6 fails the test where a host has no IPv6 loopback only if it says that it has one.
+// requireIPv6 skips the test if the kernel has no IPv6. With IPv6 but without its loopback, the
+// test fails.
 func requireIPv6(t *testing.T) {
 	if _, err := os.Stat("/proc/net/if_inet6"); err != nil {
-		t.Skip("this kernel has no IPv6")
+		need.Skip(t, "this kernel has no IPv6")
 	}
 }
 
-// TestReportFields: scripts count on every field, whatever happened.
+// TestMovedStatus: a supervisor that restarts what exited with 0 can tell a moved VM from a stopped
+// one.
+func TestMovedStatus(t *testing.T) {
+	b := newBox(t)
+	g := &guest{}
+	source := b.run(g, "source", append(slices.Clone(idle), "--moved-status", "75")...)
+	g.alive(b, 1)
+	client, err := control.NewClient(b.path("source.sock"))
+	require.NoError(t, err)
+	defer client.Close()
+	events, err := client.Events(b.ctx)
+	require.NoError(t, err)
+	defer events.Close()
+	_, to := b.incoming(g, "destination", b.unix("in"))
+	b.ok("migrate", "source", to)
+	require.Equal(t, 75, source.wait())
+	var last control.Event
+	for {
+		e, err := events.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		require.NoError(t, err)
+		if e.Kind == control.EventState {
+			last = e
+		}
+	}
+	require.Equal(t, control.StateMoved, last.State)
+	require.Equal(t, control.EndMoved, last.Ending)
+}
+
+// TestReportFields: every field is always there, because scripts rely on that.
 func TestReportFields(t *testing.T) {
-	b := newBed(t)
+	b := newBox(t)
 	g := &guest{}
 	b.run(g, "source", idle...)
 	g.alive(b, 1)
@@ -80,8 +137,10 @@ func TestReportFields(t *testing.T) {
 	var report map[string]any
 	require.NoError(t, json.Unmarshal([]byte(out), &report))
 	for _, field := range []string{
-		"status", "error", "rule", "guidance", "total_ms", "setup_ms", "downtime_ms", "waited_ms", "suspended_ms", "suspensions",
-		"switchover_reason", "ram_bytes", "bytes_wire", "bytes_pages", "pages_sent", "pages_zero", "pages_stopcopy", "verified", "rounds",
+		"status", "error", "rule", "guidance", "total_ms", "setup_ms", "downtime_ms",
+		"waited_ms", "suspended_ms", "deferred_ms", "suspensions",
+		"switchover_reason", "ram_bytes", "bytes_wire", "bytes_pages", "pages_sent", "pages_zero",
+		"pages_stopcopy", "verified", "rounds",
 	} {
 		require.Contains(t, report, field)
 	}
@@ -89,20 +148,21 @@ func TestReportFields(t *testing.T) {
 	rounds := report["rounds"].([]any)
 	require.NotEmpty(t, rounds)
 	for _, field := range []string{
-		"n", "phase", "dirty_pages", "sent_pages", "zero_pages", "skipped_pages", "bytes_wire", "ms", "dirty_pages_per_s", "bytes_per_s", "gate_open",
+		"n", "phase", "dirty_pages", "sent_pages", "zero_pages", "skipped_pages", "bytes_wire",
+		"ms", "dirty_pages_per_s", "bytes_per_s", "gate_open",
 	} {
 		require.Contains(t, rounds[0], field)
 	}
 }
 
 func TestPlainOutput(t *testing.T) {
-	b := newBed(t)
+	b := newBox(t)
 	g := &guest{}
 	b.run(g, "source", idle...)
 	g.alive(b, 1)
 	_, to := b.incoming(g, "destination", b.unix("in"))
 	out := b.ok("migrate", "source", to, "--verify")
-	require.Contains(t, out, "round  dirty pages")
+	require.Contains(t, out, "round   dirty")
 	require.Contains(t, out, " stop ")
 	require.Contains(t, out, "completed: the guest runs at "+to)
 	require.Contains(t, out, "verified    yes")
@@ -111,7 +171,7 @@ func TestPlainOutput(t *testing.T) {
 
 // TestPausedGuestStaysPaused: a machine paused by its user moves and stays paused.
 func TestPausedGuestStaysPaused(t *testing.T) {
-	b := newBed(t)
+	b := newBox(t)
 	g := &guest{}
 	source := b.run(g, "source", busy...)
 	g.alive(b, 1)
@@ -124,9 +184,10 @@ func TestPausedGuestStaysPaused(t *testing.T) {
 	g.alive(b, 4)
 }
 
-// TestDestinationFlagsAreIgnored: what a destination says about the machine has no effect, and it says so.
+// TestDestinationFlagsAreIgnored: a destination's flags about the machine have no effect, and it
+// says so.
 func TestDestinationFlagsAreIgnored(t *testing.T) {
-	b := newBed(t)
+	b := newBox(t)
 	g := &guest{}
 	b.run(g, "source", idle...)
 	g.alive(b, 1)
@@ -136,18 +197,22 @@ func TestDestinationFlagsAreIgnored(t *testing.T) {
 	vm := destination.vm()
 	require.EqualValues(t, 32<<20, vm.MemoryBytes)
 	require.Equal(t, 1, vm.CPUs)
-	require.Contains(t, destination.stderr.String(), "--memory, --cpus: the guest that arrives brings its own")
+	require.Contains(t, destination.stderr.String(),
+		"--memory, --cpus: no effect: the guest that arrives brings its own")
 }
 
-// slow is a limit at which the guest's memory takes far longer than any test waits.
+// slow is a rate limit at which the guest's memory takes far longer than any test waits.
 const slow = "1Mbit"
 
-// TestCancel ends a migration in each of the ways there are; the guest then moves all the same, to the same destination.
+// TestCancel cancels a migration in every possible way. The guest can still move to the same
+// destination afterwards.
 func TestCancel(t *testing.T) {
-	for name, cancel := range map[string]func(b *bed, migrate *os.Process){
-		"vmm cancel": func(b *bed, _ *os.Process) { b.ok("cancel", "source") },
-		"Ctrl-C":     func(b *bed, m *os.Process) { require.NoError(b.t, m.Signal(syscall.SIGINT)) },
-		"DELETE": func(b *bed, _ *os.Process) {
+	for name, cancel := range map[string]func(b *box, migrate *os.Process){
+		"vmm cancel": func(b *box, _ *os.Process) { b.ok("cancel", "source") },
+		"Ctrl-C": func(b *box, m *os.Process) {
+			require.NoError(b.t, m.Signal(syscall.SIGINT))
+		},
+		"DELETE": func(b *box, _ *os.Process) {
 			c, err := control.NewClient(b.path("source.sock"))
 			require.NoError(b.t, err)
 			defer c.Close()
@@ -157,7 +222,7 @@ func TestCancel(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := newBed(t)
+			b := newBox(t)
 			g := &guest{}
 			source := b.run(g, "source", busy...)
 			g.alive(b, 1)
@@ -183,9 +248,9 @@ func TestCancel(t *testing.T) {
 	}
 }
 
-// TestStopDuringMigration: the VM ends, and so does the migration.
+// TestStopDuringMigration: the VM ends, and its migration ends, too.
 func TestStopDuringMigration(t *testing.T) {
-	b := newBed(t)
+	b := newBox(t)
 	g := &guest{}
 	source := b.run(g, "source", busy...)
 	g.alive(b, 1)
@@ -198,11 +263,13 @@ func TestStopDuringMigration(t *testing.T) {
 	require.Equal(t, control.StateIncoming, destination.vm().State)
 }
 
-// TestGuestEndsDuringMigration: its exit status is the process', and nothing of it is left at the destination.
+// TestGuestEndsDuringMigration: the process exits with the guest's status, and the destination
+// keeps nothing of the guest.
 func TestGuestEndsDuringMigration(t *testing.T) {
-	b := newBed(t)
+	b := newBox(t)
 	g := &guest{}
-	source := b.run(g, "source", "--memory", "64M", "--cmdline", "workload=idle touch=16M fill=random secs=3")
+	source := b.run(g, "source", "--memory", "64M", "--cmdline",
+		"workload=idle touch=16M fill=random secs=3")
 	g.alive(b, 1)
 	destination, to := b.incoming(&guest{}, "destination", b.unix("in"))
 	_, wait := b.background("migrate", "source", to, "--bandwidth", slow)
@@ -213,14 +280,16 @@ func TestGuestEndsDuringMigration(t *testing.T) {
 	require.Equal(t, control.StateIncoming, destination.vm().State)
 }
 
-// TestXenRule: a busy guest never converges; the classic rules end pre-copy all the same, and say which of them did.
+// TestXenRule: a busy guest never converges. The classic rules still end pre-copy, and the report
+// says which of them did.
 func TestXenRule(t *testing.T) {
-	b := newBed(t)
+	b := newBox(t)
 	g := &guest{}
 	source := b.run(g, "source", busy...)
 	g.alive(b, 2)
 	_, to := b.incoming(g, "destination", "tcp:127.0.0.1:0")
-	r := b.migrate("source", to, "--rule", "xen", "--bandwidth", "1Gbit", "--verify", "--compress", "none")
+	r := b.migrate("source", to, "--rule", "xen", "--bandwidth", "1Gbit", "--verify", "--compress",
+		"none")
 	requireVerified(t, r)
 	require.Equal(t, 0, source.wait())
 	require.Equal(t, migration.RuleXen, r.Rule)
@@ -230,72 +299,10 @@ func TestXenRule(t *testing.T) {
 	g.alive(b, 4)
 }
 
-// certificates makes a CA and a certificate for localhost, as vmm wants them in a directory.
-func certificates(t *testing.T, dir string) string {
-	t.Helper()
-	newKey := func() *ecdsa.PrivateKey {
-		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		require.NoError(t, err)
-		return key
-	}
-	write := func(name, kind string, der []byte) {
-		block := pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
-		require.NoError(t, os.WriteFile(dir+"/"+name, block, 0o600))
-	}
-	require.NoError(t, os.Mkdir(dir, 0o700))
-	caKey, key := newKey(), newKey()
-	ca := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test CA"}, IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, ca, ca, &caKey.PublicKey, caKey)
-	require.NoError(t, err)
-	write("ca.pem", "CERTIFICATE", der)
-	leaf := &x509.Certificate{
-		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "host"}, NotBefore: ca.NotBefore, NotAfter: ca.NotAfter,
-		DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
-	der, err = x509.CreateCertificate(rand.Reader, leaf, ca, &key.PublicKey, caKey)
-	require.NoError(t, err)
-	write("cert.pem", "CERTIFICATE", der)
-	der, err = x509.MarshalECPrivateKey(key)
-	require.NoError(t, err)
-	write("key.pem", "EC PRIVATE KEY", der)
-	return dir
-}
-
-func TestTLS(t *testing.T) {
-	b := newBed(t)
-	ours, theirs := certificates(t, b.path("ours")), certificates(t, b.path("theirs"))
-	g := &guest{}
-	source := b.run(g, "source", idle...)
-	g.alive(b, 1)
-	destination, to := b.incoming(g, "destination", "tcp:127.0.0.1:0", "--tls-dir", ours)
-	for _, args := range [][]string{
-		nil,                    // without TLS
-		{"--tls-dir", theirs},  // by another CA
-		{"--tls-dir", b.dir},   // no certificates
-		{"--tls-dir", "/none"}, // no directory
-	} {
-		b.refused(1, append([]string{"migrate", "source", to}, args...)...)
-		source.untouched()
-		require.Equal(t, control.StateIncoming, destination.vm().State)
-	}
-	plain, toPlain := b.incoming(&guest{}, "plain", "tcp:127.0.0.1:0")
-	b.refused(1, "migrate", "source", toPlain, "--tls-dir", ours)
-	source.untouched()
-	require.Equal(t, control.StateIncoming, plain.vm().State)
-
-	requireVerified(t, b.migrate("source", to, "--tls-dir", ours, "--verify", "--channels", "3"))
-	require.Equal(t, 0, source.wait())
-	g.alive(b, 2)
-}
-
-// TestBackAndForth moves one guest many times, busy all the time on two vCPUs, each move verified; its own counters never go
-// backwards, and it finds all its memory as it left it.
+// TestBackAndForth moves one guest many times, always busy on two vCPUs, and verifies each move.
+// The guest's counters never go backwards, and it finds all its memory unchanged.
 func TestBackAndForth(t *testing.T) {
-	b := newBed(t)
+	b := newBox(t)
 	moves := moves
 	if os.Getenv("TASKGUIDE_LONG") != "" {
 		moves *= 10
@@ -304,7 +311,8 @@ func TestBackAndForth(t *testing.T) {
 	here := b.run(g, "host-0", busy...)
 	g.alive(b, 1)
 	for i := range moves {
-		there, to := b.incoming(g, fmt.Sprintf("host-%d", i+1), []string{"tcp:127.0.0.1:0", b.unix("in")}[i%2])
+		there, to := b.incoming(g, fmt.Sprintf("host-%d", i+1),
+			[]string{"tcp:127.0.0.1:0", b.unix("in")}[i%2])
 		r := b.migrate(here.name, to, "--verify", "--max-rounds", "3")
 		requireVerified(t, r)
 		require.Equal(t, 0, here.wait(), "%s", here.stderr)
@@ -315,7 +323,7 @@ func TestBackAndForth(t *testing.T) {
 	requireMonotonic(t, g.Beats(), 2)
 }
 
-// requireMonotonic says that the guest's counters never went backwards, for each of its tasks.
+// requireMonotonic requires that the guest's counters never went backwards, for each of its tasks.
 func requireMonotonic(t *testing.T, beats []heartbeat.Beat, tasks int) {
 	t.Helper()
 	last := map[int]heartbeat.Beat{}

@@ -4,5 +4,5 @@ package integration
 
 var buildArgs []string
 
-// moves back and forth.
+// moves is how many times a test moves a guest back and forth.
 const moves = 40

@@ -2,8 +2,8 @@
 
 package integration
 
-// buildArgs: tests under the race detector test a binary that has it, too.
+// buildArgs builds the binary with the race detector, too.
 var buildArgs = []string{"-race"}
 
-// moves back and forth: the race detector makes each several times as long.
+// moves is smaller here, because the race detector makes each move several times as long.
 const moves = 8

@@ -4,6 +4,7 @@ import (
 	"debug/elf"
 	"encoding/binary"
 	"encoding/json"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -14,16 +15,17 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"taskguide/control"
 	"taskguide/guestkernel"
 )
 
-// idle is a guest with little to do, small that tests with many of them are quick.
+// idle is a guest with little to do, and small, so that tests with many of them are quick.
 var idle = []string{"--memory", "32M", "--cmdline", "workload=idle touch=8M fill=random verify=1"}
 
 func TestExitStatus(t *testing.T) {
-	b := newBed(t)
+	b := newBox(t)
 	for cmdline, want := range map[string]int{
 		"workload=idle secs=1":                        0,
 		"workload=phased ws=1M hot=0 secs=1 inject=1": 1,
@@ -32,7 +34,8 @@ func TestExitStatus(t *testing.T) {
 	} {
 		r := b.vmm("run", "--memory", "32M", "--cmdline", cmdline)
 		require.Equal(t, want, r.status, "%s: %s%s", cmdline, r.stdout, r.stderr)
-		require.Empty(t, r.stderr)
+		require.Equal(t, 1, strings.Count(r.stderr, "\n"), r.stderr)
+		require.Contains(t, r.stderr, fmt.Sprintf(`"ended by the guest, with status %d"`, want))
 	}
 	entries, err := os.ReadDir(b.dir)
 	require.NoError(t, err)
@@ -40,37 +43,41 @@ func TestExitStatus(t *testing.T) {
 }
 
 func TestKernelFromFile(t *testing.T) {
-	b := newBed(t)
+	b := newBox(t)
 	kernel := b.path("kernel")
 	require.NoError(t, os.WriteFile(kernel, guestkernel.ELF, 0o600))
-	r := b.vmm("run", "--kernel", kernel, "--memory", "16M", "--cpus", "2", "--cmdline", "workload=idle secs=1", "--console", "file:"+b.path("log"))
-	require.Equal(t, result{}, r)
+	r := b.vmm("run", "--kernel", kernel, "--memory", "16M", "--cpus", "2", "--cmdline",
+		"workload=idle secs=1", "--console", "file:"+b.path("log"))
+	require.Equal(t, 0, r.status, r.stderr)
+	require.Empty(t, r.stdout)
 	log, err := os.ReadFile(b.path("log"))
 	require.NoError(t, err)
 	require.Contains(t, string(log), "vcpus=2")
-	r = b.vmm("run", "--memory", "16M", "--cmdline", "workload=idle secs=1", "--console", "off", "--prefault")
+	r = b.vmm("run", "--memory", "16M", "--cmdline", "workload=idle secs=1", "--console", "off",
+		"--prefault")
 	require.Equal(t, 0, r.status)
 	require.Empty(t, r.stdout)
 	require.Contains(t, r.stderr, "prefaulted 16.0 MiB")
 }
 
 func TestPauseAndResume(t *testing.T) {
-	b := newBed(t)
+	b := newBox(t)
 	g := &guest{}
-	p := b.run(g, "vm", "--memory", "32M", "--cmdline", "workload=phased ws=4M hot=1M busy=1s cool=0")
+	p := b.run(g, "vm", "--memory", "32M", "--cmdline",
+		"workload=phased ws=4M hot=1M busy=1s cool=0")
 	g.alive(b, 1)
 	b.ok("pause", "vm")
 	b.ok("pause", "vm")
 	require.Equal(t, control.StatePaused, p.vm().State)
 	silent := len(g.Beats())
-	// Nothing can prove silence; a guest that runs would have printed by then.
+	// Nothing can prove silence, but a guest that runs would have printed by then.
 	time.Sleep(1500 * time.Millisecond)
 	require.LessOrEqual(t, len(g.Beats()), silent+1, "one line may have been on its way")
 	silent = len(g.Beats())
 	b.ok("resume", "vm")
 	require.Equal(t, control.StateRunning, p.vm().State)
 	beats := g.alive(b, 2)
-	// A pause in the middle of a line counts as time that printing it took.
+	// A pause in the middle of a line counts as time for printing it.
 	saw := time.Duration(0)
 	for _, beat := range beats[silent:] {
 		printing, _ := beat.Float("print_us")
@@ -83,8 +90,8 @@ func TestPauseAndResume(t *testing.T) {
 }
 
 func TestNames(t *testing.T) {
-	b := newBed(t)
-	require.Equal(t, "NAME  STATE  MEMORY  CPUS  PID  UPTIME\n", b.ok("list"))
+	b := newBox(t)
+	require.Equal(t, result{0, "", "no VMs in " + b.dir + "\n"}, b.vmm("list"))
 	g := &guest{}
 	p := b.run(g, "web1", idle...)
 	p.awaitState(control.StateRunning)
@@ -98,8 +105,9 @@ func TestNames(t *testing.T) {
 	require.Equal(t, p.cmd.Process.Pid, vm.PID)
 	require.EqualValues(t, 32<<20, vm.MemoryBytes)
 	require.Contains(t, b.ok("status", b.path("web1.sock")), "running")
+	require.Contains(t, b.vmm("__complete", "status", "").stdout, "web1\trunning, 32.0 MiB\n")
 
-	// A process that was killed leaves its socket behind: it is no VM, and its name can be had.
+	// A killed process leaves its socket behind. It does not count as a VM, and its name is free.
 	p.kill()
 	p.wait()
 	require.FileExists(t, b.path("web1.sock"))
@@ -114,29 +122,35 @@ func TestNames(t *testing.T) {
 }
 
 func TestSignals(t *testing.T) {
-	// Under nohup SIGHUP is ignored, by children too; what is caught here is as usual for them.
+	// Under nohup SIGHUP is ignored, and children inherit that. A signal that is caught here has
+	// its default in them.
 	hangUps := make(chan os.Signal, 1)
 	signal.Notify(hangUps, syscall.SIGHUP)
 	defer signal.Stop(hangUps)
-	b := newBed(t)
-	for _, s := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
+	b := newBox(t)
+	for s, want := range map[syscall.Signal]int{
+		syscall.SIGINT: 130, syscall.SIGTERM: 0, syscall.SIGHUP: 129,
+	} {
 		p := b.run(&guest{}, "vm", idle...)
 		p.awaitState(control.StateRunning)
 		b.signal(p, s)
-		require.Equal(t, 128+int(s), p.wait())
+		require.Equal(t, want, p.wait())
+		require.Contains(t, p.stderr.String(), `"stopped by `+unix.SignalName(s)+`"`)
 		require.NoFileExists(t, b.path("vm.sock"))
 	}
 	p, _ := b.incoming(&guest{}, "waiting", b.unix("in"))
 	b.signal(p, syscall.SIGTERM)
-	require.Equal(t, 143, p.wait())
+	require.Equal(t, 0, p.wait())
+	require.Contains(t, p.stderr.String(), `"stopped by SIGTERM"`)
 	p, _ = b.incoming(&guest{}, "waiting", b.unix("in"))
 	b.ok("stop", "waiting")
 	require.Equal(t, 0, p.wait())
 }
 
 func TestConsoleInput(t *testing.T) {
-	b := newBed(t)
-	cmd := b.command("run", "--memory", "16M", "--name", "echo", "--cmdline", "workload=echo secs=30")
+	b := newBox(t)
+	cmd := b.command("run", "--memory", "16M", "--name", "echo", "--cmdline",
+		"workload=echo secs=30")
 	in, err := cmd.StdinPipe()
 	require.NoError(t, err)
 	var g guest
@@ -151,7 +165,7 @@ func TestConsoleInput(t *testing.T) {
 	require.NoError(t, cmd.Wait())
 }
 
-// badKernel is the embedded guest, spoiled.
+// badKernel returns the embedded guest after spoil has damaged it.
 func badKernel(t *testing.T, spoil func([]byte)) []byte {
 	t.Helper()
 	k := append([]byte(nil), guestkernel.ELF...)
@@ -161,7 +175,7 @@ func badKernel(t *testing.T, spoil func([]byte)) []byte {
 
 var le = binary.LittleEndian
 
-// grown is a kernel whose first segment wants more memory than any machine has.
+// grown returns a kernel whose first segment needs more memory than any machine has.
 func grown(t *testing.T) []byte {
 	return badKernel(t, func(k []byte) {
 		phoff := le.Uint64(k[32:])
@@ -178,7 +192,7 @@ func grown(t *testing.T) []byte {
 }
 
 func TestBadOrders(t *testing.T) {
-	b := newBed(t)
+	b := newBox(t)
 	file := func(name string, content []byte) string {
 		require.NoError(t, os.WriteFile(b.path(name), content, 0o600))
 		return b.path(name)
@@ -209,14 +223,21 @@ func TestBadOrders(t *testing.T) {
 		{2, "tcp:HOST:PORT", []string{"run", "--incoming", "udp:h:1"}},
 		{2, "tcp:HOST:PORT", []string{"run", "--incoming", "tcp:9"}},
 		{2, "--incoming", []string{"run", "--tls-dir", b.dir}},
-		{1, "no such file", []string{"run", "--incoming", b.unix("in"), "--tls-dir", b.path("nothing")}},
-		{1, "no such file", []string{"run", "--kernel", b.path("nothing")}},
+		{1, "no such file", []string{
+			"run", "--incoming", b.unix("in"), "--tls-dir", b.path("nothing"),
+		}},
+		{1, "there is no such file", []string{"run", "--kernel", b.path("nothing")}},
 		{1, "is a directory", []string{"run", "--kernel", b.dir}},
-		{1, "neither an ELF file nor", []string{"run", "--kernel", file("text", []byte("#!/bin/sh\n"))}},
+		{1, "neither an ELF file nor", []string{
+			"run", "--kernel", file("text", []byte("#!/bin/sh\n")),
+		}},
 		{1, "neither an ELF file nor", []string{"run", "--kernel", file("empty", nil)}},
 		{1, "ELF", []string{"run", "--kernel", file("cut", guestkernel.ELF[:100])}},
 		{1, "PVH", []string{"run", "--kernel", self, "--memory", "256M"}},
-		{1, "RAM", []string{"run", "--kernel", file("kernel", guestkernel.ELF), "--memory", "16M", "--initrd", file("big", make([]byte, 15<<20))}},
+		{1, "RAM", []string{
+			"run", "--kernel", file("kernel", guestkernel.ELF), "--memory", "16M", "--initrd",
+			file("big", make([]byte, 15<<20)),
+		}},
 		{1, "RAM", []string{"run", "--kernel", file("grown", grown(t)), "--memory", "16M"}},
 		{1, "larger than", []string{"run", "--kernel", "/dev/zero", "--memory", "16M"}},
 		{1, "console", []string{"run", "--console", "file:" + b.path("nothing/log")}},
@@ -232,14 +253,16 @@ func TestBadOrders(t *testing.T) {
 
 // TestWithoutKVM takes /dev/kvm away from the command, in a mount namespace of its own.
 func TestWithoutKVM(t *testing.T) {
-	b := newBed(t)
+	b := newBox(t)
 	isolated := func(script string) result {
 		cmd := exec.CommandContext(b.ctx, "sh", "-c", script+` exec "$0" run`, vmmBinary)
 		cmd.Env = append(os.Environ(), "VMM_RUNTIME_DIR="+b.dir)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
 		if os.Geteuid() != 0 {
 			cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
-			cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}}
+			cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{
+				ContainerID: 0, HostID: os.Getuid(), Size: 1,
+			}}
 		}
 		return b.finish(cmd)
 	}
@@ -250,9 +273,10 @@ func TestWithoutKVM(t *testing.T) {
 	r = isolated("mount --bind /dev/null /dev/kvm &&")
 	requireRefusal(t, r, 1, "not KVM")
 
-	// A device on a file system that allows none may not be opened, whoever asks.
+	// A device on a file system with nodev cannot be opened, not even by root.
 	r = isolated("mkdir $VMM_RUNTIME_DIR/d && mount -t tmpfs -o nodev none $VMM_RUNTIME_DIR/d && " +
-		"{ mknod $VMM_RUNTIME_DIR/d/kvm c 10 232 || exit 99; } && mount --bind $VMM_RUNTIME_DIR/d/kvm /dev/kvm &&")
+		"{ mknod $VMM_RUNTIME_DIR/d/kvm c 10 232 || exit 99; } && mount --bind " +
+		"$VMM_RUNTIME_DIR/d/kvm /dev/kvm &&")
 	if r.status == 99 {
 		t.Log("only root can make the device that may not be opened")
 		return
@@ -263,7 +287,7 @@ func TestWithoutKVM(t *testing.T) {
 }
 
 func TestPreflight(t *testing.T) {
-	b := newBed(t)
+	b := newBox(t)
 	preflight := func(env ...string) result {
 		cmd := exec.CommandContext(b.ctx, "../scripts/preflight.sh")
 		cmd.Env = append(os.Environ(), env...)
@@ -284,10 +308,30 @@ func TestPreflight(t *testing.T) {
 				_ = os.Symlink(found, b.path(dir+"/"+tool))
 			}
 		}
-		require.NoError(t, os.WriteFile(b.path("old/go"), []byte("#!/bin/sh\ncase $2 in GOVERSION) echo go1.19.8;; *) echo local;; esac\n"), 0o755))
+		require.NoError(t, os.WriteFile(b.path("old/go"),
+			[]byte("#!/bin/sh\ncase $2 in GOVERSION) echo go1.19.8;; *) echo local;; esac\n"),
+			0o755))
 		r := preflight(env...)
 		require.Equal(t, 1, r.status, want)
 		require.Contains(t, r.stderr, want)
 		require.Equal(t, 1, strings.Count(r.stderr, "\n"), r.stderr)
+	}
+}
+
+// The suites build vmm by exec, which Go's cache of test results does not see. With the cache, make
+// targets that test would pass for sources that do not compile.
+func TestMakeTestsWhatIsThere(t *testing.T) {
+	b := newBox(t)
+	for _, target := range []string{"test", "test-long", "test-guidance"} {
+		r := b.finish(exec.CommandContext(b.ctx, "make", "-C", "..", "--dry-run", target))
+		require.Equal(t, 0, r.status, r.stderr)
+		runs := 0
+		for line := range strings.Lines(r.stdout) {
+			if strings.Contains(line, " test -") {
+				runs++
+				require.Contains(t, line, "-count=1", "make %s", target)
+			}
+		}
+		require.NotZero(t, runs, "make %s runs tests", target)
 	}
 }

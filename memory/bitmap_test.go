@@ -1,7 +1,10 @@
 package memory
 
 import (
+	"maps"
+	"math/bits"
 	"math/rand/v2"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -93,7 +96,7 @@ func TestBitmapSets(t *testing.T) {
 	c.Or(b)
 	require.Equal(t, 30, c.Count())
 	c.AndNot(b)
-	require.Equal(t, a.Words()[0]&^b.Words()[0], c.Words()[0])
+	require.Equal(t, a.Word(0)&^b.Word(0), c.Word(0))
 	require.Equal(t, 10, c.Count())
 	c.Fill()
 	require.Equal(t, 100, c.Count())
@@ -101,8 +104,185 @@ func TestBitmapSets(t *testing.T) {
 	require.Zero(t, c.Count())
 }
 
+// TestBitmapLevels drives two sets over several blocks, and a third that takes from them, with
+// random operations, and compares with maps. The upper level must show every page, whatever was
+// removed in between.
+func TestBitmapLevels(t *testing.T) {
+	const pages = 5*blockPages + 100
+	rnd := rand.New(rand.NewPCG(3, 4))
+	a, b := NewBitmap(pages), NewBitmap(pages)
+	modelA, modelB := map[int]bool{}, map[int]bool{}
+	check := func(set *Bitmap, model map[int]bool) {
+		require.Equal(t, len(model), set.Count())
+		seen := 0
+		for i, w := range set.NonZero() {
+			for ; w != 0; w &= w - 1 {
+				if model[64*i+bits.TrailingZeros64(w)] {
+					seen++
+				}
+			}
+		}
+		require.Equal(t, len(model), seen)
+		at, found := 0, 0
+		for {
+			first, n := set.NextRun(at, pages)
+			if n == 0 {
+				break
+			}
+			for p := first; p < first+n; p++ {
+				if model[p] {
+					found++
+				}
+			}
+			at = first + n
+		}
+		require.Equal(t, len(model), found)
+	}
+	for range 400 {
+		first := rnd.IntN(pages)
+		count := rnd.IntN(min(300, pages-first) + 1)
+		switch rnd.IntN(11) {
+		case 0, 1:
+			a.SetRange(first, count)
+			for p := first; p < first+count; p++ {
+				modelA[p] = true
+			}
+		case 2, 3:
+			b.Set(first)
+			modelB[first] = true
+		case 4:
+			a.ClearRange(first, count)
+			for p := first; p < first+count; p++ {
+				delete(modelA, p)
+			}
+		case 5:
+			require.Equal(t, len(modelA), a.Trim())
+		case 6:
+			require.Equal(t, len(modelB), a.Take(b))
+			maps.Copy(modelA, modelB)
+			clear(modelB)
+		case 7:
+			b.CopyFrom(a)
+			modelB = maps.Clone(modelA)
+		case 8:
+			a.AndNot(b)
+			maps.DeleteFunc(modelA, func(p int, _ bool) bool { return modelB[p] })
+		case 9:
+			b.Reset()
+			clear(modelB)
+		case 10:
+			flat := make([]uint64, rnd.IntN(pages/64-first/64+1))
+			n := 0
+			for i := range flat {
+				if rnd.IntN(200) == 0 && first/64+i < pages/64 {
+					bit := rnd.IntN(64)
+					flat[i] = 1 << bit
+					modelB[first/64*64+64*i+bit] = true
+					n++
+				}
+			}
+			require.Equal(t, n, b.AddFlat(first/64*64, flat))
+		}
+		check(a, modelA)
+		check(b, modelB)
+		require.Equal(t, maps.Equal(modelA, modelB), a.Equal(b))
+	}
+	a.Reset()
+	a.Trim()
+	a.Set(4*blockPages + 9)
+	require.Equal(t, 4*blockPages, a.SkipEmpty(17))
+	require.Equal(t, 4*blockPages+20, a.SkipEmpty(4*blockPages+20))
+	require.Equal(t, pages, a.SkipEmpty(5*blockPages))
+	require.Equal(t, pages, a.SkipEmpty(pages))
+	a.Clear(4*blockPages + 9)
+	require.Equal(t, 4*blockPages, a.SkipEmpty(0), "may claim too much")
+	require.Zero(t, a.Trim())
+	require.Equal(t, pages, a.SkipEmpty(0))
+}
+
+// TestBitmapAsChannelsUseIt: goroutines that set, clear and find pages in their own words share
+// blocks and lose nothing. The race detector checks this, too.
+func TestBitmapAsChannelsUseIt(t *testing.T) {
+	const pages, workers = 8 * blockPages, 4
+	b := NewBitmap(pages)
+	var wg sync.WaitGroup
+	for w := range workers {
+		wg.Go(func() {
+			for chunk := w; chunk < pages/512; chunk += workers {
+				b.SetRange(chunk*512, 512)
+				b.ClearRange(chunk*512+5, 500)
+				first, n := b.NextRunBefore(chunk*512, (chunk+1)*512)
+				if first != chunk*512 || n != 5 {
+					panic("another channel's word was read")
+				}
+			}
+		})
+	}
+	wg.Wait()
+	require.Equal(t, pages/512*12, b.Count())
+}
+
+// TestMarksLoseNothing: in the end, everything that goroutines added while another one took has
+// been taken.
+func TestMarksLoseNothing(t *testing.T) {
+	const pages = 3*blockPages + 64
+	m, got := NewMarks(pages), NewBitmap(pages)
+	var adding sync.WaitGroup
+	for w := range 3 {
+		adding.Go(func() {
+			for p := w; p < pages; p += 3 {
+				m.Add(p)
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() { adding.Wait(); close(done) }()
+	taken := 0
+	for over := false; !over; {
+		select {
+		case <-done:
+			over = true
+		default:
+		}
+		taken += m.TakeInto(got)
+	}
+	require.Equal(t, pages, got.Count())
+	require.Equal(t, pages, taken)
+	m.Add(7)
+	require.Zero(t, m.TakeInto(got), "it was there before")
+	require.Zero(t, m.TakeInto(NewBitmap(pages)), "taken once")
+}
+
 func TestBitmapRangeOutside(t *testing.T) {
 	b := NewBitmap(10)
 	require.Panics(t, func() { b.SetRange(5, 6) })
 	require.Panics(t, func() { b.ClearRange(-1, 2) })
+}
+
+// TestBitmapAllocatesNothing: what the copy loop and the downtime call allocates nothing.
+func TestBitmapAllocatesNothing(t *testing.T) {
+	const pages = 4 * blockPages
+	a, b, flat := NewBitmap(pages), NewBitmap(pages), make([]uint64, pages/64)
+	m := NewMarks(pages)
+	flat[70] = 5
+	require.Zero(t, testing.AllocsPerRun(100, func() {
+		a.Set(7)
+		a.SetRange(100, 9000)
+		a.ClearRange(200, 100)
+		a.AddFlat(0, flat)
+		m.Add(3)
+		m.TakeInto(a)
+		for from, n := 0, 1; n > 0; from += n {
+			from, n = a.NextRun(from, 64)
+		}
+		sum := 0
+		for i, w := range a.NonZero() {
+			sum += i + int(w&1)
+		}
+		b.Take(a)
+		b.Trim()
+		a.CopyFrom(b)
+		a.Reset()
+		b.Reset()
+	}))
 }

@@ -2,41 +2,63 @@ package memory
 
 import (
 	"encoding/binary"
-	"runtime"
 	"sync"
 	"sync/atomic"
 
 	"github.com/cespare/xxhash/v2"
 )
 
-// digestChunk is hashed by one worker at a time. Both ends of a migration must
-// agree on it, for the digest of RAM is the digest of the chunks' digests.
-const digestChunk = 4 << 20
+// DigestChunk is how many bytes of RAM one worker digests at a time. Both ends of a migration must
+// agree on it, because the digest of RAM is the digest of the chunks' digests.
+const DigestChunk = 4 << 20
 
-// Digest sums up all RAM of a machine that stands still, on all CPUs. Holes are
-// not read: an untouched chunk counts as the zeros it would read as.
+// chunkPages is how many pages a chunk has.
+const chunkPages = DigestChunk / PageSize
+
+// Digest digests all RAM of a machine that stands still, on all CPUs. It does not read holes: an
+// untouched chunk counts as zeros.
 func (r *RAM) Digest() (uint64, error) {
+	sums, err := r.ChunkDigests()
+	return DigestOf(sums), err
+}
+
+// DigestOf is the digest of RAM whose chunks have these digests.
+func DigestOf(chunks []uint64) uint64 {
+	b := make([]byte, 0, 8*len(chunks))
+	for _, sum := range chunks {
+		b = binary.LittleEndian.AppendUint64(b, sum)
+	}
+	return xxhash.Sum64(b)
+}
+
+// ChunkDigests digests each chunk of RAM, as Digest does.
+func (r *RAM) ChunkDigests() ([]uint64, error) {
 	data := NewBitmap(r.Pages())
 	if err := r.Allocated(data); err != nil {
-		return 0, err
+		return nil, err
 	}
-	chunks := int((r.Size() + digestChunk - 1) / digestChunk)
-	sums := make([]byte, 8*chunks)
+	sums := make([]uint64, (r.Size()+DigestChunk-1)/DigestChunk)
 	var next atomic.Int64
 	var wg sync.WaitGroup
-	for range min(runtime.NumCPU(), chunks) {
+	for range min(workers, len(sums)) {
 		wg.Go(func() {
 			for {
 				i := int(next.Add(1)) - 1
-				if i >= chunks {
+				if i >= len(sums) {
 					return
 				}
-				binary.LittleEndian.PutUint64(sums[8*i:], r.digestChunk(i, data))
+				sums[i] = r.digestChunk(i, data)
 			}
 		})
 	}
 	wg.Wait()
-	return xxhash.Sum64(sums), nil
+	return sums, nil
+}
+
+// chunk returns the first page of chunk i and the page after its last.
+func (r *RAM) chunk(i int) (first, end int) {
+	first = i * chunkPages
+	return first, min(first+chunkPages, r.Pages())
 }
 
 // digestChunk hashes the pages of chunk i that are not zero, with their numbers,
@@ -44,9 +66,7 @@ func (r *RAM) Digest() (uint64, error) {
 func (r *RAM) digestChunk(i int, data *Bitmap) uint64 {
 	d := xxhash.New()
 	var number [8]byte
-	first := i * (digestChunk / PageSize)
-	end := min(first+digestChunk/PageSize, r.Pages())
-	for p := first; p < end; p++ {
+	for p, end := r.chunk(i); p < end; p++ {
 		if !data.Test(p) || IsZero(r.Page(p)) {
 			continue
 		}
@@ -55,4 +75,24 @@ func (r *RAM) digestChunk(i int, data *Bitmap) uint64 {
 		d.Write(r.Page(p))
 	}
 	return d.Sum64()
+}
+
+// PageDigests digests each page of chunk i.
+func (r *RAM) PageDigests(i int) []uint64 {
+	first, end := r.chunk(i)
+	sums := make([]uint64, 0, end-first)
+	for p := first; p < end; p++ {
+		sums = append(sums, xxhash.Sum64(r.Page(p)))
+	}
+	return sums
+}
+
+// AddressOf is the guest-physical address of a page.
+func (r *RAM) AddressOf(page int) uint64 {
+	for _, region := range r.Regions() {
+		if n := page - region.First; n < region.Pages {
+			return region.GPA + uint64(n)*PageSize
+		}
+	}
+	panic("a page beyond the end of RAM")
 }

@@ -1,11 +1,10 @@
 // Package memory is the guest's RAM as the host sees it, and the arithmetic of
 // live migration over it: page slices, bitmaps, the zero-page test, digests.
 //
-// RAM is one memfd and one contiguous MAP_SHARED mapping. That is what makes the
-// copy loop zero-copy: KVM maps the same pages into the guest, so a slice of the
-// mapping can be handed to writev at the source and to read at the destination
-// without a byte being copied in between. The memfd also knows which pages were
-// never touched: they are holes, read as zero, and cost nothing to skip.
+// RAM is one memfd and one contiguous MAP_SHARED mapping. That makes the copy loop zero-copy: KVM
+// maps the same pages into the guest, so the source hands a slice of the mapping to writev and the
+// destination to readv, without a copy in between. The memfd also knows which pages were never
+// touched: they are holes, read as zero, and cost nothing to skip.
 //
 // # Page numbers
 //

@@ -27,7 +27,7 @@ const (
 	SizeUnit = 1 << 20
 )
 
-// ErrSize is returned for a RAM size that no machine can have.
+// ErrSize is returned for an invalid RAM size.
 var ErrSize = errors.New("invalid memory size")
 
 // RAM is a guest's memory.
@@ -35,7 +35,8 @@ type RAM struct {
 	fd  int
 	mem []byte
 
-	// populated: all of RAM is backed and mapped, for nothing here takes it away.
+	// populated says that all of RAM is backed and mapped. It stays true, because nothing here
+	// takes memory away.
 	populated atomic.Bool
 }
 
@@ -59,8 +60,8 @@ func CheckSize(size int64) error {
 	return nil
 }
 
-// New makes RAM of size bytes, all zero and not yet backed by host memory. Huge
-// pages are advised where the host gives them to shared memory.
+// New makes RAM of size bytes, all zero and not yet backed by host memory. It asks for huge pages,
+// which hosts may give to shared memory.
 func New(size int64) (*RAM, error) {
 	if err := CheckSize(size); err != nil {
 		return nil, err
@@ -73,19 +74,20 @@ func New(size int64) (*RAM, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("size guest RAM to %d bytes: %w", size, err)
 	}
-	mem, err := unix.Mmap(fd, 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_NORESERVE)
+	mem, err := unix.Mmap(fd, 0, int(size), unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_SHARED|unix.MAP_NORESERVE)
 	if err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("map %d bytes of guest RAM: %w", size, err)
 	}
-	// Advice only: hosts whose shmem_enabled is "never" refuse it, and a core dump
-	// with the guest in it is a matter of size, not of correctness.
+	// Both are advice only: a host whose shmem_enabled is "never" refuses the first, and a core
+	// dump that includes the guest is merely larger.
 	_ = unix.Madvise(mem, unix.MADV_HUGEPAGE)
 	_ = unix.Madvise(mem, unix.MADV_DONTDUMP)
 	return &RAM{fd: fd, mem: mem}, nil
 }
 
-// Close unmaps RAM. No slice of it may be used afterwards.
+// Close unmaps RAM. Its slices must not be used afterwards.
 func (r *RAM) Close() error {
 	if r.mem == nil {
 		return nil
@@ -104,15 +106,15 @@ func (r *RAM) Pages() int { return len(r.mem) / PageSize }
 // FD is the memfd behind RAM.
 func (r *RAM) FD() int { return r.fd }
 
-// Bytes is all RAM, by page number, without the MMIO hole.
+// Bytes returns all RAM, by page number, without the MMIO hole.
 func (r *RAM) Bytes() []byte { return r.mem }
 
-// Page is page n, 4096 bytes of live guest memory.
+// Page returns page n, 4096 bytes of live guest memory.
 func (r *RAM) Page(n int) []byte {
 	return r.mem[n*PageSize : (n+1)*PageSize : (n+1)*PageSize]
 }
 
-// Range is count pages from page first on.
+// Range returns count pages from page first on.
 func (r *RAM) Range(first, count int) []byte {
 	return r.mem[first*PageSize : (first+count)*PageSize : (first+count)*PageSize]
 }
@@ -120,18 +122,18 @@ func (r *RAM) Range(first, count int) []byte {
 // Regions lists RAM by guest-physical address, in ascending order.
 func (r *RAM) Regions() []Region { return Layout(r.Size()) }
 
-// Layout is where a machine with size bytes of RAM has it.
+// Layout says where a machine with size bytes of RAM has it.
 func Layout(size int64) []Region {
 	low := min(size, LowEnd)
 	regions := []Region{{GPA: 0, First: 0, Pages: int(low / PageSize)}}
 	if size > low {
-		regions = append(regions, Region{GPA: HighStart, First: int(low / PageSize), Pages: int((size - low) / PageSize)})
+		regions = append(regions,
+			Region{GPA: HighStart, First: int(low / PageSize), Pages: int((size - low) / PageSize)})
 	}
 	return regions
 }
 
-// Slice is the n bytes at a guest-physical address, or false if any of them is
-// not RAM.
+// Slice returns the n bytes at a guest-physical address, or false if any of them is not RAM.
 func (r *RAM) Slice(gpa uint64, n int) ([]byte, bool) {
 	off, room, ok := r.offset(gpa)
 	if !ok || n < 0 || uint64(n) > room {
@@ -140,15 +142,14 @@ func (r *RAM) Slice(gpa uint64, n int) ([]byte, bool) {
 	return r.mem[off : off+uint64(n) : off+uint64(n)], true
 }
 
-// PageOf is the number of the page that holds a guest-physical address, or false
-// if that is not RAM.
+// PageOf returns the number of the page that holds a guest-physical address, or false if the
+// address is not RAM.
 func (r *RAM) PageOf(gpa uint64) (int, bool) {
 	off, _, ok := r.offset(gpa)
 	return int(off / PageSize), ok
 }
 
-// offset translates a guest-physical address; room is how many bytes of its
-// region follow from it on.
+// offset translates a guest-physical address. room is how many bytes of its region begin there.
 func (r *RAM) offset(gpa uint64) (off, room uint64, ok bool) {
 	size := uint64(len(r.mem))
 	low := min(size, LowEnd)
@@ -161,13 +162,13 @@ func (r *RAM) offset(gpa uint64) (off, room uint64, ok bool) {
 	return 0, 0, false
 }
 
-// populateChunk is how much one madvise call populates: large enough to amortize
-// the call, small enough for progress and cancellation.
+// populateChunk is how many bytes one madvise call populates: enough to amortize the call, and few
+// enough to report progress and to cancel.
 const populateChunk = 8 << 20
 
-// Populate backs all RAM with host memory, so that no first touch is paid later.
-// Content is kept, whoever writes at the same time. progress, if not nil, is
-// called from several goroutines with the bytes done so far.
+// Populate backs all RAM with host memory, so that no first touch costs a fault later. It keeps the
+// content, even if others write at the same time. Several goroutines call progress, if it is not
+// nil, with the bytes done so far.
 func (r *RAM) Populate(ctx context.Context, workers int, progress func(doneBytes int64)) error {
 	var next, done atomic.Int64
 	g, ctx := errgroup.WithContext(ctx)
@@ -199,7 +200,7 @@ func (r *RAM) Populate(ctx context.Context, workers int, progress func(doneBytes
 // PopulateRange backs count pages from first on, as Populate does.
 func (r *RAM) PopulateRange(first, count int) error {
 	if r.populated.Load() {
-		return nil // even to find that out takes some 50 ns a page
+		return nil // finding that out would take some 50 ns a page
 	}
 	if err := populate(r.Range(first, count)); err != nil {
 		return fmt.Errorf("populate guest RAM at page %d: %w", first, err)
@@ -215,7 +216,7 @@ func populate(chunk []byte) error {
 		case err == unix.EINTR || err == unix.EAGAIN:
 			runtime.Gosched()
 		case err == unix.EINVAL:
-			// An older kernel: an atomic add of 0 is a write fault that keeps content.
+			// On an older kernel, an atomic add of 0 causes a write fault and keeps the content.
 			touch(chunk)
 			return nil
 		default:
@@ -224,8 +225,9 @@ func populate(chunk []byte) error {
 	}
 }
 
-// Backed is how many pages the host backs with memory. It only grows while nobody
-// punches holes into RAM, which nothing here does.
+// Backed is how many pages the host backs with memory (stat(2), st_blocks). It is a count, not a
+// set. A page counts as soon as the host allocates it, before Allocated finds it, so an equal count
+// does not mean equal content.
 func (r *RAM) Backed() (int, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(r.fd, &st); err != nil {
@@ -235,9 +237,8 @@ func (r *RAM) Backed() (int, error) {
 	return int(st.Blocks * blockBytes / PageSize), nil
 }
 
-// Allocated adds to pages every page that the host backs with memory. All others
-// were never written and read as zero without being read: they are holes of the
-// memfd (lseek(2), SEEK_DATA).
+// Allocated adds to pages every page that the host backs with memory. It does not read the others:
+// they were never written, so they are holes of the memfd and read as zero (lseek(2), SEEK_DATA).
 func (r *RAM) Allocated(pages *Bitmap) error {
 	for off := int64(0); off < r.Size(); {
 		data, err := unix.Seek(r.fd, off, unix.SEEK_DATA)

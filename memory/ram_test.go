@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 )
 
 func newRAM(t *testing.T, size int64) *RAM {
@@ -59,7 +60,8 @@ func TestAddressesAroundTheHole(t *testing.T) {
 		require.True(t, ok)
 		require.Equal(t, c.page, page)
 		s[0] = 0xa5
-		require.Equal(t, byte(0xa5), r.Page(page)[c.gpa%PageSize], "slice and page are the same memory")
+		require.Equal(t, byte(0xa5), r.Page(page)[c.gpa%PageSize],
+			"slice and page are the same memory")
 	}
 }
 
@@ -83,6 +85,26 @@ func TestAllocatedFindsWhatWasWritten(t *testing.T) {
 	backed, err = r.Backed()
 	require.NoError(t, err)
 	require.Equal(t, got.Count(), backed)
+}
+
+// TestBackedIsNoSet: memory that the host has allocated and nobody has written yet counts, and is
+// still a hole. So equal counts do not mean equal content.
+func TestBackedIsNoSet(t *testing.T) {
+	r := newRAM(t, 16<<20)
+	require.NoError(t, unix.Fallocate(r.FD(), 0, 7*PageSize, PageSize))
+	before, err := r.Backed()
+	require.NoError(t, err)
+	require.Positive(t, before)
+	holes := NewBitmap(r.Pages())
+	require.NoError(t, r.Allocated(holes))
+	require.False(t, holes.Test(7))
+	r.Page(7)[0] = 1
+	after, err := r.Backed()
+	require.NoError(t, err)
+	require.Equal(t, before, after)
+	found := NewBitmap(r.Pages())
+	require.NoError(t, r.Allocated(found))
+	require.True(t, found.Test(7))
 }
 
 func TestPopulateKeepsContentAndReportsProgress(t *testing.T) {
@@ -137,6 +159,42 @@ func TestDigest(t *testing.T) {
 	require.NotEqual(t, digest(a), digest(b), "the last byte counts")
 }
 
+// TestDigestsOfParts: the digests of chunks and pages show which one differs.
+func TestDigestsOfParts(t *testing.T) {
+	a, b := newRAM(t, 18<<20), newRAM(t, 18<<20) // the last chunk is half of one
+	page := 2*DigestChunk/PageSize + 7
+	a.Page(page)[0] = 1
+	chunks := func(r *RAM) []uint64 {
+		sums, err := r.ChunkDigests()
+		require.NoError(t, err)
+		whole, err := r.Digest()
+		require.NoError(t, err)
+		require.Equal(t, whole, DigestOf(sums))
+		return sums
+	}
+	require.Len(t, chunks(a), 5)
+	require.Len(t, a.PageDigests(4), 2<<20/PageSize)
+	for i, sum := range chunks(a) {
+		require.Equal(t, i == 2, sum != chunks(b)[i])
+		for n, sum := range a.PageDigests(i) {
+			differs := i == 2 && n == 7
+			require.Equal(t, differs, sum != b.PageDigests(i)[n])
+		}
+	}
+}
+
+func TestAddressOf(t *testing.T) {
+	r := newRAM(t, LowEnd+SizeUnit)
+	require.Equal(t, uint64(0), r.AddressOf(0))
+	require.Equal(t, uint64(LowEnd-PageSize), r.AddressOf(LowEnd/PageSize-1))
+	require.Equal(t, uint64(HighStart), r.AddressOf(LowEnd/PageSize))
+	for _, gpa := range []uint64{0, 5 * PageSize, HighStart + PageSize} {
+		page, ok := r.PageOf(gpa)
+		require.True(t, ok)
+		require.Equal(t, gpa, r.AddressOf(page))
+	}
+}
+
 func BenchmarkIsZero(b *testing.B) {
 	page := make([]byte, PageSize)
 	b.SetBytes(PageSize)
@@ -147,7 +205,7 @@ func BenchmarkIsZero(b *testing.B) {
 	}
 }
 
-// benchRAM is too large for any cache.
+// benchRAM is larger than any cache.
 func benchRAM(b *testing.B) *RAM {
 	r, err := New(512 << 20)
 	require.NoError(b, err)

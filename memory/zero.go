@@ -7,10 +7,10 @@ import (
 
 var zeroPage [PageSize]byte
 
-// IsZero tells whether a page, or any other slice of at most 4096 bytes, is all
-// zero. The first word tells most pages of content. The rest is compared against a
-// page that stays in the cache, with the vector instructions of bytes.Equal, from
-// the front, for that is the way that the processor's prefetcher goes.
+// IsZero tells whether a page, or another slice of at most 4096 bytes, is all zero. The first word
+// gives most pages with content away. The rest is compared with a zero page that stays in the
+// cache, by the vector instructions of bytes.Equal, and from the front, because the processor
+// prefetches in that direction.
 func IsZero(b []byte) bool {
 	if len(b) >= 8 && binary.NativeEndian.Uint64(b) != 0 {
 		return false

@@ -2,9 +2,6 @@ package migration
 
 import (
 	"context"
-	"errors"
-	"io"
-	"log/slog"
 	"net"
 	"testing"
 	"testing/synctest"
@@ -20,10 +17,14 @@ import (
 // the machine, and a source that lost the last answer asks only then.
 func TestAnswersOutliveServe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, busy(0, 5))
+		b := newEnds(t, busy(0, 5))
 		defer b.close()
 		b.m.start()
-		dial := tamper(b, nil, func(typ transport.Type) action { return cutIf(typ == transport.TypeRunning) })
+		dial := tamper(
+			b,
+			nil,
+			func(typ transport.Type) action { return cutIf(typ == transport.TypeRunning) },
+		)
 		dials := 0
 		b.dial = func(ctx context.Context) (net.Conn, error) {
 			if dials++; dials == 2 {
@@ -40,11 +41,10 @@ func TestAnswersOutliveServe(t *testing.T) {
 	})
 }
 
-// TestSlowBuild: to build a machine, its RAM populated, may take longer than a peer
-// may be silent.
+// TestSlowBuild: building a machine with populated RAM may take longer than a peer may be silent.
 func TestSlowBuild(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, busy(0, 5))
+		b := newEnds(t, busy(0, 5))
 		defer b.close()
 		b.onBuild = func() { time.Sleep(3 * transport.IdleTimeout) }
 		b.m.start()
@@ -54,105 +54,51 @@ func TestSlowBuild(t *testing.T) {
 }
 
 // knock greets a destination, and returns the connection if it was welcome.
-func knock(b *bed, h transport.Hello) (net.Conn, error) {
+func knock(b *ends, h transport.Hello) (net.Conn, error) {
 	nc, err := b.ln.dial(context.Background())
 	require.NoError(b.t, err)
 	require.NoError(b.t, transport.WriteHello(nc, h))
-	if err := transport.ReadWelcome(nc); err != nil {
+	if _, err := transport.ReadWelcome(nc, h.Features); err != nil {
 		nc.Close()
 		return nil, err
 	}
 	return nc, nil
 }
 
-// TestChannelsComeOnce: a source that opens more channels than it announced, or
-// opens them too late, keeps nobody busy.
-func TestChannelsComeOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, idle)
-		defer b.close()
-		b.m.start()
-		h := transport.Hello{Purpose: transport.PurposeMigrate, Channels: 3, ID: transport.ID{1}}
-		main, err := knock(b, h)
-		require.NoError(t, err)
-		h.Channel = 1
-		again, err := knock(b, h)
-		require.NoError(t, err)
-		defer again.Close()
-		for range 3 * maxGreetings {
-			synctest.Wait()
-			_, err := knock(b, h)
-			require.ErrorIs(t, err, transport.ErrRefused)
-			require.ErrorContains(t, err, "channel 1 is here already")
-		}
-		h.Channel = 3
-		_, err = knock(b, h)
-		require.ErrorIs(t, err, transport.ErrRefused)
-		h.Channel, h.Channels = 1, 2
-		_, err = knock(b, h)
-		require.ErrorContains(t, err, "belongs to no migration")
-
-		main.Close()
-		synctest.Wait()
-		h.Channel, h.Channels = 2, 3
-		_, err = knock(b, h)
-		require.ErrorContains(t, err, "belongs to no migration")
-		_, err = again.Read(make([]byte, 1))
-		require.Error(t, err, "the channel of a migration that failed is closed")
-		s := b.source(Params{Verify: true, Channels: 3})
-		b.checkMoved(s, s.Run(context.Background()))
-	})
-}
-
-// TestManyFailures: attempts that come and fail leave nothing behind that grows.
-func TestManyFailures(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		ln := newMemListener()
-		defer ln.Close()
-		d := Destination{
-			Builder: buildFunc(func([]byte) (Incoming, error) { return nil, errors.New("never") }),
-			Log:     slog.New(slog.DiscardHandler),
-		}
-		go d.Serve(context.Background(), ln)
-		b := &bed{t: t, ln: ln}
-		h := transport.Hello{Purpose: transport.PurposeMigrate, Channels: 1}
-		for i := range maxDiscarded + 10 {
-			h.ID[0], h.ID[1] = byte(i), byte(i>>8)
-			nc, err := knock(b, h)
-			require.NoError(t, err)
-			nc.Close()
-			synctest.Wait()
-		}
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		require.Len(t, d.outcomes, maxDiscarded)
-		require.Equal(t, transport.OutcomeDiscarded, d.outcomes[h.ID])
-		require.NotContains(t, d.outcomes, transport.ID{})
-	})
-}
-
-// rogue is a source that knows the protocol and keeps to it as far as it likes.
+// rogue is a source that knows the protocol and breaks it as a test wants.
 type rogue struct {
-	b     *bed
+	b     *ends
 	hello transport.Hello
 	main  *transport.Conn
 }
 
-// newRogue has opened channel 0.
-func newRogue(b *bed, channels uint16) rogue {
-	h := transport.Hello{Purpose: transport.PurposeMigrate, Channels: channels, ID: transport.ID{byte(channels), 9}}
+// newRogue returns a rogue with channel 0 open.
+func newRogue(b *ends, channels uint16) rogue { return newRogueOffering(b, channels, 0) }
+
+func newRogueOffering(b *ends, channels uint16, offers transport.Features) rogue {
+	h := transport.Hello{
+		Purpose:  transport.PurposeMigrate,
+		Channels: channels,
+		ID:       transport.ID{byte(channels), 9},
+		Features: offers,
+	}
 	nc, err := knock(b, h)
 	require.NoError(b.t, err)
 	return rogue{b, h, transport.NewConn(nc)}
 }
 
-// accepted is a rogue whose machine has been built.
-func accepted(b *bed, channels uint16) rogue {
-	r := newRogue(b, channels)
+// accepted returns a rogue whose machine has been built.
+func accepted(b *ends, channels uint16) rogue { return newRogue(b, channels).accepted() }
+
+func (r rogue) accepted() rogue {
+	b := r.b
 	r.send(transport.TypeConfig, []byte("a machine"))
 	h, err := r.main.Next()
 	require.NoError(b.t, err)
 	require.Equal(b.t, transport.TypeAccept, h.Type)
+	// This keeps off the beat of the destination's keep-alives. A keep-alive cut off when a limit
+	// ends would leave no room for a farewell.
+	time.Sleep(time.Millisecond)
 	return r
 }
 
@@ -161,16 +107,36 @@ func (r rogue) send(t transport.Type, payload []byte) {
 	require.NoError(r.b.t, r.main.WriteMessage(t, 0, payload))
 }
 
+// flush makes the destination receive all pages of an attempt to switch over.
+func (r rogue) flush(attempt uint32) {
+	r.b.t.Helper()
+	require.NoError(r.b.t, r.main.WriteMessage(transport.TypeFlush, attempt, nil))
+	h, err := r.main.Next()
+	require.NoError(r.b.t, err)
+	require.Equal(r.b.t, transport.Header{Type: transport.TypeFlush, Arg: attempt}, h)
+}
+
 func (r rogue) extents() { r.send(transport.TypeExtents, packExtents(memory.NewBitmap(testPages))) }
 
-// state is what the fake machine takes for one.
+// next returns the header of the destination's next message.
+func (r rogue) next() transport.Header {
+	r.b.t.Helper()
+	h, err := r.main.Next()
+	if err == nil {
+		_, err = r.main.ReadMessage(h)
+	}
+	require.NoError(r.b.t, err)
+	return h
+}
+
+// state returns bytes that the fake machine accepts as a state.
 func (r rogue) state() []byte {
 	state, err := r.b.m.SaveState()
 	require.NoError(r.b.t, err)
 	return state
 }
 
-// requireDiscarded: the destination gives up within a time, and says why.
+// requireDiscarded checks that the destination gives up within a time, and says why.
 func (r rogue) requireDiscarded(within time.Duration, why string) {
 	r.b.t.Helper()
 	begin := time.Now()
@@ -192,36 +158,37 @@ func (r rogue) requireDiscarded(within time.Duration, why string) {
 	r.main.Close()
 }
 
-// TestRogueSources: out of turn, nothing runs, and the next migration may come.
+// TestRogueSources: after a message out of turn no guest runs, and the next migration may come.
 func TestRogueSources(t *testing.T) {
-	for name, do := range map[string]func(*bed){
-		"no configuration": func(b *bed) {
+	for name, do := range map[string]func(*ends){
+		"no configuration": func(b *ends) {
 			r := newRogue(b, 1)
-			go r.main.WriteMessage(transport.TypeExtents, 0, make([]byte, 1)) // nobody reads its payload
+			// Nobody reads its payload.
+			go r.main.WriteMessage(transport.TypeExtents, 0, make([]byte, 1))
 			r.requireDiscarded(0, "type 12 where 1 was due")
 		},
-		"extents of another RAM": func(b *bed) {
+		"extents of another RAM": func(b *ends) {
 			r := accepted(b, 1)
 			r.send(transport.TypeExtents, nil)
 			r.requireDiscarded(0, "bytes of extents")
 		},
-		"state before the flush": func(b *bed) {
+		"state before the flush": func(b *ends) {
 			r := accepted(b, 1)
 			r.extents()
 			go r.main.WriteMessage(transport.TypeState, 0, r.state())
 			r.requireDiscarded(0, "type 5 where 3 was due")
 		},
-		"no state": func(b *bed) {
+		"no state": func(b *ends) {
 			r := accepted(b, 1)
 			r.extents()
-			r.send(transport.TypeFlush, nil)
+			r.flush(0)
 			r.send(transport.TypeCommit, nil)
 			r.requireDiscarded(0, "type 7 where 5 was due")
 		},
-		"no commit": func(b *bed) {
+		"no commit": func(b *ends) {
 			r := accepted(b, 1)
 			r.extents()
-			r.send(transport.TypeFlush, nil)
+			r.flush(0)
 			r.send(transport.TypeState, r.state())
 			h, err := r.main.Next()
 			require.NoError(b.t, err)
@@ -230,19 +197,72 @@ func TestRogueSources(t *testing.T) {
 			r.requireDiscarded(0, "not told to run the guest")
 			require.True(b.t, b.in.discarded.Load())
 		},
-		"falls silent before the commit": func(b *bed) {
+		"falls silent before the commit": func(b *ends) {
 			r := accepted(b, 1)
 			r.extents()
-			r.send(transport.TypeFlush, nil)
+			r.flush(0)
 			r.send(transport.TypeState, r.state())
 			r.requireDiscarded(transport.IdleTimeout, "not told to run the guest")
 		},
-		"a channel that does not come": func(b *bed) {
+		"a rewind before the flush": func(b *ends) {
+			r := accepted(b, 1)
+			r.extents()
+			r.send(transport.TypeRewind, nil)
+			r.requireDiscarded(0, "type 14 where 3 was due")
+		},
+		"a rewind after the state": func(b *ends) {
+			r := accepted(b, 1)
+			r.extents()
+			r.flush(0)
+			r.send(transport.TypeState, r.state())
+			h, err := r.main.Next()
+			require.NoError(b.t, err)
+			require.Equal(b.t, transport.TypePrepared, h.Type)
+			require.NoError(b.t, r.main.WriteMessage(transport.TypeRewind, 1, nil))
+			r.requireDiscarded(0, "not told to run the guest")
+		},
+		"a rewind to another attempt": func(b *ends) {
+			r := accepted(b, 1)
+			r.extents()
+			r.flush(0)
+			require.NoError(b.t, r.main.WriteMessage(transport.TypeRewind, 2, nil))
+			r.requireDiscarded(0, "message of type 14 for attempt 2 with 0 bytes, in attempt 1")
+		},
+		"a flush of an older attempt": func(b *ends) {
+			r := accepted(b, 1)
+			r.extents()
+			r.flush(0)
+			require.NoError(b.t, r.main.WriteMessage(transport.TypeRewind, 1, nil))
+			require.NoError(b.t, r.main.WriteMessage(transport.TypeFlush, 0, nil))
+			r.requireDiscarded(0, "message of type 4 for attempt 0 with 0 bytes, in attempt 1")
+		},
+		"a flush of an attempt to come": func(b *ends) {
+			r := accepted(b, 1)
+			r.extents()
+			require.NoError(b.t, r.main.WriteMessage(transport.TypeFlush, 1, nil))
+			r.requireDiscarded(0, "message of type 4 for attempt 1 with 0 bytes, in attempt 0")
+		},
+		"state with a channel not flushed again": func(b *ends) {
+			r := accepted(b, 2)
+			r.extents()
+			h := r.hello
+			h.Channel = 1
+			nc, err := knock(b, h)
+			require.NoError(b.t, err)
+			second := transport.NewConn(nc)
+			require.NoError(b.t, second.WriteMessage(transport.TypeFlush, 0, nil))
+			r.flush(0)
+			require.NoError(b.t, r.main.WriteMessage(transport.TypeRewind, 1, nil))
+			require.NoError(b.t, r.main.WriteMessage(transport.TypeFlush, 1, nil))
+			go second.WriteMessage(transport.TypeFlush, 0, nil) // as if it had come late
+			r.requireDiscarded(0, "message of type 4 for attempt 0 with 0 bytes, in attempt 1")
+		},
+		"a channel that does not come": func(b *ends) {
 			r := accepted(b, 2)
 			r.extents()
 			r.requireDiscarded(joinTimeout, "1 channels did not arrive")
 		},
-		"a channel that fails": func(b *bed) {
+		"a channel that fails": func(b *ends) {
 			r := accepted(b, 2)
 			r.extents()
 			h := r.hello
@@ -255,7 +275,7 @@ func TestRogueSources(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				b := newBed(t, idle)
+				b := newEnds(t, idle)
 				defer b.close()
 				b.m.start()
 				do(b)
@@ -267,16 +287,16 @@ func TestRogueSources(t *testing.T) {
 	}
 }
 
-// TestDestinationStopsAtOnce wherever a source keeps it waiting.
+// TestDestinationStopsAtOnce: a destination stops at once, wherever a source keeps it waiting.
 func TestDestinationStopsAtOnce(t *testing.T) {
-	for name, do := range map[string]func(*bed){
-		"greeting": func(b *bed) {
+	for name, do := range map[string]func(*ends){
+		"greeting": func(b *ends) {
 			_, err := b.ln.dial(context.Background())
 			require.NoError(b.t, err)
 		},
-		"configuration": func(b *bed) { newRogue(b, 1) },
-		"channels":      func(b *bed) { accepted(b, 2).extents() },
-		"pages": func(b *bed) {
+		"configuration": func(b *ends) { newRogue(b, 1) },
+		"channels":      func(b *ends) { accepted(b, 2).extents() },
+		"pages": func(b *ends) {
 			r := accepted(b, 2)
 			r.extents()
 			r.hello.Channel = 1
@@ -286,7 +306,7 @@ func TestDestinationStopsAtOnce(t *testing.T) {
 		},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			b := newBed(t, idle)
+			b := newEnds(t, idle)
 			defer b.close()
 			do(b)
 			synctest.Wait()
@@ -300,54 +320,29 @@ func TestDestinationStopsAtOnce(t *testing.T) {
 	}
 }
 
-func TestWhoMayJoin(t *testing.T) {
+// TestFailureReportedAfterASuccess: an attempt that failed is cleared away when another one
+// brings the guest. Whatever it still has to say, Serve's goroutines end with the listener.
+func TestFailureReportedAfterASuccess(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, idle)
-		defer b.close()
-		for _, h := range []transport.Hello{
-			{Purpose: transport.PurposeMigrate, Channels: 0},
-			{Purpose: transport.PurposeMigrate, Channels: MaxChannels + 1},
-			{Purpose: transport.PurposeMigrate, Channel: 1, Channels: 1},
-			{Purpose: transport.PurposeMigrate, Channel: 1, Channels: 2}, // of what?
-			{Purpose: transport.PurposeQuery, Channels: 1},               // of what?
-		} {
-			_, err := knock(b, h)
-			require.ErrorIs(t, err, transport.ErrRefused, "%+v", h)
-		}
-		r := accepted(b, 2)
-		h := r.hello
-		h.Channel, h.ID[5] = 1, 1
-		_, err := knock(b, h)
-		require.ErrorContains(t, err, "belongs to no migration under way")
-		r.main.Close()
-	})
-}
-
-// TestSilentConnections: whoever connects and says nothing makes room for others.
-func TestSilentConnections(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, idle)
+		b := newEnds(t, idle)
 		defer b.close()
 		b.m.start()
-		var first net.Conn
-		for i := range maxGreetings + 5 {
-			nc, err := b.ln.dial(context.Background())
-			require.NoError(t, err)
-			defer nc.Close()
-			synctest.Wait()
-			if i == 0 {
-				first = nc
-			}
-			if i >= maxGreetings {
-				_, err := nc.Read(make([]byte, 1))
-				require.ErrorIs(t, err, io.EOF, "there is no room for more")
-			}
+		nc, err := b.ln.dial(context.Background())
+		require.NoError(t, err)
+		defer nc.Close()
+		hello := transport.Hello{
+			Purpose:  transport.PurposeMigrate,
+			Channels: 1,
+			ID:       transport.ID{1},
 		}
-		begin := time.Now()
-		io.Copy(io.Discard, first)
-		require.Equal(t, helloTimeout, time.Since(begin))
-		synctest.Wait()
+		require.NoError(t, transport.WriteHello(nc, hello))
+		_, err = transport.ReadWelcome(nc, 0)
+		require.NoError(t, err)
+		// No message of this type is due, and nobody reads the refusal. The attempt has no place
+		// any more, and takes another second for its farewell.
+		require.NoError(t, transport.NewConn(nc).WriteMessage(transport.TypeCommit, 0, nil))
 		s := b.source(Params{})
 		b.checkMoved(s, s.Run(context.Background()))
+		require.Less(t, time.Since(b.begun), time.Second, "before the farewell is over")
 	})
 }

@@ -3,11 +3,11 @@
 //
 // # Pre-copy
 //
-// The guest keeps running while its memory is sent. Round 1 sends all of it; every
-// later round sends the pages written during the one before. When little enough is
-// left, the vCPUs are paused, the rest and the machine's state are sent
-// (stop-and-copy), and the destination runs the guest. The guest's downtime is what
-// stop-and-copy takes, which depends on how many pages are dirty just then:
+// The guest keeps running while its memory is sent. Round 1 sends all of it; every later round
+// sends the pages written during the one before. When little enough is left, the vCPUs are paused,
+// the rest and the machine's state are sent (stop-and-copy), and the destination runs the guest.
+// The guest's downtime is the time of the stop-and-copy, which depends on how many pages are dirty
+// at that moment:
 //
 //	           round 1          round 2    3   4   stop-and-copy
 //	source  |================|=========|=====|==|■■■■|
@@ -16,36 +16,103 @@
 //
 // # When
 //
-// A stop rule (Rule) judges from what it can measure whether pre-copy has
-// converged. Guidance adds what only the program knows: the tag port's gate is open
-// while the tasks are in segments in which a switchover is cheap, and a closed gate
-// holds back what the mode says (Guidance). Both are needed to switch over; neither
-// may hold the machine's host hostage (Params.MaxDefer).
+// A policy (Rule) judges from what it can measure whether pre-copy has converged. Guidance adds
+// what only the program knows: the tag port's gate is open while the tasks are in segments in which
+// a switchover is cheap, and a closed gate holds back what the mode says (Guidance). Both must
+// agree before a switchover; Params.MaxDefer bounds for how long guidance may defer it.
+//
+// A Head in package policy decides all of this from what it is told. Source is its hands: it tells
+// the head what happened, with Source.mu held, and does what the head answers.
 //
 // # Source
 //
 //	setup ──► waiting ──► pre-copy ◄──► suspended
 //	             (gate)    │    ▲          (gate)
-//	                       ▼    │ gate closed while pausing
+//	                       ▼    │ gate closed while pausing, or standstill too long
 //	          held ◄── converged┴──► stop-and-copy ──► handover ──► done
 //
-// Until the commit is sent, every failure and every cancellation leads back: the
-// guest runs on at the source, dirty logging off.
+// Until the commit is sent, every failure and every cancellation leads back: the guest runs on at
+// the source, with dirty logging off.
 //
 // # Handover
 //
 // Never two copies run, and never none:
 //
 //	source                         destination
-//	paused; last pages, state ──►
+//	paused; last pages ─────────►
+//	                          ◄── flush         all pages there: until here the source
+//	state ──────────────────────►               can take it back and send rounds again
 //	                          ◄── prepared      loaded, digests if asked
 //	commit ─────────────────────►
 //	                          ◄── running       vCPUs run
 //
-// Before it sends commit the source may always resume; the destination may run
-// only after it has received commit. If the connection breaks in between, the
-// source asks over a new one how it ended; while nobody can tell, its copy stays
-// paused, for the operator to decide.
+// Before it sends commit the source may always resume; the destination may run only after it has
+// received commit. If the connection breaks in between, the source asks over a new one how it
+// ended. While nobody can tell, its copy stays paused until the operator decides.
+//
+// # Files
+//
+//	source.go       Source, from Run to its end
+//	setup.go        what precedes the first round
+//	precopy.go      rounds, until the stop-and-copy may begin
+//	guide.go        the hands of the head: events, the gate, EXITs, waits
+//	switchover.go   the guest stands still, the last pages go
+//	standstill.go   for how long it may, and taking a switchover back
+//	handover.go     state, verification, commit
+//	digests.go      what verification compares
+//	machine.go      what the engine sees of a machine
+//	params.go       an order
+//	report.go       its outcome
+//	events.go       who is told of it meanwhile
+//	oneline.go      an error as people see it
+//
+//	destination.go  Destination, and an attempt from its first message to its last
+//	listen.go       the listening side: connections that say what they want
+//	admission.go    which attempt they belong to, and how attempts ended
+//	receive.go      pages into RAM
+//	populate.go     memory behind RAM before pages arrive
+//	takeover.go     the state is loaded, the guest runs, or its time is over
+//
+// Package policy has the head: what is decided, and why. Package stream has the rounds
+// themselves. Package peer has the connections, and what each end knows of the other.
+//
+// # Words
+//
+// An event (policy.Event) is what the engine tells its head. A notice (Notice) is what it tells the
+// observer of a migration. The control socket turns a notice into an event of its own
+// (control.Event), because there it is one of several things that can happen to a VM. What QEMU
+// calls an event (qmp.Event) is neither.
+//
+// A standstill is a stretch of time for which the engine makes the guest stand still. When a
+// switchover is taken back, the guest runs here again and the migration goes on. An attempt is one
+// source's try at a destination, and, in frames, one switchover of a migration.
+//
+// # Locks
+//
+// A goroutine that holds a lock may take only the locks below it. Locks without a branch are
+// leaves.
+//
+//	tagging.Port, order         the engine is told of the gate with it held
+//	└── Source.emitMu, Source.mu, stream.Stream's
+//
+//	Source.vcpus                while vCPUs are waited for: no exit may take it
+//	├── tagging.Port's
+//	└── Source.emitMu           one notice at a time; the observer is called with it held
+//	    └── Source.mu           never held while waiting
+//	        ├── peer.Doubt's, peer.Peer's, peer.Links'
+//	        └── stream.Stream's progress and rate
+//
+//	stream.Stream.track         the dirty log; never with Source.mu held
+//	└── stream.Stream's progress
+//
+//	admission.mu
+//	greetings.mu
+//	peer.Watch's
+//	└── peer.Links'
+//
+// A vCPU's exit may take all but vcpus, so nobody may wait for vCPUs with another lock held. There
+// is one exception to the order: attach takes the port's locks with Source.mu held. The port tells
+// the engine nothing before attach, so nobody can take them in the other order.
 //
 // # Without KVM
 //

@@ -4,36 +4,36 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"strings"
 	"time"
 
+	"taskguide/migration/policy"
 	"taskguide/tagging"
 )
 
 const progressInterval = 100 * time.Millisecond
 
-// progressSample is what the last progress event saw, for the rate since.
+// progressSample is what the last progress notice saw; the next one computes the rate since then.
 type progressSample struct {
 	at   time.Time
 	wire int64
 }
 
-// emit tells the observer. Events come from the engine, its progress ticker and
-// from vCPU threads, one at a time.
-func (s *Source) emit(e Event) {
+// emit tells the observer. Notices come from the engine, its progress ticker and vCPU threads, one
+// at a time.
+func (s *Source) emit(e Notice) {
 	s.emitMu.Lock()
 	defer s.emitMu.Unlock()
 	s.mu.Lock()
-	e.Time, e.Phase, e.GateOpen = time.Now(), s.phase, s.gateOpen
+	e.Time, e.Phase, e.GateOpen = time.Now(), s.report.Phase, s.head.GateOpen()
 	s.mu.Unlock()
 	s.observe(e)
 }
 
-// setPhase enters a phase, and tells the guest what it may know of it.
+// setPhase enters a phase, and sets the state that the guest can read for it.
 func (s *Source) setPhase(p Phase) {
 	s.mu.Lock()
-	changed := s.phase != p
-	s.phase, s.report.Phase = p, p
+	changed := s.report.Phase != p
+	s.report.Phase = p
 	s.mu.Unlock()
 	if !changed {
 		return
@@ -44,15 +44,16 @@ func (s *Source) setPhase(p Phase) {
 	case PhaseStopCopy:
 		s.m.Tags().SetState(tagging.StateSwitchingOver)
 	}
-	s.emit(Event{Kind: EventPhase})
+	s.emit(Notice{Kind: NoticePhase})
 }
 
-// startProgress emits progress events until the returned function is called.
-func (s *Source) startProgress(ctx context.Context) (stop func()) {
+// startProgress emits progress notices until the returned function is called.
+func (s *Source) startProgress() (stop func()) {
 	done := make(chan struct{})
 	finished := make(chan struct{})
 	go func() {
 		defer close(finished)
+		var last progressSample
 		tick := time.NewTicker(progressInterval)
 		defer tick.Stop()
 		for {
@@ -60,58 +61,34 @@ func (s *Source) startProgress(ctx context.Context) (stop func()) {
 			case <-done:
 				return
 			case <-tick.C:
-				s.emit(Event{Kind: EventProgress, Progress: s.progress()})
+				s.emit(Notice{Kind: NoticeProgress, Progress: s.progress(&last)})
 			}
 		}
 	}()
 	return func() { close(done); <-finished }
 }
 
-func (s *Source) progress() *Progress {
+// progress returns how far the migration has come. last is what the notice before saw.
+func (s *Source) progress(last *progressSample) *Progress {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	waited, suspended := s.heldTimes()
+	d := s.head.Deferral(s.now())
+	round := s.stream.Progress()
 	p := &Progress{
-		Round:       s.round.n,
-		RoundPages:  s.round.total,
-		DonePages:   s.round.total - s.round.left(),
-		BytesWire:   s.bytesWireLocked(),
-		WaitedMS:    ms(waited),
-		SuspendedMS: ms(suspended),
+		Round:       round.Round,
+		RoundPages:  round.Pages,
+		DonePages:   round.Done,
+		BytesWire:   s.peer.Sent(),
+		WaitedMS:    ms(d.Waited),
+		SuspendedMS: ms(d.Suspended),
+		DeferredMS:  ms(d.Deferred),
 	}
 	now := time.Now()
-	if since := now.Sub(s.lastSample.at).Seconds(); !s.lastSample.at.IsZero() && since > 0 {
-		p.BytesPerS = float64(p.BytesWire-s.lastSample.wire) / since
+	if since := now.Sub(last.at).Seconds(); !last.at.IsZero() && since > 0 {
+		p.BytesPerS = float64(p.BytesWire-last.wire) / since
 	}
-	s.lastSample = progressSample{now, p.BytesWire}
+	*last = progressSample{now, p.BytesWire}
 	return p
-}
-
-// heldTimes are the times held back so far, a stay under way included; s.mu is
-// held.
-func (s *Source) heldTimes() (waited, suspended time.Duration) {
-	waited, suspended = s.waited, s.suspended
-	if s.held == nil {
-		return waited, suspended
-	}
-	if s.held == &s.suspended {
-		return waited, suspended + time.Since(s.heldSince)
-	}
-	return waited + time.Since(s.heldSince), suspended
-}
-
-func (s *Source) bytesWire() int64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.bytesWireLocked()
-}
-
-func (s *Source) bytesWireLocked() int64 {
-	n := int64(0)
-	for _, c := range s.conns {
-		n += c.BytesSent()
-	}
-	return n
 }
 
 // Report returns the report so far, or the final one once Run has returned.
@@ -120,15 +97,21 @@ func (s *Source) Report() Report {
 	defer s.mu.Unlock()
 	r := s.report
 	if r.Status == StatusRunning {
-		waited, suspended := s.heldTimes()
-		r.WaitedMS, r.SuspendedMS = ms(waited), ms(suspended)
-		r.BytesWire = s.bytesWireLocked()
+		s.reportDeferral(&r)
+		r.BytesWire = s.peer.Sent()
 		if !s.begin.IsZero() {
 			r.TotalMS = ms(time.Since(s.begin))
 		}
 	}
 	r.Rounds, r.Warnings = slices.Clone(r.Rounds), slices.Clone(r.Warnings)
+	r.Standstills = slices.Clone(r.Standstills)
 	return r
+}
+
+// reportDeferral enters what guidance has cost into a report; s.mu is held.
+func (s *Source) reportDeferral(r *Report) {
+	d := s.head.Deferral(s.now())
+	r.WaitedMS, r.SuspendedMS, r.DeferredMS = ms(d.Waited), ms(d.Suspended), ms(d.Deferred)
 }
 
 // finish completes the report.
@@ -136,23 +119,29 @@ func (s *Source) finish(err error) Report {
 	s.mu.Lock()
 	r := &s.report
 	r.TotalMS = ms(time.Since(s.begin))
-	waited, suspended := s.heldTimes()
-	r.WaitedMS, r.SuspendedMS = ms(waited), ms(suspended)
-	r.BytesWire = s.bytesWireLocked()
+	s.reportDeferral(r)
+	r.BytesWire = s.peer.Sent()
 	switch {
-	case s.fate == FateMoved:
+	case s.doubt.Fate() == FateMoved:
 		r.Status = StatusCompleted
-		s.phase, r.Phase = PhaseDone, PhaseDone
-	case errors.Is(err, ErrCancelled), errors.Is(err, context.Canceled), errors.Is(err, ErrDeferred):
+		r.Phase = PhaseDone
+	case errors.Is(err, ErrCancelled), errors.Is(err, context.Canceled),
+		errors.Is(err, ErrDeferred), errors.Is(err, policy.ErrAborted):
 		r.Status = StatusCancelled
 	default:
 		r.Status = StatusFailed
 	}
+	if st := s.standing; st != nil { // and it may stand still for ever
+		s.list(st.entry(s.begin, r.SwitchoverReason, "unknown: "+OneLine(err.Error())))
+	}
+	if n := len(r.Standstills); n > 0 && r.Status != StatusCompleted {
+		r.DowntimeMS = r.Standstills[n-1].MS
+	}
 	if err != nil {
-		r.Error = strings.ReplaceAll(err.Error(), "\n", "; ")
+		r.Error = OneLine(err.Error())
 	}
 	s.mu.Unlock()
 	final := s.Report()
-	s.emit(Event{Kind: EventDone, Report: &final})
+	s.emit(Notice{Kind: NoticeDone, Report: &final})
 	return final
 }

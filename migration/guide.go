@@ -2,28 +2,84 @@ package migration
 
 import (
 	"context"
-	"fmt"
 	"time"
 
+	"taskguide/migration/peer"
+	"taskguide/migration/policy"
+	"taskguide/migration/stream"
 	"taskguide/tagging"
 )
 
-// attach begins to listen to the gate.
-func (s *Source) attach() {
-	// With mu held: a transition right after Attach waits until its answer is noted.
+// now is the time since the migration began, as policies know it.
+func (s *Source) now() time.Duration {
+	if s.begin.IsZero() {
+		return 0
+	}
+	return time.Since(s.begin)
+}
+
+// step tells the head what has happened and returns its action; s.mu is held.
+func (s *Source) step(e policy.Event) policy.Action {
+	a := s.head.Step(s.now(), e)
+	s.report.Forced = s.head.Forced()
+	if a.Warning != "" {
+		s.report.Warnings = append(s.report.Warnings, a.Warning)
+	}
+	return a
+}
+
+// event returns an event with that many remaining pages; s.mu is held.
+func (s *Source) event(kind policy.Kind, remaining int) policy.Event {
+	return s.complete(policy.Event{Kind: kind, Remaining: remaining})
+}
+
+// complete adds the migration's present state to an event; s.mu is held.
+func (s *Source) complete(e policy.Event) policy.Event {
+	e.Rounds, e.Completed = s.report.Rounds, s.report.RoundCount()
+	e.Queued = s.peer.Queued()
+	e.Sent, e.RAM = s.report.PagesSent+s.report.PagesZero, s.m.RAM().Pages()
+	e.Phase = s.report.Phase
+	rate := s.stream.Rate()
+	e.BytesPerS, e.WirePerS = rate.Content, rate.Wire
+	if rate.Content == 0 {
+		e.BytesPerS = float64(s.p.BitsPerSecond) / 8
+		e.WirePerS = e.BytesPerS
+	}
+	return e
+}
+
+// decided tells whether the action is a switchover, and notes its reason; s.mu is held.
+func (s *Source) decided(a policy.Action) bool {
+	if a.Verb != policy.Switchover {
+		return false
+	}
+	s.report.SwitchoverReason = a.Reason
+	return true
+}
+
+// end notes that the migration has ended and the guest stays; s.mu is held.
+func (s *Source) end() {
+	s.step(policy.Event{Kind: policy.KindEnded})
+}
+
+func gateOf(open bool) policy.Gate {
+	if open {
+		return policy.GateOpen
+	}
+	return policy.GateClosed
+}
+
+// attach begins to listen to the gate, and returns whether the migration may begin.
+func (s *Source) attach() policy.Action {
+	// mu is held so that a transition right after Attach waits until Attach's answer is noted.
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	g := s.m.Tags().Attach(s.p.Gate, gateListener{s})
-	s.gateOpen = g.Open
-	s.guided = s.p.Guidance != GuidanceOff && g.Tasks > 0
-	if s.p.Guidance != GuidanceOff && g.Tasks == 0 {
-		s.report.Guidance = GuidanceNone
-		s.report.Warnings = append(s.report.Warnings, "no task in the guest takes part in guidance: the rule alone decides")
-	}
-	if s.guided && !g.Open && !s.m.Running() {
-		s.guided = false
-		s.report.Warnings = append(s.report.Warnings, "the guest is paused before a closed gate and cannot open it: the rule alone decides")
-	}
+	start := s.event(policy.KindStart, 0)
+	start.Gate, start.Tasks, start.Running = gateOf(g.Open), g.Tasks, s.m.Running()
+	a := s.step(start)
+	s.report.Guidance = s.head.Guidance()
+	return a
 }
 
 // gateListener is the engine's side of the tag port. Its methods run on a vCPU's
@@ -31,94 +87,87 @@ func (s *Source) attach() {
 type gateListener struct{ s *Source }
 
 // GateOpened implements tagging.Listener.
-func (l gateListener) GateOpened() {
-	s := l.s
+func (l gateListener) GateOpened() { l.s.gateChanged(policy.GateOpen) }
+
+// GateClosed implements tagging.Listener.
+func (l gateListener) GateClosed() { l.s.gateChanged(policy.GateClosed) }
+
+func (s *Source) gateChanged(to policy.Gate) {
 	s.mu.Lock()
-	s.gateOpen = true
-	s.opened++
-	s.drain.reset()
-	if s.phase == PhaseHeld {
-		// What the round under way still has to send was dirtied before the gate
-		// opened; a new round sends each page once.
-		s.stopRound.Store(true)
+	changed := policy.Event{Kind: policy.KindGate, Gate: to, Phase: s.report.Phase}
+	if s.step(changed).Verb == policy.EndRound {
+		s.stream.Stop()
 	}
 	s.mu.Unlock()
 	s.wakeUp()
-	s.emit(Event{Kind: EventGate})
+	s.emit(Notice{Kind: NoticeGate})
 }
 
-// GateClosing implements tagging.Listener: the vCPU is held at its EXIT, and this
-// is the last moment at which the gate is open.
+// GateClosing implements tagging.Listener. The vCPU waits at its EXIT, and this is the last moment
+// at which the gate is open.
 func (l gateListener) GateClosing() (hold bool) {
 	s := l.s
-	s.mu.Lock()
-	// A machine that this engine asked to pause counts as running until it stands
-	// still; one that its user paused does not get here.
-	asked := s.p.switchAtExit() && s.holdsSwitchover() && (s.asked || s.m.Running())
-	pausing, phase, reason := s.pausing, s.phase, s.report.SwitchoverReason
-	s.mu.Unlock()
-	if !asked {
+	if !s.holdsAtExit(time.Now()) {
 		return false
 	}
-	if pausing {
-		return s.holdAtExit(reason + ", held at the segment's EXIT")
-	}
-	if phase != PhasePreCopy && phase != PhaseHeld {
-		return false
-	}
-	dirtied, err := s.harvest()
-	if err != nil {
-		return false // the round's own harvest will fail and say so
-	}
-	s.mu.Lock()
-	remaining := s.remaining(dirtied)
-	v := s.rule.judge(s.sampleLocked(remaining))
-	ready := len(s.report.Rounds) > 0 && v.Reason != "" && (!v.GaveUp || s.drain.near(remaining))
-	s.mu.Unlock()
-	if !ready {
-		return false
-	}
-	return s.holdAtExit(v.Reason + ", at the segment's EXIT")
-}
-
-// remaining is how many pages a switchover in the middle of a round would have to
-// send, at most, after a harvest that made next so many pages; s.mu is held.
-func (s *Source) remaining(next int) int {
-	unsent, between := s.round.unsent()
-	if s.protector != nil && (between || s.p.Rule != RuleXen) {
-		// What is still to be sent is not protected yet, so it was harvested again.
-		return max(next, unsent)
-	}
-	return next + unsent
-}
-
-// holdAtExit has the machine pause with the calling vCPU right behind its EXIT.
-func (s *Source) holdAtExit(reason string) bool {
-	s.mu.Lock()
-	if s.ended || s.committed {
-		s.mu.Unlock()
-		return false
-	}
-	s.atExit = reason
-	s.askToPause()
-	s.stopRound.Store(true)
-	s.mu.Unlock()
 	s.m.RequestPause()
 	s.wakeUp()
 	return true
 }
 
-// GateClosed implements tagging.Listener.
-func (l gateListener) GateClosed() {
-	s := l.s
+// holdsAtExit decides whether the calling vCPU, which has waited at its EXIT since the given time,
+// stays held there. If so, the caller must ask the machine to pause.
+func (s *Source) holdsAtExit(since time.Time) bool {
 	s.mu.Lock()
-	s.gateOpen = false
-	if s.obeysGate() && s.p.Guidance == GuidanceSuspend && s.phase == PhasePreCopy {
-		s.stopRound.Store(true)
+	defer s.mu.Unlock()
+	cheap := policy.Event{Phase: s.report.Phase, Completed: s.report.RoundCount()}
+	if !s.mayHold() || !s.head.AsksAtExit(s.now(), cheap) {
+		return false
 	}
-	s.mu.Unlock()
-	s.wakeUp()
-	s.emit(Event{Kind: EventGate})
+	// A machine that this engine asked to pause counts as running until it stands still. A machine
+	// that its user paused has no vCPU that could get here.
+	if s.standing == nil && !s.m.Running() {
+		return false
+	}
+	closing := s.event(policy.KindGate, s.stream.AtLeast())
+	closing.Gate = policy.GateClosing
+	a := s.step(closing)
+	if a.Verb == policy.Look {
+		s.mu.Unlock()
+		remaining, err := s.stream.Remaining()
+		s.mu.Lock()
+		if err != nil || !s.mayHold() {
+			return false // the round's own harvest will fail too and report it
+		}
+		closing = s.event(policy.KindGate, remaining)
+		closing.Gate, closing.Looked = policy.GateClosing, true
+		a = s.step(closing)
+	}
+	if a.Verb != policy.Switchover {
+		return false
+	}
+	s.askToPause(since)
+	s.report.SwitchoverReason = a.Reason
+	s.stream.Stop()
+	return true
+}
+
+// mayHold tells whether the vCPUs may be asked, or have been asked, to stand still; s.mu is held.
+func (s *Source) mayHold() bool {
+	return !s.head.Ended() && !s.doubt.Told() && s.takenBack == nil
+}
+
+// roundDue asks the head in the middle of a round, at the time that the head gave.
+func (s *Source) roundDue() {
+	remaining, err := s.stream.Remaining()
+	if err != nil {
+		return // the round's own harvest will fail and report it
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.step(s.event(policy.KindDue, remaining)).Verb == policy.EndRound {
+		s.stream.Stop()
+	}
 }
 
 func (s *Source) wakeUp() {
@@ -128,174 +177,131 @@ func (s *Source) wakeUp() {
 	}
 }
 
-// waitToStart holds a migration back until the gate is open, in the modes that
-// want that.
-func (s *Source) waitToStart(ctx context.Context) error {
-	if s.p.Guidance != GuidanceStart && s.p.Guidance != GuidanceSuspend {
-		return nil
-	}
-	return s.waitOpen(ctx, wait{phase: PhaseWaiting, state: tagging.StateWaiting, account: &s.waited})
-}
-
-// waitWhileSuspended holds the page stream back while the gate is closed, with
-// GuidanceSuspend.
-func (s *Source) waitWhileSuspended(ctx context.Context) error {
-	if s.p.Guidance != GuidanceSuspend {
-		return nil
-	}
-	s.mu.Lock()
-	suspend := s.obeysGate() && !s.gateOpen
-	if suspend {
-		s.report.Suspensions++
-	}
-	s.mu.Unlock()
-	if !suspend {
-		return nil
-	}
-	if err := s.waitOpen(ctx, wait{phase: PhaseSuspended, state: tagging.StateSuspended, account: &s.suspended}); err != nil {
-		return err
-	}
-	// The next round is to send what was dirtied meanwhile too: what it leaves is
-	// then what the segment dirties.
-	_, _, err := s.takeDirty()
-	return err
-}
-
-// wait is one stay before a closed gate.
-type wait struct {
-	phase   Phase
-	state   tagging.MigrationState
-	account *time.Duration // the time is added here
-	atMost  time.Duration  // 0: until the gate opens
-}
-
-// waitOpen waits for the gate. It ends early, without an error, after w.atMost, or
-// when all time held back exceeds the limit and the migration is to be forced.
-func (s *Source) waitOpen(ctx context.Context, w wait) error {
-	s.mu.Lock()
-	if !s.obeysGate() || s.gateOpen || s.atExit != "" {
-		s.mu.Unlock()
-		return nil
-	}
-	s.holdBack(w.account)
-	budget := s.deferBudget()
-	s.mu.Unlock()
-	s.setPhase(w.phase)
-	s.m.Tags().SetState(w.state)
-
-	err := s.waitOpenUntil(ctx, w, budget)
-
-	s.mu.Lock()
-	if s.forced || err != nil || w.phase != PhaseHeld {
-		s.letGo()
-	}
-	again := s.gateOpen || s.forced
-	s.mu.Unlock()
-	if again || err != nil || w.phase != PhaseHeld {
-		s.setPhase(PhasePreCopy)
-	}
-	return err
-}
-
-func (s *Source) waitOpenUntil(ctx context.Context, w wait, budget time.Duration) error {
-	deadline := time.NewTimer(budget)
-	defer deadline.Stop()
-	var pace <-chan time.Time
-	if w.atMost > 0 {
-		timer := time.NewTimer(w.atMost)
-		defer timer.Stop()
-		pace = timer.C
-	}
+// beforeRound holds the page stream back for as long as the head wants.
+func (s *Source) beforeRound(ctx context.Context) error {
 	for {
 		s.mu.Lock()
-		open := s.gateOpen || s.atExit != ""
+		a := s.step(policy.Event{Kind: policy.KindNext})
+		if a.Verb == policy.Suspend {
+			s.report.Suspensions++
+		}
 		s.mu.Unlock()
-		if open {
-			return nil
+		switch a.Verb {
+		case policy.Sample:
+			if err := s.sample(ctx, a); err != nil {
+				return err
+			}
+		case policy.Suspend:
+			if err := s.wait(ctx, a); err != nil {
+				return err
+			}
+			// The next round must also send what was dirtied meanwhile. Then what it leaves is only
+			// what the segment dirties.
+			_, _, err := s.stream.TakeDirty()
+			return err
+		default:
+			return a.Err
 		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-s.wake:
-		case <-pace:
-			return nil
-		case <-deadline.C:
-			return s.deferredTooLong()
-		}
 	}
 }
 
-// holdBack counts the time from now on as held back, on account; s.mu is held.
-func (s *Source) holdBack(account *time.Duration) {
-	if s.held != account {
-		s.letGo()
-		s.heldSince, s.held = time.Now(), account
-	}
+// waitStates is what a guest is told in each phase in which the migration waits.
+var waitStates = map[Phase]tagging.MigrationState{
+	PhaseWaiting:   tagging.StateWaiting,
+	PhaseSuspended: tagging.StateSuspended,
+	PhaseHeld:      tagging.StateWaiting,
 }
 
-// letGo ends the counting; s.mu is held.
-func (s *Source) letGo() {
-	if s.held != nil {
-		*s.held += time.Since(s.heldSince)
-		s.heldSince, s.held = time.Time{}, nil
+// wait waits, in the phase that a names, until the head lets the migration go on.
+func (s *Source) wait(ctx context.Context, a policy.Action) error {
+	s.setPhase(a.Phase)
+	s.m.Tags().SetState(waitStates[a.Phase])
+	next, err := s.waitForHead(ctx)
+	if err != nil {
+		next = PhasePreCopy
 	}
+	if next != "" {
+		s.setPhase(next)
+	}
+	return err
 }
 
-// noteOpen ends the counting if nothing but the rule has a say now; s.mu is held.
-// With a rule that gave up it goes on before an open gate too: the rounds that are
-// then still sent are guidance's, and a gate that opens and closes all the time
-// would have them go on for ever.
-func (s *Source) noteOpen(v verdict) {
-	if s.gateOpen && !v.GaveUp {
-		s.letGo()
-	}
-}
-
-// deferBudget is how long the migration may still be held back; s.mu is held.
-func (s *Source) deferBudget() time.Duration {
-	waited, suspended := s.heldTimes()
-	return s.p.MaxDefer - waited - suspended
-}
-
-// stopRoundAtLimit ends the round under way once the migration has been held back
-// for MaxDefer; s.mu is held. The returned function undoes that.
-func (s *Source) stopRoundAtLimit() (undo func() bool) {
-	if s.held == nil {
-		return func() bool { return true }
-	}
-	return time.AfterFunc(s.deferBudget(), func() {
+// waitForHead returns the phase that follows, or an empty one if the phase stays the same.
+func (s *Source) waitForHead(ctx context.Context) (Phase, error) {
+	tick := time.NewTicker(peer.AnnouncePace)
+	defer tick.Stop()
+	for {
 		s.mu.Lock()
-		defer s.mu.Unlock()
-		if s.held != nil { // or it could be the stop-and-copy's by now
-			s.stopRound.Store(true)
+		a := s.step(policy.Event{Kind: policy.KindWake})
+		s.mu.Unlock()
+		if a.Verb != policy.Wait {
+			return a.Phase, a.Err
 		}
-	}).Stop
+		if err := s.peer.AnnounceWait(peer.AnnounceAhead); err != nil {
+			return "", peer.Explain(ctx, err)
+		}
+		if err := s.sleep(ctx, a.Until, tick.C); err != nil {
+			return "", err
+		}
+	}
 }
 
-// checkLimit ends guidance, or the migration, if it was held back for MaxDefer
-// while rounds went on.
-func (s *Source) checkLimit() error {
-	s.mu.Lock()
-	over := s.held != nil && s.deferBudget() <= 0
-	if over {
-		s.letGo()
+// sample measures the dirty rate before round 1, for as long as the head asks for samples.
+func (s *Source) sample(ctx context.Context, a policy.Action) error {
+	if err := s.peer.AnnounceWork(); err != nil {
+		return peer.Explain(ctx, err)
 	}
+	begin := s.now()
+	if err := s.stream.Watch(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.report.ProtectMS = ms(s.now() - begin)
 	s.mu.Unlock()
-	if !over {
-		return nil
+	tick := time.NewTicker(peer.AnnouncePace)
+	defer tick.Stop()
+	for last := s.now(); a.Verb == policy.Sample; {
+		if err := s.peer.AnnounceWait(peer.AnnounceAhead); err != nil {
+			return peer.Explain(ctx, err)
+		}
+		if err := s.sleep(ctx, a.Until, tick.C); err != nil {
+			return err
+		}
+		now := s.now()
+		if now < a.Until {
+			continue
+		}
+		dirtied, err := s.stream.Sample()
+		if err != nil {
+			return err
+		}
+		s.mu.Lock()
+		e := s.event(policy.KindSample, s.stream.Pending().Count())
+		e.DirtyPerS = stream.PerSecond(float64(dirtied), now-last)
+		s.report.Samples++
+		s.report.SamplingMS = ms(now - begin)
+		a = s.step(e)
+		s.mu.Unlock()
+		last = now
 	}
-	return s.deferredTooLong()
+	return a.Err
 }
 
-// deferredTooLong is what becomes of a migration that was held back for MaxDefer.
-func (s *Source) deferredTooLong() error {
-	if s.p.OnTimeout == TimeoutCancel {
-		return fmt.Errorf("%w: %v", ErrDeferred, s.p.deferLimit())
+// sleep returns when something has happened, when the ticker ticks, or at until, a time since the
+// migration began (0: never).
+func (s *Source) sleep(ctx context.Context, until time.Duration, tick <-chan time.Time) error {
+	var due <-chan time.Time
+	if until > 0 {
+		timer := time.NewTimer(until - s.now())
+		defer timer.Stop()
+		due = timer.C
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.forced = true
-	s.report.Forced = true
-	s.report.Warnings = append(s.report.Warnings, fmt.Sprintf("held back for %v: the rule alone decides from here on", s.p.deferLimit()))
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-tick:
+	case <-s.wake:
+	case <-due:
+	}
 	return nil
 }

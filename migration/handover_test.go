@@ -3,7 +3,6 @@ package migration
 import (
 	"context"
 	"errors"
-	"io"
 	"net"
 	"sync/atomic"
 	"testing"
@@ -22,7 +21,7 @@ import (
 // over goes with it.
 func TestWritesUntilTheStandstill(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, idle)
+		b := newEnds(t, idle)
 		defer b.close()
 		b.m.touch(100)
 		b.m.start()
@@ -44,10 +43,11 @@ func TestWritesUntilTheStandstill(t *testing.T) {
 	})
 }
 
-// TestArrivesBeforeTheSourceIsTold: who hears from the source that the guest has moved finds it at the destination.
+// TestArrivesBeforeTheSourceIsTold: who hears from the source that the guest has moved finds
+// it at the destination.
 func TestArrivesBeforeTheSourceIsTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, idle)
+		b := newEnds(t, idle)
 		defer b.close()
 		b.m.touch(10)
 		b.m.start()
@@ -65,9 +65,9 @@ func TestArrivesBeforeTheSourceIsTold(t *testing.T) {
 // TestProtectionKeepsMarks: pages that no round is about keep their marks while a
 // round protects those next to them.
 func TestProtectionKeepsMarks(t *testing.T) {
-	for _, rule := range []Rule{RuleXen, RuleDowntime} {
+	for _, rule := range givingUp(t) {
 		synctest.Test(t, func(t *testing.T) {
-			b := newBed(t, func(g *guest) {
+			b := newEnds(t, func(g *guest) {
 				if g.step < 1000 {
 					g.writeRange(0, 300)         // so that a round takes 100 ms
 					g.write(3000 + g.step/10%90) // each for a while, every now and then
@@ -75,7 +75,7 @@ func TestProtectionKeepsMarks(t *testing.T) {
 			})
 			defer b.close()
 			b.m.touch(300)
-			b.m.manual = true
+			b.m.tracker.onDemand = true
 			b.m.start()
 			p := guided(rule, GuidanceOff)
 			p.MaxRounds = 1000
@@ -90,7 +90,7 @@ func TestProtectionKeepsMarks(t *testing.T) {
 // TestDeltasForgetZeros: a page that was zero in between is no base for a delta.
 func TestDeltasForgetZeros(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, func(g *guest) {
+		b := newEnds(t, func(g *guest) {
 			page := g.m.ram.Page(500)
 			switch {
 			case g.step == 1500:
@@ -132,14 +132,14 @@ func TestDeltasForgetZeros(t *testing.T) {
 // TestPhases: an observer sees all of them, in order.
 func TestPhases(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, idle)
+		b := newEnds(t, idle)
 		defer b.close()
 		b.m.start()
 		s := b.source(Params{})
 		b.checkMoved(s, s.Run(context.Background()))
 		var phases []Phase
 		for _, e := range b.events {
-			if e.Kind == EventPhase || e.Kind == EventDone {
+			if e.Kind == NoticePhase || e.Kind == NoticeDone {
 				phases = append(phases, e.Phase)
 			}
 		}
@@ -148,13 +148,15 @@ func TestPhases(t *testing.T) {
 	})
 }
 
-// TestPendingIsNoAnswer: while a destination that was told to run the guest is at
-// it, the source neither resumes its own nor gives it up.
+// TestPendingIsNoAnswer: while a destination is starting the guest, the source neither resumes its
+// copy nor gives it up.
 func TestPendingIsNoAnswer(t *testing.T) {
-	for name, fail := range map[string]error{"it runs": nil, "it does not": errors.New("vCPU on fire")} {
+	for name, fail := range map[string]error{
+		"it runs": nil, "it does not": errors.New("vCPU on fire"),
+	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				b := newBed(t, busy(0, 5))
+				b := newEnds(t, busy(0, 5))
 				defer b.close()
 				b.m.start()
 				b.dial = tamper(b, func(typ transport.Type) action {
@@ -182,10 +184,10 @@ func TestPendingIsNoAnswer(t *testing.T) {
 	}
 }
 
-// TestCancelAfterCommit is too late, and disturbs nothing.
+// TestCancelAfterCommit: a cancellation after the commit is too late and disturbs nothing.
 func TestCancelAfterCommit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, busy(0, 5))
+		b := newEnds(t, busy(0, 5))
 		defer b.close()
 		b.m.start()
 		dials := 0
@@ -203,21 +205,11 @@ func TestCancelAfterCommit(t *testing.T) {
 	})
 }
 
-// hookConn calls before with everything that is about to be written.
-type hookConn struct {
-	net.Conn
-	before func([]byte)
-}
-
-func (c hookConn) Write(b []byte) (int, error) {
-	c.before(b)
-	return c.Conn.Write(b)
-}
-
-// TestCancelWhileCommitting is too late, too: the commit under way is not cut off.
+// TestCancelWhileCommitting: a cancellation during the commit is too late, and does not cut the
+// commit off.
 func TestCancelWhileCommitting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, busy(0, 5))
+		b := newEnds(t, busy(0, 5))
 		defer b.close()
 		b.m.start()
 		ctx, cancel := context.WithCancelCause(context.Background())
@@ -240,11 +232,11 @@ func TestCancelWhileCommitting(t *testing.T) {
 	})
 }
 
-// TestCancelJustBeforeCommit is in time.
+// TestCancelJustBeforeCommit: a cancellation just before the commit is in time.
 func TestCancelJustBeforeCommit(t *testing.T) {
 	for range 12 { // whichever of the two the engine sees first
 		synctest.Test(t, func(t *testing.T) {
-			b := newBed(t, busy(0, 5))
+			b := newEnds(t, busy(0, 5))
 			defer b.close()
 			b.m.start()
 			ctx, cancel := context.WithCancelCause(context.Background())
@@ -261,10 +253,10 @@ func TestCancelJustBeforeCommit(t *testing.T) {
 	}
 }
 
-// TestVerifyFindsWrongState: RAM alone is not all.
+// TestVerifyFindsWrongState: verification also compares the state, not only RAM.
 func TestVerifyFindsWrongState(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, idle)
+		b := newEnds(t, idle)
 		defer b.close()
 		b.m.start()
 		b.in.wrong = 1
@@ -283,137 +275,11 @@ func TestVerifyFindsWrongState(t *testing.T) {
 	}
 }
 
-// impostor dials something that greets like a destination and then does as it
-// pleases.
-func impostor(b *bed, f func(nc net.Conn, c *transport.Conn)) {
-	b.dial = func(context.Context) (net.Conn, error) {
-		near, far := net.Pipe()
-		go func() {
-			defer far.Close()
-			if _, err := transport.ReadHello(far); err != nil {
-				return
-			}
-			f(far, transport.NewConn(far))
-		}()
-		return near, nil
-	}
-}
-
-// TestImpostors: whatever a destination does or leaves undone, the migration ends
-// in time and the guest stays.
-func TestImpostors(t *testing.T) {
-	read := func(c *transport.Conn) (h transport.Header) {
-		h, err := c.Next()
-		if err == nil {
-			_, err = c.ReadMessage(h)
-		}
-		if err != nil {
-			return transport.Header{}
-		}
-		return h
-	}
-	for name, test := range map[string]struct {
-		do    func(nc net.Conn, c *transport.Conn)
-		error string
-		took  time.Duration
-	}{
-		"does not welcome": {
-			func(nc net.Conn, _ *transport.Conn) { io.Copy(io.Discard, nc) },
-			"greet the destination", transport.DialTimeout,
-		},
-		"never accepts": {func(nc net.Conn, c *transport.Conn) {
-			transport.WriteWelcome(nc)
-			read(c)
-			c.KeepAlive(context.Background())
-		}, "does not answer within 2m0s", handoverTimeout},
-		"falls silent": {func(nc net.Conn, c *transport.Conn) {
-			transport.WriteWelcome(nc)
-			io.Copy(io.Discard, nc)
-		}, "does not answer for 30s", transport.IdleTimeout},
-		"says something else": {func(nc net.Conn, c *transport.Conn) {
-			transport.WriteWelcome(nc)
-			read(c)
-			c.WriteMessage(transport.TypePrepared, 0, nil)
-			c.KeepAlive(context.Background())
-		}, "message of type 6 where 2 was due", 0},
-		"says too much": {func(nc net.Conn, c *transport.Conn) {
-			transport.WriteWelcome(nc)
-			read(c)
-			for c.WriteMessage(transport.TypeAccept, 0, nil) == nil {
-			}
-		}, "more messages than anybody asked for", 0},
-		"sends pages": {func(nc net.Conn, c *transport.Conn) {
-			transport.WriteWelcome(nc)
-			read(c)
-			raw := transport.NewSender(c, nil)
-			raw.Zeros(context.Background(), 0, 1)
-			raw.Flush(context.Background())
-			c.KeepAlive(context.Background())
-		}, "pages where a message was due", 0},
-	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				b := newBed(t, idle)
-				defer b.close()
-				b.m.start()
-				impostor(b, test.do)
-				s := b.source(Params{})
-				r := s.Run(context.Background())
-				b.checkStays(s, r)
-				require.Equal(t, StatusFailed, r.Status)
-				require.Contains(t, r.Error, test.error)
-				require.InDelta(t, ms(test.took), r.TotalMS, 3000)
-			})
-		})
-	}
-}
-
-// TestCancelEndsWaitsForThePeer: a cancellation does not wait for a peer that is
-// silent or takes nothing.
-func TestCancelEndsWaitsForThePeer(t *testing.T) {
-	for name, do := range map[string]func(net.Conn, *transport.Conn){
-		"greeting": func(nc net.Conn, _ *transport.Conn) { io.Copy(io.Discard, nc) },
-		"writing": func(nc net.Conn, c *transport.Conn) {
-			transport.WriteWelcome(nc)
-			for {
-				h, err := c.Next()
-				if err != nil {
-					return
-				}
-				if h.Type == transport.TypePages {
-					time.Sleep(10 * time.Second)
-				}
-				c.ReadMessage(h)
-				if h.Type == transport.TypeConfig {
-					c.WriteMessage(transport.TypeAccept, 0, nil)
-				}
-			}
-		},
-	} {
-		for channels := 1; channels <= 2; channels++ {
-			synctest.Test(t, func(t *testing.T) {
-				b := newBed(t, idle)
-				defer b.close()
-				b.m.touch(4000)
-				b.m.start()
-				impostor(b, do)
-				s := b.source(Params{Compress: CompressNone, Channels: channels})
-				ctx, cancel := context.WithCancelCause(context.Background())
-				time.AfterFunc(time.Second, func() { cancel(ErrCancelled) })
-				r := s.Run(ctx)
-				b.checkStays(s, r)
-				require.Equal(t, StatusCancelled, r.Status)
-				require.InDelta(t, 1000, r.TotalMS, 1, "%s on %d channels", name, channels)
-			})
-		}
-	}
-}
-
 // TestAfterwardsNobodyListens: a guest that stays is left alone, also by a question
 // that was under way when the migration ended.
 func TestAfterwardsNobodyListens(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, func(g *guest) {
+		b := newEnds(t, func(g *guest) {
 			g.exit(1)
 			g.enter(1)
 		})
@@ -426,10 +292,10 @@ func TestAfterwardsNobodyListens(t *testing.T) {
 		b.checkStays(s, r)
 		require.NotEmpty(t, r.Rounds)
 		seen := len(b.events)
-		require.Equal(t, EventDone, b.events[seen-1].Kind)
+		require.Equal(t, NoticeDone, b.events[seen-1].Kind)
 		time.Sleep(time.Second)
 		require.Len(t, b.events, seen)
-		require.False(t, s.holdAtExit("too late"))
+		require.False(t, s.holdsAtExit(time.Now()))
 		require.True(t, b.m.isRunning())
 	})
 }
@@ -444,7 +310,9 @@ const fastTaskGPA = 0x3000
 
 func newFastTask(m *fakeMachine, id uint32) fastTask {
 	f := fastTask{m, m.ram.Page(fastTaskGPA / memory.PageSize)}
-	for off, v := range map[int]uint32{0: tagging.PageMagic, 4: tagging.PageVersion, 0xc: 1, 0x40: 1, 0x44: id} {
+	for off, v := range map[int]uint32{
+		0: tagging.PageMagic, 4: tagging.PageVersion, 0xc: 1, 0x40: 1, 0x44: id,
+	} {
 		atomic.StoreUint32(f.word(off), v)
 	}
 	m.port.Write(tagging.RegPageLo, 4, fastTaskGPA)
@@ -464,7 +332,7 @@ func (f fastTask) set(depth uint32) {
 // been stopped before it could ring. The decision is taken back, once.
 func TestTagPageIsAheadOfTheRing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, busy(100, 5))
+		b := newEnds(t, busy(100, 5))
 		defer b.close()
 		task := newFastTask(b.m, 5)
 		task.set(1)

@@ -22,39 +22,50 @@ type Machine interface {
 	Tracker() dirtylog.Tracker
 	// Tags is the tag port, whose gate guides the migration.
 	Tags() *tagging.Port
-	// Running tells whether the vCPUs run; a machine paused by its user migrates
-	// and stays paused.
+	// Running tells whether the vCPUs run. A machine paused by its user migrates and stays paused.
 	Running() bool
 	// RequestPause asks the vCPUs to stop and returns at once, so that a vCPU's own
 	// thread may call it from an exit. Pause completes it.
 	RequestPause()
-	// Pause returns once no vCPU runs and no I/O access of theirs is half done.
+	// Pause returns once no vCPU runs, no I/O access of theirs is half done, and no device
+	// writes RAM or changes its state.
 	Pause() error
 	// Resume lets the vCPUs run again.
 	Resume() error
 	// SaveState returns the device and vCPU state of a paused machine.
 	SaveState() ([]byte, error)
-	// StateDigest sums up the state of a paused machine, read back from where it
-	// lives, without what passes with time (clocks, running timers). It is equal on
-	// both sides of a faithful migration.
+	Comparable
+}
+
+// Comparable is a paused machine whose state can be compared with that of its copy at the other end
+// of a migration. The state is read back from KVM and the devices, and leaves out what passes with
+// time (clocks, running timers).
+type Comparable interface {
+	// Fingerprint is the state, part by part. The bytes are opaque to the engine.
+	Fingerprint() ([]byte, error)
+	// CompareStates compares the fingerprints of both ends; one of them comes from another host.
+	// The error says what differs, with the values at both ends.
+	CompareStates(source, destination []byte) error
+	// StateDigest is a checksum of the fingerprint, for peers that cannot compare fingerprints. It
+	// is equal on both sides of a faithful migration.
 	StateDigest() (uint64, error)
 }
 
 // Incoming is what the destination engine sees of the machine that it fills.
 type Incoming interface {
 	RAM() *memory.RAM
-	// LoadState loads what SaveState returned; vCPUs stand still.
+	// LoadState loads what SaveState returned, while the vCPUs stand still.
 	LoadState(state []byte) error
-	StateDigest() (uint64, error)
+	Comparable
 	// Run starts the vCPUs, or leaves them paused if the source's machine was.
 	Run(paused bool) error
-	// Discard frees the machine; it will never run. Called on every failure before
-	// Run, never after.
+	// Discard frees the machine, which will never run. It is called on every failure before Run,
+	// and never after Run.
 	Discard()
 }
 
-// Builder makes the destination's machine from the source's configuration. It
-// refuses (with an error that names the reason) what this host cannot run.
+// Builder makes the destination's machine from the source's configuration. It returns an error that
+// names the reason if this host cannot run the machine.
 type Builder interface {
 	Build(config []byte) (Incoming, error)
 }

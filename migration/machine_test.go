@@ -2,16 +2,12 @@ package migration
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
 	"errors"
-	"io"
-	"log/slog"
-	"net"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -21,7 +17,11 @@ import (
 	"taskguide/tagging"
 )
 
-const testPages = 16 << 20 / memory.PageSize
+const (
+	testPages = 16 << 20 / memory.PageSize
+	// protectPages is how many pages are protected by one call, before they are read.
+	protectPages = 1024
+)
 
 // guest is what a script may do. Time is virtual: a step takes a millisecond.
 type guest struct {
@@ -52,7 +52,6 @@ type fakeMachine struct {
 	tracker *fakeTracker
 	script  func(*guest)
 	writes  uint64
-	manual  bool // the tracker leaves protection to its user
 
 	mu      sync.Mutex
 	cond    *sync.Cond
@@ -67,6 +66,9 @@ type fakeMachine struct {
 	onPausing           func() // before it does
 	onRequested         func() // once it has been asked to
 	onDigest            func() // while its state is being summed up
+	onSave              func() // before it is saved
+	onResumed           func() // just before the vCPU runs again
+	resumedAt           time.Time
 	wantedAt            time.Time
 }
 
@@ -76,7 +78,7 @@ func newFakeMachine(t testing.TB, script func(*guest)) *fakeMachine {
 	m := &fakeMachine{ram: ram, script: script, parked: true, wanted: true, tracker: &fakeTracker{}}
 	m.cond = sync.NewCond(&m.mu)
 	m.tracker.dirty = memory.NewBitmap(ram.Pages())
-	m.port = tagging.NewPort(portMemory{m})
+	m.port = tagging.NewPort(portMemory{memory.NewGuest(ram), m})
 	return m
 }
 
@@ -87,14 +89,18 @@ func (m *fakeMachine) touch(pages int) {
 	}
 }
 
-type portMemory struct{ m *fakeMachine }
+type portMemory struct {
+	*memory.Guest
+	m *fakeMachine
+}
 
-func (p portMemory) Slice(gpa uint64, n int) ([]byte, bool) { return p.m.ram.Slice(gpa, n) }
-func (p portMemory) MarkDirty(gpa uint64, n int) {
-	for off := 0; off < n; off += memory.PageSize {
-		page, _ := p.m.ram.PageOf(gpa + uint64(off))
-		p.m.tracker.mark(page)
+func (p portMemory) StoreUint32(gpa uint64, v uint32) bool {
+	if !p.Guest.StoreUint32(gpa, v) {
+		return false
 	}
+	page, _ := p.m.ram.PageOf(gpa)
+	p.m.tracker.mark(page)
+	return true
 }
 
 // start runs the vCPU.
@@ -147,9 +153,6 @@ func (m *fakeMachine) isRunning() bool {
 func (m *fakeMachine) Config() ([]byte, error) { return []byte("a machine"), nil }
 func (m *fakeMachine) RAM() *memory.RAM        { return m.ram }
 func (m *fakeMachine) Tracker() dirtylog.Tracker {
-	if m.manual {
-		return fakeProtector{m.tracker}
-	}
 	return m.tracker
 }
 func (m *fakeMachine) Tags() *tagging.Port { return m.port }
@@ -185,14 +188,20 @@ func (m *fakeMachine) Pause() error {
 }
 
 func (m *fakeMachine) Resume() error {
+	if m.onResumed != nil {
+		m.onResumed()
+	}
 	m.mu.Lock()
-	m.wanted = false
+	m.wanted, m.resumedAt = false, time.Now()
 	m.mu.Unlock()
 	m.cond.Broadcast()
 	return nil
 }
 
 func (m *fakeMachine) SaveState() ([]byte, error) {
+	if m.onSave != nil {
+		m.onSave()
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	state := binary.LittleEndian.AppendUint64(nil, uint64(m.steps))
@@ -209,102 +218,31 @@ func (m *fakeMachine) StateDigest() (uint64, error) {
 	return uint64(m.steps)<<32 ^ m.writes, nil
 }
 
-// fakeTracker is a dirty log in memory.
-type fakeTracker struct {
-	mu    sync.Mutex
-	on    bool
-	dirty *memory.Bitmap
+func (m *fakeMachine) Fingerprint() ([]byte, error) {
+	digest, err := m.StateDigest()
+	return binary.LittleEndian.AppendUint64(nil, digest), err
 }
 
-func (t *fakeTracker) mark(page int) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.on {
-		t.dirty.Set(page)
+func (m *fakeMachine) CompareStates(source, destination []byte) error {
+	if !bytes.Equal(source, destination) {
+		return fmt.Errorf("%x at the source, %x at the destination", source, destination)
 	}
-}
-
-func (t *fakeTracker) Start() error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.on = true
-	t.dirty.Reset()
 	return nil
-}
-
-func (t *fakeTracker) Harvest(dirty *memory.Bitmap) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if !t.on {
-		return 0, errors.New("harvest without start")
-	}
-	n := t.dirty.Count()
-	dirty.Or(t.dirty)
-	t.dirty.Reset()
-	return n, nil
-}
-
-func (t *fakeTracker) logging() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.on
-}
-
-func (t *fakeTracker) Stop() error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.on = false
-	return nil
-}
-
-// fakeProtector is a fakeTracker that reports a page until it is protected, and
-// begins with all of them.
-type fakeProtector struct{ *fakeTracker }
-
-func (p fakeProtector) Start() error {
-	if err := p.fakeTracker.Start(); err != nil {
-		return err
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.dirty.Fill()
-	return nil
-}
-
-func (p fakeProtector) Harvest(dirty *memory.Bitmap) (int, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !p.on {
-		return 0, errors.New("harvest without start")
-	}
-	dirty.Or(p.dirty)
-	return p.dirty.Count(), nil
-}
-
-func (p fakeProtector) Protect(pages *memory.Bitmap, first, count int) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for at := first; ; {
-		f, n := pages.NextRunBefore(at, first+count)
-		if n == 0 {
-			return nil
-		}
-		p.dirty.ClearRange(f, n)
-		at = f + n
-	}
 }
 
 // fakeIncoming is the machine at the destination.
 type fakeIncoming struct {
 	*fakeMachine
-	paused    bool
-	ranAt     time.Time
-	ran       atomic.Bool
-	discarded atomic.Bool
-	onRun     func()
-	failRun   error
-	failLoad  error
-	wrong     uint64 // in its state
+	paused       bool
+	ranAt        time.Time
+	ran          atomic.Bool
+	discarded    atomic.Bool
+	onRun        func()
+	onLoad       func()
+	failRun      error
+	failLoad     error
+	wrong        uint64        // in its state
+	discardTakes time.Duration // to free RAM takes a while
 }
 
 func (in *fakeIncoming) StateDigest() (uint64, error) {
@@ -312,7 +250,15 @@ func (in *fakeIncoming) StateDigest() (uint64, error) {
 	return digest ^ in.wrong, err
 }
 
+func (in *fakeIncoming) Fingerprint() ([]byte, error) {
+	digest, err := in.StateDigest()
+	return binary.LittleEndian.AppendUint64(nil, digest), err
+}
+
 func (in *fakeIncoming) LoadState(b []byte) error {
+	if in.onLoad != nil {
+		in.onLoad()
+	}
 	if in.failLoad != nil {
 		return in.failLoad
 	}
@@ -339,179 +285,9 @@ func (in *fakeIncoming) Run(paused bool) error {
 	return nil
 }
 
-func (in *fakeIncoming) Discard() { in.discarded.Store(true) }
-
-// memListener is a listener of connections in memory.
-type memListener struct {
-	conns  chan net.Conn
-	closed chan struct{}
-	once   sync.Once
-}
-
-func newMemListener() *memListener {
-	return &memListener{conns: make(chan net.Conn), closed: make(chan struct{})}
-}
-
-func (l *memListener) Accept() (net.Conn, error) {
-	select {
-	case c := <-l.conns:
-		return c, nil
-	case <-l.closed:
-		return nil, net.ErrClosed
-	}
-}
-func (l *memListener) Close() error   { l.once.Do(func() { close(l.closed) }); return nil }
-func (l *memListener) Addr() net.Addr { return &net.UnixAddr{Name: "memory"} }
-
-func (l *memListener) dial(ctx context.Context) (net.Conn, error) {
-	a, b := net.Pipe()
-	select {
-	case l.conns <- b:
-		return a, nil
-	case <-l.closed:
-		return nil, errors.New("connection refused")
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
-// cutConn breaks, for both ends, after some bytes in one direction.
-type cutConn struct {
-	net.Conn
-	left *atomic.Int64
-}
-
-func (c cutConn) Write(b []byte) (int, error) {
-	n := int64(len(b))
-	if left := c.left.Add(-n); left < 0 {
-		part := max(left+n, 0)
-		if part > 0 {
-			c.Conn.Write(b[:part])
-		}
-		c.Conn.Close()
-		return int(part), io.ErrClosedPipe
-	}
-	return c.Conn.Write(b)
-}
-
-// bed is a source and a destination. Use it inside a synctest bubble.
-type bed struct {
-	t        *testing.T
-	m        *fakeMachine
-	in       *fakeIncoming
-	ln       *memListener
-	served   chan Incoming
-	stop     context.CancelFunc
-	dial     func(context.Context) (net.Conn, error)
-	onArrive func() // before the source is told
-	onBuild  func() // before the destination's machine is there
-	paused   bool   // the guest's user has paused it
-	log      bytes.Buffer
-	eventsMu sync.Mutex
-	events   []Event
-}
-
-type buildFunc func([]byte) (Incoming, error)
-
-func (f buildFunc) Build(config []byte) (Incoming, error) { return f(config) }
-
-func newBed(t *testing.T, script func(*guest)) *bed {
-	b := &bed{t: t, m: newFakeMachine(t, script), ln: newMemListener(), served: make(chan Incoming, 1)}
-	b.dial = b.ln.dial
-	b.in = &fakeIncoming{fakeMachine: newFakeMachine(t, script)}
-	d := Destination{Builder: buildFunc(func(config []byte) (Incoming, error) {
-		require.Equal(t, "a machine", string(config))
-		if b.onBuild != nil {
-			b.onBuild()
-		}
-		if b.in.discarded.Load() {
-			old := b.in
-			b.in = &fakeIncoming{fakeMachine: newFakeMachine(t, script), failRun: old.failRun, failLoad: old.failLoad}
-			old.ram.Close()
-		}
-		return b.in, nil
-	}), Arrived: func(Incoming) {
-		if b.onArrive != nil {
-			b.onArrive()
-		}
-	}, Log: slog.New(slog.NewTextHandler(&b.log, nil))}
-	ctx, cancel := context.WithCancel(context.Background())
-	b.stop = cancel
-	go func() {
-		in, err := d.Serve(ctx, b.ln)
-		if err == nil {
-			b.served <- in
-		}
-		close(b.served)
-	}()
-	return b
-}
-
-// close ends everything in the bubble.
-func (b *bed) close() {
-	b.m.end()
-	b.stop()
-	b.ln.Close()
-	for range b.served {
-	}
-	time.Sleep(2 * answerFor) // virtual: whoever still answers or sleeps ends
-	synctest.Wait()
-	b.m.ram.Close()
-	b.in.ram.Close()
-}
-
-func (b *bed) source(p Params) *Source {
-	p.Destination = "tcp:test:1"
-	if p.Channels == 0 {
-		p.Channels = 1 // whatever the number of CPUs here
-	}
-	p, err := p.WithDefaults()
-	require.NoError(b.t, err)
-	return newSource(b.m, p, func(e Event) {
-		b.eventsMu.Lock()
-		defer b.eventsMu.Unlock()
-		b.events = append(b.events, e)
-	}, b.dial)
-}
-
-// checkMoved: the guest is at the destination, all of it, and only there.
-func (b *bed) checkMoved(s *Source, r Report) {
-	b.t.Helper()
-	require.Equal(b.t, StatusCompleted, r.Status, r.Error)
-	require.Equal(b.t, FateMoved, s.Fate())
-	in, ok := <-b.served
-	require.True(b.t, ok)
-	require.Same(b.t, b.in, in)
-	require.True(b.t, b.in.ran.Load())
-	require.False(b.t, b.in.discarded.Load())
-	require.False(b.t, b.m.isRunning(), "the source must not run")
-	here, err := b.m.ram.Digest()
-	require.NoError(b.t, err)
-	there, err := b.in.ram.Digest()
-	require.NoError(b.t, err)
-	require.Equal(b.t, here, there, "RAM differs")
-	require.Equal(b.t, b.m.steps, b.in.steps)
-	require.Equal(b.t, b.paused, b.in.paused)
-	if !b.in.paused {
-		require.GreaterOrEqual(b.t, r.DowntimeMS, ms(b.in.ranAt.Sub(b.m.wantedAt)), "the guest stood still for longer")
-	}
-	require.Equal(b.t, uint32(1), b.in.port.Read(tagging.RegEpoch, 4))
-	require.False(b.t, b.m.tracker.logging())
-}
-
-// checkStays: the guest runs at the source as if nothing had been, and there only.
-func (b *bed) checkStays(s *Source, r Report) {
-	b.t.Helper()
-	require.NotEqual(b.t, StatusCompleted, r.Status)
-	require.NotEmpty(b.t, r.Error)
-	require.Equal(b.t, FateStays, s.Fate())
-	require.True(b.t, b.m.isRunning(), "the source must run on")
-	require.False(b.t, b.in.ran.Load(), "the destination must not run")
-	require.False(b.t, b.m.tracker.logging(), "dirty logging must be off")
-	require.Equal(b.t, uint32(tagging.StateNone), b.m.port.Read(tagging.RegState, 4))
-	before := b.m.stepCount()
-	time.Sleep(5 * time.Millisecond)
-	require.Greater(b.t, b.m.stepCount(), before)
+func (in *fakeIncoming) Discard() {
+	time.Sleep(in.discardTakes)
+	in.discarded.Store(true)
 }
 
 func (m *fakeMachine) stepCount() int {

@@ -1,8 +1,15 @@
 package migration
 
-import "time"
+import (
+	"slices"
+	"time"
 
-// Status is how a migration stands or ended.
+	"taskguide/memory"
+	"taskguide/migration/policy"
+	"taskguide/transport"
+)
+
+// Status says whether a migration runs, or how it ended.
 type Status string
 
 const (
@@ -12,98 +19,143 @@ const (
 	StatusFailed    Status = "failed"
 )
 
-// Phase is what the engine is doing; rounds carry the one they belong to.
-type Phase string
+// Phase is what the engine is doing.
+type Phase = policy.Phase
 
+// The phases of a migration, as policies know them.
 const (
-	PhaseSetup     Phase = "setup"
-	PhaseWaiting   Phase = "waiting"   // for the gate, before the first page
-	PhasePreCopy   Phase = "pre-copy"  // rounds, the guest running
-	PhaseSuspended Phase = "suspended" // the gate closed, no page is sent
-	PhaseHeld      Phase = "held"      // converged, stop-and-copy waits for the gate
-	PhaseStopCopy  Phase = "stop-and-copy"
-	PhaseHandover  Phase = "handover"
-	PhaseDone      Phase = "done"
+	PhaseSetup     = policy.PhaseSetup
+	PhaseWaiting   = policy.PhaseWaiting
+	PhasePreCopy   = policy.PhasePreCopy
+	PhaseSuspended = policy.PhaseSuspended
+	PhaseHeld      = policy.PhaseHeld
+	PhaseStopCopy  = policy.PhaseStopCopy
+	PhaseHandover  = policy.PhaseHandover
+	PhaseDone      = policy.PhaseDone
 )
+
+// Round is one pass over the pages that were dirty when it began.
+type Round = policy.Round
 
 // Report is the outcome of a migration, or its state so far. Sizes are bytes,
 // times are milliseconds; every field is always present.
 type Report struct {
-	Status           Status        `json:"status"`
-	Error            string        `json:"error"`
-	Phase            Phase         `json:"phase"`
-	Destination      string        `json:"destination"`
-	Rule             Rule          `json:"rule"`
-	Guidance         Guidance      `json:"guidance"`
-	TotalMS          float64       `json:"total_ms"`
-	SetupMS          float64       `json:"setup_ms"`
-	DowntimeMS       float64       `json:"downtime_ms"`
-	Downtime         DowntimeParts `json:"downtime_parts"`
-	WaitedMS         float64       `json:"waited_ms"`
-	SuspendedMS      float64       `json:"suspended_ms"`
-	Suspensions      int           `json:"suspensions"`
-	Retractions      int           `json:"retractions"` // decisions to switch over taken back, for the gate had closed
-	SwitchoverReason string        `json:"switchover_reason"`
-	Forced           bool          `json:"forced"`
-	RAMBytes         int64         `json:"ram_bytes"`
-	BytesWire        int64         `json:"bytes_wire"`
-	BytesPages       int64         `json:"bytes_pages"` // RAM the sent pages stand for, zero pages included
-	PagesSent        int64         `json:"pages_sent"`
-	PagesZero        int64         `json:"pages_zero"`
-	PagesStopCopy    int64         `json:"pages_stopcopy"`
-	Verified         *bool         `json:"verified"`
-	Warnings         []string      `json:"warnings"`
-	Rounds           []Round       `json:"rounds"`
+	Status      Status `json:"status"`
+	Error       string `json:"error"`
+	Phase       Phase  `json:"phase"`
+	Destination string `json:"destination"`
+	// Protocol is what both ends agreed on; its version is 0 before that.
+	Protocol transport.Terms `json:"protocol"`
+	Rule     Rule            `json:"rule"`   // its name alone
+	Policy   string          `json:"policy"` // its name and the parameters that were given
+	Guidance Guidance        `json:"guidance"`
+	TotalMS  float64         `json:"total_ms"`
+	SetupMS  float64         `json:"setup_ms"`
+	// DowntimeMS is how long the guest stood still for the switchover. If the guest stays, it is
+	// that of the last attempt.
+	DowntimeMS float64       `json:"downtime_ms"`
+	Downtime   DowntimeParts `json:"downtime_parts"`
+	// Standstills are all stretches of time for which the migration had the guest stand still,
+	// whether it moved or not. The latest 1000 are kept.
+	Standstills []Standstill `json:"standstills"`
+	// WaitedMS is the time held back by a closed gate. SuspendedMS is the same with the page stream
+	// stopped. DeferredMS is what counts against Params.MaxDefer: both, and the rounds since the
+	// rule was first satisfied.
+	WaitedMS    float64 `json:"waited_ms"`
+	SuspendedMS float64 `json:"suspended_ms"`
+	DeferredMS  float64 `json:"deferred_ms"`
+	Suspensions int     `json:"suspensions"`
+	// Samples counts the samples of the dirty rate that the policy asked for before round 1.
+	// SamplingMS is the time they took; ProtectMS is the part of it that protected all of RAM.
+	Samples    int     `json:"samples"`
+	SamplingMS float64 `json:"sampling_ms"`
+	ProtectMS  float64 `json:"protect_ms"`
+	// Retractions counts decisions to switch over that were taken back because the gate had closed.
+	Retractions      int    `json:"retractions"`
+	SwitchoverReason string `json:"switchover_reason"`
+	Forced           bool   `json:"forced"`
+	RAMBytes         int64  `json:"ram_bytes"`
+	BytesWire        int64  `json:"bytes_wire"`
+	// BytesPages is the RAM that the sent pages stand for, zero pages included.
+	BytesPages    int64    `json:"bytes_pages"`
+	PagesSent     int64    `json:"pages_sent"`
+	PagesZero     int64    `json:"pages_zero"`
+	PagesStopCopy int64    `json:"pages_stopcopy"`
+	Verified      *bool    `json:"verified"`
+	Warnings      []string `json:"warnings"`
+	// Rounds are the first 100 rounds and the last 900; RoundsOmitted counts those in between. The
+	// sums above count all rounds.
+	Rounds        []Round `json:"rounds"`
+	RoundsOmitted int     `json:"rounds_omitted"`
 }
+
+const (
+	firstRounds = 100  // that a report keeps
+	keptRounds  = 1000 // together with the last ones
+)
+
+// addRound enters a round and adds its figures to the sums. It keeps a bounded number of rounds,
+// because a migration held back by its gate may have any number, and each report is a copy.
+func (r *Report) addRound(round Round) {
+	if len(r.Rounds) == keptRounds {
+		r.Rounds = slices.Delete(r.Rounds, firstRounds, firstRounds+1)
+		r.RoundsOmitted++
+	}
+	r.Rounds = append(r.Rounds, round)
+	r.PagesSent += round.SentPages
+	r.PagesZero += round.ZeroPages
+	r.BytesPages = (r.PagesSent + r.PagesZero) * memory.PageSize
+}
+
+// RoundCount is how many rounds there were, including those that Rounds leaves out.
+func (r *Report) RoundCount() int { return len(r.Rounds) + r.RoundsOmitted }
 
 // DowntimeParts splits Report.DowntimeMS, in milliseconds, in the order in which
 // the parts happen.
 type DowntimeParts struct {
+	ExitMS    float64 `json:"exit_ms"`    // a vCPU held at its EXIT until all are asked to stop
 	PauseMS   float64 `json:"pause_ms"`   // vCPUs asked to stop until they stand still
 	HarvestMS float64 `json:"harvest_ms"` // last dirty pages collected
-	PagesMS   float64 `json:"pages_ms"`   // last pages sent
-	SaveMS    float64 `json:"save_ms"`    // device and vCPU state saved
-	LoadMS    float64 `json:"load_ms"`    // state sent, applied, and (if asked) verified, until "prepared"
+	PagesMS   float64 `json:"pages_ms"`   // last pages sent, until they have arrived
+	SaveMS    float64 `json:"save_ms"`    // device and vCPU state saved, beside the pages
+	VerifyMS  float64 `json:"verify_ms"`  // if asked: state sent, RAM summed up at both sides
+	LoadMS    float64 `json:"load_ms"`    // state sent (without verify) and applied
 	RunMS     float64 `json:"run_ms"`     // commit sent until the destination reports "running"
 }
 
-// Round is one pass over the pages that were dirty when it began.
-type Round struct {
-	N            int     `json:"n"` // from 1
-	Phase        Phase   `json:"phase"`
-	DirtyPages   int64   `json:"dirty_pages"` // to send at the beginning of the round
-	SentPages    int64   `json:"sent_pages"`  // with content
-	ZeroPages    int64   `json:"zero_pages"`  // sent as a bit
-	SkippedPages int64   `json:"skipped_pages"`
-	DeltaPages   int64   `json:"delta_pages"` // of those sent, as a difference
-	BytesWire    int64   `json:"bytes_wire"`
-	MS           float64 `json:"ms"`
-	// DirtyPagesPerS is the rate at which the guest dirtied pages during the round.
-	DirtyPagesPerS float64 `json:"dirty_pages_per_s"`
-	BytesPerS      float64 `json:"bytes_per_s"`
-	GateOpen       bool    `json:"gate_open"` // at the beginning of the round
+// Standstill is a stretch of time for which a migration had the guest stand still. A guest that its
+// user had paused has none.
+type Standstill struct {
+	AtMS  float64 `json:"at_ms"` // since the migration began
+	MS    float64 `json:"ms"`    // from the first vCPU's stop until it ran again
+	Why   string  `json:"why"`   // why it began, as in Report.SwitchoverReason
+	Ended string  `json:"ended"` // what ended it
 }
 
-// EventKind tells what an Event reports.
-type EventKind string
+// NoticeKind tells what a Notice reports.
+type NoticeKind string
 
 const (
-	EventPhase    EventKind = "phase"    // Report.Phase changed
-	EventProgress EventKind = "progress" // several times a second
-	EventRound    EventKind = "round"    // Round is complete
-	EventGate     EventKind = "gate"     // the gate opened or closed
-	EventDone     EventKind = "done"     // Report is final
+	NoticePhase    NoticeKind = "phase"    // Report.Phase changed
+	NoticeProgress NoticeKind = "progress" // several times a second
+	NoticeRound    NoticeKind = "round"    // Round is complete
+	NoticeGate     NoticeKind = "gate"     // the gate opened or closed
+	// NoticeStandstill says that a switchover was taken back and the migration goes on. Its
+	// Standstill says how long the guest stood still.
+	NoticeStandstill NoticeKind = "standstill"
+	NoticeDone       NoticeKind = "done" // Report is final
 )
 
-// Event is one thing that happened during a migration.
-type Event struct {
-	Time     time.Time `json:"time"`
-	Kind     EventKind `json:"kind"`
-	Phase    Phase     `json:"phase"`
-	GateOpen bool      `json:"gate_open"`
-	Progress *Progress `json:"progress,omitempty"`
-	Round    *Round    `json:"round,omitempty"`
-	Report   *Report   `json:"report,omitempty"`
+// Notice is one thing that happened during a migration.
+type Notice struct {
+	Time       time.Time   `json:"time"`
+	Kind       NoticeKind  `json:"kind"`
+	Phase      Phase       `json:"phase"`
+	GateOpen   bool        `json:"gate_open"`
+	Progress   *Progress   `json:"progress,omitempty"`
+	Round      *Round      `json:"round,omitempty"`
+	Standstill *Standstill `json:"standstill,omitempty"`
+	Report     *Report     `json:"report,omitempty"`
 }
 
 // Progress is a moment inside a round.
@@ -115,8 +167,9 @@ type Progress struct {
 	BytesPerS   float64 `json:"bytes_per_s"`
 	WaitedMS    float64 `json:"waited_ms"`
 	SuspendedMS float64 `json:"suspended_ms"`
+	DeferredMS  float64 `json:"deferred_ms"`
 }
 
-// Observer is told of events, one at a time. It may run on a vCPU's thread: it
+// Observer is told what happens, one notice at a time. It may run on a vCPU's thread: it
 // must not block, and must not call back into the Source.
-type Observer func(Event)
+type Observer func(Notice)

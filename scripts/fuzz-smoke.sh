@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs every fuzz target of the module for FUZZTIME; the first failure ends it.
+# Runs every fuzz target of the module for FUZZTIME each, and stops at the first failure.
 set -eu
 cd "$(dirname "$0")/.."
 time=${FUZZTIME:-5s}

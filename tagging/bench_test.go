@@ -21,7 +21,7 @@ func BenchmarkWrite(b *testing.B) {
 	}
 }
 
-// A ring makes the host look at all slots.
+// A ring makes the host read all slots.
 func BenchmarkRing(b *testing.B) {
 	for _, used := range []int{1, PageSlots} {
 		b.Run(fmt.Sprintf("slots=%d", used), func(b *testing.B) {

@@ -10,8 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// follower is a listener that follows the gate by its calls alone, and complains
-// of any call that does not fit.
+// follower is a listener that follows the gate by its calls alone, and records any call that does
+// not fit.
 type follower struct {
 	mu     sync.Mutex
 	open   bool
@@ -20,14 +20,14 @@ type follower struct {
 	hold   func() bool
 	busy   atomic.Int32
 	wrong  []string
-	policy Policy
+	quorum Quorum
 }
 
-// follow attaches f. Calls wait until f knows what they follow on.
+// follow attaches f. Calls wait until f knows the gate that they follow.
 func (f *follower) follow(p *Port) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.open = p.Attach(f.policy, f).Open
+	f.open = p.Attach(f.quorum, f).Open
 }
 
 func (f *follower) call(name string, fits bool) (done func()) {
@@ -35,7 +35,8 @@ func (f *follower) call(name string, fits bool) (done func()) {
 		name, fits = name+" while another call runs", false
 	}
 	if !fits {
-		f.wrong = append(f.wrong, fmt.Sprintf("%s: open %v, asked %v, held %v", name, f.open, f.asked, f.held))
+		f.wrong = append(f.wrong,
+			fmt.Sprintf("%s: open %v, asked %v, held %v", name, f.open, f.asked, f.held))
 	}
 	return func() { f.busy.Add(-1) }
 }
@@ -71,7 +72,7 @@ func (f *follower) check(t *testing.T, open bool) {
 	require.Equal(t, open, f.open, "the gate by its transitions, and as it is")
 }
 
-// guestTask is a task of a guest: where it is, and how it says so.
+// guestTask is a task of a guest: where it is, and how it reports that.
 type guestTask struct {
 	enter, exit func()
 	depth       int
@@ -111,12 +112,12 @@ func fastTask(g guestPage, slot int, id uint32) *guestTask {
 	return &guestTask{enter: move(1, RegEnter), exit: move(^uint32(0), RegExit)}
 }
 
-// Tasks wander while migrations come and go. Whenever a migration attached, and
-// whatever it missed before, its view follows every transition from then on.
+// Tasks wander while migrations come and go. Once a migration has attached, its view follows every
+// transition, whatever it missed before.
 func TestNoTransitionIsLost(t *testing.T) {
 	for _, kind := range []string{"plain", "fast", "mixed"} {
-		for _, policy := range []Policy{All, Any} {
-			t.Run(kind+" "+string(policy), func(t *testing.T) {
+		for _, quorum := range []Quorum{All, Any} {
+			t.Run(kind+" "+string(quorum), func(t *testing.T) {
 				r := newRAM(4)
 				p := NewPort(r)
 				page := newPage(t, p, r)
@@ -129,7 +130,7 @@ func TestNoTransitionIsLost(t *testing.T) {
 					}
 				}
 				for round := range 400 {
-					migrateWhileWandering(t, p, tasks, policy, uint64(round))
+					migrateWhileWandering(t, p, tasks, quorum, uint64(round))
 				}
 				require.Zero(t, p.Snapshot().GuestErrors.Total)
 			})
@@ -137,14 +138,14 @@ func TestNoTransitionIsLost(t *testing.T) {
 	}
 }
 
-func migrateWhileWandering(t *testing.T, p *Port, tasks []*guestTask, policy Policy, seed uint64) {
+func migrateWhileWandering(t *testing.T, p *Port, tasks []*guestTask, quorum Quorum, seed uint64) {
 	var guests sync.WaitGroup
 	for i, task := range tasks {
 		random := rand.New(rand.NewPCG(seed, uint64(i)))
 		guests.Go(func() { task.wander(random, 1+random.IntN(20)) })
 	}
 	random := rand.New(rand.NewPCG(seed, 99))
-	f := &follower{policy: policy, hold: func() bool { return random.IntN(2) == 0 }}
+	f := &follower{quorum: quorum, hold: func() bool { return random.IntN(2) == 0 }}
 	f.follow(p)
 	p.Gate()
 	guests.Wait()
@@ -155,7 +156,7 @@ func migrateWhileWandering(t *testing.T, p *Port, tasks []*guestTask, policy Pol
 			inside++
 		}
 	}
-	open := gate(policy, len(tasks), inside).Open
+	open := gate(quorum, len(tasks), inside).Open
 	f.check(t, open)
 	require.Equal(t, open, p.Gate().Open)
 	for id, task := range tasks {
@@ -164,8 +165,8 @@ func migrateWhileWandering(t *testing.T, p *Port, tasks []*guestTask, policy Pol
 	p.Detach()
 }
 
-// Everything at once, for the race detector and deadlocks; what tasks did counts
-// in the end.
+// Everything runs at once, for the race detector and to find deadlocks. In the end, the counts
+// match what tasks did.
 func TestEverythingAtOnce(t *testing.T) {
 	r := newRAM(4)
 	p := NewPort(r)
@@ -179,7 +180,7 @@ func TestEverythingAtOnce(t *testing.T) {
 		guests.Go(func() { task.wander(rand.New(rand.NewPCG(7, uint64(i))), 3000) })
 	}
 	guests.Go(func() {
-		for id := range uint32(1000) { // tasks that come and go
+		for id := range uint32(1000) { // tasks that register and unregister
 			enter(p, 1000+id%7)
 			exit(p, 1000+id%7)
 			unregister(p, 1000+id%7)
@@ -199,8 +200,8 @@ func TestEverythingAtOnce(t *testing.T) {
 	}
 	var followers []*follower
 	forever(func() {
-		f := &follower{policy: []Policy{All, Any}[len(followers)%2]}
-		// What a listener may do.
+		f := &follower{quorum: []Quorum{All, Any}[len(followers)%2]}
+		// A listener may do all of this.
 		f.hold = func() bool { p.Gate(); p.SetState(StateSuspended); return len(f.wrong) > 0 }
 		followers = append(followers, f)
 		f.follow(p)
@@ -208,7 +209,12 @@ func TestEverythingAtOnce(t *testing.T) {
 		p.Detach()
 	})
 	forever(func() { p.Snapshot(); p.Save(); p.Fingerprint() })
-	forever(func() { p.Read(RegState, 4); p.Read(RegClockLo, 4); p.Read(RegClockHi, 4); p.Read(1, 1) })
+	forever(func() {
+		p.Read(RegState, 4)
+		p.Read(RegClockLo, 4)
+		p.Read(RegClockHi, 4)
+		p.Read(1, 1)
+	})
 	forever(func() { p.Subscribe(func(Transition) {})() })
 	guests.Wait()
 	close(stop)

@@ -1,12 +1,12 @@
-// Package tagging is the host's side of task guidance: through the tag port,
-// programs in a guest say when they are easy to migrate, and a migration listens.
+// Package tagging is the host's side of task guidance: programs in a guest say through the tag port
+// when they are easy to migrate, and a migration listens.
 //
 // # The idea
 //
-// A live migration copies memory while the guest runs and stops it at the end to send
-// what is still dirty: the more the guest happens to write just then, the longer the
-// downtime. A migration can only guess from dirty rates when writing is about to
-// calm down. A program knows. It marks its calm stretches as segments:
+// A live migration copies memory while the guest runs, and stops it at the end to send what is
+// still dirty. The more the guest writes just then, the longer the downtime. A migration can only
+// guess from dirty rates when writing will calm down. A program knows. It marks its calm stretches
+// as segments:
 //
 //	task 1  ────┐ ENTER    EXIT ┌──────────────┐ ENTER    EXIT ┌───
 //	  writes    └───────────────┘     a lot    └───────────────┘
@@ -15,14 +15,13 @@
 //	gate "all"         |  open  |                     |  open  |
 //	gate "any"  |            open              |      open     ...
 //
-// A task is whatever has phases of its own: a thread, a process, a whole guest. It
-// takes part from REGISTER or its first ENTER until UNREGISTER. The gate is open when
-// every registered task is inside a segment (All), or when one is (Any); without
-// tasks there is no guidance and the gate is open. What an open or a closed gate
-// means is up to the migration, which this package knows nothing of: it attaches a
-// [Listener], and the transitions reach it on the thread of the vCPU that causes them,
-// inside its exit. So at a task's EXIT the listener can still have the machine pause
-// right there, at the boundary, with nothing racing.
+// A task is anything with phases of its own: a thread, a process, a whole guest. It takes part from
+// REGISTER or its first ENTER until UNREGISTER. The gate is open when every registered task is
+// inside a segment (All), or when one is (Any). Without tasks there is no guidance, and the gate is
+// open. The migration decides what an open or a closed gate means; this package knows nothing of
+// it. A migration attaches a [Listener], which is called on the thread of the vCPU that causes a
+// transition, inside its exit. So at a task's EXIT the listener can still have the machine pause
+// right there, at the boundary, and nothing races with it.
 //
 // # The registers
 //
@@ -41,40 +40,38 @@
 //	0x28 CLOCK_LO    R  host's CLOCK_REALTIME in ns, latched,
 //	0x2c CLOCK_HI    R  upper half
 //
-// Any other access, and whatever a task cannot do (EXIT at depth 0, UNREGISTER of an
-// unknown task, more than [MaxTasks] tasks, a tag page that is no page of RAM), reads
-// 0, changes nothing, and is counted in [GuestErrors]. All memory is bounded,
-// whatever a guest writes.
+// Any other access reads 0, changes nothing, and is counted in [GuestErrors]. So is anything that a
+// task cannot do: EXIT at depth 0, UNREGISTER of an unknown task, more than [MaxTasks] tasks, a tag
+// page that is not a page of RAM. All memory is bounded, whatever a guest writes.
 //
 // # Fast tags
 //
-// A write to a register costs an exit, which is microseconds. A guest can register a
-// page of its RAM instead, in which each task has a slot that it alone writes:
+// A write to a register costs an exit, which takes microseconds. A guest can instead register a
+// page of its RAM, in which each task has a slot that only it writes:
 //
 //	0x000  magic "TAGP"   version 1   notify   number of slots, up to 63
 //	0x040  slot 0: flags (0 free, 1 used, 2 being set up), task, depth
 //	0x080  slot 1 ...     64 bytes each, a cache line, the rest reserved
 //
-// The slot is the truth about its task, registration included. Only notify is the
-// host's to write: while it is set, which is while a listener is attached, the task
-// rings after changing its slot, by writing its id to the register that it would
-// write as a plain task. Such a write means "look at the page", and is idempotent.
-// No transition is lost because both sides store, fence, and load:
+// The slot is the truth about its task, including its registration. The host writes only notify.
+// While it is set, which is while a listener is attached, a task rings after changing its slot: it
+// writes its id to the register that it would write as a plain task. That write means "look at the
+// page", and repeating it does no harm. No transition is lost because both sides store, fence, and
+// load:
 //
 //	guest: store depth,  full barrier, load notify, ring if set
 //	host:  store notify, full barrier, load depths
 //
-// Whatever the order, one of them sees the other's store. The host looks at all slots
-// at every ring and whenever it is asked for the gate; it writes notify only while the
-// magic is in place, since a program that dies leaves its page to the guest's kernel.
-// These writes bypass KVM's dirty log and are reported to [Memory].MarkDirty.
+// In any order, one of them sees the other's store. The host reads all slots at every ring and
+// whenever it is asked for the gate. It writes notify only while the magic is in place, because a
+// program that dies leaves its page to the guest's kernel. These writes bypass KVM's dirty log;
+// [Memory].StoreUint32 adds them to it.
 //
 // # Two views
 //
-// The port's table holds the tasks as the listener has been told of them, and changes
-// only with a transition that the listener hears of. [Port.Gate] and [Port.Snapshot]
-// read the slots anew and overlay them without touching the table; otherwise a look
-// between a fast task's store and its ring would swallow the transition. The
-// listener is asked between working out a change and applying it, with the table
-// standing still.
+// The port's table holds the tasks as the listener was told of them, and changes only with a
+// transition that the listener hears of. [Port.Gate] and [Port.Snapshot] read the slots anew and
+// overlay them without changing the table. If they changed it, a look between a fast task's store
+// and its ring would swallow the transition. The port asks the listener after it has worked out a
+// change and before it applies it. The table does not change meanwhile.
 package tagging

@@ -15,7 +15,7 @@ func TestListenerHearsTransitions(t *testing.T) {
 	closes, opens := []string{"closing", "closed"}, []string{"opened"}
 	tests := []struct {
 		name   string
-		policy Policy
+		quorum Quorum
 		steps  []step
 	}{
 		{"all", All, []step{
@@ -50,7 +50,7 @@ func TestListenerHearsTransitions(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			p := NewPort(nil)
 			l := &recorder{}
-			require.Equal(t, GateState{Open: true}, p.Attach(tt.policy, l))
+			require.Equal(t, GateState{Open: true}, p.Attach(tt.quorum, l))
 			for i, s := range tt.steps {
 				s.do(p)
 				require.Equal(t, s.want, l.taken(), "step %d", i)
@@ -73,8 +73,8 @@ func (w watcher) GateOpened()       { w.opened() }
 func (w watcher) GateClosing() bool { return w.closing() }
 func (w watcher) GateClosed()       { w.closed() }
 
-// The listener sees the gate on the right side of the transition, and may use the
-// port; other vCPUs may read registers meanwhile.
+// The listener sees the gate as it is on its side of the transition, and may use the port. Other
+// vCPUs may read registers meanwhile.
 func TestListenerUsesThePort(t *testing.T) {
 	p := NewPort(nil)
 	enter(p, 1)
@@ -88,7 +88,8 @@ func TestListenerUsesThePort(t *testing.T) {
 		require.Len(t, p.Snapshot().Tasks, 1)
 		require.NotEmpty(t, p.Save())
 	}
-	p.Attach(All, watcher{opened: look, closed: look, closing: func() bool { look(); return false }})
+	p.Attach(All,
+		watcher{opened: look, closed: look, closing: func() bool { look(); return false }})
 	exit(p, 1)
 	enter(p, 1)
 	require.Equal(t, []GateState{{true, 1}, {false, 1}, {true, 1}}, seen)
@@ -120,8 +121,8 @@ func TestDetachInsideGateClosing(t *testing.T) {
 	require.Equal(t, GateState{Open: false, Tasks: 1}, p.Gate())
 }
 
-// A migration that begins while an earlier one's listener still holds a vCPU hears
-// nothing of that transition, and starts from the gate after it.
+// If a migration begins while an earlier one's listener still holds a vCPU, it does not hear of
+// that transition, and starts from the gate after it.
 func TestAttachWaitsForTransition(t *testing.T) {
 	p := NewPort(nil)
 	enter(p, 1)
@@ -135,7 +136,7 @@ func TestAttachWaitsForTransition(t *testing.T) {
 	started, got := make(chan struct{}), make(chan GateState)
 	go func() { close(started); got <- p.Attach(All, second) }()
 	<-started
-	time.Sleep(5 * time.Millisecond) // for an Attach that does not wait to show itself
+	time.Sleep(5 * time.Millisecond) // an Attach that does not wait would return by now
 	require.True(t, p.Gate().Open, "the EXIT is not done yet")
 	answer <- false
 	require.Equal(t, GateState{Open: false, Tasks: 1}, <-got)

@@ -10,17 +10,19 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What guests compile in, and what the port answers to, are written down twice.
+// The registers are defined twice: for guests to compile in, and for the port.
 func TestHeaderAgrees(t *testing.T) {
 	header, err := os.ReadFile("include/tag.h")
 	require.NoError(t, err)
 	got := map[string]uint64{}
-	for _, m := range regexp.MustCompile(`(?m)^#define (TAG_\w+) +(0x[0-9a-f]+|\d+)u\b`).FindAllStringSubmatch(string(header), -1) {
+	defines := regexp.MustCompile(`(?m)^#define (TAG_\w+) +(0x[0-9a-f]+|\d+)u\b`)
+	for _, m := range defines.FindAllStringSubmatch(string(header), -1) {
 		v, err := strconv.ParseUint(m[2], 0, 64)
 		require.NoError(t, err)
 		got[m[1]] = v
 	}
-	for _, m := range regexp.MustCompile(`(?m)^\t(TAG_\w+) = (\d)`).FindAllStringSubmatch(string(header), -1) {
+	states := regexp.MustCompile(`(?m)^\t(TAG_\w+) = (\d)`)
+	for _, m := range states.FindAllStringSubmatch(string(header), -1) {
 		got[m[1]] = uint64(m[2][0] - '0')
 	}
 	require.Equal(t, map[string]uint64{
@@ -56,9 +58,11 @@ func TestHeaderAgrees(t *testing.T) {
 	test, err := os.ReadFile("include/test_tag.c")
 	require.NoError(t, err)
 	for field, at := range map[string]uint64{
-		"tag_page, magic": pageMagicAt, "tag_page, version": pageVersionAt, "tag_page, notify": pageNotifyAt,
-		"tag_page, slots": pageSlotsAt, "tag_page, slot": pageSlot0,
-		"tag_slot, flags": slotFlagsAt, "tag_slot, task": slotTaskAt, "tag_slot, depth": slotDepthAt,
+		"tag_page, magic": pageMagicAt, "tag_page, version": pageVersionAt,
+		"tag_page, notify": pageNotifyAt,
+		"tag_page, slots":  pageSlotsAt, "tag_page, slot": pageSlot0,
+		"tag_slot, flags": slotFlagsAt, "tag_slot, task": slotTaskAt,
+		"tag_slot, depth": slotDepthAt,
 	} {
 		want := "offsetof(struct " + field + ") == 0x" + strconv.FormatUint(at, 16) + ")"
 		require.True(t, strings.Contains(string(test), want), want)

@@ -15,31 +15,34 @@ type modelTask struct {
 	fast  bool
 }
 
-// model is the tag port at its simplest: everything is worked out anew each time.
+// model is the tag port at its simplest: it works everything out anew each time.
 type model struct {
 	t     testing.TB
 	port  *Port
 	ram   *ram
 	page  guestPage // valid even if not registered
 	l     *recorder
-	calls []string // that the listener should have had since the last step
+	calls []string // calls that the listener must have got since the last step
 
 	tasks      map[uint32]modelTask
 	registered bool // the page
 	attached   bool
-	policy     Policy
+	quorum     Quorum
 	taskErrors uint64
 	epoch      uint32
 }
 
 func newModel(t testing.TB) *model {
 	r := newRAM(4)
-	m := &model{t: t, port: newPort(r, newClock().now), ram: r, l: &recorder{}, policy: All, tasks: map[uint32]modelTask{}}
+	m := &model{
+		t: t, port: newPort(r, newClock().now), ram: r, l: &recorder{},
+		quorum: All, tasks: map[uint32]modelTask{},
+	}
 	m.page = guestPage{formatPage(t, r, pageGPA), m.port}
 	return m
 }
 
-// truth returns the tasks with what the tag page says.
+// truth returns the tasks, with the tag page's slots applied.
 func (m *model) truth() map[uint32]modelTask {
 	tasks := map[uint32]modelTask{}
 	for id, task := range m.tasks {
@@ -67,13 +70,13 @@ func (m *model) open(tasks map[uint32]modelTask) bool {
 			inside++
 		}
 	}
-	if m.policy == Any {
+	if m.quorum == Any {
 		return len(tasks) == 0 || inside > 0
 	}
 	return inside == len(tasks)
 }
 
-// become sets the tasks, and notes what the listener is to hear of that.
+// become sets the tasks, and notes the calls that the listener must get.
 func (m *model) become(tasks map[uint32]modelTask) {
 	before, after := m.open(m.tasks), m.open(tasks)
 	m.tasks = tasks
@@ -86,7 +89,7 @@ func (m *model) become(tasks map[uint32]modelTask) {
 	}
 }
 
-func (m *model) tag(event Event, id uint32) {
+func (m *model) tag(event Change, id uint32) {
 	tasks := m.truth()
 	if m.registered && !m.page.valid() {
 		m.registered = false
@@ -114,7 +117,7 @@ func (m *model) tag(event Event, id uint32) {
 	m.become(tasks)
 }
 
-// refreshed is a look at the page that the listener does not hear of.
+// refreshed reads the page without telling the listener.
 func (m *model) refreshed() {
 	m.tasks = m.truth()
 	if !m.page.valid() {
@@ -124,7 +127,7 @@ func (m *model) refreshed() {
 
 var tagRegisters = []struct {
 	offset uint64
-	event  Event
+	event  Change
 }{{RegEnter, Entered}, {RegExit, Exited}, {RegRegister, Registered}, {RegUnregister, Unregistered}}
 
 // step does one thing, chosen by three bytes, to both the port and the model.
@@ -140,15 +143,15 @@ func (m *model) step(kind, a, b byte) string {
 		m.page.set(int(a%slots), uint32(b%3), uint32(b/3%ids), uint32(b/15%3))
 		return fmt.Sprintf("slot %d: flags %d, task %d, depth %d", a%slots, b%3, b/3%ids, b/15%3)
 	case 9:
-		m.policy = []Policy{All, Any}[a%2]
-		got := m.port.Attach(m.policy, m.l)
+		m.quorum = []Quorum{All, Any}[a%2]
+		got := m.port.Attach(m.quorum, m.l)
 		m.refreshed()
 		m.attached = true
 		require.Equal(m.t, GateState{m.open(m.tasks), len(m.tasks)}, got)
-		return fmt.Sprintf("attach %s", m.policy)
+		return fmt.Sprintf("attach %s", m.quorum)
 	case 10:
 		m.port.Detach()
-		m.attached, m.policy = false, All
+		m.attached, m.quorum = false, All
 		return "detach"
 	case 11:
 		m.port.Snapshot()
@@ -187,7 +190,7 @@ func (m *model) setPage(a byte) string {
 // move goes on with another port, as after a migration.
 func (m *model) move() string {
 	m.port.Detach()
-	m.attached, m.policy = false, All
+	m.attached, m.quorum = false, All
 	there := newPort(m.ram, m.port.now)
 	require.NoError(m.t, there.Load(m.port.Save()))
 	require.Equal(m.t, m.port.Fingerprint(), there.Fingerprint())

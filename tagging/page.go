@@ -4,14 +4,16 @@ import (
 	"math"
 	"sync/atomic"
 	"unsafe"
+
+	"taskguide/tagging/abi"
 )
 
-// Layout of the tag page, the same as struct tag_page of tag.h. Offsets are bytes.
+// This is the layout of the tag page, the same as struct tag_page of tag.h. Offsets are in bytes.
 const (
-	PageSize    = 4096
-	PageMagic   = 0x50474154 // "TAGP"
-	PageVersion = 1
-	PageSlots   = 63
+	PageSize    = abi.PageSize
+	PageMagic   = abi.PageMagic
+	PageVersion = abi.PageVersion
+	PageSlots   = abi.PageSlots
 
 	pageMagicAt   = 0x00
 	pageVersionAt = 0x04
@@ -24,13 +26,13 @@ const (
 	slotTaskAt  = 0x4
 	slotDepthAt = 0x8
 
-	slotUsed = 1
+	slotUsed = abi.SlotUsed
 )
 
 // slot is what a used slot of the tag page says.
 type slot struct{ task, depth uint32 }
 
-// slots is one look at the tag page: the used slots, in order.
+// slots is the result of one look at the tag page: the used slots, in order.
 type slots struct {
 	n    int
 	used [PageSlots]slot
@@ -47,9 +49,8 @@ func (s *slots) has(task uint32) bool {
 	return false
 }
 
-// tagPage is a page of guest RAM that holds fast tags. Everything in it is the
-// guest's, who may change it at any time and to anything: words are loaded
-// atomically, once each, and trusted with nothing but the state of tasks.
+// tagPage is a page of guest RAM that holds fast tags. The guest may change any of it at any time.
+// So words are loaded atomically, once each, and are trusted with nothing but the state of tasks.
 type tagPage struct {
 	gpa   uint64
 	bytes []byte // PageSize live bytes
@@ -65,7 +66,7 @@ func (p *tagPage) word(at int) *uint32 {
 	return (*uint32)(unsafe.Pointer(&p.bytes[at : at+4][0]))
 }
 
-// newTagPage returns the page at gpa, false unless it is an aligned page of RAM.
+// newTagPage returns the page at gpa, or false unless it is an aligned page of RAM.
 func newTagPage(mem Memory, gpa uint64) (*tagPage, bool) {
 	if mem == nil || gpa == 0 || gpa%PageSize != 0 || gpa > math.MaxUint64-PageSize {
 		return nil, false
@@ -77,21 +78,20 @@ func newTagPage(mem Memory, gpa uint64) (*tagPage, bool) {
 	return &tagPage{gpa: gpa, bytes: bytes}, true
 }
 
-// aligned tells whether 32-bit words of b can be accessed atomically. It looks at
-// the address only.
+// aligned tells whether 32-bit words of b can be accessed atomically. It checks only the address.
 func aligned(b []byte) bool { return uintptr(unsafe.Pointer(&b[0]))%4 == 0 }
 
-// valid tells whether the page still has the header of a tag page. A program that
-// died without giving up its page leaves it to the guest's kernel, which puts it to
-// other uses: from then on the port must not write to it.
+// valid tells whether the page still has the header of a tag page. A program that dies without
+// giving up its page leaves it to the guest's kernel, which uses it for something else. From then
+// on, the port must not write to it.
 func (p *tagPage) valid() bool {
 	return atomic.LoadUint32(p.word(pageMagicAt)) == PageMagic &&
 		atomic.LoadUint32(p.word(pageVersionAt)) == PageVersion
 }
 
-// setNotify says whether the guest is to ring the port after changing a slot.
-// Slots read afterwards include every change that was not followed by a ring: the
-// atomic store is a full barrier on amd64, as the Go memory model asks of it.
+// setNotify says whether the guest must ring the port after changing a slot. Slots that are read
+// afterwards include every change without a ring, because the atomic store is a full barrier on
+// amd64, as the Go memory model requires.
 func (p *tagPage) setNotify(mem Memory, on bool) {
 	if !p.valid() {
 		return
@@ -100,11 +100,10 @@ func (p *tagPage) setNotify(mem Memory, on bool) {
 	if on {
 		v = 1
 	}
-	atomic.StoreUint32(p.word(pageNotifyAt), v)
-	mem.MarkDirty(p.gpa+pageNotifyAt, 4)
+	mem.StoreUint32(p.gpa+pageNotifyAt, v)
 }
 
-// read looks at the slots. It returns false if the page is no tag page any more.
+// read reads the slots. It returns false if the page is no longer a tag page.
 func (p *tagPage) read(out *slots) bool {
 	out.n = 0
 	if !p.valid() {

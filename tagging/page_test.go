@@ -24,7 +24,8 @@ func TestFastTasks(t *testing.T) {
 	require.Equal(t, GateState{Open: false, Tasks: 3}, p.Gate(), "without a ring, the slots count")
 	i := p.Snapshot()
 	require.Len(t, i.Tasks, 3)
-	require.Equal(t, []uint32{0, 3, math.MaxUint32}, []uint32{i.Tasks[0].Depth, i.Tasks[1].Depth, i.Tasks[2].Depth})
+	require.Equal(t, []uint32{0, 3, math.MaxUint32},
+		[]uint32{i.Tasks[0].Depth, i.Tasks[1].Depth, i.Tasks[2].Depth})
 	for _, task := range i.Tasks {
 		require.True(t, task.Fast)
 		require.Equal(t, task.Depth > 0, task.Inside)
@@ -61,7 +62,8 @@ func TestRingsOnlyLook(t *testing.T) {
 	page.set(0, 0, 7, 0)
 	require.Nil(t, find(p.Snapshot(), 7))
 	unregister(p, 7)
-	require.EqualValues(t, 1, p.Snapshot().GuestErrors.Total, "a ring that comes after a look is no error")
+	require.EqualValues(t, 1, p.Snapshot().GuestErrors.Total,
+		"a ring that comes after a look is no error")
 }
 
 func TestPlainAndFastSideBySide(t *testing.T) {
@@ -78,7 +80,7 @@ func TestPlainAndFastSideBySide(t *testing.T) {
 	require.Zero(t, find(p.Snapshot(), 1).Depth)
 	require.False(t, find(p.Snapshot(), 1).Fast)
 
-	// Freed and, before anyone looked, used as a plain task again.
+	// The slot was freed, and its task was used as a plain task before anyone looked.
 	page.set(0, 0, 2, 9)
 	enter(p, 2)
 	task := find(p.Snapshot(), 2)
@@ -103,7 +105,8 @@ func TestListenerHearsFastTransitions(t *testing.T) {
 	require.False(t, p.Snapshot().GateAll)
 	require.Empty(t, l.taken())
 	exit(p, 7)
-	require.Equal(t, []string{"closing", "closed"}, l.taken(), "looking does not swallow the transition")
+	require.Equal(t, []string{"closing", "closed"}, l.taken(),
+		"looking does not swallow the transition")
 	page.setDepth(0, 2)
 	enter(p, 7)
 	page.set(1, slotUsed, 8, 0)
@@ -112,7 +115,7 @@ func TestListenerHearsFastTransitions(t *testing.T) {
 	unregister(p, 8)
 	require.Equal(t, []string{"opened", "closing", "closed", "opened"}, l.taken())
 
-	// A transition that nobody rang for is found at the next ring of anyone.
+	// A transition without a ring is found at the next ring of any task.
 	page.setDepth(0, 0)
 	enter(p, 99)
 	require.Equal(t, []string{"closing", "closed"}, l.taken())
@@ -123,19 +126,20 @@ func TestListenerHearsFastTransitions(t *testing.T) {
 	require.Equal(t, 4, r.dirty[pageGPA+pageNotifyAt])
 }
 
-// hookedRAM calls written after each write of the host.
+// hookedRAM calls written after each write by the host.
 type hookedRAM struct {
 	*ram
 	written func()
 }
 
-func (h hookedRAM) MarkDirty(gpa uint64, n int) {
-	h.ram.MarkDirty(gpa, n)
+func (h hookedRAM) StoreUint32(gpa uint64, v uint32) bool {
+	ok := h.ram.StoreUint32(gpa, v)
 	h.written()
+	return ok
 }
 
-// A task that has found notify off, and so does not ring, has changed its slot
-// before: Attach must read slots after it has set notify.
+// A task that found notify off has changed its slot before and does not ring. So Attach must read
+// the slots after it has set notify.
 func TestAttachReadsSlotsAfterNotify(t *testing.T) {
 	r := newRAM(4)
 	written := func() {}
@@ -150,8 +154,8 @@ func TestAttachReadsSlotsAfterNotify(t *testing.T) {
 	require.True(t, p.table.gate(All).Open, "not only seen by a later look")
 }
 
-// While GateClosing is asked about slots as they were, looks do not count, even
-// when the listener is gone meanwhile.
+// While GateClosing asks about slots as they were, looks do not count, even if the listener is
+// detached meanwhile.
 func TestSnapshotInsideGateClosing(t *testing.T) {
 	r := newRAM(4)
 	p := NewPort(r)
@@ -262,8 +266,8 @@ func TestPageIsReplaced(t *testing.T) {
 	require.Equal(t, []string{"closing", "closed", "opened"}, l.taken())
 }
 
-// A page that its program left behind is other memory now: the port lets go of it
-// and writes nothing there.
+// If a program has died, its page is other memory now: the port gives it up and does not write to
+// it.
 func TestAbandonedPageIsLeftAlone(t *testing.T) {
 	abandon := map[string]func(guestPage){
 		"magic":   func(g guestPage) { atomic.StoreUint32(g.word(pageMagicAt), 0) },
@@ -320,7 +324,8 @@ func TestHostileSlots(t *testing.T) {
 	}
 	require.Equal(t, GateState{Open: true, Tasks: PageSlots}, p.Gate())
 	binary.LittleEndian.PutUint32(page.bytes[pageSlotsAt:], 1)
-	require.Equal(t, GateState{Open: true, Tasks: 1}, p.Gate(), "slots beyond the count are not looked at")
+	require.Equal(t, GateState{Open: true, Tasks: 1}, p.Gate(),
+		"slots beyond the count are not looked at")
 }
 
 func TestFastTasksCountAgainstTheBound(t *testing.T) {
@@ -352,10 +357,11 @@ func TestTimesOfFastTasks(t *testing.T) {
 	require.Equal(t, 1000.0, task.OutsideMS, "seen inside only now")
 	c.advance(2 * time.Second)
 	task = find(p.Snapshot(), 7)
-	require.Equal(t, TaskInfo{ID: 7, Depth: 1, Inside: true, Fast: true, Since: c.now().Add(-2 * time.Second),
-		InsideMS: 2000, OutsideMS: 1000, Segments: 1}, *task)
+	require.Equal(t,
+		TaskInfo{ID: 7, Depth: 1, Inside: true, Fast: true, Since: c.now().Add(-2 * time.Second),
+			InsideMS: 2000, OutsideMS: 1000, Segments: 1}, *task)
 
-	// While a listener is attached, looking must not count, but be shown.
+	// While a listener is attached, a look must show changes but not count.
 	p.Attach(All, &recorder{})
 	page.setDepth(0, 0)
 	page.set(1, slotUsed, 8, 1)
@@ -377,7 +383,8 @@ func TestMovedPage(t *testing.T) {
 	r2 := newRAM(4)
 	there := NewPort(r2)
 	require.NoError(t, there.Load(state))
-	require.EqualValues(t, pageGPA, there.Snapshot().Page, "kept though the page has not arrived yet")
+	require.EqualValues(t, pageGPA, there.Snapshot().Page,
+		"kept though the page has not arrived yet")
 	copy(r2.bytes, r.bytes)
 	require.Equal(t, p.Fingerprint(), there.Fingerprint())
 	arrived, _ := newTagPage(r2, pageGPA)
@@ -394,4 +401,34 @@ func TestMovedPage(t *testing.T) {
 	page2.setDepth(0, 1)
 	enter(there, 7)
 	require.Equal(t, []string{"opened"}, l.taken())
+}
+
+// TestQuietPortWritesNoRAM: while the machine stands still, the tag page stays as it is, whatever
+// the host asks of the port. Once it runs, notify is up to date.
+func TestQuietPortWritesNoRAM(t *testing.T) {
+	r := newRAM(4)
+	p := NewPort(r)
+	page := newPage(t, p, r)
+	page.set(0, slotUsed, 7, 1)
+	p.Quiesce()
+	clear(r.dirty)
+	require.Equal(t, GateState{Open: true, Tasks: 1}, p.Attach(All, &recorder{}))
+	require.False(t, page.notified())
+	p.Detach()
+	p.Moved()
+	p.Attach(All, &recorder{})
+	require.Empty(t, r.dirty)
+	p.Resume()
+	require.True(t, page.notified())
+	require.Equal(t, map[uint64]int{pageGPA + pageNotifyAt: 4}, r.dirty)
+
+	clear(r.dirty)
+	p.Quiesce()
+	p.Resume()
+	require.Empty(t, r.dirty, "nothing is due")
+	p.Quiesce()
+	p.Detach()
+	require.True(t, page.notified())
+	p.Resume()
+	require.False(t, page.notified())
 }

@@ -3,58 +3,53 @@ package tagging
 import (
 	"sync"
 	"time"
+
+	"taskguide/tagging/abi"
 )
 
-// Where the registers are, and how much address space they take up.
+// These are the registers of package abi.
 const (
-	PortBase  = 0x0d00     // I/O port of the first register
-	PortBytes = 0x30       // of I/O ports
-	MMIOBase  = 0xd0000000 // guest-physical address of the same registers
-	MMIOBytes = 4096
-)
+	PortBase  = abi.PortBase
+	PortBytes = abi.PortBytes
+	MMIOBase  = abi.MMIOBase
+	MMIOBytes = abi.MMIOBytes
 
-// Offsets of the registers.
-const (
-	RegID         = 0x00
-	RegVersion    = 0x04
-	RegEnter      = 0x08
-	RegExit       = 0x0c
-	RegState      = 0x10
-	RegEpoch      = 0x14
-	RegRegister   = 0x18
-	RegUnregister = 0x1c
-	RegPageLo     = 0x20
-	RegPageHi     = 0x24
-	RegClockLo    = 0x28
-	RegClockHi    = 0x2c
-)
+	RegID         = abi.RegID
+	RegVersion    = abi.RegVersion
+	RegEnter      = abi.RegEnter
+	RegExit       = abi.RegExit
+	RegState      = abi.RegState
+	RegEpoch      = abi.RegEpoch
+	RegRegister   = abi.RegRegister
+	RegUnregister = abi.RegUnregister
+	RegPageLo     = abi.RegPageLo
+	RegPageHi     = abi.RegPageHi
+	RegClockLo    = abi.RegClockLo
+	RegClockHi    = abi.RegClockHi
 
-// What RegID and RegVersion read.
-const (
-	ID      = 0x31474154 // "TAG1"
-	Version = 1
+	ID      = abi.ID
+	Version = abi.Version
 )
 
 // Port is the tag port of one machine: its registers, the tasks behind them and
 // the gate. It is safe for concurrent use.
 //
-// Lock order: order, then mu. The listener is called with order held and mu free,
-// so that calls come one after the other while registers can still be read.
+// Lock order: order, then mu. The port calls the listener with order held and mu free, so that
+// calls do not overlap and registers can still be read.
 type Port struct {
 	mem Memory
 	now func() time.Time
 
-	// order is held through a write to the registers, the listener's calls
-	// included, and through what must not happen in the middle of one.
+	// order is held during a write to the registers, including the listener's calls, and during
+	// anything that must not happen in the middle of one.
 	order sync.Mutex
 
 	mu       sync.Mutex
 	table    table
 	page     *tagPage // nil for none
-	seen     slots    // what the table knows of the page
+	seen     slots    // the page as the table knows it
 	attached *attachment
-	// asking is set while a change waits for GateClosing to return: the table must
-	// stand still.
+	// asking is set while a change waits for GateClosing to return. The table must not change then.
 	asking      bool
 	state       MigrationState
 	epoch       uint32
@@ -63,17 +58,18 @@ type Port struct {
 	counters    Counters
 	errors      GuestErrors
 	subscribers map[*subscriber]struct{}
+	quiet       bool // the machine stands still, RAM must stay as it is
+	notifyDue   bool // notify is to be set once it runs
 }
 
-// attachment is a listener's stay; its address tells it from others of the same
+// attachment is one attachment of a listener. Its address distinguishes it from others of the same
 // listener.
 type attachment struct {
-	policy   Policy
+	quorum   Quorum
 	listener Listener
 }
 
-// NewPort returns a port without tasks. Slices of mem must stay mapped for as long
-// as the port is used.
+// NewPort returns a port without tasks. Slices of mem must stay mapped as long as the port is used.
 func NewPort(mem Memory) *Port { return newPort(mem, time.Now) }
 
 func newPort(mem Memory, now func() time.Time) *Port {
@@ -85,8 +81,8 @@ func newPort(mem Memory, now func() time.Time) *Port {
 	}
 }
 
-// Read is a guest's read of size bytes at offset. Anything but a readable register,
-// read as a whole, yields 0 and is counted as a guest error.
+// Read is a guest's read of size bytes at offset. Only a whole readable register has a value. Any
+// other read returns 0 and is counted as a guest error.
 func (p *Port) Read(offset uint64, size int) uint32 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -114,9 +110,9 @@ func (p *Port) Read(offset uint64, size int) uint32 {
 	return 0
 }
 
-// Write is a guest's write of the size low bytes of v at offset. Anything but a
-// writable register, written as a whole, changes nothing and is counted as a guest
-// error. The listener may hold the calling vCPU in here.
+// Write is a guest's write of the size low bytes of v at offset. Only a write of a whole writable
+// register has an effect. Any other write is counted as a guest error. The listener may hold the
+// calling vCPU in here.
 func (p *Port) Write(offset uint64, size int, v uint32) {
 	p.order.Lock()
 	defer p.order.Unlock()
@@ -148,17 +144,17 @@ func (p *Port) Write(offset uint64, size int, v uint32) {
 	}
 }
 
-// tag carries out what a task wrote. With a slot of its own, the task only asks
-// for a look at the tag page. Called with both locks held.
-func (p *Port) tag(event Event, id uint32) {
+// tag carries out what a task wrote. If the task has a slot, it only asks for a look at the tag
+// page. Both locks must be held.
+func (p *Port) tag(event Change, id uint32) {
 	var c change
 	seen := p.look(&c)
 	switch {
 	case seen.has(id) && event == Unregistered:
-		c.errors.Task++ // it is to give its slot up first
+		c.errors.Task++ // it must give its slot up first
 	case seen.has(id):
 	case event == Unregistered && p.page != nil && !p.knows(&c, id):
-		// A fast task's, whose freed slot was seen before this ring.
+		// It is a fast task's, whose freed slot was seen before this ring.
 	default:
 		p.table.tag(event, id, &c)
 	}
@@ -170,8 +166,7 @@ func (p *Port) knows(c *change, id uint32) bool {
 	return known
 }
 
-// setPage makes the page at gpa the tag page, 0 for none. Called with both locks
-// held.
+// setPage makes the page at gpa the tag page, or turns it off if gpa is 0. Both locks must be held.
 func (p *Port) setPage(gpa uint64) {
 	var page *tagPage
 	if gpa != 0 {
@@ -193,9 +188,8 @@ func (p *Port) setPage(gpa uint64) {
 	p.transition(&c, seen)
 }
 
-// look adds to c what the tag page says that the table does not know, and returns
-// the slots. A page that is no tag page any more is given up, and has no slots.
-// Called with both locks held.
+// look adds to c what the tag page has that the table does not know, and returns the slots. It
+// gives up a page that is no longer a tag page, and then returns no slots. Both locks must be held.
 func (p *Port) look(c *change) slots {
 	var seen slots
 	if p.page != nil && !p.page.read(&seen) {
@@ -213,16 +207,16 @@ func (p *Port) compare(seen *slots, c *change) {
 	}
 }
 
-// transition applies c, and tells the listener if it opens or closes the gate. seen
-// is the look at the tag page that c comes from. Called with both locks held, order
-// throughout and mu on entry and return.
+// transition applies c, and tells the listener if c opens or closes the gate. seen is the look at
+// the tag page that c comes from. Both locks must be held. mu is released during the listener's
+// calls.
 func (p *Port) transition(c *change, seen slots) {
 	a := p.attached
 	if a == nil {
 		p.apply(c, seen)
 		return
 	}
-	before, after := p.table.gate(a.policy), p.table.gateAfter(a.policy, c)
+	before, after := p.table.gate(a.quorum), p.table.gateAfter(a.quorum, c)
 	hold := false
 	if before.Open && !after.Open {
 		p.asking = true
@@ -231,7 +225,7 @@ func (p *Port) transition(c *change, seen slots) {
 	}
 	p.apply(c, seen)
 	switch {
-	case p.attached != a: // over while it was asked
+	case p.attached != a: // the listener was detached meanwhile
 	case !before.Open && after.Open:
 		p.unlocked(a.listener.GateOpened)
 	case before.Open && !after.Open && !hold:
@@ -246,7 +240,7 @@ func (p *Port) unlocked(f func()) {
 	f()
 }
 
-// apply carries out c and tells the subscribers. Called with mu held.
+// apply carries out c and tells the subscribers. mu must be held.
 func (p *Port) apply(c *change, seen slots) {
 	p.countErrors(c.errors)
 	p.seen = seen
@@ -256,7 +250,8 @@ func (p *Port) apply(c *change, seen slots) {
 	now := p.now()
 	for _, e := range c.edits {
 		if e.event == Unregistered {
-			// There is room again for a task of the tag page that was refused.
+			// There is room again for a task of the tag page that was refused, so the next look
+			// must count.
 			p.seen = unknownSlots()
 		}
 		p.table.apply(e, now)

@@ -20,15 +20,19 @@ func TestIdentification(t *testing.T) {
 	require.Zero(t, p.Snapshot().GuestErrors.Total)
 }
 
-// Every offset of the page and far beyond, every size: only aligned 32-bit accesses
-// of registers in their direction do anything.
+// At every offset of the page and far beyond, and with every size, only aligned 32-bit accesses of
+// registers in their direction do anything.
 func TestOnlyRegistersAnswer(t *testing.T) {
 	offsets := []uint64{1 << 32, math.MaxUint64, math.MaxUint64 - 3, 1<<32 + RegEnter}
 	for o := range uint64(MMIOBytes + 16) {
 		offsets = append(offsets, o)
 	}
-	readable := map[uint64]bool{0x00: true, 0x04: true, 0x10: true, 0x14: true, 0x28: true, 0x2c: true}
-	writable := map[uint64]bool{0x08: true, 0x0c: true, 0x18: true, 0x1c: true, 0x20: true, 0x24: true}
+	readable := map[uint64]bool{
+		0x00: true, 0x04: true, 0x10: true, 0x14: true, 0x28: true, 0x2c: true,
+	}
+	writable := map[uint64]bool{
+		0x08: true, 0x0c: true, 0x18: true, 0x1c: true, 0x20: true, 0x24: true,
+	}
 	for _, size := range []int{-4, 0, 1, 2, 3, 4, 5, 8, 16} {
 		p := newPort(newRAM(1), newClock().now)
 		p.SetState(StatePreCopy)
@@ -140,8 +144,14 @@ func TestGatePolicies(t *testing.T) {
 		{"one inside", func(p *Port) { enter(p, 1) }, true, true},
 		{"one of two inside", func(p *Port) { enter(p, 1); register(p, 2) }, false, true},
 		{"both inside", func(p *Port) { enter(p, 1); enter(p, 2) }, true, true},
-		{"nested counts once", func(p *Port) { enter(p, 1); enter(p, 1); register(p, 2) }, false, true},
-		{"both left", func(p *Port) { enter(p, 1); enter(p, 2); exit(p, 1); exit(p, 2) }, false, false},
+		{
+			"nested counts once", func(p *Port) { enter(p, 1); enter(p, 1); register(p, 2) }, false,
+			true,
+		},
+		{
+			"both left", func(p *Port) { enter(p, 1); enter(p, 2); exit(p, 1); exit(p, 2) }, false,
+			false,
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -208,12 +218,16 @@ func TestTimesInsideAndOutside(t *testing.T) {
 	c.advance(time.Second)
 	exit(p, 1)
 	c.advance(500 * time.Millisecond)
-	want := TaskInfo{ID: 1, Depth: 1, Inside: true, Since: began, InsideMS: 2500, OutsideMS: 3000, Segments: 1}
+	want := TaskInfo{
+		ID: 1, Depth: 1, Inside: true, Since: began, InsideMS: 2500, OutsideMS: 3000, Segments: 1,
+	}
 	require.Equal(t, want, *find(p.Snapshot(), 1))
 	require.Equal(t, want, *find(p.Snapshot(), 1), "looking changes nothing")
 	exit(p, 1)
 	c.advance(time.Second)
-	want = TaskInfo{ID: 1, Since: c.now().Add(-time.Second), InsideMS: 2500, OutsideMS: 4000, Segments: 1}
+	want = TaskInfo{
+		ID: 1, Since: c.now().Add(-time.Second), InsideMS: 2500, OutsideMS: 4000, Segments: 1,
+	}
 	require.Equal(t, want, *find(p.Snapshot(), 1))
 }
 

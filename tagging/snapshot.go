@@ -9,19 +9,19 @@ import (
 // Snapshot returns the port as it is now, for people.
 func (p *Port) Snapshot() Info {
 	info := p.describe()
-	// Not under the lock, for the vCPUs' sake.
+	// Sort without the lock, so that vCPUs do not wait.
 	slices.SortFunc(info.Tasks, func(a, b TaskInfo) int { return cmp.Compare(a.ID, b.ID) })
 	return info
 }
 
-// describe is Snapshot with tasks in no order.
+// describe is Snapshot with unsorted tasks.
 func (p *Port) describe() Info {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	c, seen, valid := p.peek()
 	if valid && p.attached == nil && !p.asking {
-		// Nobody is to be told of transitions, so this look may count: it is how
-		// times of fast tasks go on while no migration does.
+		// No listener is attached, so this look may count. It is how the times of fast tasks
+		// advance without a migration.
 		p.apply(&c, seen)
 		c = change{}
 	}
@@ -54,7 +54,8 @@ func (tb *table) infos(c *change, now time.Time) []TaskInfo {
 	for i := range c.edits {
 		e := &c.edits[i]
 		if _, known := tb.tasks[e.id]; !known && e.event != Unregistered {
-			infos = append(infos, task{depth: e.depth, fast: e.fast, since: now, marked: now}.info(e.id, now))
+			infos = append(infos,
+				task{depth: e.depth, fast: e.fast, since: now, marked: now}.info(e.id, now))
 		}
 	}
 	return infos

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// The saved state, little-endian, no padding:
+// The saved state is little-endian, without padding:
 //
 //	magic "TAGS", version u16, 0 u16
 //	epoch, state, page latch, clock latch: u32; tag page u64, 0 for none
@@ -20,7 +20,7 @@ import (
 //	  id, depth, flags u32; segments u64; since i64, in ns since 1970;
 //	  inside, outside i64, in ns
 //
-// What the listener knows is not part of it, nor is notify: Moved sets that.
+// It includes neither what the listener knows nor notify, which Moved sets.
 const (
 	stateMagic     = "TAGS"
 	stateVersion   = 1
@@ -28,10 +28,10 @@ const (
 	stateHeadBytes = 8 + 4*4 + 8 + 8*8 + 4
 	stateTaskBytes = 3*4 + 4*8
 
-	// maxSpent bounds loaded times so that what is added to them cannot overflow.
+	// maxSpent bounds loaded times, so that additions to them cannot overflow.
 	maxSpent = math.MaxInt64 / 2
 
-	// MaxStateBytes is the most that Save returns and Load accepts.
+	// MaxStateBytes is the most bytes that Save returns and Load accepts.
 	MaxStateBytes = stateHeadBytes + MaxTasks*stateTaskBytes
 )
 
@@ -79,9 +79,9 @@ func (t *task) append(b []byte, id uint32) []byte {
 	return le.AppendUint64(b, uint64(t.outside))
 }
 
-// Load replaces the port's state by one that Save returned, possibly on another
-// host: nothing in it is trusted. On error the port is as it was. The tag page is
-// not looked at, it may arrive later than this.
+// Load replaces the port's state by one that Save returned, possibly on another host. It trusts
+// nothing in it. On error, the port is unchanged. Load does not read the tag page, because the page
+// may arrive later.
 func (p *Port) Load(state []byte) error {
 	p.order.Lock()
 	defer p.order.Unlock()
@@ -99,7 +99,7 @@ func (p *Port) Load(state []byte) error {
 	return nil
 }
 
-// unknownSlots equals no look at the tag page, so that the next one counts.
+// unknownSlots differs from every look at the tag page, so that the next one counts.
 func unknownSlots() slots { return slots{n: -1} }
 
 // decoder takes fields off a byte slice that is known to be long enough.
@@ -130,7 +130,8 @@ func (p *Port) parse(state []byte) (*Port, error) {
 	}
 	d := decoder(state[4:])
 	if v := d.u16(); v != stateVersion {
-		return nil, fmt.Errorf("state version %d is unknown, this is version %d: use the same version on both hosts", v, stateVersion)
+		return nil, fmt.Errorf("state version %d is unknown, this is version %d: use the same "+
+			"version on both hosts", v, stateVersion)
 	}
 	if d.u16() != 0 {
 		return nil, errors.New("reserved field is set")
@@ -144,7 +145,9 @@ func (p *Port) parse(state []byte) (*Port, error) {
 	if err := loaded.parsePage(d.u64()); err != nil {
 		return nil, err
 	}
-	loaded.counters = Counters{Enters: d.u64(), Exits: d.u64(), Registers: d.u64(), Unregisters: d.u64()}
+	loaded.counters = Counters{
+		Enters: d.u64(), Exits: d.u64(), Registers: d.u64(), Unregisters: d.u64(),
+	}
 	loaded.countErrors(GuestErrors{Access: d.u64(), Task: d.u64(), Full: d.u64(), Page: d.u64()})
 	tasks := d.u32()
 	if tasks > MaxTasks || len(d) != int(tasks)*stateTaskBytes {
@@ -167,7 +170,7 @@ func (p *Port) parsePage(gpa uint64) error {
 
 func (p *Port) parseTasks(d decoder) error {
 	now := p.now()
-	next := uint64(0) // smallest id that may follow
+	next := uint64(0) // smallest id that may come next
 	for len(d) > 0 {
 		id, depth, flags := d.u32(), d.u32(), d.u32()
 		t := &task{fast: flags&stateFastFlag != 0, depth: depth, marked: now}
@@ -190,10 +193,9 @@ func (p *Port) parseTasks(d decoder) error {
 	return nil
 }
 
-// Fingerprint returns what a guest can read back or rely on of the port's state,
-// without times, counts and what a migration changes (EPOCH, STATE): it is equal on
-// both sides of a faithful migration. Fast tasks are left out, the truth about them
-// is in guest RAM.
+// Fingerprint returns the part of the port's state that a guest can read back or relies on, without
+// times, counts and what a migration changes (EPOCH, STATE). It is equal on both sides of a
+// faithful migration. It leaves fast tasks out, because the truth about them is in guest RAM.
 func (p *Port) Fingerprint() []byte {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -210,7 +212,7 @@ func (p *Port) Fingerprint() []byte {
 	return b
 }
 
-// pageGPA returns the address of the tag page, 0 for none.
+// pageGPA returns the address of the tag page, or 0 if there is none.
 func (p *Port) pageGPA() uint64 {
 	if p.page == nil {
 		return 0

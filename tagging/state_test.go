@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// busyPort returns a port with some of everything, its RAM and its clock.
+// busyPort returns a port with some of every kind of state, its RAM and its clock.
 func busyPort(t testing.TB) (*Port, *ram, *clock) {
 	r, c := newRAM(4), newClock()
 	p := newPort(r, c.now)
@@ -46,8 +46,8 @@ func TestSaveAndLoad(t *testing.T) {
 	require.Equal(t, p.Snapshot(), there.Snapshot())
 }
 
-// Time passes for tasks at the source up to Save and at the destination from Load
-// on; the way between is nobody's.
+// Time passes for tasks at the source until Save and at the destination from Load on. The time in
+// between does not count.
 func TestTimeDoesNotPassOnTheWay(t *testing.T) {
 	c := newClock()
 	p := newPort(nil, c.now)
@@ -77,11 +77,18 @@ func TestFingerprintTellsStatesApart(t *testing.T) {
 		require.Equal(t, want, p.Fingerprint(), what)
 	}
 	differs := map[string]func(*Port){
-		"depth":       func(p *Port) { enter(p, 1) },
-		"task":        func(p *Port) { register(p, 2) },
-		"page":        func(p *Port) { p.Write(RegPageLo, 4, 0); p.Write(RegPageHi, 4, 0); p.Write(RegPageLo, 4, 0x1234) },
-		"page latch":  func(p *Port) { p.Write(RegPageLo, 4, 1) },
-		"clock latch": func(p *Port) { p.now = func() time.Time { return time.Unix(1, 1) }; p.Read(RegClockLo, 4) },
+		"depth": func(p *Port) { enter(p, 1) },
+		"task":  func(p *Port) { register(p, 2) },
+		"page": func(p *Port) {
+			p.Write(RegPageLo, 4, 0)
+			p.Write(RegPageHi, 4, 0)
+			p.Write(RegPageLo, 4, 0x1234)
+		},
+		"page latch": func(p *Port) { p.Write(RegPageLo, 4, 1) },
+		"clock latch": func(p *Port) {
+			p.now = func() time.Time { return time.Unix(1, 1) }
+			p.Read(RegClockLo, 4)
+		},
 	}
 	for what, do := range differs {
 		p := base()
@@ -105,20 +112,41 @@ func TestLoadRefuses(t *testing.T) {
 		{"version", "version 2 is unknown", edited(func(b []byte) []byte { b[4]++; return b })},
 		{"reserved", "reserved", edited(func(b []byte) []byte { b[6]++; return b })},
 		{"state", "migration state 5", edited(func(b []byte) []byte { b[12]++; return b })},
-		{"page outside", "0x100000 is no page of RAM", edited(func(b []byte) []byte { le.PutUint64(b[pageAt:], 1<<20); return b })},
-		{"page unaligned", "is no page of RAM", edited(func(b []byte) []byte { b[pageAt]++; return b })},
+		{
+			"page outside", "0x100000 is no page of RAM",
+			edited(func(b []byte) []byte { le.PutUint64(b[pageAt:], 1<<20); return b }),
+		},
+		{
+			"page unaligned", "is no page of RAM",
+			edited(func(b []byte) []byte { b[pageAt]++; return b }),
+		},
 		{"fewer tasks", "3 tasks in", edited(func(b []byte) []byte { b[tasksAt]--; return b })},
-		{"many tasks", "4294967295 tasks in", edited(func(b []byte) []byte { le.PutUint32(b[tasksAt:], 0xffffffff); return b })},
+		{
+			"many tasks", "4294967295 tasks in",
+			edited(func(b []byte) []byte { le.PutUint32(b[tasksAt:], 0xffffffff); return b }),
+		},
 		{"too many tasks", "4097 tasks in", edited(func(b []byte) []byte {
 			le.PutUint32(b[tasksAt:], MaxTasks+1)
 			return append(b[:firstTask], make([]byte, (MaxTasks+1)*stateTaskBytes)...)
 		})},
 		{"cut", "4 tasks in", edited(func(b []byte) []byte { return b[:len(b)-1] })},
 		{"trailing", "4 tasks in", edited(func(b []byte) []byte { return append(b, 0) })},
-		{"order", "task 7 is out of order", edited(func(b []byte) []byte { b[firstTask] = 200; return b })},
-		{"twice", "task 7 is out of order", edited(func(b []byte) []byte { b[firstTask] = 7; return b })},
-		{"flags", "unknown flags 0x2", edited(func(b []byte) []byte { b[firstTask+8] = 2; return b })},
-		{"fast without page", "task 7 has no slot", edited(func(b []byte) []byte { le.PutUint64(b[pageAt:], 0); return b })},
+		{
+			"order", "task 7 is out of order",
+			edited(func(b []byte) []byte { b[firstTask] = 200; return b }),
+		},
+		{
+			"twice", "task 7 is out of order",
+			edited(func(b []byte) []byte { b[firstTask] = 7; return b }),
+		},
+		{
+			"flags", "unknown flags 0x2",
+			edited(func(b []byte) []byte { b[firstTask+8] = 2; return b }),
+		},
+		{
+			"fast without page", "task 7 has no slot",
+			edited(func(b []byte) []byte { le.PutUint64(b[pageAt:], 0); return b }),
+		},
 		{"inside", "century", edited(func(b []byte) []byte { b[firstTask+35] = 0x7f; return b })},
 		{"outside", "century", edited(func(b []byte) []byte { b[firstTask+43] = 0xff; return b })},
 	}

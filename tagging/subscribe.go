@@ -5,10 +5,10 @@ import "time"
 // backlog is how many transitions a subscriber may be behind.
 const backlog = 1024
 
-// subscriber takes transitions off the vCPUs' hands.
+// subscriber takes transitions from the vCPUs' threads.
 type subscriber struct {
 	queue   chan Transition // closed by unsubscribe
-	gone    chan struct{}   // closed by unsubscribe, so that the backlog is let go
+	gone    chan struct{}   // closed by unsubscribe, so that the backlog is dropped
 	dropped uint64
 }
 
@@ -23,14 +23,13 @@ func (s *subscriber) run(f func(Transition)) {
 	}
 }
 
-// Subscribe calls f for every transition of a task, in order, on a goroutine of
-// its own. A vCPU never waits for f: when f falls behind by more than 1024,
-// transitions are dropped and the next one says how many. Fast tasks are seen only
-// when the host looks at the tag page: at their rings during a migration, and in
-// Snapshot otherwise.
+// Subscribe calls f for every transition of a task, in order, on its own goroutine. A vCPU never
+// waits for f: when f is more than 1024 transitions behind, transitions are dropped, and the next
+// one says how many. Fast tasks are seen only when the host reads the tag page: at their rings
+// during a migration, and in Snapshot otherwise.
 //
-// After unsubscribe, which may be called from f, f is not called again, though a
-// call in progress may still be running.
+// After unsubscribe, which f may call, f is not called again, but a call in progress may still be
+// running.
 func (p *Port) Subscribe(f func(Transition)) (unsubscribe func()) {
 	s := &subscriber{queue: make(chan Transition, backlog), gone: make(chan struct{})}
 	p.mu.Lock()
@@ -49,8 +48,8 @@ func (p *Port) Subscribe(f func(Transition)) (unsubscribe func()) {
 	}
 }
 
-// publish tells the subscribers of an edit that has been applied. Called with mu
-// held, which keeps transitions in order and queues open.
+// publish tells the subscribers of an edit that was applied. mu must be held, which keeps
+// transitions in order and queues open.
 func (p *Port) publish(e edit, now time.Time) {
 	if len(p.subscribers) == 0 {
 		return

@@ -52,8 +52,8 @@ func TestSubscribe(t *testing.T) {
 	require.Empty(t, p.subscribers)
 }
 
-// A subscriber that does not come back costs the guest nothing, and hears how much
-// it missed.
+// A subscriber that does not return costs the guest nothing, and learns how many transitions it
+// missed.
 func TestSlowSubscriber(t *testing.T) {
 	p := NewPort(nil)
 	got := make(chan Transition)
@@ -68,7 +68,7 @@ func TestSlowSubscriber(t *testing.T) {
 		require.Zero(t, receive(t, got).Dropped)
 		heard++
 	}
-	// The queue is all but empty now, so this one is heard.
+	// The queue is almost empty now, so this one is delivered.
 	const last = 0xffff_ffff
 	enter(p, last)
 	for task := uint32(0); task != last; heard++ {

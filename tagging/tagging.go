@@ -1,91 +1,94 @@
 package tagging
 
-import "time"
+import (
+	"time"
 
-// Policy says how many registered tasks must be inside a segment for the gate to
-// be open.
-type Policy string
+	"taskguide/tagging/abi"
+)
+
+// Quorum says how many registered tasks must be inside a segment to open the gate.
+type Quorum string
 
 const (
-	All Policy = "all" // every registered task
-	Any Policy = "any" // at least one
+	All Quorum = "all" // every registered task
+	Any Quorum = "any" // at least one
 )
 
 // MigrationState is what a guest reads from STATE.
-type MigrationState uint32
+type MigrationState = abi.MigrationState
 
+// The states of a migration.
 const (
-	StateNone          MigrationState = 0 // no migration
-	StateWaiting       MigrationState = 1 // requested, waiting for the gate
-	StatePreCopy       MigrationState = 2
-	StateSuspended     MigrationState = 3 // the gate closed, no page is sent
-	StateSwitchingOver MigrationState = 4
+	StateNone          = abi.StateNone
+	StateWaiting       = abi.StateWaiting
+	StatePreCopy       = abi.StatePreCopy
+	StateSuspended     = abi.StateSuspended
+	StateSwitchingOver = abi.StateSwitchingOver
 )
 
-// Memory is guest RAM, of which the port uses the tag page.
+// Memory is guest RAM, which holds the tag page.
 type Memory interface {
-	// Slice returns the n bytes of live guest RAM at gpa, false if any of them is
-	// outside RAM.
+	// Slice returns the n bytes of live guest RAM at gpa, or false if any of them is outside RAM.
+	// The port only reads them.
 	Slice(gpa uint64, n int) ([]byte, bool)
-	// MarkDirty reports n bytes at gpa as written by the host: such writes bypass
-	// KVM's dirty log. It must not call the port.
-	MarkDirty(gpa uint64, n int)
+	// StoreUint32 stores a word of RAM atomically and tells the dirty log, because KVM's log does
+	// not see what the host writes. It must not call the port.
+	StoreUint32(gpa uint64, v uint32) bool
 }
 
 // GateState is the gate at one moment.
 type GateState struct {
 	Open  bool
-	Tasks int // registered; 0 means that there is no guidance, and the gate is open
+	Tasks int // registered; with 0 there is no guidance, and the gate is open
 }
 
-// Listener is told of the gate while it is attached, on the thread of the vCPU
-// whose write opens or closes it. Calls never overlap, and follow the gate: after
-// Attach returned it open, GateClosing, then GateClosed unless that held, then
-// GateOpened, and so on.
+// Listener is told of the gate while it is attached, on the thread of the vCPU whose write opens or
+// closes the gate. Calls never overlap, and follow the gate: if Attach returned it open, the calls
+// are GateClosing, then GateClosed unless GateClosing held, then GateOpened, and so on.
 //
-// While a call runs, that vCPU and any other that writes to the port wait; reads of
-// the port do not. So a call may use the port (Gate, SetState, Detach), but neither
-// Attach nor what waits for the vCPUs to stand still.
+// While a call runs, that vCPU waits, and so does any other that writes to the port. Reads of the
+// port do not wait. So a call may use the port (Gate, SetState, Detach), but must neither call
+// Attach nor wait for the vCPUs to stand still.
 type Listener interface {
-	// GateOpened comes after the gate has opened.
+	// GateOpened is called after the gate has opened.
 	GateOpened()
-	// GateClosing comes before the gate closes: the task is still at the end of its
-	// segment, mostly at its EXIT. The gate closes once the call returns, whatever it
-	// returns. Hold says that the listener has asked the machine to pause, so that
-	// the switchover happens at this very boundary; the guest then goes on past it
-	// at the destination, where it finds the gate closed.
+	// GateClosing is called before the gate closes: the task is still at the end of its segment,
+	// usually at its EXIT. The gate closes once the call returns, whatever it returns. hold says
+	// that the listener has asked the machine to pause, so that the switchover happens at this very
+	// boundary. The guest then continues at the destination, where it finds the gate closed.
 	GateClosing() (hold bool)
-	// GateClosed comes after the gate has closed, unless GateClosing held.
+	// GateClosed is called after the gate has closed, unless GateClosing held.
 	GateClosed()
 }
 
-// Event names what a task did.
-type Event string
+// Change names what a task did.
+type Change string
 
 const (
-	Registered   Event = "register"
-	Unregistered Event = "unregister"
-	Entered      Event = "enter"
-	Exited       Event = "exit"
+	Registered   Change = "register"
+	Unregistered Change = "unregister"
+	Entered      Change = "enter"
+	Exited       Change = "exit"
 )
 
 // Transition is one thing that a task did, as Subscribe reports it.
 type Transition struct {
 	Time    time.Time `json:"time"`
-	Event   Event     `json:"event"`
+	Event   Change    `json:"event"`
 	Task    uint32    `json:"task"`
 	Depth   uint32    `json:"depth"` // after it
 	Fast    bool      `json:"fast"`
-	GateAll bool      `json:"gate_all"` // open under policy All, after it
+	GateAll bool      `json:"gate_all"` // after it, with All as quorum
 	GateAny bool      `json:"gate_any"`
-	Dropped uint64    `json:"dropped"` // transitions lost just before this one: the subscriber was slow
+	// transitions lost just before this one: the subscriber was slow
+	Dropped uint64 `json:"dropped"`
 }
 
 // Info is a snapshot of a port, for people. Every field is always present.
 type Info struct {
 	Epoch   uint32         `json:"epoch"`
 	State   MigrationState `json:"state"`
-	GateAll bool           `json:"gate_all"` // open under policy All
+	GateAll bool           `json:"gate_all"` // open with All as quorum
 	GateAny bool           `json:"gate_any"`
 	// Page is the guest-physical address of the tag page, 0 for none.
 	Page        uint64      `json:"page"`
@@ -95,8 +98,8 @@ type Info struct {
 	GuestErrors GuestErrors `json:"guest_errors"`
 }
 
-// TaskInfo is one registered task. Times of a fast task are as exact as the host's
-// looks at the tag page, which are rare while no migration goes on.
+// TaskInfo is one registered task. Times of a fast task are as exact as the host's looks at the tag
+// page, which are rare without a migration.
 type TaskInfo struct {
 	ID        uint32    `json:"id"`
 	Depth     uint32    `json:"depth"`
@@ -108,8 +111,8 @@ type TaskInfo struct {
 	Segments  uint64    `json:"segments"` // begun
 }
 
-// Counters counts writes to the registers of tags, those in GuestErrors.Task and
-// GuestErrors.Full included.
+// Counters counts writes to the registers of tags. They include those in GuestErrors.Task and
+// GuestErrors.Full.
 type Counters struct {
 	Enters      uint64 `json:"enters"`
 	Exits       uint64 `json:"exits"`
@@ -117,11 +120,12 @@ type Counters struct {
 	Unregisters uint64 `json:"unregisters"`
 }
 
-// GuestErrors counts what a guest did wrong. Nothing of it has an effect.
+// GuestErrors counts a guest's mistakes. None of them has an effect.
 type GuestErrors struct {
 	Total  uint64 `json:"total"`
 	Access uint64 `json:"access"` // size, alignment, offset or direction
-	Task   uint64 `json:"task"`   // EXIT or UNREGISTER of a task that is not inside or not registered
-	Full   uint64 `json:"full"`   // a task beyond MaxTasks
-	Page   uint64 `json:"page"`   // tag page outside RAM, unaligned, or with a bad header or slot
+	// EXIT or UNREGISTER of a task that is not inside or not registered
+	Task uint64 `json:"task"`
+	Full uint64 `json:"full"` // a task beyond MaxTasks
+	Page uint64 `json:"page"` // tag page outside RAM, unaligned, or with a bad header or slot
 }

@@ -6,23 +6,23 @@ import (
 	"time"
 )
 
-// MaxTasks is how many tasks a port knows at once. A guest that registers more is
-// told nothing, as of every error; they are counted in GuestErrors.Full.
+// MaxTasks is how many tasks a port knows at once. A guest that registers more is not told, as with
+// every error. GuestErrors.Full counts them.
 const MaxTasks = 4096
 
 // task is one registered task.
 type task struct {
-	depth    uint32 // nested segments that it is inside of
+	depth    uint32 // how many nested segments the task is inside
 	fast     bool   // depth is a copy of its slot in the tag page
 	seen     uint64 // the last of table.looks that found its slot
 	segments uint64
 	since    time.Time // of the last change between inside and outside, for people
-	marked   time.Time // until then, inside and outside are summed up
+	marked   time.Time // inside and outside are summed up until then
 	inside   time.Duration
 	outside  time.Duration
 }
 
-// sumUp adds the time since the last call to where the task spent it.
+// sumUp adds the time since the last call to inside or outside.
 func (t *task) sumUp(now time.Time) {
 	d := max(now.Sub(t.marked), 0)
 	if t.depth > 0 {
@@ -33,34 +33,33 @@ func (t *task) sumUp(now time.Time) {
 	t.marked = now
 }
 
-// table holds the registered tasks as the host has seen them: the tasks' own
-// writes, and the tag page when it was last looked at.
+// table holds the registered tasks as the host has seen them: by the tasks' own writes, and by the
+// last look at the tag page.
 type table struct {
 	tasks  map[uint32]*task
 	fast   []uint32 // ids of the fast ones, at most PageSlots
 	inside int      // tasks whose depth is not 0
-	looks  uint64   // at the tag page, each of which sees a task once
+	looks  uint64   // looks at the tag page; each look sees a task once
 }
 
 func newTable() table { return table{tasks: make(map[uint32]*task)} }
 
 // edit is a task's next state. An edit with event Unregistered forgets it.
 type edit struct {
-	event Event
+	event Change
 	id    uint32
 	depth uint32
 	fast  bool
 }
 
-// change is what one access does to a table: at most one edit for each id, and the
-// guest's errors on the way. It is worked out first and applied later, because the
-// listener is asked in between.
+// change is what one access does to a table: at most one edit for each id, and the guest's errors.
+// It is worked out first and applied later, because the listener is asked in between.
 type change struct {
 	edits  []edit
 	errors GuestErrors
 }
 
-// find returns the edit of a task, nil for none.
+// find returns the edit of a task, or nil if there is none.
 func (c *change) find(id uint32) *edit {
 	for i := range c.edits {
 		if c.edits[i].id == id {
@@ -79,8 +78,8 @@ func (c *change) put(e edit) {
 	c.edits = append(c.edits, e)
 }
 
-// counts returns how many tasks there are, and how many are inside a segment, once
-// c is applied.
+// counts returns how many tasks there will be, and how many of them inside a segment, once c is
+// applied.
 func (tb *table) counts(c *change) (tasks, inside int) {
 	tasks, inside = len(tb.tasks), tb.inside
 	for _, e := range c.edits {
@@ -101,24 +100,24 @@ func (tb *table) counts(c *change) (tasks, inside int) {
 	return tasks, inside
 }
 
-// gate returns the gate under a policy.
-func gate(policy Policy, tasks, inside int) GateState {
+// gate returns the gate under a quorum.
+func gate(quorum Quorum, tasks, inside int) GateState {
 	open := inside == tasks
-	if policy == Any {
+	if quorum == Any {
 		open = tasks == 0 || inside > 0
 	}
 	return GateState{Open: open, Tasks: tasks}
 }
 
-func (tb *table) gate(policy Policy) GateState { return gate(policy, len(tb.tasks), tb.inside) }
+func (tb *table) gate(quorum Quorum) GateState { return gate(quorum, len(tb.tasks), tb.inside) }
 
-func (tb *table) gateAfter(policy Policy, c *change) GateState {
+func (tb *table) gateAfter(quorum Quorum, c *change) GateState {
 	tasks, inside := tb.counts(c)
-	return gate(policy, tasks, inside)
+	return gate(quorum, tasks, inside)
 }
 
-// look adds to c what the tag page says that the table does not know yet. A task
-// whose slot is gone is forgotten.
+// look adds to c what the tag page has that the table does not know yet. It forgets a task whose
+// slot is gone.
 func (tb *table) look(seen *slots, c *change) {
 	tb.looks++
 	for _, s := range seen.list() {
@@ -148,7 +147,7 @@ func (tb *table) look(seen *slots, c *change) {
 	}
 }
 
-// admit adds a task that the table does not know, if there is room for it.
+// admit adds a task that the table does not know, if there is room.
 func (tb *table) admit(c *change, e edit) {
 	if tasks, _ := tb.counts(c); tasks >= MaxTasks {
 		c.errors.Full++
@@ -169,7 +168,7 @@ func (tb *table) state(c *change, id uint32) (depth uint32, known bool) {
 }
 
 // tag adds to c what a plain task does.
-func (tb *table) tag(event Event, id uint32, c *change) {
+func (tb *table) tag(event Change, id uint32, c *change) {
 	depth, known := tb.state(c, id)
 	switch {
 	case event == Registered && known:

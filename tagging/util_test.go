@@ -10,8 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// ram is a guest's RAM of a few pages from gpa 0 on, and which of its bytes the
-// host marked dirty.
+// ram is a guest's RAM of a few pages from gpa 0 on. It records the bytes that the host wrote.
 type ram struct {
 	bytes []byte
 	mu    sync.Mutex
@@ -19,7 +18,7 @@ type ram struct {
 }
 
 func newRAM(pages int) *ram {
-	// Words of a []uint64 are aligned, a []byte's need not be.
+	// Words of a []uint64 are aligned; those of a []byte need not be.
 	words := make([]uint64, pages*PageSize/8)
 	return &ram{bytes: bytesOf(words), dirty: make(map[uint64]int)}
 }
@@ -32,10 +31,12 @@ func (r *ram) Slice(gpa uint64, n int) ([]byte, bool) {
 	return r.bytes[gpa : gpa+uint64(n) : gpa+uint64(n)], true
 }
 
-func (r *ram) MarkDirty(gpa uint64, n int) {
+func (r *ram) StoreUint32(gpa uint64, v uint32) bool {
+	atomic.StoreUint32(wordOf(r.bytes[gpa:]), v)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.dirty[gpa] = n
+	r.dirty[gpa] = 4
+	return true
 }
 
 // guestPage is the guest's view of a tag page.
@@ -102,7 +103,7 @@ func (r *recorder) record(call string) {
 	r.calls = append(r.calls, call)
 }
 
-// taken returns the calls since the last time.
+// taken returns the calls since the last call of taken.
 func (r *recorder) taken() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -120,7 +121,7 @@ func (r *recorder) GateClosing() bool {
 
 func (r *recorder) GateClosed() { r.record("closed") }
 
-// find returns a task of a snapshot, nil for none.
+// find returns a task of a snapshot, or nil if it is not there.
 func find(i Info, id uint32) *TaskInfo {
 	for n := range i.Tasks {
 		if i.Tasks[n].ID == id {

@@ -2,9 +2,11 @@ package transport
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"os"
 	"sync"
@@ -13,16 +15,21 @@ import (
 )
 
 const (
-	// IdleTimeout is how long a peer may be silent, or a write may be stuck, before
-	// the connection counts as dead.
+	// IdleTimeout is how long a peer may send nothing, or take nothing, before the connection
+	// counts as dead. Every byte that moves restarts it, so that a slow link does not count as
+	// dead.
 	IdleTimeout = 30 * time.Second
-	// KeepAliveInterval is how often a connection that has nothing to say speaks.
+	// KeepAliveInterval is how long a connection is idle before it sends a keep-alive.
 	KeepAliveInterval = 2 * time.Second
 
 	farewellTimeout = time.Second
+	// rearmAfter is the age of a read deadline at which arriving bytes renew it.
+	rearmAfter = time.Second
+	// recordSize is the most bytes that TLS sends in one record (RFC 8446, 5.1).
+	recordSize = 16 << 10
 )
 
-// ErrTimeout is returned when the peer was silent, or took nothing, for too long.
+// ErrTimeout is returned when the peer sent nothing, or took nothing, for too long.
 var ErrTimeout = errors.New("the peer does not answer")
 
 // ErrInterrupted is returned by writes after Interrupt.
@@ -34,6 +41,7 @@ type Conn struct {
 	nc  net.Conn
 	vec vectored
 	ack acknowledger
+	tls bool
 
 	// IdleTimeout replaces the package's default; set it before use.
 	IdleTimeout time.Duration
@@ -41,7 +49,7 @@ type Conn struct {
 	wmu       sync.Mutex // one frame at a time; guards whdr and lastWrite
 	whdr      [headerSize]byte
 	lastWrite time.Time
-	broken    bool // a frame was cut off: nothing after it would be understood
+	broken    bool // a frame was cut off: the peer would not understand what follows
 	rhdr      [headerSize]byte
 
 	imu         sync.Mutex  // orders Interrupt and WriteLast
@@ -50,28 +58,63 @@ type Conn struct {
 	unread      atomic.Bool // reads are interrupted
 	sent        atomic.Int64
 	received    atomic.Int64
+	progress    atomic.Int64 // of received, without keep-alives and announcements
+
+	// The reader's own: when the deadline was set, and whether a header is being read,
+	// which may turn out to be a keep-alive's.
+	armed    time.Time
+	inHeader bool
+
+	amu       sync.Mutex // guards the peer's last announcement, below
+	announced time.Time  // when it came
+	waits     time.Duration
 }
 
-// NewConn takes over nc.
+// NewConn takes over nc, which it closes on Close.
 func NewConn(nc net.Conn) *Conn {
 	c := &Conn{nc: nc, ack: newAcknowledger(nc), IdleTimeout: IdleTimeout}
-	c.vec.init(nc)
+	_, c.tls = nc.(*tls.Conn)
+	c.vec.init(nc, c.got)
 	return c
 }
 
 // Close closes the connection; reads and writes under way return an error.
 func (c *Conn) Close() error { return c.nc.Close() }
 
-// BytesSent is how much this side put on the wire in frames.
+// BytesSent is how many bytes of frames this side has sent.
 func (c *Conn) BytesSent() int64 { return c.sent.Load() }
 
-// BytesReceived is how much arrived in frames.
+// BytesReceived is how many bytes of frames have arrived.
 func (c *Conn) BytesReceived() int64 { return c.received.Load() }
+
+// Progress is how many bytes have arrived in frames other than keep-alives and announcements of
+// waits: those only show that the peer is alive.
+func (c *Conn) Progress() int64 { return c.progress.Load() }
+
+// Announced returns when the peer said that it waits, and for how long at most. Both are zero if it
+// has sent something else since. The duration is the peer's claim, so a caller must bound it.
+func (c *Conn) Announced() (at time.Time, atMost time.Duration) {
+	c.amu.Lock()
+	defer c.amu.Unlock()
+	return c.announced, c.waits
+}
+
+func (c *Conn) announce(at time.Time, atMost time.Duration) {
+	c.amu.Lock()
+	defer c.amu.Unlock()
+	c.announced, c.waits = at, atMost
+}
+
+// Announce tells the peer that this side waits or works, and will send nothing else for at most d.
+func (c *Conn) Announce(d time.Duration) error {
+	return c.WriteMessage(TypeWaiting, uint32(min(max(d.Milliseconds(), 0), math.MaxUint32)), nil)
+}
 
 // WriteMessage sends a frame that is not pages.
 func (c *Conn) WriteMessage(t Type, arg uint32, payload []byte) error {
 	if len(payload) > MaxMessage {
-		return fmt.Errorf("message of type %d: %d bytes is more than the protocol's %d", t, len(payload), MaxMessage)
+		return fmt.Errorf("message of type %d: %d bytes is more than the protocol's %d", t,
+			len(payload), MaxMessage)
 	}
 	c.wmu.Lock()
 	defer c.wmu.Unlock()
@@ -83,30 +126,55 @@ func (c *Conn) WriteMessage(t Type, arg uint32, payload []byte) error {
 	return c.writeLocked(&bufs)
 }
 
-// writeLocked sends buffers as they are and consumes them.
+// writeLocked sends bufs and consumes them. It fails if the peer takes nothing for IdleTimeout,
+// however long the whole write takes.
 func (c *Conn) writeLocked(bufs *net.Buffers) error {
-	c.lastWrite = time.Now()
-	timeout := c.IdleTimeout
-	if c.closing.Load() {
-		timeout = farewellTimeout
+	var err error
+	for begun := false; len(*bufs) > 0 && err == nil; {
+		c.lastWrite = time.Now()
+		timeout := c.IdleTimeout
+		if c.closing.Load() {
+			timeout = farewellTimeout
+		}
+		if err := c.nc.SetWriteDeadline(c.lastWrite.Add(timeout)); err != nil {
+			return err
+		}
+		// Check only after the deadline is set. Interrupt does both in the opposite order, so that
+		// one of the two always sees the other.
+		if c.interrupted.Load() {
+			c.broken = c.broken || begun
+			return ErrInterrupted
+		}
+		var n int64
+		n, err = c.writeSome(bufs)
+		c.sent.Add(n)
+		begun = begun || n > 0
+		slow := n > 0 && errors.Is(err, os.ErrDeadlineExceeded) // slow, not dead
+		if slow && !c.interrupted.Load() && !c.closing.Load() {
+			err = nil
+		}
 	}
-	if err := c.nc.SetWriteDeadline(c.lastWrite.Add(timeout)); err != nil {
-		return err
-	}
-	// After the deadline is set: Interrupt goes the other way round, so that one of
-	// the two always sees the other.
-	if c.interrupted.Load() {
-		return ErrInterrupted
-	}
-	n, err := bufs.WriteTo(c.nc)
-	c.sent.Add(n)
 	if err != nil {
 		c.broken = true
 	}
 	return c.explain(err)
 }
 
-// Interrupt makes writes fail from now on, one that is stuck included.
+// writeSome writes all of bufs, or what fits before the deadline. A TLS write that hits its
+// deadline breaks the connection, so with TLS it writes at most one record.
+func (c *Conn) writeSome(bufs *net.Buffers) (int64, error) {
+	if !c.tls {
+		return bufs.WriteTo(c.nc)
+	}
+	first := &(*bufs)[0]
+	n, err := c.nc.Write((*first)[:min(len(*first), recordSize)])
+	if *first = (*first)[n:]; len(*first) == 0 {
+		*bufs = (*bufs)[1:]
+	}
+	return int64(n), err
+}
+
+// Interrupt makes writes fail from now on, including one that is stuck.
 func (c *Conn) Interrupt() {
 	c.imu.Lock()
 	defer c.imu.Unlock()
@@ -117,8 +185,8 @@ func (c *Conn) Interrupt() {
 	_ = c.nc.SetWriteDeadline(time.Now())
 }
 
-// WriteLast interrupts all other writes and sends a last message, if the peer would
-// still understand it. It does not wait long.
+// WriteLast interrupts all other writes and sends a last message, unless a frame was cut off, after
+// which the peer would not understand it. It waits only briefly.
 func (c *Conn) WriteLast(t Type, payload []byte) error {
 	c.Interrupt()
 	c.wmu.Lock()
@@ -134,8 +202,8 @@ func (c *Conn) WriteLast(t Type, payload []byte) error {
 	return c.WriteMessage(t, 0, payload[:min(len(payload), maxAnswerText)])
 }
 
-// KeepAlive speaks on the connection whenever nothing else did, until ctx ends or
-// a write fails. A failure surfaces at the next reader or writer.
+// KeepAlive sends a keep-alive whenever the connection was idle, until ctx ends or a write fails.
+// The next reader or writer gets the error.
 func (c *Conn) KeepAlive(ctx context.Context) {
 	tick := time.NewTicker(KeepAliveInterval)
 	defer tick.Stop()
@@ -156,27 +224,35 @@ func (c *Conn) KeepAlive(ctx context.Context) {
 	}
 }
 
-// Next waits for the next frame that is not a keep-alive and returns its header.
-// Its payload must be read next, by ReadMessage or a Receiver.
+// Next waits for the next frame that is neither a keep-alive nor an announcement of a wait, and
+// returns its header. The caller must then read its payload, by ReadMessage or a Receiver.
 func (c *Conn) Next() (Header, error) {
 	for {
-		if err := c.readFull(c.rhdr[:]); err != nil {
+		c.inHeader = true
+		err := c.readFull(c.rhdr[:])
+		c.inHeader = false
+		if err != nil {
 			return Header{}, err
 		}
 		h, err := parseHeader(c.rhdr[:])
 		if err != nil {
 			return Header{}, err
 		}
-		if h.Type != TypeKeepAlive {
+		if h.Type != TypeKeepAlive && h.Type != TypeWaiting {
+			c.progress.Add(headerSize)
+			c.announce(time.Time{}, 0) // it waits no longer
 			return h, nil
 		}
 		if h.Length != 0 {
-			return Header{}, fmt.Errorf("%w: a keep-alive with a payload", ErrFrame)
+			return Header{}, fmt.Errorf("%w: message of type %d with a payload", ErrFrame, h.Type)
+		}
+		if h.Type == TypeWaiting {
+			c.announce(time.Now(), time.Duration(h.Arg)*time.Millisecond)
 		}
 	}
 }
 
-// ReadMessage receives the payload of a frame that is not pages.
+// ReadMessage receives the payload of a frame that does not hold pages.
 func (c *Conn) ReadMessage(h Header) ([]byte, error) {
 	if h.Type == TypePages {
 		return nil, fmt.Errorf("%w: pages where a message was due", ErrFrame)
@@ -194,19 +270,28 @@ func (c *Conn) ReadMessage(h Header) ([]byte, error) {
 	return b, nil
 }
 
-// readFull fills b; the connection may be silent for IdleTimeout.
+// readFull fills b. It fails if nothing arrives for IdleTimeout.
 func (c *Conn) readFull(b []byte) error {
 	if err := c.armRead(); err != nil {
 		return err
 	}
-	n, err := io.ReadFull(c.nc, b)
-	c.received.Add(int64(n))
-	return c.explain(err)
+	for total := 0; total < len(b); {
+		n, err := c.nc.Read(b[total:])
+		total += n
+		if errGot := c.got(n); err == nil {
+			err = errGot
+		}
+		if err != nil && total < len(b) {
+			return c.explain(err)
+		}
+	}
+	return nil
 }
 
-// armRead sets the deadline of the read to come, or refuses it.
+// armRead sets the deadline of the next read, or fails if reads are interrupted.
 func (c *Conn) armRead() error {
-	if err := c.nc.SetReadDeadline(time.Now().Add(c.IdleTimeout)); err != nil {
+	c.armed = time.Now()
+	if err := c.nc.SetReadDeadline(c.armed.Add(c.IdleTimeout)); err != nil {
 		return err
 	}
 	if c.unread.Load() { // after the deadline is set, as in writeLocked
@@ -215,7 +300,19 @@ func (c *Conn) armRead() error {
 	return nil
 }
 
-// InterruptRead makes reads fail from now on, one that waits included.
+// got counts bytes that arrived and renews the deadline of the read under way.
+func (c *Conn) got(n int) error {
+	c.received.Add(int64(n))
+	if !c.inHeader {
+		c.progress.Add(int64(n))
+	}
+	if time.Since(c.armed) < rearmAfter {
+		return nil
+	}
+	return c.armRead()
+}
+
+// InterruptRead makes reads fail from now on, including one that waits.
 func (c *Conn) InterruptRead() {
 	c.unread.Store(true)
 	_ = c.nc.SetReadDeadline(time.Now())

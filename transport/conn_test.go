@@ -10,8 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestFarewell: the last message gets through whoever interrupts, and is not held
-// up by a write that is stuck.
+// TestFarewell: the last message arrives whichever side interrupts, and a stuck write does not
+// delay it.
 func TestFarewell(t *testing.T) {
 	t.Run("interrupted before and meanwhile", func(t *testing.T) {
 		near, far := net.Pipe()
@@ -41,7 +41,8 @@ func TestFarewell(t *testing.T) {
 			_, err := io.ReadFull(far, make([]byte, 20)) // within a frame
 			require.NoError(t, err)
 			begin := time.Now()
-			require.ErrorIs(t, c.WriteLast(TypeError, nil), ErrInterrupted, "nobody would understand it")
+			require.ErrorIs(t, c.WriteLast(TypeError, nil), ErrInterrupted,
+				"nobody would understand it")
 			require.ErrorIs(t, <-stuck, ErrInterrupted)
 			require.Zero(t, time.Since(begin))
 		})

@@ -72,28 +72,32 @@ func applyDelta(page, delta []byte) error {
 	return nil
 }
 
-// DeltaCache remembers, for one channel, the version of a page that was sent last.
-// It is bounded: each page has one place, which it shares with others, and the
-// newest stays.
+// DeltaCache remembers, for one channel, the version of each page that was sent last. Its size is
+// bounded: if the channel has more pages than the cache has places, several pages share a place,
+// and the newest stays.
 type DeltaCache struct {
-	owner   []int32 // page by place, -1 for none
-	content []byte  // outside Go's heap: backed with memory as places are used
-	fresh   []byte  // a stable copy of the page at hand
-	delta   []byte
+	channels int
+	owner    []int32 // page by place, -1 for none
+	content  []byte  // outside Go's heap: backed with memory as places are used
+	fresh    []byte  // a stable copy of the page at hand
+	delta    []byte
 }
 
-// NewDeltaCache returns a cache of at most size bytes of pages.
-func NewDeltaCache(size int64) (*DeltaCache, error) {
-	places := max(int(size/memory.PageSize), 1)
-	content, err := unix.Mmap(-1, 0, places*memory.PageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+// NewDeltaCache returns a cache for one channel of a migration, over a RAM of the given number of
+// pages. It has a place for each page of the channel, but takes at most size bytes.
+func NewDeltaCache(size int64, pages, channel, channels int) (*DeltaCache, error) {
+	places := max(min(int(size/memory.PageSize), ownPages(pages, channel, channels)), 1)
+	content, err := unix.Mmap(-1, 0, places*memory.PageSize, unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
 	if err != nil {
 		return nil, fmt.Errorf("map the delta cache: %w", err)
 	}
 	c := &DeltaCache{
-		owner:   make([]int32, places),
-		content: content,
-		fresh:   make([]byte, memory.PageSize),
-		delta:   make([]byte, 0, maxDelta),
+		channels: channels,
+		owner:    make([]int32, places),
+		content:  content,
+		fresh:    make([]byte, memory.PageSize),
+		delta:    make([]byte, 0, maxDelta),
 	}
 	for i := range c.owner {
 		c.owner[i] = -1
@@ -104,20 +108,24 @@ func NewDeltaCache(size int64) (*DeltaCache, error) {
 // Close frees the cache.
 func (c *DeltaCache) Close() error { return unix.Munmap(c.content) }
 
-// Forget drops a page, because the destination gets another version than the
-// cache could know.
+// place is where a page is kept. It is computed from the page's number among the channel's own
+// pages. Plain page numbers have gaps where other channels' stretches are, so that some pages would
+// share a place while other places stay empty.
+func (c *DeltaCache) place(page int) int { return ownIndex(page, c.channels) % len(c.owner) }
+
+// Forget drops a page. Call it when the destination gets a version that the cache does not know.
 func (c *DeltaCache) Forget(page int) {
-	if i := page % len(c.owner); c.owner[i] == int32(page) {
+	if i := c.place(page); c.owner[i] == int32(page) {
 		c.owner[i] = -1
 	}
 }
 
-// Update takes a page's live content, and returns what to send: a delta to the
-// version before, or else a stable copy of the content. Both are valid until the
-// next call, and whichever it is must be sent.
+// Update takes a page's live content and returns what to send: a delta to the previous version, or
+// a stable copy of the content. Both are valid until the next call. The caller must send what it
+// gets, because the cache takes it as sent.
 func (c *DeltaCache) Update(page int, live []byte) (delta, content []byte) {
 	copy(c.fresh, live)
-	i := page % len(c.owner)
+	i := c.place(page)
 	kept := c.content[i*memory.PageSize : (i+1)*memory.PageSize]
 	known := c.owner[i] == int32(page)
 	if known {

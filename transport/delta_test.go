@@ -25,7 +25,7 @@ func TestDeltasArrive(t *testing.T) {
 			ctx := context.Background()
 			require.NoError(t, s.SetPacking(ctx, packing))
 			require.NoError(t, s.UseDeltas(ctx))
-			cache, err := NewDeltaCache(places * memory.PageSize)
+			cache, err := NewDeltaCache(places*memory.PageSize, a.Pages(), 0, 1)
 			require.NoError(t, err)
 			defer cache.Close()
 			deltas := 0
@@ -70,6 +70,34 @@ func TestDeltasArrive(t *testing.T) {
 	}
 }
 
+// TestDeltaCacheHasRoomForItsChannel: where the caches' bytes add up to RAM, every page of a
+// channel has a place of its own, however many channels there are.
+func TestDeltaCacheHasRoomForItsChannel(t *testing.T) {
+	const pages = 11*chunkPages + 77 // no whole number of stretches for any channel but one
+	for _, channels := range []int{1, 2, 3, 4, 8, 16} {
+		own := 0
+		for channel := range channels {
+			c, err := NewDeltaCache(pages*memory.PageSize, pages, channel, channels)
+			require.NoError(t, err)
+			defer c.Close()
+			page := make([]byte, memory.PageSize)
+			for round := range 2 {
+				for p := range pages {
+					if ChannelOf(p, channels) != channel {
+						continue
+					}
+					page[0] = byte(p + round)
+					delta, _ := c.Update(p, page)
+					require.Equal(t, round > 0, delta != nil, "page %d, %d channels", p, channels)
+					own += 1 - round
+				}
+			}
+			require.LessOrEqual(t, len(c.owner), max(ownPages(pages, channel, channels), 1))
+		}
+		require.Equal(t, pages, own)
+	}
+}
+
 func FuzzDelta(f *testing.F) {
 	old, new := make([]byte, memory.PageSize), make([]byte, memory.PageSize)
 	new[100], new[4095] = 1, 2
@@ -78,7 +106,9 @@ func FuzzDelta(f *testing.F) {
 	f.Fuzz(func(t *testing.T, delta, change []byte) {
 		guarded := make([]byte, 3*memory.PageSize)
 		_ = applyDelta(guarded[memory.PageSize:2*memory.PageSize], delta)
-		require.True(t, memory.IsZero(guarded[:memory.PageSize]) && memory.IsZero(guarded[2*memory.PageSize:]), "a delta reached beyond its page")
+		require.True(t,
+			memory.IsZero(guarded[:memory.PageSize]) && memory.IsZero(guarded[2*memory.PageSize:]),
+			"a delta reached beyond its page")
 
 		page := make([]byte, memory.PageSize)
 		for i, c := range change {
@@ -94,7 +124,7 @@ func FuzzDelta(f *testing.F) {
 }
 
 func BenchmarkDelta(b *testing.B) {
-	cache, err := NewDeltaCache(64 * memory.PageSize)
+	cache, err := NewDeltaCache(64*memory.PageSize, 64, 0, 1)
 	require.NoError(b, err)
 	defer cache.Close()
 	page := make([]byte, memory.PageSize)

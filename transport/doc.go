@@ -1,19 +1,25 @@
 // Package transport moves a machine's pages and messages between two hosts: how
 // bytes look on the wire, and how they get there without being copied. It has no
-// policy: what is sent, when, and in which encoding, the migration engine says.
+// policy: the migration engine says what is sent, when, and in which encoding.
 //
 // # Connections
 //
-// A migration uses one or more connections (channels). Each begins with a Hello
-// and its answer, which carry a magic number, the protocol version, the
-// migration's random id and the channel's number; a peer that is not ours, or of
-// another version, is told so and refused. After it, everything is a frame.
+// A migration uses one or more connections (channels). Each begins with a Hello and its answer,
+// which carry a magic number, the protocol version, the migration's random id and the channel's
+// number. A peer that does not speak the protocol, or no common version of it, is told so and
+// refused. After the greeting, everything is a frame.
+//
+// # Who is at the other end
+//
+// [Security] says how connections are protected. Without TLS, they stay within the host. The check
+// is on the address that is connected to or bound, after names are resolved. With TLS, both sides
+// have a certificate of a common CA, and a destination can say which names may send. [Peer] is who
+// connects, as far as the connection tells.
 //
 // # Frames
 //
-// A frame is a 16-byte header and a payload. The header carries its own CRC-32C,
-// so that a stream that lost its footing is noticed at the first header and never
-// interpreted as pages.
+// A frame is a 16-byte header and a payload. The header carries its own CRC-32C, so that a receiver
+// notices at the first header when a stream is out of step, and never takes its bytes for pages.
 //
 //	 0        1          2         4            8       12
 //	+--------+----------+---------+------------+-------+---------+----------...
@@ -36,8 +42,8 @@
 // The sender gathers header, table and slices of guest RAM into one writev; the
 // receiver scatters the data with readv straight into guest RAM. The kernel makes
 // the only copies there are. A compressed frame (encoding zstd) is staged first,
-// for a live page changes while a compressor looks at it: arg is then the length
-// of the data before compression.
+// because a live page changes while a compressor looks at it. Its arg is the length of
+// the data before compression.
 //
 // # Order
 //

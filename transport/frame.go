@@ -7,7 +7,7 @@ import (
 	"hash/crc32"
 )
 
-// Type is what a frame means.
+// Type says what a frame means.
 type Type uint8
 
 // Frame types; the direction is source to destination (>), or back (<).
@@ -15,24 +15,30 @@ const (
 	TypeConfig    Type = 1  // > machine configuration, first on channel 0
 	TypeAccept    Type = 2  // < the machine was built
 	TypePages     Type = 3  // > runs of pages
-	TypeFlush     Type = 4  // > no page follows on this channel
+	TypeFlush     Type = 4  // > no page follows on this channel; < nor on any; arg: attempt
 	TypeState     Type = 5  // > device and vCPU state; arg bit 0: verify, bit 1: stays paused
 	TypePrepared  Type = 6  // < state loaded; payload: digests if asked
 	TypeCommit    Type = 7  // > run
 	TypeRunning   Type = 8  // < it runs
 	TypeError     Type = 9  // <> the sender gives up; payload: why
-	TypeKeepAlive Type = 10 // <> nothing, but the connection lives
+	TypeKeepAlive Type = 10 // <> no content: shows that the connection is alive
 	TypeOutcome   Type = 11 // < answer to a query; arg: Outcome
 	TypeExtents   Type = 12 // > which pages have content: a hint, worth populating
+	TypeWaiting   Type = 13 // <> a wait on purpose; arg: how long it may still take, in ms
+	TypeRewind    Type = 14 // > a switchover was taken back: pages follow; arg: next attempt
+	TypeDigests   Type = 15 // <> digests of RAM and state, with verify, between state and prepared
+
+	lastType = TypeDigests
 )
 
 // Outcome is how a migration ended at the destination.
 type Outcome uint32
 
 const (
-	OutcomePending   Outcome = 0 // not decided yet: ask again
+	OutcomePending   Outcome = 0 // not told to run it yet, so it can still be fenced
 	OutcomeRunning   Outcome = 1 // the machine runs here
 	OutcomeDiscarded Outcome = 2 // it will never run here
+	OutcomeStarting  Outcome = 3 // told to run it, and about to: ask again
 )
 
 // Encoding is how the data of a pages frame is packed.
@@ -47,8 +53,8 @@ const (
 	headerSize = 16
 	entrySize  = 8
 
-	// MaxEntries is the most runs a pages frame has; with the header they still
-	// fit one writev (IOV_MAX is 1024).
+	// MaxEntries is the most runs in a pages frame. Together with the header they still fit in one
+	// writev (IOV_MAX is 1024).
 	MaxEntries = 1000
 	// MaxData is the most page content a frame carries, in bytes.
 	MaxData = 1 << 20
@@ -56,7 +62,7 @@ const (
 	MaxMessage = 16 << 20
 )
 
-// ErrFrame is returned for bytes that are no valid frame.
+// ErrFrame is returned for bytes that are not a valid frame.
 var ErrFrame = errors.New("invalid frame")
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -78,8 +84,8 @@ func (h Header) put(b []byte) {
 	binary.LittleEndian.PutUint32(b[12:], crc32.Checksum(b[:12], castagnoli))
 }
 
-// parseHeader decodes the 16 bytes of b and checks every bound, so that nobody
-// after it allocates or reads what a peer made up.
+// parseHeader decodes the 16 bytes of b and checks every bound, so that a peer's lie never sizes an
+// allocation or a read.
 func parseHeader(b []byte) (Header, error) {
 	if sum := crc32.Checksum(b[:12], castagnoli); sum != binary.LittleEndian.Uint32(b[12:]) {
 		return Header{}, fmt.Errorf("%w: header checksum", ErrFrame)
@@ -91,12 +97,14 @@ func parseHeader(b []byte) (Header, error) {
 		Length:   int(binary.LittleEndian.Uint32(b[4:])),
 		Arg:      binary.LittleEndian.Uint32(b[8:]),
 	}
-	if h.Type < TypeConfig || h.Type > TypeExtents {
+	if h.Type < TypeConfig || h.Type > lastType {
 		return Header{}, fmt.Errorf("%w: type %d", ErrFrame, h.Type)
 	}
 	if h.Type != TypePages {
 		if h.Length > MaxMessage || h.Entries != 0 || h.Encoding != EncodingRaw {
-			return Header{}, fmt.Errorf("%w: %d bytes, %d entries, encoding %d in a message of type %d", ErrFrame, h.Length, h.Entries, h.Encoding, h.Type)
+			return Header{},
+				fmt.Errorf("%w: %d bytes, %d entries, encoding %d in a message of type %d",
+					ErrFrame, h.Length, h.Entries, h.Encoding, h.Type)
 		}
 		return h, nil
 	}

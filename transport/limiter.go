@@ -18,8 +18,7 @@ const (
 	maxFrameTime = 20 * time.Millisecond
 )
 
-// Limiter keeps all channels of a migration together below a rate. A nil Limiter
-// does not limit.
+// Limiter keeps the sum of all channels of a migration below a rate. A nil Limiter sets no limit.
 type Limiter struct {
 	bucket *rate.Limiter
 	frame  int
@@ -40,13 +39,22 @@ func NewLimiter(bitsPerSecond int64) *Limiter {
 	return l
 }
 
-// FrameData is the most data that a frame should carry at this rate, in bytes: a
-// page or more.
+// FrameData is the most data, in bytes, that a frame should carry at this rate. It is at least a
+// page.
 func (l *Limiter) FrameData() int {
 	if l == nil {
 		return MaxData
 	}
 	return l.frame
+}
+
+// FrameTime is how long the largest frame takes at this rate, or 0 without a limit.
+func (l *Limiter) FrameTime() time.Duration {
+	if l == nil {
+		return 0
+	}
+	seconds := float64(l.bucket.Burst()) / float64(l.bucket.Limit())
+	return time.Duration(seconds * float64(time.Second))
 }
 
 // Wait blocks until n bytes may be sent.

@@ -9,18 +9,18 @@ import (
 	"taskguide/memory"
 )
 
-// Receiver applies the pages frames of one channel to RAM that was fresh (all
-// zero, not touched) when the migration began. It trusts nothing that arrives.
-// Not safe for concurrent use; the Receivers of a migration work side by side.
+// Receiver applies the pages frames of one channel to RAM that was fresh (all zero, never touched)
+// when the migration began. It validates everything that arrives. A Receiver is not safe for
+// concurrent use, but the Receivers of a migration may run at the same time.
 type Receiver struct {
 	conn     *Conn
 	ram      *memory.RAM
 	channel  int
 	channels int
 
-	// written is what ever got content. It is shared by all Receivers: each touches
-	// only the words of its own chunks. Zero pages outside it are zero already and
-	// must not be touched, for that would make the host back them with memory.
+	// written holds the pages that have ever got content. All Receivers share it: each touches only
+	// the words of its own chunks. Zero pages outside it are zero already and must not be touched,
+	// because that would make the host back them with memory.
 	written *memory.Bitmap
 
 	table   []byte
@@ -72,7 +72,8 @@ func (r *Receiver) Apply(h Header) error {
 		h.Encoding == EncodingZstd && (length > plain || plain == 0),
 		pages[kindDelta] == 0 && plain != content,
 		plain < content:
-		return fmt.Errorf("%w: %d bytes announced as %d for %d pages and %d deltas", ErrFrame, length, plain, pages[kindContent], pages[kindDelta])
+		return fmt.Errorf("%w: %d bytes announced as %d for %d pages and %d deltas", ErrFrame,
+			length, plain, pages[kindContent], pages[kindDelta])
 	}
 	r.clearZeros()
 	if h.Encoding == EncodingRaw && pages[kindDelta] == 0 {
@@ -89,7 +90,7 @@ func (r *Receiver) Apply(h Header) error {
 	return r.spread(data)
 }
 
-// readTable receives and checks the frame's runs; it counts their pages by kind.
+// readTable receives and checks the frame's runs. It counts their pages by kind.
 func (r *Receiver) readTable(h Header) (pages [3]int, err error) {
 	table := r.table[:h.Entries*entrySize]
 	if err := r.conn.readFull(table); err != nil {
@@ -110,7 +111,8 @@ func (r *Receiver) readTable(h Header) (pages [3]int, err error) {
 
 func (r *Receiver) check(e run) error {
 	if e.count == 0 || e.first+e.count > r.ram.Pages() {
-		return fmt.Errorf("%w: %d pages at %d of a RAM of %d", ErrFrame, e.count, e.first, r.ram.Pages())
+		return fmt.Errorf("%w: %d pages at %d of a RAM of %d", ErrFrame, e.count, e.first,
+			r.ram.Pages())
 	}
 	if e.kind > kindDelta {
 		return fmt.Errorf("%w: pages of kind %d", ErrFrame, e.kind)
@@ -120,14 +122,14 @@ func (r *Receiver) check(e run) error {
 	}
 	for chunk := e.first / chunkPages; chunk <= (e.first+e.count-1)/chunkPages; chunk++ {
 		if chunk%r.channels != r.channel {
-			return fmt.Errorf("%w: page %d on channel %d is another channel's", ErrFrame, chunk*chunkPages, r.channel)
+			return fmt.Errorf("%w: page %d on channel %d is another channel's", ErrFrame,
+				chunk*chunkPages, r.channel)
 		}
 	}
 	return nil
 }
 
-// clearZeros applies the runs of zero pages: only what ever had content is
-// written.
+// clearZeros applies the runs of zero pages. It writes only to pages that have ever got content.
 func (r *Receiver) clearZeros() {
 	for _, e := range r.runs {
 		if e.kind != kindZero {
@@ -145,7 +147,7 @@ func (r *Receiver) clearZeros() {
 	}
 }
 
-// scatter lists where the frame's content goes, and remembers that it did.
+// scatter lists where the frame's content goes, and marks those pages as written.
 func (r *Receiver) scatter() {
 	r.bufs = r.bufs[:0]
 	for _, e := range r.runs {
@@ -162,12 +164,11 @@ func (r *Receiver) readInto(bufs [][]byte) error {
 	if err := c.armRead(); err != nil {
 		return err
 	}
-	n, err := c.vec.readFull(bufs)
-	c.received.Add(int64(n))
+	_, err := c.vec.readFull(bufs)
 	return c.explain(err)
 }
 
-// unpack receives length bytes of data that are plain bytes when unpacked.
+// unpack receives length bytes of data, which must unpack to plain bytes.
 func (r *Receiver) unpack(e Encoding, length, plain int) ([]byte, error) {
 	if r.plain == nil {
 		r.packed, r.plain = make([]byte, MaxData), make([]byte, MaxData)
@@ -176,7 +177,8 @@ func (r *Receiver) unpack(e Encoding, length, plain int) ([]byte, error) {
 		return r.plain[:plain], r.conn.readFull(r.plain[:plain])
 	}
 	if r.decoder == nil {
-		d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(MaxData), zstd.WithDecodeAllCapLimit(true))
+		d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1),
+			zstd.WithDecoderMaxMemory(MaxData), zstd.WithDecodeAllCapLimit(true))
 		if err != nil {
 			return nil, fmt.Errorf("set up zstd: %w", err)
 		}
@@ -188,12 +190,13 @@ func (r *Receiver) unpack(e Encoding, length, plain int) ([]byte, error) {
 	}
 	data, err := r.decoder.DecodeAll(packed, r.plain[:0:plain])
 	if err != nil || len(data) != plain {
-		return nil, fmt.Errorf("%w: compressed pages are damaged (%d of %d bytes, %v)", ErrFrame, len(data), plain, err)
+		return nil, fmt.Errorf("%w: compressed pages are damaged (%d of %d bytes, %v)", ErrFrame,
+			len(data), plain, err)
 	}
 	return data, nil
 }
 
-// spread puts a frame's data where its runs say.
+// spread copies a frame's data to the places that its runs name.
 func (r *Receiver) spread(data []byte) error {
 	for _, e := range r.runs {
 		switch e.kind {
@@ -228,5 +231,5 @@ func (r *Receiver) spread(data []byte) error {
 	return nil
 }
 
-// Reached is the highest page that arrived so far.
+// Reached is the highest page that has arrived so far.
 func (r *Receiver) Reached() int64 { return r.reached }

@@ -33,7 +33,7 @@ type Sender struct {
 	stage    []byte // stable copies of the pages to compress
 	packed   []byte
 
-	bufs net.Buffers // what writev consumes: kept here, for a local would escape
+	bufs net.Buffers // what writev consumes: kept here, because a local would escape
 
 	stats FrameStats
 }
@@ -58,12 +58,12 @@ func (p Packing) level() zstd.EncoderLevel {
 // FrameStats tells how the last frame went.
 type FrameStats struct {
 	Frames int64         // sent so far
-	Asked  Packing       // though a frame that does not shrink goes raw
+	Asked  Packing       // as asked; a frame that does not shrink goes raw
 	Plain  int           // bytes of page content
 	Wire   int           // bytes sent
-	Pack   time.Duration // to compress
-	Send   time.Duration // to write, the limiter's wait included
-	Held   time.Duration // of Send: the limiter's wait, for other channels' frames too
+	Pack   time.Duration // time to compress
+	Send   time.Duration // time to write, the limiter's wait included
+	Held   time.Duration // part of Send: the limiter's wait, for other channels' frames too
 }
 
 // Last returns the statistics of the last frame.
@@ -92,7 +92,8 @@ func (s *Sender) SetPacking(ctx context.Context, p Packing) error {
 	}
 	if p != PackRaw && s.encoders[p] == nil {
 		// One goroutine per channel compresses already.
-		enc, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(p.level()),
+		enc, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1),
+			zstd.WithEncoderLevel(p.level()),
 			zstd.WithEncoderCRC(false), zstd.WithWindowSize(MaxData))
 		if err != nil {
 			return fmt.Errorf("set up zstd: %w", err)
@@ -116,7 +117,7 @@ func (s *Sender) SetFrame(bytes int) {
 	}
 }
 
-// UseDeltas makes the Sender take deltas, from the next frame on.
+// UseDeltas makes the Sender accept deltas from the next frame on.
 func (s *Sender) UseDeltas(ctx context.Context) error {
 	if err := s.Flush(ctx); err != nil {
 		return err
@@ -126,7 +127,7 @@ func (s *Sender) UseDeltas(ctx context.Context) error {
 	return nil
 }
 
-// setStaged chooses, between two frames, whether pages are copied.
+// setStaged decides, between two frames, whether pages are copied.
 func (s *Sender) setStaged() {
 	s.staged = s.deltas || s.packing != PackRaw
 	if s.staged && s.stage == nil {
@@ -134,21 +135,23 @@ func (s *Sender) setStaged() {
 	}
 }
 
-// Room is how many more pages of content fit the frame that is being packed: the
-// next Content call of at most that many sends nothing but what it completes.
+// Room is how many more pages of content fit in the frame that is being packed. A Content call with
+// at most that many pages sends nothing, except the frame that it completes.
 func (s *Sender) Room() int { return (s.frame - s.size) / memory.PageSize }
 
-// Content packs a run of pages whose bytes are mem, a slice of guest RAM that may
-// change until it is sent. Full frames are sent.
+// Content packs a run of pages. mem is a slice of guest RAM, which may change until it is sent.
+// Content sends frames that become full.
 func (s *Sender) Content(ctx context.Context, first int, mem []byte) error {
 	for len(mem) > 0 {
-		if s.Room() == 0 { // deltas left less than a page
+		if s.Room() == 0 { // deltas left room for less than a page
 			if err := s.Flush(ctx); err != nil {
 				return err
 			}
 		}
 		n := min(len(mem), s.Room()*memory.PageSize)
-		if err := s.entry(ctx, run{first: first, count: n / memory.PageSize, kind: kindContent}); err != nil {
+		if err := s.entry(ctx, run{
+			first: first, count: n / memory.PageSize, kind: kindContent,
+		}); err != nil {
 			return err
 		}
 		s.append(mem[:n])
@@ -162,7 +165,7 @@ func (s *Sender) Content(ctx context.Context, first int, mem []byte) error {
 	return nil
 }
 
-// append adds data that belongs to the last entry.
+// append adds data of the last entry.
 func (s *Sender) append(mem []byte) {
 	s.size += len(mem)
 	if s.staged {
@@ -176,7 +179,7 @@ func (s *Sender) append(mem []byte) {
 	s.data = append(s.data, mem)
 }
 
-// Delta packs one page as a delta of a DeltaCache, which it copies.
+// Delta packs one page as a delta from a DeltaCache. It copies the delta.
 func (s *Sender) Delta(ctx context.Context, page int, delta []byte) error {
 	if s.size+deltaLength+len(delta) > s.frame {
 		if err := s.Flush(ctx); err != nil {
@@ -206,12 +209,14 @@ func (s *Sender) Zeros(ctx context.Context, first, count int) error {
 
 // entry adds a run to the table, or grows the last one.
 func (s *Sender) entry(ctx context.Context, r run) error {
-	if s.entries > 0 && s.last.kind == r.kind && s.last.first+s.last.count == r.first && s.last.count+r.count <= maxRun {
+	if s.entries > 0 && s.last.kind == r.kind && s.last.first+s.last.count == r.first &&
+		s.last.count+r.count <= maxRun {
 		s.last.count += r.count
 		binary.LittleEndian.PutUint64(s.head[len(s.head)-entrySize:], s.last.pack())
 		return nil
 	}
-	// The table is sent too: thousands of short zero runs without data take their time.
+	// The table counts, too: without data, thousands of short zero runs would still take time to
+	// send.
 	if s.entries == MaxEntries || s.size+s.entries*entrySize >= s.frame {
 		if err := s.Flush(ctx); err != nil {
 			return err
@@ -223,9 +228,8 @@ func (s *Sender) entry(ctx context.Context, r run) error {
 	return nil
 }
 
-// Flush sends the frame that is being packed, if it holds anything. It returns
-// early with ctx's error when ctx ends while the limiter holds the frame back; the
-// Sender is then of no more use.
+// Flush sends the frame that is being packed, if it holds anything. If ctx ends while the limiter
+// holds the frame back, Flush returns ctx's error, and the Sender can no longer be used.
 func (s *Sender) Flush(ctx context.Context) error {
 	if s.entries == 0 {
 		return nil

@@ -17,9 +17,8 @@ import (
 	"taskguide/memory"
 )
 
-// TestPackingChangesMidway changes how pages are packed, and how much of them a
-// frame takes, in the middle of frames, which are full or have all the runs they
-// can have.
+// TestPackingChangesMidway changes how pages are packed, and the size of frames, in the middle of
+// frames that are full or have the most runs.
 func TestPackingChangesMidway(t *testing.T) {
 	for _, deltas := range []bool{false, true} {
 		rnd := rand.New(rand.NewPCG(17, 18))
@@ -28,7 +27,7 @@ func TestPackingChangesMidway(t *testing.T) {
 		r := NewReceivers([]*Conn{dst}, b)[0]
 		s := NewSender(src, nil)
 		ctx := context.Background()
-		cache, err := NewDeltaCache(testRAM)
+		cache, err := NewDeltaCache(testRAM, testRAM/memory.PageSize, 0, 1)
 		require.NoError(t, err)
 		defer cache.Close()
 		for round := range 8 {
@@ -69,7 +68,9 @@ func TestPackingChangesMidway(t *testing.T) {
 }
 
 // sendChanged changes pages, wholly or by up to half, and sends them.
-func sendChanged(t *testing.T, rnd *rand.Rand, s *Sender, cache *DeltaCache, ram *memory.RAM, first, n int) {
+func sendChanged(
+	t *testing.T, rnd *rand.Rand, s *Sender, cache *DeltaCache, ram *memory.RAM, first, n int,
+) {
 	ctx := context.Background()
 	if !s.deltas {
 		fill(rnd, ram.Range(first, n))
@@ -92,7 +93,7 @@ func sendChanged(t *testing.T, rnd *rand.Rand, s *Sender, cache *DeltaCache, ram
 	}
 }
 
-// TestLongRuns: RAM of terabytes has runs that no entry holds.
+// TestLongRuns: RAM of terabytes has runs that are too long for one entry.
 func TestLongRuns(t *testing.T) {
 	src, dst := connect(t)
 	s := NewSender(src, nil)
@@ -120,7 +121,8 @@ func TestLongRuns(t *testing.T) {
 	require.Equal(t, map[int]int{0: maxRun + 1, 1 << 30: 2*maxRun + 3}, covered)
 }
 
-// TestListenSparesABusySocket: somebody listens there, though nobody gets through.
+// TestListenSparesABusySocket: a socket with a full backlog is not replaced, because somebody
+// listens.
 func TestListenSparesABusySocket(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
@@ -128,7 +130,7 @@ func TestListenSparesABusySocket(t *testing.T) {
 	defer unix.Close(fd)
 	require.NoError(t, unix.Bind(fd, &unix.SockaddrUnix{Name: path}))
 	require.NoError(t, unix.Listen(fd, 0))
-	for range 100 { // until nobody is let in any more
+	for range 100 { // until the backlog is full
 		c, err := net.Dial("unix", path)
 		if err != nil {
 			require.ErrorIs(t, err, unix.EAGAIN)
@@ -136,12 +138,12 @@ func TestListenSparesABusySocket(t *testing.T) {
 		}
 		defer c.Close()
 	}
-	_, err = Listen("unix:"+path, nil)
-	require.ErrorIs(t, err, unix.EADDRINUSE)
+	_, err = Listen("unix:"+path, Security{})
+	require.ErrorIs(t, err, ErrSocketInUse)
 	require.FileExists(t, path)
 }
 
-// TestManyRuns: more of them than a frame's table holds.
+// TestManyRuns sends more runs than a frame's table can hold.
 func TestManyRuns(t *testing.T) {
 	a, b := newRAM(t), newRAM(t)
 	src, dst := connect(t)
@@ -224,10 +226,9 @@ func TestKeepAlivesBetweenFrames(t *testing.T) {
 	require.True(t, bytes.Equal(a.Bytes(), b.Bytes()))
 }
 
-// TestDeltaCacheKeepsWhatWasSent: the guest goes on writing to a page that is being
-// sent.
+// TestDeltaCacheKeepsWhatWasSent, even if the guest writes to a page while it is being sent.
 func TestDeltaCacheKeepsWhatWasSent(t *testing.T) {
-	cache, err := NewDeltaCache(memory.PageSize)
+	cache, err := NewDeltaCache(memory.PageSize, testRAM/memory.PageSize, 0, 1)
 	require.NoError(t, err)
 	defer cache.Close()
 	live, there := make([]byte, memory.PageSize), make([]byte, memory.PageSize)

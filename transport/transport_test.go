@@ -7,6 +7,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -31,7 +32,7 @@ func newRAM(t testing.TB) *memory.RAM {
 func connect(t testing.TB) (src, dst *Conn) {
 	t.Helper()
 	addr := "unix:" + filepath.Join(t.TempDir(), "s")
-	ln, err := Listen(addr, nil)
+	ln, err := Listen(addr, Security{})
 	require.NoError(t, err)
 	defer ln.Close()
 	accepted := make(chan net.Conn, 1)
@@ -42,7 +43,7 @@ func connect(t testing.TB) (src, dst *Conn) {
 		}
 		close(accepted)
 	}()
-	nc, err := Dial(context.Background(), addr, nil)
+	nc, err := Dial(context.Background(), addr, Security{})
 	require.NoError(t, err)
 	other := <-accepted
 	require.NotNil(t, other)
@@ -67,7 +68,7 @@ func receive(r *Receiver) error {
 	}
 }
 
-// sendSet sends the pages of a set as the engine does: zero pages as zeros.
+// sendSet sends a set of pages as the engine does: zero pages as zeros.
 func sendSet(s *Sender, ram *memory.RAM, set *memory.Bitmap, channel, channels int) error {
 	ctx := context.Background()
 	for from := 0; ; {
@@ -126,7 +127,8 @@ func TestPagesArrive(t *testing.T) {
 				for range 2 * channels {
 					require.NoError(t, <-errs)
 				}
-				require.True(t, bytes.Equal(a.Bytes(), b.Bytes()), "RAM differs after round %d, %d channels", round, channels)
+				require.True(t, bytes.Equal(a.Bytes(), b.Bytes()),
+					"RAM differs after round %d, %d channels", round, channels)
 			}
 		}
 	}
@@ -191,12 +193,19 @@ func TestOwnRunCoversEachPageOnce(t *testing.T) {
 				from = first + n
 			}
 		}
-		require.Equal(t, set.Words(), seen.Words())
+		require.True(t, set.Equal(seen))
 	}
 }
 
+// olderHello and olderAnswer are those of version 1, which were shorter.
+var (
+	olderHello = []byte("TASKMIGR\x01\x00\x00\x00\x01\x00\x00\x00\x01\x00\x00\x00" +
+		"0123456789abcdef")
+	olderAnswer = []byte("TASKMIGR\x01\x00\x00\x00\x01\x00\x02\x00no")
+)
+
 func TestHelloVersions(t *testing.T) {
-	want := Hello{Purpose: PurposeMigrate, Channel: 2, Channels: 4, ID: ID{1, 2, 3}}
+	want := Hello{PurposeMigrate, 2, 4, ID{1, 2, 3}, 1<<63 | 5, Version}
 	var b bytes.Buffer
 	require.NoError(t, WriteHello(&b, want))
 	good := bytes.Clone(b.Bytes())
@@ -204,11 +213,43 @@ func TestHelloVersions(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, want, got)
 
-	other := bytes.Clone(good)
-	other[8] = 99
-	_, err = ReadHello(bytes.NewReader(other))
-	require.ErrorIs(t, err, ErrVersion)
-	require.ErrorContains(t, err, "there 99")
+	for _, test := range []struct {
+		highest, lowest byte
+		err             error
+		says            string
+	}{
+		{highest: Version, lowest: LowestVersion},
+		{highest: 99, lowest: 1},
+		{highest: 99, lowest: Version},
+		{99, Version + 1, ErrVersion, "there 3 to 99"},
+		{99, 99, ErrVersion, "there 99"},
+		{LowestVersion - 1, 0, ErrVersion, "there 1"},
+		{Version, 99, ErrNotOurs, "versions from 99 to 2"},
+	} {
+		other := bytes.Clone(good)
+		other[8], other[18] = test.highest, test.lowest
+		_, err = ReadHello(bytes.NewReader(other))
+		require.ErrorIs(t, err, test.err, "%+v", test)
+		if test.err != nil {
+			require.ErrorContains(t, err, test.says)
+		}
+	}
+	// An older peer is recognized without a wait for bytes that it never sends.
+	for _, older := range []struct {
+		bytes []byte
+		read  func(io.Reader) error
+	}{
+		{olderHello, func(r io.Reader) error { _, err := ReadHello(r); return err }},
+		{olderAnswer, func(r io.Reader) error { _, err := ReadWelcome(r, 0); return err }},
+	} {
+		near, far := net.Pipe()
+		go far.Write(older.bytes)
+		err = older.read(near)
+		require.ErrorIs(t, err, ErrVersion)
+		require.ErrorContains(t, err, "here 2, there 1")
+		near.Close()
+		far.Close()
+	}
 
 	_, err = ReadHello(bytes.NewReader([]byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n")))
 	require.ErrorIs(t, err, ErrNotOurs)
@@ -217,20 +258,29 @@ func TestHelloVersions(t *testing.T) {
 
 	b.Reset()
 	require.NoError(t, WriteRefusal(&b, "no\x1b[31m room"))
-	err = ReadWelcome(&b)
+	_, err = ReadWelcome(&b, 0)
 	require.ErrorIs(t, err, ErrRefused)
 	require.NotContains(t, err.Error(), "\x1b", "a peer's text must not drive a terminal")
 	b.Reset()
-	require.NoError(t, WriteWelcome(&b))
-	require.NoError(t, ReadWelcome(&b))
+	require.NoError(t, WriteWelcome(&b, Terms{Version: Version}))
+	b.Bytes()[8]++
+	_, err = ReadWelcome(&b, 0)
+	require.ErrorContains(t, err, "here 2, there 3", "a version that was not offered")
+	// A newer destination's refusal can be read.
+	b.Reset()
+	require.NoError(t, WriteRefusal(&b, "too old"))
+	b.Bytes()[8] = 99
+	_, err = ReadWelcome(&b, 0)
+	require.ErrorContains(t, err, "too old")
 }
 
-// TestPrintable: what a peer says ends up in logs and on terminals.
+// TestPrintable: a peer's text ends up in logs and on terminals.
 func TestPrintable(t *testing.T) {
 	for in, want := range map[string]string{
-		"caf\u00e9, no room":       "caf\u00e9, no room",
-		"a\x1b[31mb\nc\rd\x7fe":    "a [31mb c d e",
-		"\u009b2J and \u202egnol":  " 2J and  gnol", // control sequences and text direction beyond ASCII
+		"caf\u00e9, no room":    "caf\u00e9, no room",
+		"a\x1b[31mb\nc\rd\x7fe": "a [31mb c d e",
+		// control sequences and text direction beyond ASCII
+		"\u009b2J and \u202egnol":  " 2J and  gnol",
 		"\xff\xfe broken":          "? broken",
 		strings.Repeat("x", 1<<20): strings.Repeat("x", maxAnswerText),
 	} {
@@ -239,24 +289,59 @@ func TestPrintable(t *testing.T) {
 }
 
 func TestAddresses(t *testing.T) {
-	for _, bad := range []string{"", "tcp", "tcp:", "tcp:host", "tcp::1", "tcp:host:", "unix:", "udp:h:1", "/a/path"} {
+	for _, bad := range []string{
+		"", "tcp", "tcp:", "tcp:host", "tcp::1", "tcp:host:", "unix:", "udp:h:1", "/a/path",
+	} {
 		_, _, err := ParseAddress(bad)
 		require.ErrorIs(t, err, ErrAddress, "%q", bad)
+	}
+	for _, port := range []string{"x", "65536", "-1", "http"} {
+		_, _, err := ParseAddress("tcp:h:" + port)
+		require.ErrorContains(t, err, "is no number from 0 to 65535")
 	}
 	n, a, err := ParseAddress("tcp:[::1]:99")
 	require.NoError(t, err)
 	require.Equal(t, "tcp [::1]:99", n+" "+a)
+	_, a, err = ParseAddress("tcp:[fe80::1%eth0]:99")
+	require.NoError(t, err)
+	require.Equal(t, "[fe80::1%eth0]:99", a)
+	_, _, err = ParseAddress("tcp:[fe80::1]:99")
+	require.ErrorContains(t, err, "add it, as in tcp:[fe80::1%eth0]:99")
+
+	long := strings.Repeat("x", MaxUnixPath)
+	_, _, err = ParseAddress("unix:" + long)
+	require.NoError(t, err)
+	_, _, err = ParseAddress("unix:" + long + "x")
+	require.ErrorContains(t, err, "at most 107 bytes")
+	// This must not be a name outside of the file system, to which everybody on the host may
+	// connect.
+	_, a, err = ParseAddress("unix:@s")
+	require.NoError(t, err)
+	require.Equal(t, "./@s", a)
+}
+
+// TestListenIsPrivate, whatever the umask, which this test shares with others.
+func TestListenIsPrivate(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	ln, err := Listen("unix:"+path, Security{})
+	require.NoError(t, err)
+	defer ln.Close()
+	info, err := os.Stat(path)
+	require.NoError(t, err)
+	require.Equal(t, os.ModeSocket|0o600, info.Mode())
+	_, err = Listen("unix:"+path, Security{})
+	require.ErrorIs(t, err, ErrSocketInUse)
 }
 
 func TestListenReplacesOnlyStaleSockets(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	first, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	require.NoError(t, err)
-	_, err = Listen("unix:"+path, nil)
+	_, err = Listen("unix:"+path, Security{})
 	require.Error(t, err, "somebody listens there")
 	first.SetUnlinkOnClose(false)
 	first.Close()
-	second, err := Listen("unix:"+path, nil)
+	second, err := Listen("unix:"+path, Security{})
 	require.NoError(t, err)
 	second.Close()
 }
@@ -302,10 +387,11 @@ func TestLimiter(t *testing.T) {
 	fast := NewLimiter(800_000_000) // 100 MB/s
 	begin := time.Now()
 	require.NoError(t, fast.Wait(context.Background(), 10_000_000))
-	require.Greater(t, time.Since(begin), 90*time.Millisecond, "10 MB at 100 MB/s, from an empty bucket")
+	require.Greater(t, time.Since(begin), 90*time.Millisecond,
+		"10 MB at 100 MB/s, from an empty bucket")
 }
 
-// TestLimitedFrames: at any rate a frame is soon through.
+// TestLimitedFrames: at any rate, a frame takes little time.
 func TestLimitedFrames(t *testing.T) {
 	for bits, want := range map[int64]int{
 		1:             memory.PageSize,
@@ -346,9 +432,17 @@ func FuzzReceiver(f *testing.F) {
 		f.Add(bytes.Clone(frames.Bytes()), true)
 		f.Add(bytes.Clone(frames.Bytes()), false)
 	}
+	// The messages around them, as a source sends them.
+	messages := headerBytes(Header{Type: TypeWaiting, Arg: 60_000})
+	messages = append(messages, headerBytes(Header{Type: TypeKeepAlive})...)
+	messages = append(messages, headerBytes(Header{Type: TypeRewind, Arg: 1})...)
+	messages = append(messages, headerBytes(Header{Type: TypeDigests, Length: 16})...)
+	messages = append(messages, make([]byte, 16)...)
+	f.Add(bytes.Clone(messages), true)
+	f.Add(headerBytes(Header{Type: TypeWaiting, Length: 1}), true)
 	ram := newRAM(f)
 	f.Fuzz(func(t *testing.T, stream []byte, sum bool) {
-		if sum && len(stream) >= headerSize { // let the fuzzer past the checksum
+		if sum && len(stream) >= headerSize { // lets the fuzzer past the checksum
 			var h Header
 			h.Type, h.Encoding = Type(stream[0]), Encoding(stream[1])
 			h.Entries = int(stream[2])
@@ -362,6 +456,12 @@ func FuzzReceiver(f *testing.F) {
 			h, err := c.Next()
 			if err != nil {
 				return
+			}
+			if h.Type == TypeKeepAlive || h.Type == TypeWaiting {
+				require.Fail(t, "not for whoever waits for a message")
+			}
+			if at, d := c.Announced(); !at.IsZero() || d != 0 {
+				require.Fail(t, "a frame that says something ends a wait")
 			}
 			if h.Type != TypePages {
 				if _, err := c.ReadMessage(h); err != nil {
@@ -378,21 +478,59 @@ func FuzzReceiver(f *testing.F) {
 
 func FuzzHello(f *testing.F) {
 	var b bytes.Buffer
-	require.NoError(f, WriteHello(&b, Hello{Purpose: PurposeQuery}))
-	f.Add(bytes.Clone(b.Bytes()))
+	require.NoError(f, WriteHello(&b, Hello{Purpose: PurposeQuery, Features: 1<<40 | 5}))
+	f.Add(bytes.Clone(b.Bytes()), uint64(5))
 	b.Reset()
 	require.NoError(f, WriteRefusal(&b, "why"))
-	f.Add(bytes.Clone(b.Bytes()))
-	f.Fuzz(func(t *testing.T, in []byte) {
+	f.Add(bytes.Clone(b.Bytes()), uint64(0))
+	f.Add(olderHello, uint64(0))
+	f.Add(olderAnswer, uint64(0))
+	b.Reset()
+	require.NoError(f, WriteWelcome(&b, Terms{Version: Version, Features: 1<<40 | 1}))
+	f.Add(bytes.Clone(b.Bytes()), uint64(1<<40|5))
+	f.Fuzz(func(t *testing.T, in []byte, bits uint64) {
+		known := Features(bits)
 		if h, err := ReadHello(bytes.NewReader(in)); err == nil {
-			var again bytes.Buffer
-			require.NoError(t, WriteHello(&again, h))
+			requireSaysTheSame(t, h)
+			requireAgreement(t, h, known)
 		}
-		_ = ReadWelcome(bytes.NewReader(in))
+		terms, err := ReadWelcome(bytes.NewReader(in), known)
+		if err == nil {
+			require.Zero(t, terms.Features&^known, "not offered")
+			require.Equal(t, known&required, terms.Features&required)
+			require.EqualValues(t, Version, terms.Version)
+		}
 	})
 }
 
-// TestSendAllocatesNothing: in steady state neither a page nor a frame allocates.
+// requireSaysTheSame reads what was read from a peer again, from what this side writes of it.
+func requireSaysTheSame(t *testing.T, h Hello) {
+	t.Helper()
+	var b bytes.Buffer
+	require.NoError(t, WriteHello(&b, h))
+	again, err := ReadHello(&b)
+	require.NoError(t, err)
+	require.Equal(t, h, again)
+}
+
+// requireAgreement: both halves of the agreement come to the same terms, or both to none.
+func requireAgreement(t *testing.T, h Hello, known Features) {
+	t.Helper()
+	terms, err := h.Agree(known)
+	if err != nil {
+		require.ErrorIs(t, err, ErrFeature)
+		require.NotZero(t, h.Features&required&^known)
+		return
+	}
+	var b bytes.Buffer
+	require.NoError(t, WriteWelcome(&b, terms))
+	read, err := ReadWelcome(&b, h.Features)
+	require.NoError(t, err)
+	require.Equal(t, terms, read)
+	require.Equal(t, h.Features&known, read.Features)
+}
+
+// TestSendAllocatesNothing: in steady state, neither a page nor a frame allocates.
 func TestSendAllocatesNothing(t *testing.T) {
 	ram := newRAM(t)
 	fill(rand.New(rand.NewPCG(5, 6)), ram.Bytes())

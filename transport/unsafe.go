@@ -9,7 +9,8 @@ import (
 // adjacent tells whether b begins in memory where a ends. The addresses are
 // compared, not followed.
 func adjacent(a, b []byte) bool {
-	return unsafe.Add(unsafe.Pointer(unsafe.SliceData(a)), len(a)) == unsafe.Pointer(unsafe.SliceData(b))
+	return unsafe.Add(unsafe.Pointer(unsafe.SliceData(a)),
+		len(a)) == unsafe.Pointer(unsafe.SliceData(b))
 }
 
 // join is the slice that covers a and b, which must be adjacent.
@@ -29,7 +30,7 @@ func iovec(b []byte) unix.Iovec {
 	return unix.Iovec{Base: unsafe.SliceData(b), Len: uint64(len(b))}
 }
 
-// advance is v without its first n bytes, of which it has more.
+// advance is v without its first n bytes. v has more than n bytes.
 func advance(v unix.Iovec, n int) unix.Iovec {
 	return unix.Iovec{Base: (*byte)(unsafe.Add(unsafe.Pointer(v.Base), n)), Len: v.Len - uint64(n)}
 }
@@ -40,6 +41,7 @@ func advance(v unix.Iovec, n int) unix.Iovec {
 // Sound: iovs points to len(iovs) iovecs for the time of the call, each to memory
 // that its maker (iovec) vouches for.
 func readv(fd uintptr, iovs []unix.Iovec) (int, unix.Errno) {
-	n, _, errno := unix.Syscall(unix.SYS_READV, fd, uintptr(unsafe.Pointer(unsafe.SliceData(iovs))), uintptr(len(iovs)))
+	n, _, errno := unix.Syscall(unix.SYS_READV, fd, uintptr(unsafe.Pointer(unsafe.SliceData(iovs))),
+		uintptr(len(iovs)))
 	return int(n), errno
 }

@@ -8,11 +8,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// vectored reads into several slices with one system call where the connection is
-// a socket, and one after the other where it is not (TLS).
+// vectored reads into several slices with one system call on a socket, and one slice after the
+// other on anything else (TLS).
 type vectored struct {
 	nc  net.Conn
 	raw syscall.RawConn // nil: no socket
+	got func(int) error // is called for every byte that arrives, and may stop the read
 
 	// State of the readv under way. It lives here, with the callback made once, so
 	// that a call allocates nothing.
@@ -23,8 +24,8 @@ type vectored struct {
 	call  func(fd uintptr) bool
 }
 
-func (v *vectored) init(nc net.Conn) {
-	v.nc = nc
+func (v *vectored) init(nc net.Conn, got func(int) error) {
+	v.nc, v.got = nc, got
 	sc, ok := nc.(syscall.Conn)
 	if !ok {
 		return
@@ -74,6 +75,9 @@ func (v *vectored) readFull(bufs [][]byte) (int, error) {
 		}
 		total += v.n
 		v.iovs = consume(v.iovs, v.n)
+		if err := v.got(v.n); err != nil {
+			return total, err
+		}
 	}
 	return total, nil
 }
@@ -81,10 +85,15 @@ func (v *vectored) readFull(bufs [][]byte) (int, error) {
 func (v *vectored) readEach(bufs [][]byte) (int, error) {
 	total := 0
 	for _, b := range bufs {
-		n, err := io.ReadFull(v.nc, b)
-		total += n
-		if err != nil {
-			return total, err
+		for len(b) > 0 {
+			n, err := v.nc.Read(b)
+			total, b = total+n, b[n:]
+			if errGot := v.got(n); err == nil {
+				err = errGot
+			}
+			if err != nil && len(b) > 0 {
+				return total, err
+			}
 		}
 	}
 	return total, nil

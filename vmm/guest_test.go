@@ -8,42 +8,17 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"taskguide/vmm/boot/boottest"
+	"taskguide/vmm/device"
 )
 
-// Guests for tests are a few instructions of 32-bit code each, written down as bytes
-// and entered by PVH at testEntry. They need no assembler and say in a comment what
-// they do.
-const testEntry = 1 << 20
+// Guests for tests are a few instructions of 32-bit code each, written down as bytes and entered by
+// PVH at testEntry. They need no assembler; a comment says what each instruction is.
+const testEntry = boottest.Entry
 
 // testKernel wraps code in an ELF64 file with a PVH note.
-func testKernel(code []byte) []byte {
-	note := make([]byte, 20)
-	le.PutUint32(note[0:], 4)
-	le.PutUint32(note[4:], 4)
-	le.PutUint32(note[8:], pvhNoteType)
-	copy(note[12:], "Xen\x00")
-	le.PutUint32(note[16:], testEntry)
-
-	b := make([]byte, elfHeaderBytes+2*elfProgramBytes)
-	copy(b, "\x7fELF\x02\x01\x01")
-	le.PutUint16(b[16:], 2) // ET_EXEC
-	le.PutUint16(b[18:], elfMachineX86_64)
-	le.PutUint64(b[32:], elfHeaderBytes)
-	le.PutUint16(b[54:], elfProgramBytes)
-	le.PutUint16(b[56:], 2)
-	notes := len(b)
-	program := func(at int, kind uint32, offset int, gpa uint64, size int) {
-		le.PutUint32(b[at:], kind)
-		le.PutUint64(b[at+8:], uint64(offset))
-		le.PutUint64(b[at+24:], gpa)
-		le.PutUint64(b[at+32:], uint64(size))
-		le.PutUint64(b[at+40:], uint64(size))
-		le.PutUint64(b[at+48:], 4)
-	}
-	program(elfHeaderBytes, elfNote, notes, 0, len(note))
-	program(elfHeaderBytes+elfProgramBytes, elfLoad, notes+len(note), testEntry, len(code))
-	return append(append(b, note...), code...)
-}
+func testKernel(code []byte) []byte { return boottest.PVH(code) }
 
 // code joins pieces of machine code: bytes and slices of bytes.
 func code(parts ...any) []byte {
@@ -70,8 +45,8 @@ func imm32(v uint32) []byte { return le.AppendUint32(nil, v) }
 
 // emit is code that sends a text to COM1, by rep outsb.
 func emit(text string) []byte {
-	// It calls over the text, so that its address is on the stack; ESP is not set by PVH,
-	// so it is set first.
+	// It calls past the text, so that the text's address is on the stack. PVH does not set ESP, so
+	// it is set first.
 	return code(
 		0xbc, imm32(0x9000), // mov esp, 0x9000
 		0xe8, imm32(uint32(len(text))), // call past the text
@@ -86,7 +61,7 @@ func emit(text string) []byte {
 
 // exitWith is code that ends the machine with a status.
 func exitWith(status byte) []byte {
-	return code(0xb0, int(status), 0xe6, portExit) // mov al, status; out 0xf4, al
+	return code(0xb0, int(status), 0xe6, device.PortExit) // mov al, status; out 0xf4, al
 }
 
 // syncBuffer is a buffer for a console.

@@ -2,127 +2,104 @@ package vmm
 
 import (
 	"fmt"
+	"slices"
 
-	"github.com/bobuhiro11/gokvm/kvm"
+	"taskguide/vmm/cpu"
+	"taskguide/vmm/kvm"
 )
+
+// maxMSRs bounds the MSRs of a machine and of a saved state.
+const maxMSRs = kvm.MaxMSRs
 
 const (
-	msrTSC         = 0x10
-	msrTSCDeadline = 0x6e0
+	msrTSC         = cpu.MSRTSC
+	msrTSCDeadline = cpu.MSRTSCDeadline
 
-	eferLME = 1 << 8
-	eferLMA = 1 << 10
+	msrMiscEnable = 0x1a0 // IA32_MISC_ENABLE
+	fastStrings   = 1 << 0
+	msrMTRRDefine = 0x2ff       // IA32_MTRR_DEF_TYPE
+	mtrrWriteBack = 1<<11 | 0x6 // enabled; memory without a range of its own is write-back
 )
 
-// msrBatch is how many MSRs go into one call; KVM takes fewer than 256.
-const msrBatch = 255
-
-// unsavedMSRs are ranges of MSRs, first and last, that are not part of a machine's
-// state although KVM lists them.
-var unsavedMSRs = [][2]uint32{
-	{msrTSC, msrTSC}, // goes with the time that passes, see tsc.go
-	// Wall clock of kvmclock: writing it makes KVM write to guest RAM, which it did
-	// when the guest wrote it, and all that counts is that.
-	{0x11, 0x11}, {0x4b564d00, 0x4b564d00},
-	// Hyper-V's interface, which guests are not told of; some of these are clocks.
-	{0x40000000, 0x400001ff},
-	// What the hidden parts of CPUID would need: capabilities of one host, performance
-	// counters, processor trace, nested virtualization, enclaves.
-	{0x10a, 0x10a}, {0x345, 0x345},
-	{0xc1, 0xc8}, {0x186, 0x18d}, {0x309, 0x30c}, {0x329, 0x329}, {0x38d, 0x390}, {0x3f1, 0x3f1}, {0x4c1, 0x4c8},
-	{0x600, 0x600}, {0xc0010000, 0xc0010007}, {0xc0010200, 0xc001020b}, {0xc0000300, 0xc0000302},
-	{0x560, 0x58f}, {0x480, 0x493}, {0x3a, 0x3a}, {0x8c, 0x8f}, {0xc0010117, 0xc0010117},
-}
-
-func isSaved(index uint32) bool {
-	for _, r := range unsavedMSRs {
-		if index >= r[0] && index <= r[1] {
-			return false
-		}
-	}
-	return true
-}
-
-// savedMSRs asks KVM for its MSRs and returns those that a fresh vCPU can both read
-// and write back: KVM lists some that the guest's CPUID does not have.
-func savedMSRs(kvmFD, vcpuFD int) ([]uint32, error) {
-	list := &msrList{nmsrs: maxMSRs}
-	if err := get(kvmFD, kvmGetMSRIndexList, "KVM_GET_MSR_INDEX_LIST", list); err != nil {
-		return nil, err
-	}
-	saved := []uint32{}
-	t := new(msrTable)
-	for _, index := range list.indices[:min(list.nmsrs, maxMSRs)] {
-		if !isSaved(index) {
-			continue
-		}
-		t.nmsrs, t.entries[0] = 1, kvm.MSREntry{Index: index}
-		if n, err := ioctlPtr(vcpuFD, kvmGetMSRs, t); err != nil || n != 1 {
-			continue
-		}
-		if n, err := ioctlPtr(vcpuFD, kvmSetMSRs, t); err != nil || n != 1 {
-			continue
-		}
-		saved = append(saved, index)
-	}
-	return saved, nil
-}
-
-// readMSRs reads MSRs. One that does not read any more is left out.
-func (c *vcpu) readMSRs(indices []uint32) ([]kvm.MSREntry, error) {
-	values := make([]kvm.MSREntry, 0, len(indices))
-	for len(indices) > 0 {
-		batch := indices[:min(len(indices), msrBatch)]
-		c.msrs.nmsrs = uint32(len(batch))
-		for i, index := range batch {
-			c.msrs.entries[i] = kvm.MSREntry{Index: index}
-		}
-		// KVM stops at the first that it cannot read and returns how many came before.
-		n, err := ioctlPtr(c.fd, kvmGetMSRs, c.msrs)
-		if err != nil {
-			return nil, fmt.Errorf("KVM_GET_MSRS: %w", err)
-		}
-		values = append(values, c.msrs.entries[:n]...)
-		if n < len(batch) {
-			n++
-		}
-		indices = indices[n:]
-	}
-	return values, nil
-}
-
-// writeMSRs loads MSRs, all but the TSC deadline, which has its own time.
-func (c *vcpu) writeMSRs(values []kvm.MSREntry) error {
-	todo := make([]kvm.MSREntry, 0, len(values))
-	for _, v := range values {
-		if !isSaved(v.Index) {
-			return fmt.Errorf("%w: MSR %#x does not belong to it", ErrState, v.Index)
-		}
-		if v.Index != msrTSCDeadline {
-			todo = append(todo, kvm.MSREntry{Index: v.Index, Data: v.Data})
-		}
-	}
-	for len(todo) > 0 {
-		batch := todo[:min(len(todo), msrBatch)]
-		c.msrs.nmsrs = uint32(len(batch))
-		copy(c.msrs.entries[:], batch)
-		n, err := ioctlPtr(c.fd, kvmSetMSRs, c.msrs)
-		if err != nil {
-			return fmt.Errorf("KVM_SET_MSRS: %w", err)
-		}
-		if n < len(batch) {
-			if err := c.checkMSR(batch[n]); err != nil {
-				return err
+// settleMSRs finds out which MSRs a new machine has: the candidates that KVM reads and takes back.
+// A machine from elsewhere comes with its list. It is refused here if any of them cannot be loaded,
+// and not later, when its guest already stands still.
+func (vm *VM) settleMSRs() error {
+	c := vm.vcpus[0]
+	if vm.config.MSRs != nil {
+		for _, index := range vm.config.MSRs {
+			if !c.msrs.CanLoad(c.fd, index) {
+				return fmt.Errorf("%w: the guest has MSR %#x, which KVM here does not load: "+
+					"choose a host with a kernel as new as the source's", ErrCPUFeatures, index)
 			}
-			n++
 		}
-		todo = todo[n:]
+		return nil
+	}
+	list := &kvm.MSRList{N: maxMSRs}
+	if err := kvm.GetMSRIndexList.Do(vm.kvmFD, list); err != nil {
+		return err
+	}
+	candidates := cpu.MSRs(vm.config.CPUID, list.Indices[:min(list.N, maxMSRs)])
+	vm.config.MSRs = slices.DeleteFunc(candidates, func(i uint32) bool {
+		return !c.msrs.CanLoad(c.fd, i)
+	})
+	for _, c := range vm.vcpus {
+		if err := c.setUpMSRs(); err != nil {
+			return fmt.Errorf("vCPU %d: %w", c.id, err)
+		}
 	}
 	return nil
 }
 
-// checkMSR decides about an MSR that KVM refused to load: no harm is done if it has
-// that value anyway, or if it is unknown here and had its initial value.
+// setUpMSRs gives a new machine's MSRs the values that firmware leaves in them. With the values of
+// a reset a Linux kernel would treat all memory as uncached, and use neither the PAT nor, on Intel,
+// fast string instructions.
+func (c *vcpu) setUpMSRs() error {
+	for _, m := range []kvm.MSREntry{
+		{Index: msrMTRRDefine, Data: mtrrWriteBack}, {Index: msrMiscEnable, Data: fastStrings},
+	} {
+		if !slices.Contains(c.vm.config.MSRs, m.Index) {
+			continue
+		}
+		reset, err := c.readMSRs([]uint32{m.Index})
+		if err != nil {
+			return err
+		}
+		for _, r := range reset {
+			m.Data |= r.Data
+		}
+		if err := c.setMSR(m.Index, m.Data); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readMSRs reads MSRs. It leaves out those that KVM can no longer read.
+func (c *vcpu) readMSRs(indices []uint32) ([]kvm.MSREntry, error) {
+	return c.msrs.Read(c.fd, indices)
+}
+
+// writeMSRs loads all MSRs except the TSC deadline, which writeDeadline loads later.
+func (c *vcpu) writeMSRs(values []kvm.MSREntry) error {
+	todo := make([]kvm.MSREntry, 0, len(values))
+	announced := c.vm.config.MSRs
+	for _, v := range values {
+		// The values come in the configuration's order, and each MSR was tried at setup.
+		i := slices.Index(announced, v.Index)
+		if i < 0 {
+			return fmt.Errorf("%w: MSR %#x does not belong to it", ErrState, v.Index)
+		}
+		announced = announced[i+1:]
+		if v.Index != msrTSCDeadline {
+			todo = append(todo, kvm.MSREntry{Index: v.Index, Data: v.Data})
+		}
+	}
+	return c.msrs.Write(c.fd, todo, c.checkMSR)
+}
+
+// checkMSR decides about an MSR that KVM refused to load. It returns nil if the MSR has that value
+// anyway, or if this KVM does not know it and it had its initial value 0.
 func (c *vcpu) checkMSR(want kvm.MSREntry) error {
 	got, err := c.readMSRs([]uint32{want.Index})
 	if err != nil {
@@ -137,9 +114,8 @@ func (c *vcpu) checkMSR(want kvm.MSREntry) error {
 	return fmt.Errorf("%w: KVM here refuses to set MSR %#x to %#x", ErrState, want.Index, want.Data)
 }
 
-// writeDeadline loads the TSC deadline of the APIC timer. It comes after the LAPIC,
-// whose timer must be in that mode for the write to count, and after the TSC, which
-// it is compared with.
+// writeDeadline loads the TSC deadline of the APIC timer. It comes after the LAPIC, whose timer
+// must be in that mode for the write to take effect, and after the TSC, with which it is compared.
 func (c *vcpu) writeDeadline(s *vcpuState) error {
 	for _, v := range s.msrs {
 		if v.Index == msrTSCDeadline && v.Data != 0 {
@@ -150,13 +126,5 @@ func (c *vcpu) writeDeadline(s *vcpuState) error {
 }
 
 func (c *vcpu) setMSR(index uint32, value uint64) error {
-	c.msrs.nmsrs, c.msrs.entries[0] = 1, kvm.MSREntry{Index: index, Data: value}
-	n, err := ioctlPtr(c.fd, kvmSetMSRs, c.msrs)
-	if err == nil && n != 1 {
-		err = fmt.Errorf("refused")
-	}
-	if err != nil {
-		return fmt.Errorf("KVM_SET_MSRS of %#x to %#x: %w", index, value, err)
-	}
-	return nil
+	return c.msrs.Set(c.fd, index, value)
 }

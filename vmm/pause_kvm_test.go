@@ -9,11 +9,12 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"taskguide/memory"
+	"taskguide/vmm/device"
 )
 
-// Addresses where tests attach a recorder: nothing else answers there.
+// Addresses at which tests attach a recorder. Nothing else answers there.
 const (
-	recorderPort = 0x600
+	recorderPort = 0x700
 	recorderMMIO = 0xd8000000
 )
 
@@ -33,10 +34,10 @@ func newRecorder() *recorder {
 	return r
 }
 
-func (r *recorder) access(_ uint64, size int, data []byte, write bool) error {
+func (r *recorder) access(a device.Access) {
 	r.mu.Lock()
-	for ; len(data) >= size && size == 4; data = data[size:] {
-		if write {
+	for data := a.Data; len(data) >= a.Size && a.Size == 4; data = data[a.Size:] {
+		if a.Write {
 			r.got = append(r.got, le.Uint32(data))
 		} else {
 			le.PutUint32(data, r.reads)
@@ -49,7 +50,6 @@ func (r *recorder) access(_ uint64, size int, data []byte, write bool) error {
 	if hook != nil {
 		hook(n)
 	}
-	return nil
 }
 
 func (r *recorder) numbers() []uint32 {
@@ -58,10 +58,17 @@ func (r *recorder) numbers() []uint32 {
 	return append([]uint32(nil), r.got...)
 }
 
-// attach makes a machine of which a recorder is part, at a port and in memory.
+// attach makes a machine that has a recorder, at a port and in memory.
 func attach(vm *VM, r *recorder) {
-	vm.ports = append(vm.ports, window{recorderPort, 4, r.access})
-	vm.mmio = append(vm.mmio, window{recorderMMIO, 4096, r.access})
+	plug(vm, device.Ports, recorderPort, r)
+	plug(vm, device.MMIO, recorderMMIO, r)
+}
+
+func plug(vm *VM, space device.Space, start uint64, r *recorder) {
+	w := device.Window{Space: space, Start: start, Size: 4, Access: r.access}
+	if err := vm.devices.Plug(w); err != nil {
+		panic(err)
+	}
 }
 
 // waitFor waits until the recorder has n numbers.
@@ -73,7 +80,8 @@ func (r *recorder) waitFor(t testing.TB, n int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for len(r.got) < n {
-		require.True(t, time.Now().Before(deadline), "the guest stands still after %d accesses", len(r.got))
+		require.True(t, time.Now().Before(deadline), "the guest stands still after %d accesses",
+			len(r.got))
 		r.moved.Wait()
 	}
 }
@@ -81,7 +89,7 @@ func (r *recorder) waitFor(t testing.TB, n int) {
 // portCounter writes 0, 1, 2, ... to the recorder's port for ever.
 var portCounter = code(
 	0x31, 0xc0, // xor eax, eax
-	0x66, 0xba, 0x00, 0x06, // mov dx, 0x600
+	0x66, 0xba, 0x00, 0x07, // mov dx, 0x700
 	0xef,       // 1: out dx, eax
 	0x40,       // inc eax
 	0xeb, 0xfc, // jmp 1b
@@ -98,7 +106,7 @@ var mmioCounter = code(
 // inCounter reads numbers from the port and writes what it read to memory: a read
 // that is repeated or lost leaves a gap.
 var inCounter = code(
-	0x66, 0xba, 0x00, 0x06, // mov dx, 0x600
+	0x66, 0xba, 0x00, 0x07, // mov dx, 0x700
 	0xed,                      // 1: in eax, dx
 	0xa3, imm32(recorderMMIO), // mov [recorder], eax
 	0xeb, 0xf8, // jmp 1b
@@ -123,7 +131,7 @@ var stringCounter = code(
 	0xe2, 0xfc, // loop 2b
 	0xbe, imm32(0x200000), // mov esi, 0x200000
 	0xb9, imm32(64), // mov ecx, 64
-	0x66, 0xba, 0x00, 0x06, // mov dx, 0x600
+	0x66, 0xba, 0x00, 0x07, // mov dx, 0x700
 	0xf3, 0x6f, // rep outsd
 	0xeb, 0xe0, // jmp 1b
 )
@@ -216,7 +224,8 @@ func moveVM(t testing.TB, src *VM, prepare func(dst *VM)) *VM {
 	prepare(dst)
 	written := memory.NewBitmap(src.RAM().Pages())
 	require.NoError(t, src.RAM().Allocated(written))
-	for first, count := written.NextRun(0, written.Len()); count > 0; first, count = written.NextRun(first+count, written.Len()) {
+	for first, count := written.NextRun(0,
+		written.Len()); count > 0; first, count = written.NextRun(first+count, written.Len()) {
 		copy(dst.RAM().Range(first, count), src.RAM().Range(first, count))
 	}
 	state, err := src.SaveState()

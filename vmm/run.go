@@ -7,17 +7,20 @@ import (
 	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"taskguide/vmm/kvm"
 )
 
 // ExitReason says how a machine ended.
 type ExitReason string
 
 const (
-	ExitGuest   ExitReason = "guest"   // the guest wrote its status to the exit port
-	ExitReset   ExitReason = "reset"   // the guest asked for a reset
-	ExitCrash   ExitReason = "crash"   // the guest crashed: triple fault
-	ExitStopped ExitReason = "stopped" // Stop was called
-	ExitError   ExitReason = "error"   // KVM could not go on; the error says why
+	ExitGuest    ExitReason = "guest"    // the guest wrote its status to the exit port
+	ExitPowerOff ExitReason = "poweroff" // the guest switched the machine off
+	ExitReset    ExitReason = "reset"    // the guest asked for a reset
+	ExitCrash    ExitReason = "crash"    // the guest crashed: triple fault
+	ExitStopped  ExitReason = "stopped"  // Stop was called
+	ExitError    ExitReason = "error"    // KVM could not go on; the error says why
 )
 
 // Exit is how a machine ended.
@@ -26,30 +29,30 @@ type Exit struct {
 	Status uint8 // what the guest wrote to the exit port, with ExitGuest
 }
 
-// Running tells whether the vCPUs run: not from the moment a pause was requested,
-// nor after the machine ended.
+// Running tells whether the vCPUs run. It is false from the moment a pause was requested, and after
+// the machine ended.
 func (vm *VM) Running() bool { return !vm.hold.Load() && !vm.ending.Load() }
 
-// RequestPause asks the vCPUs to stop and returns at once. It may be called by a
-// vCPU's own thread while it handles an access: that vCPU goes no further than the
-// end of this access. It waits for no lock that such a thread could hold.
+// RequestPause asks the vCPUs to stop and returns at once. A vCPU's own thread may call it while it
+// handles an access; that vCPU then stops at the end of this access. It waits for no lock that a
+// vCPU's thread could hold.
 //
-// A vCPU that waits for a slow console stops too: what it wanted to write is queued
-// beyond the queue's limit.
+// A vCPU that waits for a device in an access, as for a slow console, stops too.
 func (vm *VM) RequestPause() {
 	vm.hold.Store(true)
-	vm.console.hurry()
+	vm.devices.Hurry()
 	vm.kick()
 }
 
-// Pause returns once no vCPU runs and none has an access half done. To pause a
-// paused machine is no error. A vCPU's own thread must not call it.
+// Pause returns once no vCPU runs, none has an access half done, and no device writes RAM, changes
+// its state or raises an interrupt. So RAM and state stay as they are until Resume. Pausing a
+// paused machine does nothing. A vCPU's own thread must not call it. It returns ErrEnded for a
+// machine that has ended, and ErrRunning if the machine was resumed meanwhile.
 //
-// The time it takes is that of a signal to each vCPU and of the Go scheduler to let
-// the vCPUs' goroutines notice. A goroutine that comes out of KVM_RUN needs one of
-// GOMAXPROCS processors: a program that keeps all of them busy with other work
-// should set GOMAXPROCS to the number of CPUs plus that of vCPUs, or a pause can
-// take milliseconds.
+// It takes the time of a signal to each vCPU, and of the Go scheduler to run the vCPUs' goroutines.
+// A goroutine that comes out of KVM_RUN needs one of GOMAXPROCS processors. A program that keeps
+// them busy with other work should set GOMAXPROCS to one more than its busy goroutines, or a pause
+// can take milliseconds.
 func (vm *VM) Pause() error {
 	vm.RequestPause()
 	vm.mu.Lock()
@@ -57,18 +60,23 @@ func (vm *VM) Pause() error {
 	return vm.awaitStill()
 }
 
-// Resume lets the vCPUs run. To resume a running machine is no error.
+// Resume lets the vCPUs run. Resuming a running machine does nothing. If somebody else owns the
+// machine's disks by now, it returns an error and the machine stays paused; it may be resumed
+// later.
 func (vm *VM) Resume() error {
 	vm.mu.Lock()
 	defer vm.mu.Unlock()
 	if vm.ended {
 		return ErrEnded
 	}
+	if err := ownDisks(vm.disks); err != nil {
+		return err
+	}
 	if vm.parked == vm.CPUs() {
 		vm.tellPaused()
 	}
+	vm.devices.Resume()
 	vm.hold.Store(false)
-	vm.serial.release()
 	vm.mayRun.Broadcast()
 	vm.allStill.Broadcast()
 	return nil
@@ -78,16 +86,19 @@ func (vm *VM) Resume() error {
 // watchdogs do not bark.
 func (vm *VM) tellPaused() {
 	for _, c := range vm.vcpus {
-		// EINVAL: this guest does not use kvmclock.
-		_, _ = ioctl(c.fd, kvmKVMClockCtrl, 0)
+		// The error is EINVAL if this guest does not use kvmclock.
+		_, _ = kvm.KVMClockCtrl.Do(c.fd, 0)
 	}
 }
 
-// Run starts a machine that was moved here, after LoadState, or leaves it paused.
-// Either way its guest can tell by EPOCH that it moved. A machine that was booted
-// here is started with Resume.
+// Run starts a machine that was moved here, after LoadState, or leaves it paused. In both cases its
+// guest can tell from EPOCH that it moved, and the machine owns its disks. Start a machine that was
+// booted here with Resume. After an error the machine owns no disk.
 func (vm *VM) Run(paused bool) error {
-	vm.tags.Moved()
+	if err := vm.TakeDisks(); err != nil {
+		return err
+	}
+	vm.Tags().Moved()
 	if paused {
 		return nil
 	}
@@ -104,8 +115,11 @@ func (vm *VM) still(f func() error) error {
 	return f()
 }
 
-// awaitStill waits until all vCPUs are parked, with the machine locked. Somebody
-// else may resume the machine meanwhile.
+// awaitStill waits until all vCPUs are parked, and quiesces the devices. vm.mu is held, but another
+// goroutine may resume the machine during the wait.
+//
+// It checks each time whether the machine stands still. A stored answer could be stale after a
+// pause and a resume that overtake each other.
 func (vm *VM) awaitStill() error {
 	for vm.parked < vm.CPUs() && !vm.ended && vm.hold.Load() {
 		vm.allStill.Wait()
@@ -116,14 +130,15 @@ func (vm *VM) awaitStill() error {
 	case !vm.hold.Load():
 		return ErrRunning
 	}
+	vm.devices.Quiesce()
 	return nil
 }
 
 // Stop ends the machine. It does not wait for that: see Wait.
 func (vm *VM) Stop() { vm.end(Exit{Reason: ExitStopped}, nil) }
 
-// Wait returns once the machine has ended and its console has been written out as
-// far as its writer takes it. The error is not nil with ExitError and ExitCrash.
+// Wait returns once the machine has ended and its console has been written out as far as its writer
+// takes it. The error is set with ExitError and ExitCrash only.
 func (vm *VM) Wait() (Exit, error) {
 	<-vm.done
 	return vm.exit, vm.exitErr
@@ -145,7 +160,7 @@ func (vm *VM) end(exit Exit, err error) {
 	}
 	vm.ended, vm.exit, vm.exitErr = true, exit, err
 	vm.ending.Store(true)
-	vm.console.hurry()
+	vm.devices.Hurry()
 	vm.allStill.Broadcast()
 	vm.mayRun.Broadcast()
 	vm.kick()
@@ -175,16 +190,22 @@ func (c *vcpu) loop() {
 	runtime.LockOSThread()
 	defer c.vm.threads.Done()
 	c.tid.Store(int32(unix.Gettid()))
-	c.nameThread()
+	nameThread(fmt.Sprintf("vcpu %d", c.id))
+	preferLatency()
 	for {
 		if c.vm.ending.Load() {
 			return
 		}
-		if c.vm.hold.Load() {
+		// hold is read once per turn, so that a vCPU that parks has finished its access.
+		hold := c.vm.hold.Load()
+		if hold || c.errand.Load() != nil {
 			if err := c.finishAccess(); err != nil {
 				c.fail(err)
 				return
 			}
+			c.runErrand()
+		}
+		if hold {
 			c.park()
 			continue
 		}
@@ -195,10 +216,11 @@ func (c *vcpu) loop() {
 	}
 }
 
-// nameThread tells the vCPUs' threads from the others to top -H, and to whoever accounts for their time.
-func (c *vcpu) nameThread() {
-	// Without a name, a vCPU runs as well.
-	_ = os.WriteFile("/proc/thread-self/comm", fmt.Appendf(nil, "vcpu %d", c.id), 0)
+// nameThread names the calling thread, so that top -H and others who account for CPU time can tell
+// a guest's threads from the rest.
+func nameThread(name string) {
+	// A thread without a name works too, so an error is ignored.
+	_ = os.WriteFile("/proc/thread-self/comm", []byte(name), 0)
 }
 
 func (c *vcpu) fail(err error) {
@@ -214,26 +236,25 @@ func (c *vcpu) runOnce() error {
 	case nil:
 		return c.handleExit()
 	case unix.EINTR:
-		// A kick, or any other signal to this thread. The flag is cleared before hold and
-		// ending are looked at again: who sets one of those after that look sets
-		// immediate_exit too, and KVM_RUN comes back at once.
-		c.run.clearImmediateExit()
+		// This was a kick, or any other signal to this thread. The flag is cleared before hold and
+		// ending are read again. A caller that sets one of them after that read also sets
+		// immediate_exit, and KVM_RUN comes back at once.
+		c.run.ClearImmediateExit()
 		return nil
 	case unix.EAGAIN:
-		// A vCPU that waits for its INIT and SIPI.
+		// The vCPU waits for its INIT and SIPI.
 		return nil
 	}
 	return fmt.Errorf("KVM_RUN: %w", err)
 }
 
-// finishAccess completes the port or memory access that the last exit was for. KVM
-// does so at the next KVM_RUN, before it looks at immediate_exit; until then
-// registers and instruction pointer are those from before the access, and a machine
-// that is saved like that would repeat it. An access may exit again, a string
-// instruction for its next part for instance.
+// finishAccess completes the port or memory access of the last exit. KVM does that at the next
+// KVM_RUN, before it looks at immediate_exit. Until then registers and instruction pointer are
+// those from before the access, so a machine saved in this state would repeat it. An access may
+// exit again, as a string instruction does for its next part.
 func (c *vcpu) finishAccess() error {
 	for {
-		c.run.setImmediateExit()
+		c.run.SetImmediateExit()
 		switch err := c.enter(); err {
 		case unix.EINTR:
 			return nil
@@ -251,12 +272,9 @@ func (c *vcpu) finishAccess() error {
 // enter is KVM_RUN, once.
 func (c *vcpu) enter() error {
 	c.inside.Store(true)
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(c.fd), kvmRun, 0)
+	err := c.fd.Run()
 	c.inside.Store(false)
-	if errno != 0 {
-		return errno
-	}
-	return nil
+	return err
 }
 
 // park stands still until the machine is resumed or ends.
@@ -266,30 +284,28 @@ func (c *vcpu) park() {
 	defer vm.mu.Unlock()
 	vm.parked++
 	if vm.parked == vm.CPUs() {
-		// From here on the machine's state must not change: input waits.
-		vm.serial.hold()
 		vm.allStill.Broadcast()
 	}
-	for vm.hold.Load() && !vm.ended {
+	for c.runErrand(); vm.hold.Load() && !vm.ended; c.runErrand() {
 		vm.mayRun.Wait()
 	}
 	vm.parked--
-	// Cleared before hold is looked at again, see runOnce.
-	c.run.clearImmediateExit()
+	// The flag is cleared before hold is read again, see runOnce.
+	c.run.ClearImmediateExit()
 }
 
-// kick gets a vCPU out of the guest, or keeps it from entering. Whoever calls it has
-// set hold or ending before.
+// kick gets a vCPU out of the guest, or keeps it from entering. The caller must have set hold,
+// ending or an errand before.
 //
-// immediate_exit covers a vCPU that has looked at hold just before it was set and is
-// about to enter; the signal covers one that is inside and has read immediate_exit
-// already. Such a one has said before that it is inside, so it is not missed here.
+// immediate_exit covers a vCPU that has read hold just before it was set and is about to enter. The
+// signal covers one that is inside and has already read immediate_exit. That vCPU has set inside
+// before, so kick does not miss it.
 func (c *vcpu) kick() {
-	c.run.setImmediateExit()
+	c.run.SetImmediateExit()
 	if !c.inside.Load() {
 		return
 	}
-	// SIGURG is the signal that the Go runtime handles at any time and ignores. Should
-	// the thread have ended, and its id be another's, that thread ignores it too.
+	// The Go runtime handles and ignores SIGURG at any time. If the thread has ended and another
+	// thread has its id now, that one ignores the signal too.
 	_ = unix.Tgkill(unix.Getpid(), int(c.tid.Load()), unix.SIGURG)
 }

@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/bobuhiro11/gokvm/kvm"
+	"taskguide/vmm/kvm"
 )
 
 // IRQ chips by KVM's numbers.
@@ -14,12 +14,17 @@ const (
 	chipIOAPIC    = 2
 )
 
-// SaveState returns the state of all vCPUs and devices of a paused machine. RAM is
-// not part of it.
+// SaveState returns the state of all vCPUs and devices of a paused machine, without RAM. It makes
+// durable what the guest wrote to its disks, and releases the disks, so that the machine that the
+// state is loaded into can take them. [VM.Resume] and [VM.TakeDisks] take them back. A running
+// machine gets ErrRunning.
 func (vm *VM) SaveState() ([]byte, error) {
 	var data []byte
 	err := vm.still(func() error {
 		s, err := vm.readState()
+		if err == nil {
+			err = releaseDisks(vm.disks)
+		}
 		if err == nil {
 			data = s.encode()
 		}
@@ -31,78 +36,105 @@ func (vm *VM) SaveState() ([]byte, error) {
 	return data, nil
 }
 
-// readState reads all state back from where it lives.
+// readState reads all state back from KVM and the devices.
 func (vm *VM) readState() (*machineState, error) {
 	s := &machineState{
-		vcpus:  make([]vcpuState, vm.CPUs()),
-		serial: vm.serial.save(),
-		tags:   vm.tags.Save(),
+		vcpus:   make([]vcpuState, vm.CPUs()),
+		devices: vm.devices.Save(),
 	}
 	for i, c := range vm.vcpus {
 		if err := c.readState(&s.vcpus[i]); err != nil {
 			return nil, fmt.Errorf("vCPU %d: %w", i, err)
 		}
 	}
-	return s, vm.readPlatform(s)
+	if err := vm.readPlatform(s); err != nil {
+		return nil, err
+	}
+	return s, vm.readTime(s)
 }
 
-// readPlatform reads what is not of one vCPU.
+// readTime reads kvmclock and the time-stamp counters, all at one moment. It comes after the
+// timers, which count down. So a timer may expire late by the time between the two readings, but
+// not early.
+func (vm *VM) readTime(s *machineState) error {
+	at, err := vm.readMoment()
+	if err != nil {
+		return err
+	}
+	s.clock = clockState{Nanoseconds: at.clock, Realtime: at.realtime}
+	for i, c := range vm.vcpus {
+		if s.vcpus[i].tsc, err = c.readTSC(at); err != nil {
+			return fmt.Errorf("vCPU %d: %w", i, err)
+		}
+	}
+	return nil
+}
+
+// readPlatform reads the state that belongs to the machine rather than to one vCPU.
 func (vm *VM) readPlatform(s *machineState) error {
 	s.pic[0].ChipID, s.pic[1].ChipID, s.ioapic.ChipID = chipPICMaster, chipPICSlave, chipIOAPIC
 	for _, chip := range []*kvm.IRQChip{&s.pic[0], &s.pic[1], &s.ioapic} {
-		if err := get(vm.fd, kvmGetIRQChip, "KVM_GET_IRQCHIP", chip); err != nil {
+		if err := kvm.GetIRQChip.Do(vm.fd, chip); err != nil {
 			return err
 		}
 	}
 	if vm.hasPIT {
 		s.pit = new(kvm.PITState2)
-		if err := get(vm.fd, kvmGetPIT2, "KVM_GET_PIT2", s.pit); err != nil {
+		if err := kvm.GetPIT2.Do(vm.fd, s.pit); err != nil {
 			return err
 		}
 	}
-	clock, err := vm.readClock()
-	s.clock = clock
-	return err
+	return nil
 }
 
-// readClock reads kvmclock and the host's time at the same moment: KVM gives both
-// where its clock is driven by the TSC; elsewhere the host's time is taken right
-// after.
-func (vm *VM) readClock() (clockState, error) {
-	var d clockData
-	if err := get(vm.fd, kvmGetClock, "KVM_GET_CLOCK", &d); err != nil {
-		return clockState{}, err
+// moment is one moment on several clocks.
+type moment struct {
+	clock    uint64 // kvmclock, ns
+	realtime uint64 // the host's CLOCK_REALTIME, ns
+	hostTSC  uint64 // the host's time-stamp counter
+	exact    bool   // all three are of one moment; otherwise hostTSC is unknown
+}
+
+// readMoment reads kvmclock and the host's clocks at the same moment. KVM returns all of them if
+// its clock is driven by the TSC (the master clock). Otherwise the host's time is read right after
+// kvmclock.
+func (vm *VM) readMoment() (moment, error) {
+	var d kvm.ClockData
+	if err := kvm.GetClock.Do(vm.fd, &d); err != nil {
+		return moment{}, err
 	}
-	if d.flags&clockRealtime == 0 {
-		d.realtime = uint64(time.Now().UnixNano())
+	at := moment{clock: d.Clock, realtime: d.Realtime, hostTSC: d.HostTSC}
+	at.exact = d.Flags&kvm.ClockRealtime != 0 && d.Flags&kvm.ClockHostTSC != 0
+	if d.Flags&kvm.ClockRealtime == 0 {
+		at.realtime = uint64(time.Now().UnixNano())
 	}
-	return clockState{Nanoseconds: d.clock, Realtime: d.realtime}, nil
+	return at, nil
 }
 
 // readState reads a vCPU's state back from KVM.
 //
-// MP state comes first: reading it makes KVM act on an INIT or SIPI that has arrived
-// and not been acted on, which changes the rest.
+// MP state comes first, because reading it makes KVM act on an INIT or SIPI that has arrived, which
+// changes the rest.
 func (c *vcpu) readState(s *vcpuState) error {
-	if err := get(c.fd, kvmGetMPState, "KVM_GET_MP_STATE", &s.mp); err != nil {
+	if err := kvm.GetMPState.Do(c.fd, &s.mp); err != nil {
 		return err
 	}
-	if err := get(c.fd, kvmGetRegs, "KVM_GET_REGS", &s.regs); err != nil {
+	if err := kvm.GetRegs.Do(c.fd, &s.regs); err != nil {
 		return err
 	}
-	if err := get(c.fd, kvmGetSregs, "KVM_GET_SREGS", &s.sregs); err != nil {
+	if err := kvm.GetSregs.Do(c.fd, &s.sregs); err != nil {
 		return err
 	}
 	if err := c.readXSave(s); err != nil {
 		return err
 	}
-	if err := get(c.fd, kvmGetXCRS, "KVM_GET_XCRS", &s.xcrs); err != nil {
+	if err := kvm.GetXCRS.Do(c.fd, &s.xcrs); err != nil {
 		return err
 	}
-	if err := get(c.fd, kvmGetDebugRegs, "KVM_GET_DEBUGREGS", &s.debug); err != nil {
+	if err := kvm.GetDebugRegs.Do(c.fd, &s.debug); err != nil {
 		return err
 	}
-	if err := get(c.fd, kvmGetLAPIC, "KVM_GET_LAPIC", &s.lapic); err != nil {
+	if err := kvm.GetLAPIC.Do(c.fd, &s.lapic); err != nil {
 		return err
 	}
 	msrs, err := c.readMSRs(c.vm.config.MSRs)
@@ -110,17 +142,14 @@ func (c *vcpu) readState(s *vcpuState) error {
 		return err
 	}
 	s.msrs = msrs
-	if s.tsc, err = c.readTSC(); err != nil {
-		return err
-	}
-	return get(c.fd, kvmGetVCPUEvents, "KVM_GET_VCPU_EVENTS", &s.events)
+	return kvm.GetVCPUEvents.Do(c.fd, &s.events)
 }
 
-// LoadState loads what SaveState of another machine with the same configuration
-// returned. A machine that was refused a state is good for nothing but Close.
+// LoadState loads what SaveState of another machine with the same configuration returned. After an
+// error the machine can only be closed.
 func (vm *VM) LoadState(data []byte) error {
 	err := vm.still(func() error {
-		s, err := decodeState(data, vm.CPUs())
+		s, err := decodeState(data, vm.CPUs(), vm.devices.Catalog())
 		if err != nil {
 			return err
 		}
@@ -138,15 +167,18 @@ func (vm *VM) writeState(s *machineState) error {
 	}
 	for i := range s.vcpus {
 		if n := len(s.vcpus[i].xsave); n != vm.config.XSaveBytes {
-			return fmt.Errorf("%w: XSAVE area of %d bytes, the configuration says %d", ErrState, n, vm.config.XSaveBytes)
+			return fmt.Errorf("%w: XSAVE area of %d bytes, the configuration says %d", ErrState, n,
+				vm.config.XSaveBytes)
 		}
 	}
-	// The clock comes first: TSC and timers of the vCPUs are loaded for a moment as
-	// close to their start as possible.
+	// The clock comes first, so that TSC and timers of the vCPUs are loaded as shortly before their
+	// start as possible.
 	if err := vm.writeClock(s.clock); err != nil {
 		return err
 	}
+	stood := standstill(s.clock.Realtime, uint64(time.Now().UnixNano()))
 	for i, c := range vm.vcpus {
+		lapicTimer(s.vcpus[i].lapic.Regs[:]).advance(stood)
 		if err := c.writeState(&s.vcpus[i]); err != nil {
 			return fmt.Errorf("vCPU %d: %w", i, err)
 		}
@@ -162,78 +194,76 @@ func (vm *VM) writeState(s *machineState) error {
 	return vm.writePlatform(s)
 }
 
-// writePlatform loads what is not of one vCPU. The interrupt controllers come after
-// the APICs: KVM asks the APICs where their interrupts go when it loads them.
+// writePlatform loads the state that belongs to the machine rather than to one vCPU. The interrupt
+// controllers come after the APICs, because KVM asks the APICs where interrupts go when it loads
+// the controllers.
 func (vm *VM) writePlatform(s *machineState) error {
 	s.pic[0].ChipID, s.pic[1].ChipID, s.ioapic.ChipID = chipPICMaster, chipPICSlave, chipIOAPIC
 	for _, chip := range []*kvm.IRQChip{&s.pic[0], &s.pic[1], &s.ioapic} {
-		if err := set(vm.fd, kvmSetIRQChip, "KVM_SET_IRQCHIP", chip); err != nil {
+		if err := kvm.SetIRQChip.Do(vm.fd, chip); err != nil {
 			return err
 		}
 	}
 	if vm.hasPIT {
-		if err := set(vm.fd, kvmSetPIT2, "KVM_SET_PIT2", s.pit); err != nil {
+		if err := kvm.SetPIT2.Do(vm.fd, s.pit); err != nil {
 			return err
 		}
 	}
-	if err := vm.serial.load(s.serial); err != nil {
+	// The devices' input lines are not driven here. The controllers' state already has the effect
+	// of a line's level. Raising the line again would add a second edge to one that was delivered.
+	if err := vm.devices.Load(s.devices); err != nil {
 		return fmt.Errorf("%w: %w", ErrState, err)
 	}
-	if err := vm.tags.Load(s.tags); err != nil {
-		return fmt.Errorf("%w: %w", ErrState, err)
-	}
-	// The levels of input lines are not in the controllers' state.
-	vm.serial.drive()
 	return nil
 }
 
 // writeClock sets kvmclock to what it would be had it gone on running.
 func (vm *VM) writeClock(s clockState) error {
-	d := clockData{clock: s.Nanoseconds}
+	d := kvm.ClockData{Clock: s.Nanoseconds}
 	now := uint64(time.Now().UnixNano())
 	if elapsed := standstill(s.Realtime, now); elapsed > 0 {
-		if checkExtension(vm.kvmFD, capAdjustClock)&clockRealtime != 0 {
-			// KVM adds the time since then itself, at the moment that it sets the clock.
-			d.flags, d.realtime = clockRealtime, s.Realtime
+		if vm.kvmFD.Check(kvm.CapAdjustClock)&kvm.ClockRealtime != 0 {
+			// KVM itself adds the time since then, at the moment at which it sets the clock.
+			d.Flags, d.Realtime = kvm.ClockRealtime, s.Realtime
 		} else {
-			d.clock += uint64(elapsed)
+			d.Clock += uint64(elapsed)
 		}
 	}
-	return set(vm.fd, kvmSetClock, "KVM_SET_CLOCK", &d)
+	return kvm.SetClock.Do(vm.fd, &d)
 }
 
-// writeState loads a vCPU's state, but for its time-stamp counter. The order matters:
+// writeState loads a vCPU's state, except its time-stamp counter. The order matters:
 //
-//   - SREGS before REGS and everything else: they set the mode that the rest is
-//     understood in, and APIC_BASE, without which there is no LAPIC to load.
+//   - SREGS before REGS and everything else: they set the mode in which the rest is interpreted,
+//     and APIC_BASE, without which there is no LAPIC to load.
 //   - XCRS before XSAVE: XCR0 says which of its components the guest has.
 //   - LAPIC before MSRs: writing its registers resets some of what MSRs set.
-//   - MP state after SREGS and REGS, for KVM takes a vCPU whose registers are those
+//   - MP state after SREGS and REGS, because KVM takes a vCPU whose registers are those
 //     of a reset as a request to run.
 //   - Events last: REGS and SREGS drop exceptions that are pending.
 func (c *vcpu) writeState(s *vcpuState) error {
-	if err := set(c.fd, kvmSetSregs, "KVM_SET_SREGS", &s.sregs); err != nil {
+	if err := kvm.SetSregs.Do(c.fd, &s.sregs); err != nil {
 		return err
 	}
-	if err := set(c.fd, kvmSetRegs, "KVM_SET_REGS", &s.regs); err != nil {
+	if err := kvm.SetRegs.Do(c.fd, &s.regs); err != nil {
 		return err
 	}
-	if err := set(c.fd, kvmSetXCRS, "KVM_SET_XCRS", &s.xcrs); err != nil {
+	if err := kvm.SetXCRS.Do(c.fd, &s.xcrs); err != nil {
 		return err
 	}
 	if err := c.writeXSave(s); err != nil {
 		return err
 	}
-	if err := set(c.fd, kvmSetDebugRegs, "KVM_SET_DEBUGREGS", &s.debug); err != nil {
+	if err := kvm.SetDebugRegs.Do(c.fd, &s.debug); err != nil {
 		return err
 	}
-	if err := set(c.fd, kvmSetLAPIC, "KVM_SET_LAPIC", &s.lapic); err != nil {
+	if err := kvm.SetLAPIC.Do(c.fd, &s.lapic); err != nil {
 		return err
 	}
 	if err := c.writeMSRs(s.msrs); err != nil {
 		return err
 	}
-	if err := set(c.fd, kvmSetMPState, "KVM_SET_MP_STATE", &s.mp); err != nil {
+	if err := kvm.SetMPState.Do(c.fd, &s.mp); err != nil {
 		return err
 	}
 	return c.writeEvents(&s.events)
@@ -249,10 +279,11 @@ const (
 	eventTripleFault = 1 << 5 // KVM_VCPUEVENT_VALID_TRIPLE_FAULT
 )
 
-// writeEvents loads pending events. KVM gives the interrupt shadow and, where it has
-// it, SMM with a flag, but pending NMI and SIPI vector without one.
+// writeEvents loads pending events. It sets the flags for the pending NMI and the SIPI vector,
+// because KVM returns these without a flag. KVM sets the flag of the interrupt shadow and, if it
+// has SMM, of SMM.
 func (c *vcpu) writeEvents(e *kvm.VCPUEvents) error {
 	events := *e
 	events.Flags |= eventNMIPending | eventSIPI
-	return set(c.fd, kvmSetVCPUEvents, "KVM_SET_VCPU_EVENTS", &events)
+	return kvm.SetVCPUEvents.Do(c.fd, &events)
 }

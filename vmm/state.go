@@ -1,40 +1,44 @@
 package vmm
 
 import (
-	"bytes"
-	"errors"
-	"fmt"
 	"time"
 	"unsafe"
 
-	"github.com/bobuhiro11/gokvm/kvm"
+	"taskguide/vmm/kvm"
+	"taskguide/vmm/state"
 )
 
-// A saved state is a sequence of sections, each with a name, the number of the vCPU
-// that it belongs to, a version and a length:
-//
-//	"VMSTATE\0"  u32 version
-//	then, until the end:
-//	  [8]byte name, padded with 0    u16 vCPU or wholeMachine    u16 version    u32 length    payload
-//
-// All numbers are little endian. Payloads of KVM's state are the bytes of KVM's own
-// structures, which are ABI: they never change, only get successors under new names.
-// Every section that this program writes must be there exactly once, and no other.
+// A saved state is a list of sections, see package state. The payloads of KVM's state are the bytes
+// of KVM's own structures. They are ABI, so they never change; they only get successors under new
+// names.
 
-const (
-	stateMagic   = "VMSTATE\x00"
-	stateVersion = 1
-	wholeMachine = 0xffff
+// baseKinds are the sections that every machine has had from the beginning, and that are not
+// announced. This list never changes: see docs/compatibility.md.
+var baseKinds = state.Catalog{
+	{Name: "regs", Version: 1},
+	{Name: "sregs", Version: 1},
+	{Name: "xsave", Version: 1},
+	{Name: "xcrs", Version: 1},
+	{Name: "debug", Version: 1},
+	{Name: "lapic", Version: 1},
+	{Name: "msrs", Version: 1},
+	{Name: "tsc", Version: 1},
+	{Name: "mpstate", Version: 1},
+	{Name: "events", Version: 1},
+	{Name: "pic0", Version: 1},
+	{Name: "pic1", Version: 1},
+	{Name: "ioapic", Version: 1},
+	{Name: "pit", Version: 1},
+	{Name: "clock", Version: 1},
+}
 
-	stateHeader   = len(stateMagic) + 4
-	sectionHeader = 8 + 2 + 2 + 4
-	// maxSection bounds a section; the largest is an XSAVE area.
-	maxSection = 1 << 20
-)
+// kvmKinds are the sections of the state that KVM keeps; each belongs to one vCPU or to the whole
+// machine. New sections and new versions of sections are added here.
+var kvmKinds = baseKinds
 
-// ErrState is returned for a saved state that is not one of ours, is damaged, or
-// does not belong to this machine.
-var ErrState = errors.New("invalid machine state")
+// ErrState is returned for a saved state that is not from this program, is damaged, or does not
+// belong to this machine.
+var ErrState = state.ErrInvalid
 
 // machineState is all state of a machine except its RAM.
 type machineState struct {
@@ -43,8 +47,8 @@ type machineState struct {
 	ioapic kvm.IRQChip
 	pit    *kvm.PITState2 // nil on a KVM without it
 	clock  clockState
-	serial []byte
-	tags   []byte
+	// devices are the sections of the devices, in their order.
+	devices []state.Section
 }
 
 // vcpuState is all state of a vCPU.
@@ -71,18 +75,18 @@ type clockState struct {
 type tscState struct {
 	Value    uint64
 	Realtime uint64 // the same moment on the host's CLOCK_REALTIME, in ns
-	Offset   uint64 // to the host's counter, by which vCPUs of one machine compare
+	Offset   uint64 // to the host's counter; keeps the distance between vCPUs
 	KHz      uint32
 	_        uint32
 }
 
-// maxStandstill is the longest time between saving and loading that is believed.
-// Beyond it, or below zero, the hosts' clocks disagree rather than that much time
-// has passed, and the guest's clocks go on as if none had.
+// maxStandstill is the longest time between saving and loading that is believed. A longer or
+// negative time means that the hosts' clocks disagree. Then the guest's clocks go on as if no time
+// had passed.
 const maxStandstill = 10 * time.Minute
 
-// standstill is how long a machine stood still that was saved at one time on the
-// hosts' clocks, in ns, and is loaded at another.
+// standstill is how long a machine stood still between its save and its load, which are times on
+// the hosts' clocks in ns.
 func standstill(saved, now uint64) time.Duration {
 	d := time.Duration(now - saved)
 	if d < 0 || d > maxStandstill {
@@ -93,15 +97,10 @@ func standstill(saved, now uint64) time.Duration {
 
 // encode returns the state as bytes.
 func (s *machineState) encode() []byte {
-	b := append([]byte(stateMagic), 0, 0, 0, 0)
-	le.PutUint32(b[len(stateMagic):], stateVersion)
+	var sections []state.Section
 	put := func(vcpu int, name string, payload []byte) {
-		var h [sectionHeader]byte
-		copy(h[:8], name)
-		le.PutUint16(h[8:], uint16(vcpu))
-		le.PutUint16(h[10:], 1)
-		le.PutUint32(h[12:], uint32(len(payload)))
-		b = append(append(b, h[:]...), payload...)
+		s := state.Section{Name: name, VCPU: vcpu, Version: 1, Data: payload}
+		sections = append(sections, s)
 	}
 	for i := range s.vcpus {
 		v := &s.vcpus[i]
@@ -116,32 +115,29 @@ func (s *machineState) encode() []byte {
 		put(i, "mpstate", bytesOf(&v.mp))
 		put(i, "events", bytesOf(&v.events))
 	}
-	put(wholeMachine, "pic0", bytesOf(&s.pic[0]))
-	put(wholeMachine, "pic1", bytesOf(&s.pic[1]))
-	put(wholeMachine, "ioapic", bytesOf(&s.ioapic))
+	put(state.Machine, "pic0", bytesOf(&s.pic[0]))
+	put(state.Machine, "pic1", bytesOf(&s.pic[1]))
+	put(state.Machine, "ioapic", bytesOf(&s.ioapic))
 	if s.pit != nil {
-		put(wholeMachine, "pit", bytesOf(s.pit))
+		put(state.Machine, "pit", bytesOf(s.pit))
 	}
-	put(wholeMachine, "clock", bytesOf(&s.clock))
-	put(wholeMachine, "serial", s.serial)
-	put(wholeMachine, "tags", s.tags)
-	return b
+	put(state.Machine, "clock", bytesOf(&s.clock))
+	return state.Encode(append(sections, s.devices...))
 }
 
-// decodeState is the reverse of encode for a machine with cpus vCPUs. It checks the
-// form; KVM and the devices check the values when they are loaded.
-func decodeState(data []byte, cpus int) (*machineState, error) {
-	sections, err := splitState(data, cpus)
+// decodeState reverses encode for a machine with cpus vCPUs and these devices. It checks the form;
+// KVM and the devices check the values when they load them.
+func decodeState(data []byte, cpus int, devices state.Catalog) (*machineState, error) {
+	t, err := state.Open(data, reads(devices), cpus)
 	if err != nil {
 		return nil, err
 	}
 	s := &machineState{vcpus: make([]vcpuState, cpus)}
-	t := &taker{sections: sections}
 	for i := range s.vcpus {
 		v := &s.vcpus[i]
 		takeStruct(t, i, "regs", &v.regs)
 		takeStruct(t, i, "sregs", &v.sregs)
-		v.xsave = t.take(i, "xsave")
+		v.xsave = t.Take(i, "xsave").Data
 		takeStruct(t, i, "xcrs", &v.xcrs)
 		takeStruct(t, i, "debug", &v.debug)
 		takeStruct(t, i, "lapic", &v.lapic)
@@ -150,100 +146,36 @@ func decodeState(data []byte, cpus int) (*machineState, error) {
 		takeStruct(t, i, "mpstate", &v.mp)
 		takeStruct(t, i, "events", &v.events)
 	}
-	takeStruct(t, wholeMachine, "pic0", &s.pic[0])
-	takeStruct(t, wholeMachine, "pic1", &s.pic[1])
-	takeStruct(t, wholeMachine, "ioapic", &s.ioapic)
-	if t.has(wholeMachine, "pit") {
+	takeStruct(t, state.Machine, "pic0", &s.pic[0])
+	takeStruct(t, state.Machine, "pic1", &s.pic[1])
+	takeStruct(t, state.Machine, "ioapic", &s.ioapic)
+	if pit, ok := t.Find(state.Machine, "pit"); ok {
 		s.pit = new(kvm.PITState2)
-		takeStruct(t, wholeMachine, "pit", s.pit)
+		copyStruct(t, pit, s.pit)
 	}
-	takeStruct(t, wholeMachine, "clock", &s.clock)
-	s.serial = t.take(wholeMachine, "serial")
-	s.tags = t.take(wholeMachine, "tags")
-	return s, t.finish()
-}
-
-// sectionKey identifies a section.
-type sectionKey struct {
-	vcpu int
-	name string
-}
-
-// splitState cuts data into its sections.
-func splitState(data []byte, cpus int) (map[sectionKey][]byte, error) {
-	if len(data) < stateHeader || string(data[:len(stateMagic)]) != stateMagic {
-		return nil, fmt.Errorf("%w: it does not begin as one", ErrState)
-	}
-	if v := le.Uint32(data[len(stateMagic):]); v != stateVersion {
-		return nil, fmt.Errorf("%w: version %d, this program knows version %d: use the same program on both hosts", ErrState, v, stateVersion)
-	}
-	sections := make(map[sectionKey][]byte)
-	for data = data[stateHeader:]; len(data) > 0; {
-		if len(data) < sectionHeader {
-			return nil, fmt.Errorf("%w: truncated", ErrState)
+	takeStruct(t, state.Machine, "clock", &s.clock)
+	for _, k := range devices {
+		if d, ok := t.Find(state.Machine, k.Name); ok {
+			s.devices = append(s.devices, d)
+		} else if !k.Optional {
+			t.Fail("section %q is missing", k.Name)
 		}
-		key := sectionKey{vcpu: int(le.Uint16(data[8:])), name: string(bytes.TrimRight(data[:8], "\x00"))}
-		version, length := le.Uint16(data[10:]), le.Uint32(data[12:])
-		data = data[sectionHeader:]
-		_, twice := sections[key]
-		switch {
-		case key.vcpu != wholeMachine && key.vcpu >= cpus:
-			return nil, fmt.Errorf("%w: section %q of vCPU %d, but the machine has %d", ErrState, key.name, key.vcpu, cpus)
-		case twice:
-			return nil, fmt.Errorf("%w: section %q twice", ErrState, key.name)
-		case version != 1:
-			return nil, fmt.Errorf("%w: section %q has version %d, this program knows version 1", ErrState, key.name, version)
-		case length > maxSection || uint64(length) > uint64(len(data)):
-			return nil, fmt.Errorf("%w: section %q of %d bytes is too long", ErrState, key.name, length)
-		}
-		sections[key] = data[:length:length]
-		data = data[length:]
 	}
-	return sections, nil
+	return s, t.Finish()
 }
 
-// taker takes sections out by name and remembers the first thing that was wrong.
-type taker struct {
-	sections map[sectionKey][]byte
-	err      error
+// takeStruct reads a section that has the bytes of a structure.
+func takeStruct[T any](t *state.Reader, vcpu int, name string, p *T) {
+	copyStruct(t, t.Take(vcpu, name), p)
 }
 
-func (t *taker) fail(format string, args ...any) {
-	if t.err == nil {
-		t.err = fmt.Errorf("%w: "+format, append([]any{ErrState}, args...)...)
-	}
-}
-
-func (t *taker) has(vcpu int, name string) bool {
-	_, ok := t.sections[sectionKey{vcpu, name}]
-	return ok
-}
-
-func (t *taker) take(vcpu int, name string) []byte {
-	key := sectionKey{vcpu, name}
-	p, ok := t.sections[key]
-	if !ok {
-		t.fail("section %q of vCPU %d is missing", name, vcpu)
-	}
-	delete(t.sections, key)
-	return p
-}
-
-func (t *taker) finish() error {
-	for key := range t.sections {
-		t.fail("unknown section %q", key.name)
-	}
-	return t.err
-}
-
-// takeStruct takes a section that is the bytes of a structure.
-func takeStruct[T any](t *taker, vcpu int, name string, p *T) {
-	b, dst := t.take(vcpu, name), bytesOf(p)
-	if t.err == nil && len(b) != len(dst) {
-		t.fail("section %q has %d bytes, want %d", name, len(b), len(dst))
+func copyStruct[T any](t *state.Reader, s state.Section, p *T) {
+	dst := bytesOf(p)
+	if t.Err() == nil && len(s.Data) != len(dst) {
+		t.Fail("section %q has %d bytes, want %d", s.Name, len(s.Data), len(dst))
 		return
 	}
-	copy(dst, b)
+	copy(dst, s.Data)
 }
 
 const msrEntryBytes = int(unsafe.Sizeof(kvm.MSREntry{}))
@@ -256,20 +188,28 @@ func encodeMSRs(msrs []kvm.MSREntry) []byte {
 	return b
 }
 
-func decodeMSRs(t *taker, vcpu int) []kvm.MSREntry {
-	b := t.take(vcpu, "msrs")
+func decodeMSRs(t *state.Reader, vcpu int) []kvm.MSREntry {
+	b := t.Take(vcpu, "msrs").Data
+	msrs, ok := parseMSRs(b)
+	if !ok {
+		t.Fail("section %q has %d bytes", "msrs", len(b))
+	}
+	return msrs
+}
+
+// parseMSRs reverses encodeMSRs.
+func parseMSRs(b []byte) ([]kvm.MSREntry, bool) {
 	if len(b)%msrEntryBytes != 0 || len(b)/msrEntryBytes > maxMSRs {
-		t.fail("section %q has %d bytes", "msrs", len(b))
-		return nil
+		return nil, false
 	}
 	msrs := make([]kvm.MSREntry, len(b)/msrEntryBytes)
 	for i := range msrs {
 		copy(bytesOf(&msrs[i]), b[i*msrEntryBytes:])
 	}
-	return msrs
+	return msrs, true
 }
 
-// bytesOf is the memory of a structure.
+// bytesOf returns the memory of a structure as bytes.
 //
 // Sound: T is one of the structures above or of gokvm that mirror KVM's, made of
 // integers and arrays of them only, so that every byte pattern is a value and there

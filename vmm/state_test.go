@@ -2,21 +2,27 @@ package vmm
 
 import (
 	"bytes"
+	"slices"
 	"testing"
 	"time"
 
-	"github.com/bobuhiro11/gokvm/kvm"
 	"github.com/stretchr/testify/require"
+
+	"taskguide/vmm/device"
+	"taskguide/vmm/kvm"
+	"taskguide/vmm/state"
 )
 
 // sampleState is a state in which every section has something in it.
 func sampleState(cpus int) *machineState {
 	s := &machineState{
-		vcpus:  make([]vcpuState, cpus),
-		pit:    &kvm.PITState2{Flags: 2},
-		clock:  clockState{Nanoseconds: 1, Realtime: 2},
-		serial: []byte{1, 2, 3},
-		tags:   []byte{4, 5},
+		vcpus: make([]vcpuState, cpus),
+		pit:   &kvm.PITState2{Flags: 2},
+		clock: clockState{Nanoseconds: 1, Realtime: 2},
+		devices: []state.Section{
+			{Name: "serial", VCPU: state.Machine, Version: 1, Data: []byte{1, 2, 3}},
+			{Name: "tags", VCPU: state.Machine, Version: 1, Data: []byte{4, 5}},
+		},
 	}
 	for i := range s.vcpus {
 		v := &s.vcpus[i]
@@ -31,107 +37,136 @@ func sampleState(cpus int) *machineState {
 	return s
 }
 
+// sectionOf finds a device's section.
+func sectionOf(s *machineState, name string) *state.Section {
+	for i := range s.devices {
+		if s.devices[i].Name == name {
+			return &s.devices[i]
+		}
+	}
+	panic("no section " + name)
+}
+
 func TestStateRoundTrip(t *testing.T) {
 	for _, cpus := range []int{1, 3} {
 		want := sampleState(cpus)
-		got, err := decodeState(want.encode(), cpus)
+		got, err := decodeState(want.encode(), cpus, device.Base())
 		require.NoError(t, err)
 		require.Equal(t, want, got)
 	}
 	want := sampleState(1)
 	want.pit = nil
-	got, err := decodeState(want.encode(), 1)
+	got, err := decodeState(want.encode(), 1, device.Base())
 	require.NoError(t, err)
 	require.Nil(t, got.pit)
 }
 
-// editSections re-encodes a state with one section changed by edit, which returns
-// false to drop it.
-func editSections(data []byte, edit func(name string, header, payload []byte) ([]byte, bool)) []byte {
-	out := append([]byte(nil), data[:stateHeader]...)
-	for data = data[stateHeader:]; len(data) > 0; {
-		n := int(le.Uint32(data[12:]))
-		header := append([]byte(nil), data[:sectionHeader]...)
-		payload, keep := edit(string(bytes.TrimRight(data[:8], "\x00")), header, data[sectionHeader:sectionHeader+n])
-		if keep {
-			le.PutUint32(header[12:], uint32(len(payload)))
-			out = append(append(out, header...), payload...)
+// editSections re-encodes a state with its sections changed by edit, which returns false to drop
+// one.
+func editSections(t *testing.T, data []byte, edit func(s *state.Section) bool) []byte {
+	sections, err := state.Decode(data)
+	require.NoError(t, err)
+	var out []state.Section
+	for _, s := range sections {
+		if edit(&s) {
+			out = append(out, s)
 		}
-		data = data[sectionHeader+n:]
 	}
-	return out
+	return state.Encode(out)
 }
 
 func TestStateRefusals(t *testing.T) {
 	good := sampleState(2).encode()
 	drop := func(name string) []byte {
-		return editSections(good, func(n string, _, p []byte) ([]byte, bool) { return p, n != name })
+		return editSections(t, good, func(s *state.Section) bool { return s.Name != name })
+	}
+	change := func(name string, f func(s *state.Section)) []byte {
+		return editSections(t, good, func(s *state.Section) bool {
+			if s.Name == name {
+				f(s)
+			}
+			return true
+		})
 	}
 	resize := func(name string, size int) []byte {
-		return editSections(good, func(n string, _, p []byte) ([]byte, bool) {
-			if n == name {
-				p = make([]byte, size)
-			}
-			return p, true
-		})
+		return change(name, func(s *state.Section) { s.Data = make([]byte, size) })
 	}
-	rename := func(name, to string) []byte {
-		return editSections(good, func(n string, h, p []byte) ([]byte, bool) {
-			if n == name {
-				copy(h[:8], to+"\x00\x00\x00\x00\x00\x00\x00\x00")
-			}
-			return p, true
-		})
-	}
-	version := bytes.Clone(good)
-	version[len(stateMagic)]++
-	sectionVersion := bytes.Clone(good)
-	sectionVersion[stateHeader+10]++
-	long := bytes.Clone(good)
-	le.PutUint32(long[stateHeader+12:], maxSection+1)
 	for _, c := range []struct {
 		name string
 		data []byte
 		cpus int
 		want string
 	}{
-		{"empty", nil, 2, "does not begin as one"},
 		{"another format", []byte("QEVM and so on"), 2, "does not begin as one"},
-		{"another version", version, 2, "version 2, this program knows version 1"},
-		{"another section version", sectionVersion, 2, `section "regs" has version 2`},
-		{"truncated header", good[:len(good)-2-5], 2, "truncated"},
-		{"truncated payload", good[:len(good)-1], 2, "too long"},
-		{"absurd length", long, 2, "too long"},
+		{"another section version", change("regs", func(s *state.Section) { s.Version++ }), 2,
+			`section "regs" has version 2`},
 		{"missing vCPU", good, 3, `section "regs" of vCPU 2 is missing`},
 		{"vCPU too many", good, 1, "of vCPU 1, but the machine has 1"},
 		{"missing section", drop("lapic"), 2, `section "lapic" of vCPU 0 is missing`},
 		{"missing device", drop("tags"), 2, `section "tags"`},
-		{"unknown section", rename("pit", "hpet"), 2, `unknown section "hpet"`},
-		{"twice", append(bytes.Clone(good), good[stateHeader:]...), 2, "twice"},
+		{"unknown section", change("pit", func(s *state.Section) { s.Name = "hpet" }), 2,
+			`unknown section "hpet"`},
+		{"of another vCPU", change("clock", func(s *state.Section) { s.VCPU = 0 }), 2,
+			`section "clock" is missing`},
+		{"out of place", change("pit", func(s *state.Section) { s.VCPU = 0 }), 2,
+			`section "pit" is out of place`},
 		{"wrong size", resize("sregs", 8), 2, `section "sregs" has 8 bytes`},
 		{"half an MSR", resize("msrs", 24), 2, `section "msrs" has 24 bytes`},
 		{"too many MSRs", resize("msrs", (maxMSRs+1)*msrEntryBytes), 2, `section "msrs"`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			_, err := decodeState(c.data, c.cpus)
+			_, err := decodeState(c.data, c.cpus, device.Base())
 			require.ErrorIs(t, err, ErrState)
 			require.ErrorContains(t, err, c.want)
 		})
 	}
 }
 
+// TestStateOfANewerProgram: what a newer program adds is skipped if the guest can do without it,
+// and refused by name if not.
+func TestStateOfANewerProgram(t *testing.T) {
+	sections, err := state.Decode(sampleState(2).encode())
+	require.NoError(t, err)
+	added := state.Section{Name: "newstats", VCPU: 1, Version: 4, Optional: true}
+	got, err := decodeState(state.Encode(append(sections, added)), 2, device.Base())
+	require.NoError(t, err)
+	require.Equal(t, sampleState(2), got)
+
+	added.Optional = false
+	_, err = decodeState(state.Encode(append(sections, added)), 2, device.Base())
+	require.ErrorIs(t, err, ErrState)
+	require.ErrorContains(t, err, `unknown section "newstats", version 4`)
+}
+
+// TestSectionNamesDiffer: no device has the name of a section of KVM's.
+func TestSectionNamesDiffer(t *testing.T) {
+	require.NoError(t,
+		state.Catalog{}.AdmitAll(optional(reads(newDevices(Options{}, nil).Catalog()))))
+	taken := device.Base()
+	taken[0].Name = kvmKinds[0].Name
+	require.ErrorContains(t, state.Catalog{}.AdmitAll(optional(reads(taken))), "twice")
+}
+
+// optional makes a reader that knows no names skip the sections.
+func optional(c state.Catalog) []state.Kind {
+	c = slices.Clone(c)
+	for i := range c {
+		c[i].Optional = true
+	}
+	return c
+}
+
 func FuzzDecodeState(f *testing.F) {
 	good := sampleState(2).encode()
 	f.Add(good)
 	f.Add(good[:100])
-	f.Add([]byte(stateMagic + "\x01\x00\x00\x00"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		s, err := decodeState(data, 2)
+		s, err := decodeState(data, 2, device.Base())
 		if err != nil {
 			require.ErrorIs(t, err, ErrState)
 			return
 		}
-		again, err := decodeState(s.encode(), 2)
+		again, err := decodeState(s.encode(), 2, device.Base())
 		require.NoError(t, err)
 		require.Equal(t, s, again)
 	})
@@ -139,7 +174,7 @@ func FuzzDecodeState(f *testing.F) {
 
 // digestOf is what StateDigest hashes.
 func digestOf(s *machineState) []byte {
-	c, err := decodeState(s.encode(), len(s.vcpus))
+	c, err := decodeState(s.encode(), len(s.vcpus), device.Base())
 	if err != nil {
 		panic(err)
 	}
@@ -151,7 +186,7 @@ func TestDigestIgnoresTimeOnly(t *testing.T) {
 	const vector, pitVector, other = 0x31, 0x42, 0x53
 	base := func() *machineState {
 		s := sampleState(2)
-		s.vcpus[1].lapic.Regs[apicLVTTimer] = vector
+		lapicTimer(s.vcpus[1].lapic.Regs[:]).set(apicLVTTimer, timerPeriodic<<lvtModeShift|vector)
 		s.ioapic.Chip[ioapicTable+8*ioapicPITPin] = pitVector
 		return s
 	}
@@ -166,36 +201,48 @@ func TestDigestIgnoresTimeOnly(t *testing.T) {
 		"deadline": func(s *machineState) {
 			s.vcpus[0].msrs = append(s.vcpus[0].msrs, kvm.MSREntry{Index: msrTSCDeadline, Data: 9})
 		},
-		"unknown MSR with 0":     func(s *machineState) { s.vcpus[0].msrs = append(s.vcpus[0].msrs, kvm.MSREntry{Index: 0x1234}) },
-		"PIT load time":          func(s *machineState) { s.pit.Channels[1].CountLoadTime = 77 },
+		"unknown MSR with 0": func(s *machineState) {
+			s.vcpus[0].msrs = append(s.vcpus[0].msrs, kvm.MSREntry{Index: 0x1234})
+		},
+		"PIT load time": func(s *machineState) { s.pit.Channels[1].CountLoadTime = 77 },
+		"one-shot initial count": func(s *machineState) {
+			s.vcpus[0].lapic.Regs[apicInitialCount]++
+		},
 		"pending APIC timer":     func(s *machineState) { setIRR(s, vector) },
 		"pending PIT":            func(s *machineState) { setIRR(s, pitVector) },
 		"PIT line at the PIC":    func(s *machineState) { s.pic[0].Chip[picIRR] |= 1 },
 		"PIT line at the IOAPIC": func(s *machineState) { s.ioapic.Chip[ioapicIRR] |= 1 },
-		"processor priority":     func(s *machineState) { s.vcpus[0].lapic.Regs[apicProcessorPriority] = 0x20 },
-		"which XSAVE is in use":  func(s *machineState) { s.vcpus[0].xsave[xsaveHeader] ^= 7 },
+		"processor priority": func(s *machineState) {
+			s.vcpus[0].lapic.Regs[apicProcessorPriority] = 0x20
+		},
+		"which XSAVE is in use": func(s *machineState) { s.vcpus[0].xsave[xsaveHeader] ^= 7 },
 	} {
 		s := base()
 		change(s)
 		require.Equal(t, want, digestOf(s), name)
 	}
 	for name, change := range map[string]func(s *machineState){
-		"register":           func(s *machineState) { s.vcpus[1].regs.R15++ },
-		"segment":            func(s *machineState) { s.vcpus[0].sregs.FS.Base++ },
-		"vector register":    func(s *machineState) { s.vcpus[0].xsave[xsaveHeaderEnd]++ },
-		"XCR0":               func(s *machineState) { s.vcpus[0].xcrs.Registers[0].Value ^= 4 },
-		"MSR":                func(s *machineState) { s.vcpus[1].msrs[0].Data++ },
-		"initial count":      func(s *machineState) { s.vcpus[0].lapic.Regs[0x380]++ },
-		"pending interrupt":  func(s *machineState) { setIRR(s, other) },
-		"pending event":      func(s *machineState) { s.vcpus[0].events.N.Pending = 1 },
-		"MP state":           func(s *machineState) { s.vcpus[1].mp.State = 0 },
-		"debug register":     func(s *machineState) { s.vcpus[1].debug.DB[0] = 8 },
-		"PIC mask":           func(s *machineState) { s.pic[1].Chip[2]++ },
-		"serial line at PIC": func(s *machineState) { s.pic[0].Chip[picIRR] |= 1 << serialIRQ },
-		"IOAPIC routing":     func(s *machineState) { s.ioapic.Chip[ioapicTable+8*4]++ },
-		"PIT count":          func(s *machineState) { s.pit.Channels[0].Count++ },
-		"serial":             func(s *machineState) { s.serial[0]++ },
-		"tags":               func(s *machineState) { s.tags[0]++ },
+		"register":        func(s *machineState) { s.vcpus[1].regs.R15++ },
+		"segment":         func(s *machineState) { s.vcpus[0].sregs.FS.Base++ },
+		"vector register": func(s *machineState) { s.vcpus[0].xsave[xsaveHeaderEnd]++ },
+		"XCR0":            func(s *machineState) { s.vcpus[0].xcrs.Registers[0].Value ^= 4 },
+		"MSR":             func(s *machineState) { s.vcpus[1].msrs[0].Data++ },
+		"initial count": func(s *machineState) {
+			regs := lapicTimer(s.vcpus[1].lapic.Regs[:])
+			regs.set(apicInitialCount, regs.get(apicInitialCount)+1)
+		},
+		"pending interrupt": func(s *machineState) { setIRR(s, other) },
+		"pending event":     func(s *machineState) { s.vcpus[0].events.N.Pending = 1 },
+		"MP state":          func(s *machineState) { s.vcpus[1].mp.State = 0 },
+		"debug register":    func(s *machineState) { s.vcpus[1].debug.DB[0] = 8 },
+		"PIC mask":          func(s *machineState) { s.pic[1].Chip[2]++ },
+		"serial line at PIC": func(s *machineState) {
+			s.pic[0].Chip[picIRR] |= 1 << device.SerialIRQ
+		},
+		"IOAPIC routing": func(s *machineState) { s.ioapic.Chip[ioapicTable+8*4]++ },
+		"PIT count":      func(s *machineState) { s.pit.Channels[0].Count++ },
+		"serial":         func(s *machineState) { sectionOf(s, "serial").Data[0]++ },
+		"tags":           func(s *machineState) { sectionOf(s, "tags").Data[0]++ },
 	} {
 		s := base()
 		change(s)
@@ -208,7 +255,8 @@ func TestStandstill(t *testing.T) {
 	require.Equal(t, 5*time.Millisecond, standstill(saved, saved+5e6))
 	require.Zero(t, standstill(saved, saved))
 	require.Zero(t, standstill(saved, saved-1), "the destination's clock is behind")
-	require.Zero(t, standstill(saved, saved+uint64(maxStandstill)+1), "the destination's clock is far ahead")
+	require.Zero(t, standstill(saved, saved+uint64(maxStandstill)+1),
+		"the destination's clock is far ahead")
 	require.Zero(t, standstill(0, ^uint64(0)))
 }
 

@@ -1,10 +1,14 @@
 package vmm
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"taskguide/vmm/kvm"
+	"taskguide/vmm/probe"
 )
 
 // TestTimeGoesOnAcrossAMove loads a state that looks as if it came from a host whose
@@ -21,7 +25,7 @@ func TestTimeGoesOnAcrossAMove(t *testing.T) {
 	vm := newTestVM(t, 2, nil)
 	data, err := vm.SaveState()
 	require.NoError(t, err)
-	s, err := decodeState(data, 2)
+	s, err := decodeState(data, 2, vm.devices.Catalog())
 	require.NoError(t, err)
 	saved := uint64(time.Now().Add(-ago).UnixNano())
 	s.clock = clockState{Nanoseconds: uint64(clock), Realtime: saved}
@@ -33,19 +37,19 @@ func TestTimeGoesOnAcrossAMove(t *testing.T) {
 	}
 	require.NoError(t, vm.LoadState(s.encode()))
 
-	now, err := vm.readClock()
+	now, err := vm.readMoment()
 	require.NoError(t, err)
-	requireBetween(t, uint64(clock+ago), uint64(clock+atMost), now.Nanoseconds)
-	if emulatesRing0() {
-		return // there a guest's counter is the host's, whatever is loaded
+	requireBetween(t, uint64(clock+ago), uint64(clock+atMost), now.clock)
+	if probe.EmulatesRing0() {
+		return // a guest's counter is the host's here, whatever is loaded
 	}
 	kHz := vm.config.TSCKHz
 	var offsets [2]uint64
 	for i, c := range vm.vcpus {
-		tsc, err := c.readTSC()
+		tsc, err := c.counter()
 		require.NoError(t, err)
-		requireBetween(t, ahead+ticks(ago, kHz), ahead+apart+ticks(atMost, kHz), tsc.Value)
-		offsets[i], err = c.tscOffset()
+		requireBetween(t, ahead+ticks(ago, kHz), ahead+apart+ticks(atMost, kHz), tsc)
+		offsets[i], err = c.fd.TSCOffset()
 		if err != nil {
 			return // a KVM without the attribute
 		}
@@ -60,13 +64,15 @@ func TestNobodyBelievesInLongStandstills(t *testing.T) {
 		vm := newTestVM(t, 1, nil)
 		data, err := vm.SaveState()
 		require.NoError(t, err)
-		s, err := decodeState(data, 1)
+		s, err := decodeState(data, 1, vm.devices.Catalog())
 		require.NoError(t, err)
-		s.clock = clockState{Nanoseconds: uint64(clock), Realtime: uint64(time.Now().Add(off).UnixNano())}
+		s.clock = clockState{
+			Nanoseconds: uint64(clock), Realtime: uint64(time.Now().Add(off).UnixNano()),
+		}
 		require.NoError(t, vm.LoadState(s.encode()))
-		now, err := vm.readClock()
+		now, err := vm.readMoment()
 		require.NoError(t, err)
-		requireBetween(t, uint64(clock), uint64(clock+testTimeout), now.Nanoseconds)
+		requireBetween(t, uint64(clock), uint64(clock+testTimeout), now.clock)
 	}
 }
 
@@ -74,4 +80,66 @@ func requireBetween(t testing.TB, low, high, got uint64) {
 	t.Helper()
 	require.GreaterOrEqual(t, got, low)
 	require.LessOrEqual(t, got, high)
+}
+
+// clockFlags are the flags of KVM_GET_CLOCK, which say what KVM makes of the vCPUs'
+// offsets: KVM_CLOCK_TSC_STABLE, KVM_CLOCK_REALTIME and KVM_CLOCK_HOST_TSC are there
+// while all vCPUs' counters are synchronized (the master clock).
+func clockFlags(t testing.TB, vm *VM) uint32 {
+	t.Helper()
+	var d kvm.ClockData
+	require.NoError(t, kvm.GetClock.Do(vm.fd, &d))
+	return d.Flags
+}
+
+// TestMovesKeepTheMasterClock compares what KVM makes of the counters that we set, before
+// and after two moves: without the master clock Linux's kvmclock leaves the vDSO.
+func TestMovesKeepTheMasterClock(t *testing.T) {
+	for cpus := 1; cpus <= MaxCPUs; cpus++ {
+		t.Run(fmt.Sprint(cpus), func(t *testing.T) {
+			r := newRecorder()
+			vm := newTestVM(t, cpus, nil)
+			attach(vm, r)
+			require.NoError(t, vm.Boot(testKernel(portCounter), nil, ""))
+			var flags []uint32
+			for hop := range 3 {
+				if hop > 0 {
+					vm = moveVM(t, vm, func(dst *VM) { attach(dst, r) })
+				}
+				// KVM brings the master clock up to date when it enters a vCPU.
+				require.NoError(t, vm.Resume())
+				r.waitFor(t, len(r.numbers())+10)
+				require.NoError(t, vm.Pause())
+				flags = append(flags, clockFlags(t, vm))
+			}
+			require.Equal(t, []uint32{flags[0], flags[0], flags[0]}, flags)
+			require.NotZero(t, flags[0]&kvm.ClockHostTSC, "this host's own clock is not the TSC")
+			requireConsecutive(t, 0, r.numbers())
+		})
+	}
+}
+
+// TestCountersGoOnExactly moves a machine on a KVM that gives exact moments. Each counter must have
+// gone on as kvmclock did, to within a few ticks.
+func TestCountersGoOnExactly(t *testing.T) {
+	vm := newTestVM(t, 3, nil)
+	r := newRecorder()
+	attach(vm, r)
+	require.NoError(t, vm.Boot(testKernel(portCounter), nil, ""))
+	require.NoError(t, vm.Resume())
+	r.waitFor(t, 10)
+	require.NoError(t, vm.Pause())
+	before, err := vm.readState()
+	require.NoError(t, err)
+	dst := moveVM(t, vm, func(dst *VM) { attach(dst, r) })
+	after, err := dst.readState()
+	require.NoError(t, err)
+	kHz := vm.config.TSCKHz
+	for i := range after.vcpus {
+		was, is := before.vcpus[i].tsc, after.vcpus[i].tsc
+		wall := ticks(time.Duration(after.clock.Nanoseconds-before.clock.Nanoseconds), kHz)
+		apart := int64(is.Value - was.Value - wall)
+		// The kernel's own conversions between ns and ticks are good to a millionth or so.
+		require.InDelta(t, 0, apart, float64(ticks(20*time.Microsecond, kHz)), "vCPU %d", i)
+	}
 }

@@ -5,83 +5,86 @@ import (
 	"fmt"
 	"sync/atomic"
 
-	"github.com/bobuhiro11/gokvm/kvm"
-	"golang.org/x/sys/unix"
+	"taskguide/vmm/device"
+	"taskguide/vmm/kvm"
 )
 
 // vcpu is one virtual CPU, run by one thread.
 type vcpu struct {
 	vm    *VM
 	id    int
-	fd    int
-	run   runArea
+	fd    kvm.FD
+	run   kvm.RunArea
 	xsave []byte // as large as KVM's XSAVE area
-	msrs  *msrTable
+	msrs  *kvm.MSRTable
 
 	tid    atomic.Int32
 	inside atomic.Bool // in KVM_RUN, or about to be
+	errand atomic.Pointer[errand]
 }
 
 func newVCPU(vm *VM, id, mmapSize int) (*vcpu, error) {
-	fd, err := ioctl(vm.fd, kvmCreateVCPU, uintptr(id))
+	fd, err := vm.fd.CreateVCPU(id)
 	if err != nil {
-		return nil, fmt.Errorf("KVM_CREATE_VCPU: %w", err)
+		return nil, err
 	}
-	unix.CloseOnExec(fd)
-	mem, err := unix.Mmap(fd, 0, mmapSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	run, err := fd.MapRunArea(mmapSize)
 	if err != nil {
-		unix.Close(fd)
-		return nil, fmt.Errorf("map its run area: %w", err)
+		fd.Close()
+		return nil, err
 	}
-	return &vcpu{vm: vm, id: id, fd: fd, run: runArea{mem}, msrs: new(msrTable)}, nil
+	return &vcpu{vm: vm, id: id, fd: fd, run: run, msrs: new(kvm.MSRTable)}, nil
 }
 
 func (c *vcpu) release() {
-	_ = unix.Munmap(c.run.mem)
-	unix.Close(c.fd)
+	_ = c.run.Unmap()
+	c.fd.Close()
 }
 
-// handleExit does what the guest exited for. It returns errLeave if that ended the
+// handleExit handles the reason for which the guest exited. It returns errLeave if that ended the
 // machine.
 func (c *vcpu) handleExit() error {
-	switch reason := c.run.exitReason(); reason {
-	case kvm.EXITIO:
-		io, err := c.run.portIO()
+	switch reason := c.run.ExitReason(); reason {
+	case kvm.ExitIO:
+		io, err := c.run.PortIO()
 		if err != nil {
 			return err
 		}
-		return c.vm.ports.access(uint64(io.port), io.size, io.data, io.out)
-	case kvm.EXITMMIO:
-		m, err := c.run.mmio()
-		if err != nil {
-			return err
-		}
-		return c.vm.mmio.access(m.gpa, len(m.data), m.data, m.write)
-	case exitDirtyRingFull:
-		return c.vm.ring.Full()
-	case kvm.EXITINTR, kvm.EXITIRQWINDOWOPEN:
+		c.vm.devices.Access(device.Ports, uint64(io.Port), io.Size, io.Data, io.Write)
 		return nil
-	case kvm.EXITSHUTDOWN:
-		c.vm.end(Exit{Reason: ExitCrash}, fmt.Errorf("the guest crashed: triple fault on vCPU %d, %s", c.id, c.where()))
+	case kvm.ExitMMIO:
+		m, err := c.run.MMIO()
+		if err != nil {
+			return err
+		}
+		c.vm.devices.Access(device.MMIO, m.GPA, len(m.Data), m.Data, m.Write)
+		return nil
+	case kvm.ExitDirtyRingFull:
+		return c.vm.ring.Full()
+	case kvm.ExitIntr, kvm.ExitIRQWindowOpen:
+		return nil
+	case kvm.ExitShutdown:
+		c.vm.end(Exit{Reason: ExitCrash},
+			fmt.Errorf("the guest crashed: triple fault on vCPU %d, %s", c.id, c.where()))
 		return errLeave
 	default:
 		return c.describeExit(reason)
 	}
 }
 
-// ErrGuestState is returned when KVM cannot carry the guest on: what it did is not
-// supported by this KVM, or its state makes no sense to the processor.
+// ErrGuestState is returned when KVM cannot run the guest any further: this KVM does not support
+// what the guest did, or the processor refuses its state.
 var ErrGuestState = errors.New("KVM cannot run the guest any further")
 
 // describeExit turns an exit that the machine cannot go on from into an error.
 func (c *vcpu) describeExit(reason kvm.ExitType) error {
-	u := c.run.mem[runUnion:]
 	switch reason {
-	case kvm.EXITINTERNALERROR:
+	case kvm.ExitInternalError:
 		return fmt.Errorf("%w: KVM_EXIT_INTERNAL_ERROR, suberror %d (%s), %s", ErrGuestState,
-			le.Uint32(u), suberrorName(le.Uint32(u)), c.where())
-	case kvm.EXITFAILENTRY:
-		return fmt.Errorf("%w: KVM_EXIT_FAIL_ENTRY, hardware reason %#x, %s", ErrGuestState, le.Uint64(u), c.where())
+			c.run.Suberror(), suberrorName(c.run.Suberror()), c.where())
+	case kvm.ExitFailEntry:
+		return fmt.Errorf("%w: KVM_EXIT_FAIL_ENTRY, hardware reason %#x, %s", ErrGuestState,
+			c.run.HardwareReason(), c.where())
 	}
 	return fmt.Errorf("%w: exit reason %d (%s), %s", ErrGuestState, uint(reason), reason, c.where())
 }
@@ -100,17 +103,20 @@ func suberrorName(n uint32) string {
 	return "unknown"
 }
 
-// Where a processor is after a reset.
+// Where a processor starts after a reset.
 const (
 	resetRIP  = 0xfff0
 	resetBase = 0xffff0000
 )
 
-// where says where the vCPU is, with the bytes of the instruction there.
+// eferLMA says that the processor is in long mode.
+const eferLMA = 1 << 10
+
+// where describes the place at which the vCPU is, with the bytes of the instruction there.
 func (c *vcpu) where() string {
 	var regs kvm.Regs
 	var sregs kvm.Sregs
-	if get(c.fd, kvmGetRegs, "KVM_GET_REGS", &regs) != nil || get(c.fd, kvmGetSregs, "KVM_GET_SREGS", &sregs) != nil {
+	if kvm.GetRegs.Do(c.fd, &regs) != nil || kvm.GetSregs.Do(c.fd, &sregs) != nil {
 		return "registers unknown"
 	}
 	if regs.RIP == resetRIP && sregs.CS.Base == resetBase {
@@ -125,13 +131,13 @@ func (c *vcpu) where() string {
 		regs.RIP, sregs.CR0, sregs.CR3, sregs.EFER, c.codeAt(linear))
 }
 
-// codeAt is the first instruction bytes at a linear address, in hex.
+// codeAt returns the first instruction bytes at a linear address, in hex.
 func (c *vcpu) codeAt(linear uint64) string {
 	const most = 15 // the longest instruction
 	var code []byte
 	for len(code) < most {
 		t := kvm.Translation{LinearAddress: linear + uint64(len(code))}
-		if get(c.fd, kvmTranslate, "KVM_TRANSLATE", &t) != nil || t.Valid == 0 {
+		if kvm.Translate.Do(c.fd, &t) != nil || t.Valid == 0 {
 			break
 		}
 		b, ok := c.vm.ram.Slice(t.PhysicalAddress, 1)

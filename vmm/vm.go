@@ -5,15 +5,17 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
-	"github.com/bobuhiro11/gokvm/kvm"
-	"golang.org/x/sys/unix"
-
 	"taskguide/dirtylog"
 	"taskguide/memory"
-	"taskguide/tagging"
+	"taskguide/vmm/cpu"
+	"taskguide/vmm/device"
+	"taskguide/vmm/device/virtio"
+	"taskguide/vmm/kvm"
+	"taskguide/vmm/probe"
 )
 
 var le = binary.LittleEndian
@@ -26,25 +28,26 @@ const (
 	tssAddr         = 0xfffbd000
 )
 
-// VM is one machine. Its methods may be called by any goroutine except where they
-// say otherwise.
+// VM is one machine. Any goroutine may call its methods, unless a method says otherwise.
 type VM struct {
 	config machineConfig
-	kvmFD  int
-	fd     int
+	kvmFD  kvm.FD
+	fd     kvm.FD
 	hasPIT bool
+	// tscScaled says that the guest's TSC has another frequency than the host's. It is set
+	// while the machine is built.
+	tscScaled bool
 
 	ram     *memory.RAM
+	guest   *memory.Guest // RAM, as devices write it
 	slots   []dirtylog.Slot
 	vcpus   []*vcpu
 	kind    dirtylog.Kind
-	ring    *dirtylog.Ring // nil but with dirtylog.KindRing
+	ring    *dirtylog.Ring // nil except with dirtylog.KindRing
 	tracker *tracker
-	tags    *tagging.Port
-	serial  *serial
-	console *console
-	ports   bus
-	mmio    bus
+	devices *device.Set
+	routes  *routes
+	disks   []*virtio.Disk
 
 	// hold asks the vCPUs to park and ending tells them to leave for good. Both are
 	// set before the vCPUs are kicked.
@@ -59,6 +62,9 @@ type VM struct {
 	exit     Exit
 	exitErr  error
 
+	// errands lets vCPUs have one errand at a time. It is taken before any other lock.
+	errands sync.Mutex
+
 	// life keeps vCPUs from being freed while they are kicked.
 	life    sync.RWMutex
 	threads sync.WaitGroup
@@ -72,8 +78,8 @@ var ErrEnded = errors.New("the machine has ended")
 // ErrRunning is returned for what can only be done to a paused machine.
 var ErrRunning = errors.New("the machine is running: pause it first")
 
-// New makes a machine that does not run yet: load a kernel with [VM.Boot] or state
-// with [VM.LoadState], then [VM.Resume]. Close it in the end.
+// New makes a machine that does not run yet. Load a kernel with [VM.Boot] or a state with
+// [VM.LoadState], then call [VM.Resume], and Close in the end.
 func New(cfg Config) (*VM, error) {
 	if err := memory.CheckSize(cfg.MemoryBytes); err != nil {
 		return nil, err
@@ -81,61 +87,99 @@ func New(cfg Config) (*VM, error) {
 	if err := checkCPUs(cfg.CPUs); err != nil {
 		return nil, err
 	}
-	kvmFD, err := openKVM()
+	kvmFD, err := kvm.Open()
 	if err != nil {
 		return nil, err
 	}
-	mc := machineConfig{Version: configVersion, MemoryBytes: cfg.MemoryBytes, CPUs: cfg.CPUs}
-	return build(kvmFD, mc, cfg.Options)
+	guest, err := guestCPUID(kvmFD, cfg.CPU)
+	if err != nil {
+		kvmFD.Close()
+		return nil, err
+	}
+	mc := machineConfig{
+		Version: configVersion, MemoryBytes: cfg.MemoryBytes, CPUs: cfg.CPUs,
+		XSaveBytes: max(guest.XSaveBytes(), xsaveMinBytes), Optional: newOptions(),
+	}
+	disks, err := openDisks(cfg.Disks, cfg.log())
+	if err == nil {
+		err = ownDisks(disks)
+	}
+	if err != nil {
+		closeDisks(disks)
+		kvmFD.Close()
+		return nil, err
+	}
+	devices := newDevices(cfg.Options, disks)
+	mc.Sections = announced(devices.Catalog())
+	return build(kvmFD, mc, guest, devices, disks, cfg.Options)
 }
 
-// NewFromConfig makes a machine like the one that [VM.Config] described, on
-// another host as a rule. It refuses one that this host cannot carry on faithfully:
-// the error names what is missing, see [ErrCPUFeatures].
+// NewFromConfig makes a machine like the one that [VM.Config] described, usually on another host.
+// It refuses a machine that this host cannot run faithfully; the error names what is missing, see
+// [ErrCPUFeatures].
 func NewFromConfig(config []byte, opts Options) (*VM, error) {
-	mc, err := parseConfig(config)
+	known := slices.Concat(newDevices(opts, nil).Catalog(), diskKinds())
+	mc, err := parseConfig(config, reads(known))
 	if err != nil {
 		return nil, err
 	}
-	kvmFD, err := openKVM()
+	disks, err := openSameDisks(opts.Disks, mc.Disks, opts.log())
 	if err != nil {
 		return nil, err
 	}
-	if err := checkHost(kvmFD, mc); err != nil {
-		unix.Close(kvmFD)
+	devices := newDevices(opts, disks)
+	devices.Keep(mc.Sections)
+	// The next destination need not know sections that this machine does not have.
+	mc.Sections = announced(devices.Catalog())
+	mc.keepOptions()
+	kvmFD, err := kvm.Open()
+	if err == nil {
+		if err = checkHost(kvmFD, mc); err != nil {
+			kvmFD.Close()
+		}
+	}
+	if err != nil {
+		closeDisks(disks)
 		return nil, err
 	}
-	return build(kvmFD, *mc, opts)
+	return build(kvmFD, *mc, nil, devices, disks, opts)
 }
 
-// build makes the machine, which owns kvmFD from here on. What mc does not say yet
-// (CPUID, MSRs, TSC frequency) is filled in from this host.
-func build(kvmFD int, mc machineConfig, opts Options) (*VM, error) {
-	vm := &VM{config: mc, kvmFD: kvmFD, fd: -1, done: make(chan struct{})}
+// build makes the machine, which owns kvmFD and disks from here on. It fills in what mc does not
+// say yet: CPUID from guest, which is what the guest may see, and MSRs and TSC frequency from this
+// host.
+func build(
+	kvmFD kvm.FD, mc machineConfig, guest cpu.Table, devices *device.Set, disks []*virtio.Disk,
+	opts Options,
+) (*VM, error) {
+	mc.Disks = identities(disks)
+	vm := &VM{
+		config: mc, kvmFD: kvmFD, fd: kvm.Closed, devices: devices, disks: disks,
+		done: make(chan struct{}),
+	}
 	vm.allStill.L, vm.mayRun.L = &vm.mu, &vm.mu
 	vm.hold.Store(true)
-	vm.console = newConsole(opts.Console, vm.Running)
-	vm.serial = newSerial(vm.console, func(level bool) { vm.setIRQ(serialIRQ, level) })
 	err := vm.createPlatform(opts)
 	if err == nil {
-		err = vm.createVCPUs()
+		err = vm.createVCPUs(guest)
 	}
 	if err == nil {
 		err = vm.createTracker(opts)
+	}
+	if err == nil {
+		err = devices.Attach(board{vm})
 	}
 	if err != nil {
 		vm.release()
 		return nil, err
 	}
-	vm.tags = tagging.NewPort(vm)
-	vm.connect()
 	for _, c := range vm.vcpus {
 		vm.threads.Add(1)
 		go c.loop()
 	}
 	go func() {
 		vm.threads.Wait()
-		vm.console.close()
+		vm.devices.Close()
 		close(vm.done)
 	}()
 	return vm, nil
@@ -143,31 +187,38 @@ func build(kvmFD int, mc machineConfig, opts Options) (*VM, error) {
 
 // createPlatform makes the VM, its interrupt controllers and its memory.
 func (vm *VM) createPlatform(opts Options) error {
-	fd, err := ioctl(vm.kvmFD, kvmCreateVM, 0)
+	fd, err := vm.kvmFD.CreateVM()
 	if err != nil {
-		return fmt.Errorf("KVM_CREATE_VM: %w", err)
+		return err
 	}
-	unix.CloseOnExec(fd)
 	vm.fd = fd
-	if checkExtension(vm.kvmFD, uintptr(kvm.CapSetIdentityMapAddr)) > 0 {
+	if vm.kvmFD.Check(kvm.CapSetIdentityMapAddr) > 0 {
 		addr := uint64(identityMapAddr)
-		if err := set(fd, kvmSetIdentityMapAddr, "KVM_SET_IDENTITY_MAP_ADDR", &addr); err != nil {
+		if err := kvm.SetIdentityMapAddr.Do(fd, &addr); err != nil {
 			return err
 		}
 	}
-	if checkExtension(vm.kvmFD, uintptr(kvm.CapSetTSSAddr)) > 0 {
-		if _, err := ioctl(fd, kvmSetTSSAddr, tssAddr); err != nil {
-			return fmt.Errorf("KVM_SET_TSS_ADDR: %w", err)
+	if vm.kvmFD.Check(kvm.CapSetTSSAddr) > 0 {
+		if _, err := kvm.SetTSSAddr.Do(fd, tssAddr); err != nil {
+			return err
 		}
 	}
-	if _, err := ioctl(fd, kvmCreateIRQChip, 0); err != nil {
-		return fmt.Errorf("KVM_CREATE_IRQCHIP: %w", err)
+	if _, err := kvm.CreateIRQChip.Do(fd, 0); err != nil {
+		return err
 	}
-	if checkExtension(vm.kvmFD, uintptr(kvm.CapPIT2)) > 0 {
-		if err := set(fd, kvmCreatePIT2, "KVM_CREATE_PIT2", &pitConfig{}); err != nil {
+	if vm.kvmFD.Check(kvm.CapPIT2) > 0 {
+		pit := kvm.PITConfig{}
+		if vm.config.has(optionSpeaker) {
+			pit.Flags = kvm.PITSpeakerDummy
+		}
+		if err := kvm.CreatePIT2.Do(fd, &pit); err != nil {
 			return err
 		}
 		vm.hasPIT = true
+	}
+	vm.routes = newRoutes(fd)
+	if err := fd.DisablePMU(); err != nil {
+		return err
 	}
 	if err := vm.chooseTracker(opts); err != nil {
 		return err
@@ -175,7 +226,31 @@ func (vm *VM) createPlatform(opts Options) error {
 	return vm.createMemory(opts)
 }
 
-// createMemory makes RAM, or takes it over, and registers it, a slot for each of its regions.
+// maxSlotPages bounds a memory slot (64 GiB), so that the dirty log of a large guest comes in
+// pieces of 2 MiB. A piece stays in the cache from when KVM writes it until it is harvested, and
+// KVM can write one while another is looked through.
+const maxSlotPages = 64 << 30 / memory.PageSize
+
+// memorySlots divides RAM into slots.
+func memorySlots(ram *memory.RAM) []dirtylog.Slot {
+	var slots []dirtylog.Slot
+	for _, r := range ram.Regions() {
+		for done := 0; done < r.Pages; done += maxSlotPages {
+			part := memory.Region{
+				GPA:   r.GPA + uint64(done)*memory.PageSize,
+				First: r.First + done,
+				Pages: min(maxSlotPages, r.Pages-done),
+			}
+			slots = append(slots, dirtylog.Slot{
+				ID: uint32(len(slots)), GPA: part.GPA, First: part.First, Pages: part.Pages,
+				Host: kvm.Address(ram.Range(part.First, part.Pages)),
+			})
+		}
+	}
+	return slots
+}
+
+// createMemory makes RAM, or takes it over, and registers it slot by slot.
 func (vm *VM) createMemory(opts Options) error {
 	ram := opts.RAM
 	if ram == nil || ram.Size() != vm.config.MemoryBytes {
@@ -184,31 +259,27 @@ func (vm *VM) createMemory(opts Options) error {
 			return err
 		}
 	}
-	vm.ram = ram
-	for i, r := range ram.Regions() {
-		vm.slots = append(vm.slots, dirtylog.Slot{
-			ID: uint32(i), GPA: r.GPA, First: r.First, Pages: r.Pages, Host: hostAddress(ram, r),
-		})
-	}
+	vm.ram, vm.guest = ram, memory.NewGuest(ram)
+	vm.slots = memorySlots(ram)
 	for _, s := range vm.slots {
-		region := kvm.UserspaceMemoryRegion{
+		region := kvm.MemoryRegion{
 			Slot:          s.ID,
 			GuestPhysAddr: s.GPA,
 			MemorySize:    uint64(s.Pages) * memory.PageSize,
 			UserspaceAddr: uint64(s.Host),
 		}
-		if err := set(vm.fd, kvmSetUserMemoryRegion, "KVM_SET_USER_MEMORY_REGION", &region); err != nil {
+		if err := kvm.SetMemoryRegion.Do(vm.fd, &region); err != nil {
 			return fmt.Errorf("give the guest its RAM: %w", err)
 		}
 	}
 	return nil
 }
 
-// createVCPUs makes the vCPUs and settles what of the configuration is still open.
-func (vm *VM) createVCPUs() error {
-	size, err := ioctl(vm.kvmFD, kvmGetVCPUMmapSize, 0)
+// createVCPUs makes the vCPUs and settles what is still open in the configuration.
+func (vm *VM) createVCPUs(guest cpu.Table) error {
+	size, err := kvm.GetVCPUMmapSize.Do(vm.kvmFD, 0)
 	if err != nil {
-		return fmt.Errorf("KVM_GET_VCPU_MMAP_SIZE: %w", err)
+		return err
 	}
 	for id := range vm.config.CPUs {
 		c, err := newVCPU(vm, id, size)
@@ -220,48 +291,33 @@ func (vm *VM) createVCPUs() error {
 	if err := vm.settleTSC(); err != nil {
 		return err
 	}
-	if err := vm.settleCPUID(); err != nil {
+	if err := vm.settleCPUID(guest); err != nil {
 		return err
 	}
 	return vm.settleState()
 }
 
 // settleCPUID gives every vCPU its CPUID table.
-func (vm *VM) settleCPUID() error {
+func (vm *VM) settleCPUID(guest cpu.Table) error {
 	if vm.config.CPUID == nil {
-		supported, err := supportedCPUID(vm.kvmFD)
-		if err != nil {
-			return err
-		}
-		deadline := checkExtension(vm.kvmFD, uintptr(kvm.CapTSCDeadlineTimer)) > 0
-		vm.config.CPUID = toConfig(machineCPUID(supported, vm.config.CPUs, vm.config.TSCKHz, deadline))
+		vm.config.CPUID = cpu.Machine(guest, vm.config.CPUs, vm.config.TSCKHz)
 	}
-	table := fromConfig(vm.config.CPUID)
 	for id, c := range vm.vcpus {
-		if err := setCPUID(c.fd, vcpuCPUID(table, uint32(id))); err != nil {
+		table := cpu.ForVCPU(vm.config.CPUID, uint32(id))
+		if err := kvm.SetCPUID2.Do(c.fd, probe.Entries(table)); err != nil {
 			return fmt.Errorf("vCPU %d: %w", id, err)
 		}
 	}
 	return nil
 }
 
-// settleState finds out which MSRs and how large an XSAVE area the machine has.
+// settleState finds out which MSRs the machine has, and makes room for XSAVE areas as large as
+// this host's.
 func (vm *VM) settleState() error {
-	size := xsaveSize(vm.fd)
-	if vm.config.XSaveBytes == 0 {
-		vm.config.XSaveBytes = size
-	}
 	for _, c := range vm.vcpus {
-		c.xsave = make([]byte, max(size, xsaveMinBytes))
+		c.xsave = make([]byte, vm.fd.XSaveBytes())
 	}
-	if vm.config.MSRs == nil {
-		indices, err := savedMSRs(vm.kvmFD, vm.vcpus[0].fd)
-		if err != nil {
-			return err
-		}
-		vm.config.MSRs = indices
-	}
-	return nil
+	return vm.settleMSRs()
 }
 
 // Config describes the machine to a destination, as JSON for [NewFromConfig].
@@ -273,45 +329,11 @@ func (vm *VM) RAM() *memory.RAM { return vm.ram }
 // CPUs is the number of vCPUs.
 func (vm *VM) CPUs() int { return vm.config.CPUs }
 
-// Tracker reports pages written by the guest and, through [VM.MarkDirty], by the
-// host.
-func (vm *VM) Tracker() dirtylog.Tracker {
-	if p, ok := vm.tracker.Tracker.(dirtylog.Protector); ok {
-		return protector{vm.tracker, p}
-	}
-	return vm.tracker
-}
+// Tracker reports pages written by the guest and, through [memory.Guest], by its devices.
+func (vm *VM) Tracker() dirtylog.Tracker { return vm.tracker }
 
 // DirtyLog is how writes are tracked.
 func (vm *VM) DirtyLog() dirtylog.Kind { return vm.kind }
-
-// Tags is the tag port.
-func (vm *VM) Tags() *tagging.Port { return vm.tags }
-
-// Slice returns n bytes of live guest RAM at a guest-physical address, false if any
-// of them is not RAM. Report what you write there with MarkDirty, afterwards.
-func (vm *VM) Slice(gpa uint64, n int) ([]byte, bool) { return vm.ram.Slice(gpa, n) }
-
-// MarkDirty reports n bytes of RAM at gpa as written by the host, which KVM's dirty
-// log does not see. Call it after the write: a harvest in between would report the
-// page too early. What is not RAM is ignored.
-func (vm *VM) MarkDirty(gpa uint64, n int) { vm.tracker.mark(gpa, n) }
-
-// SerialInput sends bytes to the guest's COM1. It returns how many were taken, fewer
-// than all when the guest does not read them.
-func (vm *VM) SerialInput(p []byte) int { return vm.serial.input(p) }
-
-// setIRQ drives an input line of the interrupt controllers.
-func (vm *VM) setIRQ(irq uint32, level bool) {
-	l := irqLevel{irq: irq}
-	if level {
-		l.level = 1
-	}
-	if err := set(vm.fd, kvmIRQLine, "KVM_IRQ_LINE", &l); err != nil {
-		// Not here: the caller may hold locks that come after the machine's.
-		go vm.end(Exit{Reason: ExitError}, fmt.Errorf("raise interrupt %d: %w", irq, err))
-	}
-}
 
 // Close ends the machine if it has not ended and frees it. Afterwards, methods return
 // ErrEnded or do nothing; no slice of its RAM may be used.
@@ -324,8 +346,6 @@ func (vm *VM) Close() error {
 
 // release frees what the machine has. No vCPU runs any more.
 func (vm *VM) release() {
-	// Input would raise interrupts at a file descriptor that may be another's by then.
-	vm.serial.hold()
 	vm.life.Lock()
 	defer vm.life.Unlock()
 	if vm.ring != nil {
@@ -334,17 +354,16 @@ func (vm *VM) release() {
 	for _, c := range vm.vcpus {
 		c.release()
 	}
-	started := vm.tags != nil
 	vm.vcpus = nil
-	if vm.fd >= 0 {
-		unix.Close(vm.fd)
+	closeDisks(vm.disks) // including disks whose devices were never attached
+	if vm.routes != nil {
+		vm.routes.close()
 	}
-	unix.Close(vm.kvmFD)
+	if vm.fd != kvm.Closed {
+		vm.fd.Close()
+	}
+	vm.kvmFD.Close()
 	if vm.ram != nil {
 		vm.ram.Close()
-	}
-	if !started {
-		// Nobody else closes it: the vCPUs' threads were never started.
-		vm.console.close()
 	}
 }

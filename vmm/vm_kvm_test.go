@@ -9,6 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"taskguide/memory"
+	"taskguide/vmm/device"
+	"taskguide/vmm/probe"
 )
 
 // waitCrash waits for the end of a machine that does not end well.
@@ -30,9 +32,15 @@ func TestEnds(t *testing.T) {
 		err  string
 	}{
 		{"exit port", exitWith(7), Exit{ExitGuest, 7}, ""},
-		{"reset by the keyboard controller", code(0xb0, i8042Reset, 0xe6, portI8042), Exit{ExitReset, 0}, ""},
+		{
+			"reset by the keyboard controller",
+			code(0xb0, device.I8042Reset, 0xe6, device.PortI8042), Exit{ExitReset, 0}, "",
+		},
 		// An invalid instruction without an IDT.
-		{"triple fault", code(0x0f, 0x0b), Exit{ExitCrash, 0}, "the guest crashed: triple fault on vCPU 0, "},
+		{
+			"triple fault", code(0x0f, 0x0b), Exit{ExitCrash, 0},
+			"the guest crashed: triple fault on vCPU 0, ",
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			vm := newTestVM(t, 2, nil)
@@ -70,7 +78,7 @@ func TestClosedMachineDoesNothing(t *testing.T) {
 	vm := newTestVM(t, 2, nil)
 	require.NoError(t, vm.Boot(testKernel(code(0xeb, 0xfe)), nil, "")) // jmp .
 	require.NoError(t, vm.Resume())
-	// Others go on pausing it and sending it input while it is closed.
+	// Other goroutines pause it and send it input while it is closed.
 	done := make(chan struct{})
 	started := make(chan struct{}, 3)
 	for range 3 {
@@ -109,8 +117,8 @@ func TestUnknownPortsAndAddresses(t *testing.T) {
 		0xef,                      // out dx, eax
 		0xed,                      // in eax, dx
 		0xa3, imm32(recorderMMIO), // mov [recorder], eax
-		0xa1, imm32(0xe0000000), // mov eax, [nowhere]
-		0xa3, imm32(0xe0000000), // mov [nowhere], eax
+		0xa1, imm32(0xcf000000), // mov eax, [nowhere]
+		0xa3, imm32(0xcf000000), // mov [nowhere], eax
 		0xa3, imm32(recorderMMIO), // mov [recorder], eax
 		0x31, 0xc0, 0xe4, 0x64, // xor eax, eax; in al, 0x64
 		0xa3, imm32(recorderMMIO), // mov [recorder], eax
@@ -163,7 +171,8 @@ func TestPauseFromAnExit(t *testing.T) {
 			require.NoError(t, vm.Boot(testKernel(g.code), nil, ""))
 			for range 100 {
 				require.NoError(t, vm.Resume())
-				require.Eventually(t, func() bool { return at.Load() >= 0 }, testTimeout, 100*time.Microsecond)
+				require.Eventually(t, func() bool { return at.Load() >= 0 }, testTimeout,
+					100*time.Microsecond)
 				require.NoError(t, vm.Pause())
 				// `inc` reads and writes in one instruction, and a string instruction may have its
 				// next part to write: the access that is held is complete, but no other instruction
@@ -220,7 +229,7 @@ func TestMemoryAboveTheHole(t *testing.T) {
 	attach(vm, r)
 	// Paging as long mode has it: linear 0 is physical 0, linear 2 MiB is physical 4 GiB,
 	// linear 4 MiB the recorder. Three levels of tables are at 0x200000.
-	tables, ok := vm.Slice(0x200000, 3*4096)
+	tables, ok := vm.RAM().Slice(0x200000, 3*4096)
 	require.True(t, ok)
 	const present, large = 3, 0x83
 	le.PutUint64(tables[0:], 0x201000|present)
@@ -230,11 +239,14 @@ func TestMemoryAboveTheHole(t *testing.T) {
 	le.PutUint64(tables[8192+16:], recorderMMIO|large)
 	require.NoError(t, vm.Boot(testKernel(code(
 		0xb8, imm32(0x200000), 0x0f, 0x22, 0xd8, // mov eax, 0x200000; mov cr3, eax
-		0x0f, 0x20, 0xe0, 0x83, 0xc8, 0x20, 0x0f, 0x22, 0xe0, // mov eax, cr4; or eax, PAE; mov cr4, eax
-		0xb9, imm32(0xc0000080), 0xb8, imm32(eferLME), // mov ecx, EFER; mov eax, LME
+		// mov eax, cr4; or eax, PAE; mov cr4, eax
+		0x0f, 0x20, 0xe0, 0x83, 0xc8, 0x20, 0x0f, 0x22, 0xe0,
+		0xb9, imm32(0xc0000080), 0xb8, imm32(1<<8), // mov ecx, EFER; mov eax, LME
 		0x31, 0xd2, 0x0f, 0x30, // xor edx, edx; wrmsr
-		0x0f, 0x20, 0xc0, 0x0d, imm32(cr0PG), 0x0f, 0x22, 0xc0, // mov eax, cr0; or eax, PG; mov cr0, eax
-		0xc7, 0x05, imm32(2<<20+0x5008), imm32(0x12345678), // mov dword [4 GiB + 0x5008], 0x12345678
+		0x0f, 0x20, 0xc0, 0x0d, imm32(1<<31), // mov eax, cr0; or eax, PG
+		0x0f, 0x22, 0xc0, // mov cr0, eax
+		// mov dword [4 GiB + 0x5008], 0x12345678
+		0xc7, 0x05, imm32(2<<20+0x5008), imm32(0x12345678),
 		0xa3, imm32(4<<20), // mov [recorder], eax
 		0xeb, 0xfe, // jmp .
 	)), nil, ""))
@@ -247,7 +259,7 @@ func TestMemoryAboveTheHole(t *testing.T) {
 	require.NoError(t, vm.Resume())
 	r.waitFor(t, 1)
 	require.NoError(t, vm.Pause())
-	b, ok := vm.Slice(4<<30+0x5008, 4)
+	b, ok := vm.RAM().Slice(4<<30+0x5008, 4)
 	require.True(t, ok)
 	require.Equal(t, uint32(0x12345678), le.Uint32(b))
 	_, err = tr.Harvest(dirty)
@@ -267,16 +279,18 @@ func TestEveryVCPUMoves(t *testing.T) {
 		r[i] = newRecorder()
 	}
 	attachBoth := func(vm *VM) {
-		vm.ports = append(vm.ports, window{recorderPort, 4, r[0].access}, window{recorderPort + 4, 4, r[1].access})
+		for i := range r {
+			plug(vm, device.Ports, uint64(recorderPort+4*i), r[i])
+		}
 	}
 	vm := newTestVM(t, 2, nil)
 	attachBoth(vm)
-	// In real mode at 0x8000, what the first does at its own port.
-	second, ok := vm.Slice(0x8000, 16)
+	// This is real-mode code at 0x8000 that does what the first vCPU does, at another port.
+	second, ok := vm.RAM().Slice(0x8000, 16)
 	require.True(t, ok)
 	copy(second, code(
 		0x66, 0x31, 0xc0, // xor eax, eax
-		0xba, 0x04, 0x06, // mov dx, 0x604
+		0xba, 0x04, 0x07, // mov dx, 0x704
 		0x66, 0xef, // 1: out dx, eax
 		0x66, 0x40, // inc eax
 		0xeb, 0xfa, // jmp 1b
@@ -337,7 +351,7 @@ func TestDigestSeesARegister(t *testing.T) {
 	require.Equal(t, before, again)
 	state, err := vm.SaveState()
 	require.NoError(t, err)
-	s, err := decodeState(state, 2)
+	s, err := decodeState(state, 2, vm.devices.Catalog())
 	require.NoError(t, err)
 	s.vcpus[1].regs.RDX++
 	require.NoError(t, vm.LoadState(s.encode()))
@@ -394,18 +408,19 @@ func TestNewFromConfigRefusesALesserCPU(t *testing.T) {
 	}
 	_, err = NewFromConfig(change(func(c *machineConfig) {
 		for i := range c.CPUID {
-			if c.CPUID[i].Function == leafFeatures && c.CPUID[i].Index == 0 {
+			if c.CPUID[i].Function == 7 && c.CPUID[i].Index == 0 {
 				c.CPUID[i].EBX |= 1 << 26 // of Xeon Phi only
 			}
 		}
 	}), Options{})
 	require.ErrorIs(t, err, ErrCPUFeatures)
 	require.ErrorContains(t, err, "avx512pf")
-	_, err = NewFromConfig(change(func(c *machineConfig) { c.XSaveBytes = xsaveMaxBytes }), Options{})
+	_, err = NewFromConfig(change(func(c *machineConfig) { c.XSaveBytes = xsaveMaxBytes }),
+		Options{})
 	require.ErrorIs(t, err, ErrCPUFeatures)
 	_, err = NewFromConfig([]byte("{}"), Options{})
 	require.ErrorIs(t, err, ErrConfig)
-	h, err := Probe()
+	h, err := probe.Ask()
 	require.NoError(t, err)
 	if !h.TSCScaling {
 		_, err = NewFromConfig(change(func(c *machineConfig) { c.TSCKHz /= 2 }), Options{})

@@ -43,7 +43,7 @@ func (f Figure) PNG() ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// Colours that can be told apart by people who see few of them, too (after Okabe and Ito).
+// These colours can also be told apart by colour-blind people (after Okabe and Ito).
 var (
 	vermilion = color.NRGBA{0xd5, 0x5e, 0x00, 0xff}
 	orange    = color.NRGBA{0xe6, 0x9f, 0x00, 0xff}
@@ -51,6 +51,10 @@ var (
 	blue      = color.NRGBA{0x00, 0x72, 0xb2, 0xff}
 	sky       = color.NRGBA{0x56, 0xb4, 0xe9, 0xff}
 	purple    = color.NRGBA{0xcc, 0x79, 0xa7, 0xff}
+	yellow    = color.NRGBA{0xf0, 0xe4, 0x42, 0xff}
+	brown     = color.NRGBA{0x8c, 0x51, 0x0a, 0xff}
+	teal      = color.NRGBA{0x44, 0xaa, 0x99, 0xff}
+	olive     = color.NRGBA{0x88, 0x88, 0x33, 0xff}
 	black     = color.NRGBA{0x33, 0x33, 0x33, 0xff}
 	grey      = color.NRGBA{0x99, 0x99, 0x99, 0xff}
 	faint     = color.NRGBA{0xe4, 0xe4, 0xe4, 0xff}
@@ -68,7 +72,7 @@ func sans(size float64) font.Font {
 	return font.Font{Typeface: "Liberation", Variant: "Sans", Size: vg.Points(size)}
 }
 
-// newPlot makes a plot that looks like all others.
+// newPlot makes a plot in the common style.
 func newPlot(title, x, y string) *plot.Plot {
 	p := plot.New()
 	p.BackgroundColor = color.White
@@ -88,10 +92,15 @@ func newPlot(title, x, y string) *plot.Plot {
 // ofPlot makes a figure of one plot.
 func ofPlot(p *plot.Plot, width, height vg.Length) Figure {
 	const margin = 8
-	return Figure{width, height, func(c draw.Canvas) { p.Draw(draw.Crop(c, margin, -2*margin, margin, -margin)) }}
+	return Figure{
+		width,
+		height,
+		func(c draw.Canvas) { p.Draw(draw.Crop(c, margin, -2*margin, margin, -margin)) },
+	}
 }
 
-// logTicks are at 1, 2 and 5 times the powers of ten; over many of those, at the powers only.
+// logTicks are ticks at 1, 2 and 5 times the powers of ten, or at the powers only if there are
+// many.
 type logTicks struct{}
 
 func (logTicks) Ticks(low, high float64) []plot.Tick {
@@ -111,7 +120,7 @@ func (logTicks) Ticks(low, high float64) []plot.Tick {
 	return ticks
 }
 
-// linearTicks are some five, at multiples of 1, 2 or 5 times a power of ten.
+// linearTicks are about five ticks, at multiples of 1, 2 or 5 times a power of ten.
 type linearTicks struct{}
 
 func (linearTicks) Ticks(low, high float64) []plot.Tick {
@@ -129,13 +138,13 @@ func (linearTicks) Ticks(low, high float64) []plot.Tick {
 	}
 	var ticks []plot.Tick
 	for i := math.Ceil(low / step); i*step <= high; i++ {
-		v := i*step + 0 // which makes 0 of -0
+		v := i*step + 0 // turns -0 into 0
 		ticks = append(ticks, plot.Tick{Value: v, Label: number(v)})
 	}
 	return ticks
 }
 
-// number writes v as short as it can be: 0.5, 20, 12 000.
+// number writes v as short as possible: 0.5, 20, 12 000.
 func number(v float64) string {
 	if math.Abs(v) < 10_000 {
 		return strconv.FormatFloat(v, 'f', -1, 32)

@@ -35,8 +35,18 @@ func ink(t *testing.T, f Figure) int {
 }
 
 func TestStripShowsEveryValue(t *testing.T) {
-	few := Strip("Downtime", "downtime in ms", []Sample{{Group: "kv", Label: "off", Colour: "off", Values: []float64{1, 100}}})
-	many := Strip("Downtime", "downtime in ms", []Sample{{Group: "kv", Label: "off", Colour: "off", Values: []float64{1, 2, 5, 10, 20, 50, 100}}})
+	few := Strip(
+		"Downtime",
+		"downtime in ms",
+		[]Sample{{Group: "kv", Label: "off", Colour: "off", Values: []float64{1, 100}}},
+	)
+	many := Strip(
+		"Downtime",
+		"downtime in ms",
+		[]Sample{
+			{Group: "kv", Label: "off", Colour: "off", Values: []float64{1, 2, 5, 10, 20, 50, 100}},
+		},
+	)
 	require.Greater(t, ink(t, many), ink(t, few))
 	svg, err := many.SVG()
 	require.NoError(t, err)
@@ -47,13 +57,23 @@ func TestStripShowsEveryValue(t *testing.T) {
 
 func TestStripOfDegenerateValues(t *testing.T) {
 	for _, values := range [][]float64{nil, {0}, {-1, 0, 3}, {7, 7, 7}, {1e-3, 1e7}} {
-		require.Positive(t, ink(t, Strip("t", "x", []Sample{{Label: "a", Colour: "a", Values: values}})), values)
+		require.Positive(
+			t,
+			ink(t, Strip("t", "x", []Sample{{Label: "a", Colour: "a", Values: values}})),
+			values,
+		)
 	}
 	require.Positive(t, ink(t, Strip("t", "x", nil)))
 }
 
 func TestScatterBeginsAtZero(t *testing.T) {
-	f := Scatter("t", "x", "pages", []Span{{0, 0.5, "busy"}}, []Cloud{{Label: "off, xen", Colour: "off", Points: []Point{{0.7, 900}, {0.2, 1000}}}})
+	f := Scatter(
+		"t",
+		"x",
+		"pages",
+		[]Span{{0, 0.5, "busy"}},
+		[]Cloud{{Label: "off, xen", Colour: "off", Points: []Point{{0.7, 900}, {0.2, 1000}}}},
+	)
 	svg, err := f.SVG()
 	require.NoError(t, err)
 	require.Contains(t, string(svg), ">0<")
@@ -96,21 +116,46 @@ func TestRowsKeepGroupsApart(t *testing.T) {
 func migrationOf(marks ...trial.Mark) trial.Result {
 	return trial.Result{
 		Marks: marks,
-		Report: migration.Report{TotalMS: 1000, DowntimeMS: 50, BytesWire: 3e6, Rounds: []migration.Round{
-			{N: 1, Phase: migration.PhasePreCopy, MS: 400, BytesWire: 1e6, DirtyPagesPerS: 100},
-			{N: 2, Phase: migration.PhaseStopCopy, MS: 50, BytesWire: 1e6},
-		}},
+		Report: migration.Report{
+			TotalMS:    1000,
+			DowntimeMS: 50,
+			BytesWire:  3e6,
+			Rounds: []migration.Round{
+				{N: 1, Phase: migration.PhasePreCopy, MS: 400, BytesWire: 1e6, DirtyPagesPerS: 100},
+				{N: 2, Phase: migration.PhaseStopCopy, MS: 50, BytesWire: 1e6},
+			},
+		},
 	}
 }
 
 func TestTimelineReadsMarks(t *testing.T) {
 	yes, no := true, false
 	r := migrationOf(
-		trial.Mark{MS: -500, Kind: "tag", Inside: &yes}, trial.Mark{MS: 100, Kind: "tag", Inside: &no},
+		trial.Mark{
+			MS:     -500,
+			Kind:   "tag",
+			Inside: &yes,
+		},
+		trial.Mark{MS: 100, Kind: "tag", Inside: &no},
 		trial.Mark{MS: 100, Kind: "progress", WireBytes: 500_000},
-		trial.Mark{MS: 400, Kind: "round", Round: 1}, trial.Mark{MS: 450, Kind: "phase", Phase: migration.PhaseSuspended},
-		trial.Mark{MS: 700, Kind: "tag", Inside: &yes}, trial.Mark{MS: 700, Kind: "phase", Phase: migration.PhasePreCopy},
-		trial.Mark{MS: 900, Kind: "phase", Phase: migration.PhaseStopCopy}, trial.Mark{MS: 950, Kind: "round", Round: 2},
+		trial.Mark{
+			MS:    400,
+			Kind:  "round",
+			Round: 1,
+		},
+		trial.Mark{MS: 450, Kind: "phase", Phase: migration.PhaseSuspended},
+		trial.Mark{
+			MS:     700,
+			Kind:   "tag",
+			Inside: &yes,
+		},
+		trial.Mark{MS: 700, Kind: "phase", Phase: migration.PhasePreCopy},
+		trial.Mark{
+			MS:    900,
+			Kind:  "phase",
+			Phase: migration.PhaseStopCopy,
+		},
+		trial.Mark{MS: 950, Kind: "round", Round: 2},
 	)
 	tl := timeline{result: r, begin: -0.1, end: 1}
 	require.Equal(t, []Span{{-0.1, 0.1, ""}, {0.7, 0.9, ""}}, tl.segments())
@@ -132,7 +177,7 @@ func TestTimelineReadsMarks(t *testing.T) {
 	require.Positive(t, ink(t, Timeline("t", r)))
 }
 
-// A time of which nothing is known is left blank, and not shown as nothing.
+// The plot leaves a time blank when nothing is known about it. It does not draw a zero there.
 func TestTimelineLeavesTheUnknownBlank(t *testing.T) {
 	known := []step{{0, 0.1, 5}, {0.1, 0.2, 6}, {0.3, 0.4, 7}}
 	require.Equal(t, [][]step{known[:2], known[2:]}, unbroken(known))
@@ -159,7 +204,7 @@ func TestTimelineWithoutMarks(t *testing.T) {
 	require.Positive(t, ink(t, Timeline("t", r)))
 }
 
-// TestColoursThatMeet: what stands in one picture can be told apart.
+// TestColoursThatMeet: colours in one picture can be told apart.
 func TestColoursThatMeet(t *testing.T) {
 	for _, together := range [][]string{
 		{"off", "start", "suspend", "switchover", "switchover, no exit"},
@@ -174,4 +219,60 @@ func TestColoursThatMeet(t *testing.T) {
 			seen[colourOf(name)] = name
 		}
 	}
+}
+
+// A colour means one thing: guided is the same in every figure, and nothing else has its colour.
+func TestOneColourOneMeaning(t *testing.T) {
+	seen := map[color.NRGBA]string{}
+	for meaning, c := range meanings {
+		require.Empty(t, seen[c], "%s has the colour of %s", meaning, seen[c])
+		seen[c] = meaning
+	}
+	for name, meaning := range map[string]string{
+		"off": "unguided", "none": "unguided", "vmm": "unguided",
+		"vmm, unguided": "unguided", "vmm, zstd, unguided": "unguided",
+		"switchover": "guided", "vmm, guided": "guided", "cool": "guided",
+		"QEMU, multifd": "QEMU", "raw TCP": "all else",
+	} {
+		require.Equal(t, meanings[meaning], colourOf(name), name)
+	}
+	require.Equal(t, meanings["inside a segment"], solid(segmentColour))
+}
+
+func solid(c color.NRGBA) color.NRGBA { c.A = 0xff; return c }
+
+// Four values are too few for quartiles, and four points are too few to be joined.
+func TestFewValuesHaveNoShape(t *testing.T) {
+	values := []float64{1, 16, 2, 4, 8} // so that the axis is the same for all
+	sample := func(n int) Figure {
+		return Strip("t", "x", []Sample{{Label: "a", Colour: "off", Values: values[:n]}})
+	}
+	polygons := func(f Figure) int {
+		svg, err := f.SVG()
+		require.NoError(t, err)
+		return strings.Count(string(svg), "<path")
+	}
+	// One more point, and the box and the bar.
+	require.Equal(t, polygons(sample(3))+1, polygons(sample(4)))
+	require.Equal(t, polygons(sample(4))+3, polygons(sample(5)))
+	cloud := func(n int) Figure {
+		var points []Point
+		for i := range n {
+			points = append(points, Point{float64(i) / 5, 7})
+		}
+		return Scatter(
+			"t",
+			"x",
+			"y",
+			[]Span{{0, 0.5, ""}},
+			[]Cloud{{Label: "a", Colour: "off", Points: points}},
+		)
+	}
+	require.Equal(t, polygons(cloud(3))+1, polygons(cloud(4)))
+	require.Equal(
+		t,
+		polygons(cloud(4))+3,
+		polygons(cloud(5)),
+		"a point, the line, and the line in the legend",
+	)
 }

@@ -20,29 +20,46 @@ type Sample struct {
 	Values []float64
 }
 
-// colourOf is the colour of a policy, a kind of tags, or a VMM, by its name.
-func colourOf(name string) color.NRGBA {
-	known := map[string]color.NRGBA{
-		"off": vermilion, "start": orange, "suspend": purple, "switchover": blue, "switchover, no exit": sky,
-		"cool": blue, "busy": vermilion, "random": purple, "fast": green, "none": black,
+// meanings are the colours' meanings, the same in all figures of all reports.
+var meanings = map[string]color.NRGBA{
+	"unguided": vermilion, "guided": blue, "guided, no exit": sky,
+	"begun in a segment": orange, "suspended outside": purple,
+	"inverted tags": brown, "random tags": olive, "tag port": teal, "tag page": yellow,
+	"QEMU": black, "inside a segment": green, "all else": grey,
+}
+
+// meaningOf returns what a policy, a kind of tags or a VMM stands for, by its name. A program
+// without tags is not guided. One with true tags is guided if its experiment guides at all.
+func meaningOf(name string) string {
+	known := map[string]string{
+		"off": "unguided", "start": "begun in a segment", "suspend": "suspended outside",
+		"switchover": "guided", "switchover, no exit": "guided, no exit",
+		"none": "unguided", "cool": "guided", "busy": "inverted tags", "random": "random tags",
+		"port": "tag port", "fast": "tag page",
 	}
-	if c, ok := known[name]; ok {
-		return c
+	if m, ok := known[name]; ok {
+		return m
 	}
 	switch {
 	case strings.HasPrefix(name, "QEMU"):
-		return orange
+		return "QEMU"
 	case strings.HasPrefix(name, "vmm") && strings.HasSuffix(name, ", guided"):
-		return green
+		return "guided"
 	case strings.HasPrefix(name, "vmm"):
-		return blue
-	default:
-		return grey
+		return "unguided"
 	}
+	return "all else"
 }
 
-// Strip shows all values of all samples along a logarithmic axis, one sample a row, with a box from quartile to quartile
-// and a bar at the median. Values that are not positive, which have no place there, are shown at the left edge.
+func colourOf(name string) color.NRGBA { return meanings[meaningOf(name)] }
+
+// leastForBox is the fewest values whose quartiles are drawn, and the fewest points that a line
+// joins. Fewer would show a shape that nobody has measured.
+const leastForBox = 5
+
+// Strip shows all values of all samples along a logarithmic axis, one sample in each row. If there
+// are enough values, it adds a box from quartile to quartile and a bar at the median. Values that
+// are not positive have no place on the axis and are shown at the left edge.
 func Strip(title, axis string, samples []Sample) Figure {
 	p := newPlot(title, axis+" (logarithmic)", "")
 	p.X.Scale, p.X.Tick.Marker = plot.LogScale{}, logTicks{}
@@ -50,7 +67,7 @@ func Strip(title, axis string, samples []Sample) Figure {
 	return strips(p, samples)
 }
 
-// LinearStrip is Strip along a linear axis that has 0 on it, for what may be nothing, or less.
+// LinearStrip is Strip along a linear axis that includes 0, for values that may be 0 or negative.
 func LinearStrip(title, axis string, samples []Sample) Figure {
 	p := newPlot(title, axis, "")
 	p.X.Tick.Marker = linearTicks{}
@@ -81,7 +98,7 @@ func strips(p *plot.Plot, samples []Sample) Figure {
 	return ofPlot(p, vg.Points(620), height)
 }
 
-// linearRange has 0 and all values in it, and some space beside them.
+// linearRange includes 0, all values, and some space beside them.
 func linearRange(samples []Sample) (low, high float64) {
 	for _, s := range samples {
 		for _, v := range s.Values {
@@ -109,7 +126,7 @@ func rowsOf(samples []Sample) []float64 {
 	return rows
 }
 
-// logRange is from one to another of the ticks, so that no value lies on the edge.
+// logRange goes from tick to tick, so that no value lies on the edge.
 func logRange(samples []Sample) (low, high float64) {
 	low, high = math.Inf(1), 0
 	for _, s := range samples {
@@ -144,7 +161,7 @@ type strip struct {
 	sample Sample
 }
 
-// DataRange implements plot.DataRanger; the caller sets the axes.
+// DataRange implements plot.DataRanger. The caller sets the axes.
 func (s *strip) DataRange() (xmin, xmax, ymin, ymax float64) { return s.low, s.low, s.y, s.y }
 
 func (s *strip) Plot(c draw.Canvas, p *plot.Plot) {
@@ -159,19 +176,40 @@ func (s *strip) Plot(c draw.Canvas, p *plot.Plot) {
 	half := toY(s.y+0.32) - toY(s.y)
 	y := toY(s.y)
 	q1, q2, q3 := at(v, 0.25), at(v, 0.5), at(v, 0.75)
-	c.FillPolygon(faded(colour, 0x38), []vg.Point{
-		{X: x(q1), Y: y - half}, {X: x(q3), Y: y - half}, {X: x(q3), Y: y + half}, {X: x(q1), Y: y + half},
-	})
+	if len(v) >= leastForBox {
+		c.FillPolygon(faded(colour, 0x38), []vg.Point{
+			{
+				X: x(q1),
+				Y: y - half,
+			}, {X: x(q3), Y: y - half}, {X: x(q3), Y: y + half}, {X: x(q1), Y: y + half},
+		})
+	}
 	for i, value := range v {
-		// The golden ratio spreads the points of a row without any two of the same height side by side.
+		// The golden ratio spreads the points of a row, so that no two neighbours have the same
+		// height.
 		_, frac := math.Modf(float64(i) * math.Phi)
 		point := vg.Point{X: x(value), Y: y + half*vg.Length(1.5*frac-0.75)}
-		c.DrawGlyph(draw.GlyphStyle{Color: faded(colour, 0xc0), Radius: vg.Points(2.2), Shape: draw.CircleGlyph{}}, point)
+		c.DrawGlyph(
+			draw.GlyphStyle{
+				Color:  faded(colour, 0xc0),
+				Radius: vg.Points(2.2),
+				Shape:  draw.CircleGlyph{},
+			},
+			point,
+		)
 	}
-	c.StrokeLine2(draw.LineStyle{Color: black, Width: vg.Points(2)}, x(q2), y-half, x(q2), y+half)
+	if len(v) >= leastForBox {
+		c.StrokeLine2(
+			draw.LineStyle{Color: black, Width: vg.Points(2)},
+			x(q2),
+			y-half,
+			x(q2),
+			y+half,
+		)
+	}
 }
 
-// at is the quantile of sorted values, as package stats has it.
+// at is the quantile q of sorted values, computed as in package stats.
 func at(v []float64, q float64) float64 {
 	pos := q * float64(len(v)-1)
 	i := int(pos)
@@ -197,15 +235,15 @@ type Span struct {
 	Label    string
 }
 
-// Scatter shows clouds of points over a linear x axis and a y axis that begins at 0. Clouds of several points are joined
-// by a thin line in the order of x.
+// Scatter shows clouds of points over a linear x axis and a y axis that begins at 0. A thin line
+// joins the points of a cloud, in the order of x, if there are enough of them.
 func Scatter(title, xAxis, yAxis string, shaded []Span, clouds []Cloud) Figure {
 	p := newPlot(title, xAxis, yAxis)
 	p.X.Tick.Marker, p.Y.Tick.Marker = linearTicks{}, linearTicks{}
 	p.Legend.Top = true
 	top := 0.0
 	for _, s := range shaded {
-		p.Add(band{s.From, s.To, faded(orange, 0x22), s.Label})
+		p.Add(band{s.From, s.To, faded(grey, 0x28), s.Label})
 	}
 	for _, cloud := range clouds {
 		points := slices.Clone(cloud.Points)
@@ -232,7 +270,7 @@ func addCloud(p *plot.Plot, cloud Cloud, xy plotter.XYs) {
 	}
 	line, err := plotter.NewLine(xy)
 	if err != nil {
-		return // not a number; there is nothing to be drawn
+		return // not a number, so there is nothing to draw
 	}
 	colour := colourOf(cloud.Colour)
 	line.Color, line.Width = faded(colour, 0x70), vg.Points(1)
@@ -240,10 +278,19 @@ func addCloud(p *plot.Plot, cloud Cloud, xy plotter.XYs) {
 	if err != nil {
 		return
 	}
-	dots.GlyphStyle = draw.GlyphStyle{Color: colour, Radius: vg.Points(3), Shape: draw.CircleGlyph{}}
+	dots.GlyphStyle = draw.GlyphStyle{
+		Color:  colour,
+		Radius: vg.Points(3),
+		Shape:  draw.CircleGlyph{},
+	}
 	if cloud.Hollow {
 		dots.Shape = draw.RingGlyph{}
 		line.Dashes = []vg.Length{vg.Points(3), vg.Points(3)}
+	}
+	if len(xy) < leastForBox {
+		p.Add(dots)
+		p.Legend.Add(cloud.Label, dots)
+		return
 	}
 	p.Add(line, dots)
 	p.Legend.Add(cloud.Label, line, dots)
@@ -262,7 +309,7 @@ func withLegendBeside(p *plot.Plot, width, height vg.Length) Figure {
 	}}
 }
 
-// band shades a part of the x axis, with a word at its top if there is room for it.
+// band shades a part of the x axis, with a word at its top if there is room.
 type band struct {
 	from, to float64
 	colour   color.NRGBA

@@ -12,8 +12,9 @@ import (
 	"taskguide/migration"
 )
 
-// Timeline shows one migration: how much was sent and how many pages the guest dirtied over time, and, behind, when the guest was
-// inside a segment, when the migration was held back or suspended, its rounds, and its stop-and-copy.
+// Timeline shows one migration: how much was sent and how many pages the guest dirtied over time.
+// Behind that it shows when the guest was inside a segment, when the migration was held back or
+// suspended, its rounds, and its stop-and-copy.
 func Timeline(title string, r trial.Result) Figure {
 	t := timeline{result: r, end: seconds(r.Report.TotalMS)}
 	t.begin = -0.1 * t.end
@@ -43,11 +44,11 @@ type timeline struct {
 // step is a constant value for a while.
 type step struct{ from, to, value float64 }
 
-// shortest is how far apart two moments must be for a rate between them to mean something, in seconds.
+// shortest is the least time between two moments, in seconds, for a meaningful rate.
 const shortest = 0.015
 
-// bandwidth is what went over the wire between any two moments at which the sum is known: reports of progress, and the ends
-// of rounds.
+// bandwidth is the rate on the wire between any two moments at which the number of bytes is known:
+// progress reports and the ends of rounds.
 func (t timeline) bandwidth() []step {
 	ofRound := map[int]int64{}
 	for _, r := range t.result.Report.Rounds {
@@ -68,7 +69,9 @@ func (t timeline) bandwidth() []step {
 			add(seconds(m.MS), m.WireBytes)
 		case "round":
 			rounds += ofRound[m.Round]
-			add(seconds(m.MS), rounds)
+			if t.result.Report.RoundsOmitted == 0 { // otherwise the sum is not known
+				add(seconds(m.MS), rounds)
+			}
 		}
 	}
 	add(t.end, t.result.Report.BytesWire)
@@ -106,7 +109,7 @@ func (t timeline) panel(title, x, y string, steps []step) *plot.Plot {
 		}
 		area = append(area, plotter.XY{X: stretch[len(stretch)-1].to, Y: 0})
 		if line, err := plotter.NewLine(area); err == nil {
-			line.Color, line.Width, line.FillColor = blue, vg.Points(1.2), faded(blue, 0x40)
+			line.Color, line.Width, line.FillColor = black, vg.Points(1.2), faded(black, 0x20)
 			p.Add(line)
 		}
 	}
@@ -115,8 +118,8 @@ func (t timeline) panel(title, x, y string, steps []step) *plot.Plot {
 	return p
 }
 
-// unbroken splits steps where there is a time of which nothing is known: to draw a line there, at 0 or elsewhere, would be
-// making it up.
+// unbroken splits steps at every time about which nothing is known, because a line there would be
+// invented.
 func unbroken(steps []step) [][]step {
 	var stretches [][]step
 	for i, s := range steps {
@@ -133,29 +136,37 @@ func unbroken(steps []step) [][]step {
 var (
 	segmentColour  = faded(green, 0x30)
 	heldColour     = faded(grey, 0x60)
-	stopCopyColour = faded(vermilion, 0x90)
+	stopCopyColour = faded(black, 0xb0)
 )
 
 func (t timeline) addBackground(p *plot.Plot) {
 	for _, s := range t.segments() {
 		p.Add(band{s.From, s.To, segmentColour, ""})
 	}
-	for _, s := range t.phases(migration.PhaseWaiting, migration.PhaseSuspended, migration.PhaseHeld) {
+	for _, s := range t.phases(migration.PhaseWaiting, migration.PhaseSuspended,
+		migration.PhaseHeld) {
 		p.Add(band{s.From, s.To, heldColour, s.Label})
 	}
 	for _, m := range t.result.Marks {
-		if m.Kind == "round" && m.Round < len(t.result.Report.Rounds) {
+		if m.Kind == "round" && m.Round < t.result.Report.RoundCount() {
 			p.Add(rule{seconds(m.MS)})
 		}
 	}
 	for _, s := range t.phases(migration.PhaseStopCopy) {
-		// At least a hair's breadth, so that the shortest can be seen.
-		p.Add(band{s.From, max(s.From+seconds(t.result.Report.DowntimeMS), s.From+(t.end-t.begin)*0.004), stopCopyColour, ""})
+		// Draw at least a hair's breadth, so that the shortest is visible.
+		p.Add(
+			band{
+				s.From,
+				max(s.From+seconds(t.result.Report.DowntimeMS), s.From+(t.end-t.begin)*0.004),
+				stopCopyColour,
+				"",
+			},
+		)
 	}
 	p.Add(rule{0})
 }
 
-// segments are when the task was inside one, at the source.
+// segments are the times when the task was inside a segment, at the source.
 func (t timeline) segments() []Span {
 	inside, from := t.insideAtBegin(), t.begin
 	var spans []Span
@@ -185,7 +196,7 @@ func (t timeline) insideAtBegin() bool {
 	return inside
 }
 
-// moved is when the guest stopped at the source, from where on its tags are not followed.
+// moved is when the guest stopped at the source. Its tags are not followed after that.
 func (t timeline) moved() float64 {
 	for _, s := range t.phases(migration.PhaseStopCopy) {
 		return s.From
@@ -193,7 +204,7 @@ func (t timeline) moved() float64 {
 	return t.end
 }
 
-// phases are when the engine was in one of those.
+// phases are the times when the engine was in one of the given phases.
 func (t timeline) phases(which ...migration.Phase) []Span {
 	var spans []Span
 	open := -1
@@ -221,7 +232,11 @@ type rule struct{ x float64 }
 func (r rule) Plot(c draw.Canvas, p *plot.Plot) {
 	toX, _ := p.Transforms(&c)
 	x := toX(r.x)
-	style := draw.LineStyle{Color: grey, Width: vg.Points(0.5), Dashes: []vg.Length{vg.Points(2), vg.Points(2)}}
+	style := draw.LineStyle{
+		Color:  grey,
+		Width:  vg.Points(0.5),
+		Dashes: []vg.Length{vg.Points(2), vg.Points(2)},
+	}
 	if r.x == 0 {
 		style.Dashes, style.Color = nil, black
 	}
@@ -232,7 +247,12 @@ func (r rule) Plot(c draw.Canvas, p *plot.Plot) {
 
 // drawKey explains the colours in one line.
 func (t timeline) drawKey(c draw.Canvas) {
-	style := draw.TextStyle{Color: black, Font: sans(tickSize), Handler: plot.DefaultTextHandler, YAlign: draw.YCenter}
+	style := draw.TextStyle{
+		Color:   black,
+		Font:    sans(tickSize),
+		Handler: plot.DefaultTextHandler,
+		YAlign:  draw.YCenter,
+	}
 	x, y := c.Min.X+vg.Points(60), c.Center().Y
 	for _, k := range []struct {
 		label string
@@ -242,7 +262,9 @@ func (t timeline) drawKey(c draw.Canvas) {
 		{"held back", func(x vg.Length) { c.SetColor(heldColour); c.Fill(box(x, y)) }},
 		{"stop-and-copy", func(x vg.Length) { c.SetColor(stopCopyColour); c.Fill(box(x, y)) }},
 		{"end of a round", func(x vg.Length) {
-			style := draw.LineStyle{Color: grey, Width: vg.Points(0.8), Dashes: []vg.Length{vg.Points(2), vg.Points(2)}}
+			style := draw.LineStyle{
+				Color: grey, Width: vg.Points(0.8), Dashes: []vg.Length{vg.Points(2), vg.Points(2)},
+			}
 			c.StrokeLine2(style, x+keySide/2, y-keySide/2, x+keySide/2, y+keySide/2)
 		}},
 	} {

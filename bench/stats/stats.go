@@ -1,22 +1,32 @@
-// Package stats summarizes samples without assuming that they are normally distributed, which times on a busy host
-// never are: medians and quantiles, with bootstrap confidence intervals.
+// Package stats summarizes samples without assuming that they are normally distributed, which times
+// on a busy host never are: medians and quantiles, with bootstrap confidence intervals.
 //
-// A bootstrap interval answers "how far might this median be off, given how few samples there are": the sample is drawn
-// from itself, with replacement, some thousand times, and the interval holds the middle 95 % of the medians so
-// obtained (the percentile method; Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13). The draws come
-// from a generator with a fixed seed, so that the same data give the same interval.
+// Two ways to do a thing are compared in pairs: both were tried under the same circumstances, in
+// one block of the design. The effects of the circumstances then cancel out, and the interval is
+// about the difference alone. Fewer than three values get no interval, because it would pretend to
+// knowledge that nobody has.
+//
+// A bootstrap interval answers "how far might this median be off, given how few samples there are":
+// the sample is drawn from itself, with replacement, some thousand times, and the interval holds
+// the middle 95 % of the medians so obtained (the percentile method; Efron and Tibshirani, An
+// Introduction to the Bootstrap, chapter 13). The draws come from a generator with a fixed seed, so
+// that the same data give the same interval.
 package stats
 
 import (
+	"cmp"
 	"math"
 	"math/rand/v2"
 	"slices"
 )
 
 const (
+	// LeastForInterval is the fewest values, or pairs in each stratum, that give an interval.
+	LeastForInterval = 3
+
 	resamples  = 2000
 	confidence = 0.95
-	seed       = 0x7461736b // any will do, as long as it stays
+	seed       = 0x7461736b // any value will do, as long as it stays the same
 )
 
 // Interval is a confidence interval at 95 %.
@@ -27,29 +37,34 @@ type Interval struct {
 
 // Summary describes a sample.
 type Summary struct {
-	N      int      `json:"n"`
-	Median float64  `json:"median"`
-	CI     Interval `json:"median_ci95"`
-	Min    float64  `json:"min"`
-	Q1     float64  `json:"q1"`
-	Q3     float64  `json:"q3"`
-	P95    float64  `json:"p95"`
-	Max    float64  `json:"max"`
+	N      int       `json:"n"`
+	Median float64   `json:"median"`
+	CI     *Interval `json:"median_ci95"` // nil for fewer values than LeastForInterval
+	Min    float64   `json:"min"`
+	Q1     float64   `json:"q1"`
+	Q3     float64   `json:"q3"`
+	P95    float64   `json:"p95"`
+	Max    float64   `json:"max"`
 }
 
-// Summarize describes values. Of no values, everything is 0.
+// Summarize describes values. All fields are 0 if there are no values.
 func Summarize(values []float64) Summary {
 	if len(values) == 0 {
 		return Summary{}
 	}
 	s := sorted(values)
-	return Summary{
-		N: len(s), Median: quantile(s, 0.5), CI: bootstrap(func(r *rand.Rand) float64 { return Median(draw(r, s)) }),
-		Min: s[0], Q1: quantile(s, 0.25), Q3: quantile(s, 0.75), P95: quantile(s, 0.95), Max: s[len(s)-1],
+	sum := Summary{
+		N: len(s), Median: quantile(s, 0.5),
+		Min: s[0], Q1: quantile(s, 0.25), Q3: quantile(s, 0.75), P95: quantile(s, 0.95),
+		Max: s[len(s)-1],
 	}
+	if len(s) >= LeastForInterval {
+		sum.CI = bootstrap(func(r *rand.Rand) float64 { return Median(draw(r, s)) })
+	}
+	return sum
 }
 
-// Median of values, 0 of none. It does not change values.
+// Median returns the median of values, or 0 if there are none. It does not change values.
 func Median(values []float64) float64 {
 	if len(values) == 0 {
 		return 0
@@ -57,7 +72,7 @@ func Median(values []float64) float64 {
 	return quantile(sorted(values), 0.5)
 }
 
-// Mean of values, 0 of none.
+// Mean returns the mean of values, or 0 if there are none.
 func Mean(values []float64) float64 {
 	if len(values) == 0 {
 		return 0
@@ -69,7 +84,7 @@ func Mean(values []float64) float64 {
 	return sum / float64(len(values))
 }
 
-// Max of values, 0 of none.
+// Max returns the maximum of values, or 0 if there are none.
 func Max(values []float64) float64 {
 	if len(values) == 0 {
 		return 0
@@ -77,39 +92,91 @@ func Max(values []float64) float64 {
 	return slices.Max(values)
 }
 
-// Ratio is a quotient of the same statistic of two samples.
+// Ratio is the quotient of one statistic of two samples.
 type Ratio struct {
-	Value float64  `json:"value"`
-	CI    Interval `json:"ci95"`
+	Value float64   `json:"value"`
+	CI    *Interval `json:"ci95"` // nil if a stratum has fewer pairs than LeastForInterval
 }
 
-// RatioOf compares two independent samples, a over b, by a statistic: [Median]; [Mean], which says more of samples that
-// are either small or large; or [Max], whose interval only tells how much hangs on single values, for what is worse than
-// the worst of a sample is not in it. It returns false if the ratio has no meaning: a sample is empty, or b's statistic is
-// not positive.
-func RatioOf(statistic func([]float64) float64, a, b []float64) (Ratio, bool) {
-	if len(a) == 0 || len(b) == 0 || statistic(b) <= 0 {
+// Pair holds the results of two ways under the same circumstances.
+type Pair struct {
+	A, B float64
+	// Stratum names circumstances that are alike, for instance a program. Each draw has as many
+	// pairs of a stratum as the data have, so that no draw compares one program with another.
+	Stratum string
+}
+
+// RatioOf compares the two sides of pairs, A over B, by a statistic: [Median]; [Mean], which says
+// more about samples that are either small or large; or [Max]. The interval of [Max] shows only how
+// much depends on single values, because values beyond the worst of a sample are not in it. The
+// interval comes from draws of whole pairs, stratum by stratum. RatioOf returns false if the ratio
+// has no meaning: there is no pair, or B's statistic is not positive.
+func RatioOf(statistic func([]float64) float64, pairs []Pair) (Ratio, bool) {
+	a, b := sides(pairs)
+	if len(pairs) == 0 || statistic(b) <= 0 {
 		return Ratio{}, false
 	}
-	a, b = sorted(a), sorted(b) // so that their order does not matter to the draws
-	ci := bootstrap(func(r *rand.Rand) float64 {
-		below := statistic(draw(r, b))
+	ratio := Ratio{Value: statistic(a) / statistic(b)}
+	strata := stratify(pairs)
+	for _, s := range strata {
+		if len(s) < LeastForInterval {
+			return ratio, true
+		}
+	}
+	drawn := make([]Pair, 0, len(pairs))
+	ratio.CI = bootstrap(func(r *rand.Rand) float64 {
+		drawn = drawn[:0]
+		for _, s := range strata {
+			for range s {
+				drawn = append(drawn, s[r.IntN(len(s))])
+			}
+		}
+		a, b := sides(drawn)
+		below := statistic(b)
 		if below <= 0 {
 			return math.MaxFloat64
 		}
-		return statistic(draw(r, a)) / below
+		return statistic(a) / below
 	})
-	return Ratio{statistic(a) / statistic(b), ci}, true
+	return ratio, true
 }
 
-func bootstrap(statistic func(*rand.Rand) float64) Interval {
+// stratify sorts pairs into their strata. Its order does not depend on that of the pairs.
+func stratify(pairs []Pair) [][]Pair {
+	s := slices.Clone(pairs)
+	slices.SortFunc(s, func(p, q Pair) int {
+		return cmp.Or(
+			cmp.Compare(p.Stratum, q.Stratum),
+			cmp.Compare(p.A, q.A),
+			cmp.Compare(p.B, q.B),
+		)
+	})
+	var strata [][]Pair
+	for i, p := range s {
+		if i == 0 || p.Stratum != s[i-1].Stratum {
+			strata = append(strata, nil)
+		}
+		last := &strata[len(strata)-1]
+		*last = append(*last, p)
+	}
+	return strata
+}
+
+func sides(pairs []Pair) (a, b []float64) {
+	for _, p := range pairs {
+		a, b = append(a, p.A), append(b, p.B)
+	}
+	return a, b
+}
+
+func bootstrap(statistic func(*rand.Rand) float64) *Interval {
 	r := rand.New(rand.NewPCG(seed, seed))
 	s := make([]float64, resamples)
 	for i := range s {
 		s[i] = statistic(r)
 	}
 	slices.Sort(s)
-	return Interval{quantile(s, (1-confidence)/2), quantile(s, (1+confidence)/2)}
+	return &Interval{quantile(s, (1-confidence)/2), quantile(s, (1+confidence)/2)}
 }
 
 func draw(r *rand.Rand, from []float64) []float64 {
@@ -120,7 +187,8 @@ func draw(r *rand.Rand, from []float64) []float64 {
 	return s
 }
 
-// quantile interpolates linearly between the order statistics of s, which is sorted (Hyndman and Fan's type 7).
+// quantile interpolates linearly between the order statistics of s, which is sorted (Hyndman and
+// Fan's type 7).
 func quantile(s []float64, q float64) float64 {
 	at := q * float64(len(s)-1)
 	below := int(at)

@@ -24,7 +24,7 @@ func TestSummaryLeavesValuesAlone(t *testing.T) {
 	v := []float64{3, 1, 2}
 	Summarize(v)
 	Median(v)
-	_, _ = RatioOf(Median, v, v)
+	_, _ = RatioOf(Median, []Pair{{A: 3, B: 1}, {A: 1, B: 2}})
 	require.Equal(t, []float64{3, 1, 2}, v)
 }
 
@@ -32,15 +32,16 @@ func TestSummaryOfFewValues(t *testing.T) {
 	require.Equal(t, Summary{}, Summarize(nil))
 	require.Zero(t, Median(nil))
 	one := Summarize([]float64{7})
-	require.Equal(t, Summary{N: 1, Median: 7, CI: Interval{7, 7}, Min: 7, Q1: 7, Q3: 7, P95: 7, Max: 7}, one)
+	require.Equal(t, Summary{N: 1, Median: 7, Min: 7, Q1: 7, Q3: 7, P95: 7, Max: 7}, one)
 }
 
 func TestIntervalIsReproducible(t *testing.T) {
 	v := []float64{5, 9, 1, 4, 8, 2}
+	require.NotNil(t, Summarize(v).CI)
 	require.Equal(t, Summarize(v).CI, Summarize(v).CI)
 }
 
-// For a large sample of a normal distribution the median is off by 1.2533 σ/√n in the standard deviation.
+// In a large sample of a normal distribution, the median's standard deviation is 1.2533 σ/√n.
 func TestIntervalHasTheWidthOfTheory(t *testing.T) {
 	const n = 400
 	v := make([]float64, n)
@@ -52,8 +53,9 @@ func TestIntervalHasTheWidthOfTheory(t *testing.T) {
 	require.InDelta(t, 0, (ci.High+ci.Low)/2, 0.02)
 }
 
-// The interval must do what it is named after: of many samples from a known distribution, about 95 % of the
-// intervals hold the true median. (The percentile bootstrap is known to be a little off for small samples.)
+// An interval must do what its name says: about 95 % of the intervals of many samples from a known
+// distribution hold the true median. (The percentile bootstrap is known to be a little off for
+// small samples.)
 func TestIntervalCoversTheTrueMedian(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	const samples = 200
@@ -71,36 +73,96 @@ func TestIntervalCoversTheTrueMedian(t *testing.T) {
 	require.InDelta(t, 0.94, float64(covered)/samples, 0.05)
 }
 
+// pairsOf pairs values by their places.
+func pairsOf(a, b []float64) []Pair {
+	var pairs []Pair
+	for i := range a {
+		pairs = append(pairs, Pair{A: a[i], B: b[i]})
+	}
+	return pairs
+}
+
 func TestRatioOf(t *testing.T) {
-	r, ok := RatioOf(Median, []float64{2, 4, 6}, []float64{8, 8, 8})
+	pairs := pairsOf([]float64{2, 4, 6}, []float64{8, 8, 8})
+	r, ok := RatioOf(Median, pairs)
 	require.True(t, ok)
 	require.InDelta(t, 0.5, r.Value, 1e-12)
-	require.LessOrEqual(t, r.CI.Low, 0.5)
-	require.GreaterOrEqual(t, r.CI.High, 0.5)
-	require.GreaterOrEqual(t, r.CI.Low, 0.25)
-	require.LessOrEqual(t, r.CI.High, 0.75)
+	require.Equal(t, &Interval{0.25, 0.75}, r.CI)
 
-	again, _ := RatioOf(Median, []float64{6, 2, 4}, []float64{8, 8, 8})
-	require.Equal(t, r, again, "the order of the values says nothing")
+	again, _ := RatioOf(Median, []Pair{pairs[2], pairs[0], pairs[1]})
+	require.Equal(t, r, again, "the order of the pairs says nothing")
 
-	_, ok = RatioOf(Median, []float64{1}, nil)
+	_, ok = RatioOf(Median, nil)
 	require.False(t, ok)
-	_, ok = RatioOf(Median, []float64{1}, []float64{0, 0})
+	_, ok = RatioOf(Median, pairsOf([]float64{1, 1}, []float64{0, 0}))
 	require.False(t, ok)
 }
 
-// Of samples that are either small or large, medians jump from one to the other; means tell the share of each.
+func TestNoIntervalFromTwo(t *testing.T) {
+	require.Nil(t, Summarize([]float64{1, 2}).CI)
+	require.NotNil(t, Summarize([]float64{1, 2, 3}).CI)
+	r, ok := RatioOf(Mean, pairsOf([]float64{1, 2}, []float64{2, 4}))
+	require.True(t, ok)
+	require.Nil(t, r.CI)
+	// Many pairs, but of one program only two.
+	pairs := pairsOf([]float64{1, 2, 3, 4, 5}, []float64{2, 4, 6, 8, 10})
+	pairs[3].Stratum, pairs[4].Stratum = "kv", "kv"
+	r, ok = RatioOf(Mean, pairs)
+	require.True(t, ok)
+	require.Nil(t, r.CI)
+}
+
+// What both sides of each pair share says nothing about their ratio, however much it varies.
+func TestPairsCancelTheirCircumstances(t *testing.T) {
+	var a, b []float64
+	for i := range 12 {
+		circumstance := 100 * float64(1+i%4)
+		a, b = append(a, circumstance+1), append(b, circumstance)
+	}
+	r, ok := RatioOf(Mean, pairsOf(a, b))
+	require.True(t, ok)
+	require.InDelta(t, 1, r.CI.Low, 0.01)
+	require.InDelta(t, 1, r.CI.High, 0.01)
+
+	// The same values in pairs that do not belong together.
+	b = append(b[1:], b[0])
+	r, ok = RatioOf(Mean, pairsOf(a, b))
+	require.True(t, ok)
+	require.Greater(t, r.CI.High-r.CI.Low, 0.1)
+}
+
+// Programs of another size are never drawn for one another.
+func TestStrataAreDrawnApart(t *testing.T) {
+	var pairs []Pair
+	for range 5 {
+		pairs = append(
+			pairs,
+			Pair{A: 1, B: 10, Stratum: "small"},
+			Pair{A: 1000, B: 1000, Stratum: "large"},
+		)
+	}
+	r, ok := RatioOf(Mean, pairs)
+	require.True(t, ok)
+	require.InDelta(t, 1001.0/1010, r.Value, 1e-12)
+	require.InDelta(t, r.Value, r.CI.Low, 1e-12)
+	require.InDelta(t, r.Value, r.CI.High, 1e-12)
+}
+
+// If samples are either small or large, medians jump from one to the other, and means show the
+// share of each.
 func TestRatioOfOtherStatistics(t *testing.T) {
-	a, b := []float64{1, 1, 1, 1, 1, 101}, []float64{1, 1, 101, 101, 101, 101}
-	r, ok := RatioOf(Mean, a, b)
+	r, ok := RatioOf(
+		Mean,
+		pairsOf([]float64{1, 1, 1, 1, 1, 101}, []float64{1, 1, 101, 101, 101, 101}),
+	)
 	require.True(t, ok)
 	require.InDelta(t, 106.0/406, r.Value, 1e-12)
 	require.Less(t, r.CI.Low, r.Value)
 	require.Greater(t, r.CI.High, r.Value)
-	r, ok = RatioOf(Max, []float64{1, 2}, []float64{4, 3})
+	r, ok = RatioOf(Max, pairsOf([]float64{1, 2, 1}, []float64{4, 3, 4}))
 	require.True(t, ok)
 	require.InDelta(t, 0.5, r.Value, 1e-12)
-	require.Equal(t, Interval{0.25, 2.0 / 3}, r.CI)
+	require.Equal(t, &Interval{0.25, 2.0 / 3}, r.CI)
 	require.Zero(t, Mean(nil))
 	require.Zero(t, Max(nil))
 }

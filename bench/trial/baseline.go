@@ -12,25 +12,26 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
-	"taskguide/integration/heartbeat"
+	"taskguide/guestkernel/heartbeat"
 	"taskguide/migration"
 )
 
-// Baseline is something else than a migration, measured beside the same guest, which keeps the host as busy as it does
-// during a migration: what the host can do at best.
+// Baseline is a measurement beside the same guest that is not a migration: what the host can do at
+// best while the guest keeps it as busy as during a migration.
 type Baseline string
 
-// The baselines. Both move BaselineBytes from one buffer of that size to another; all their memory has been touched before.
+// Both baselines move BaselineBytes from one buffer of that size to another. All their memory was
+// touched before.
 const (
 	BaselineTCP    Baseline = "tcp"    // over one connection, between two threads
 	BaselineMemcpy Baseline = "memcpy" // by one thread
 )
 
-// baselineChunk is how much is written to a socket, or copied, at once.
+// baselineChunk is how many bytes are written to a socket, or copied, at once.
 const baselineChunk = 1 << 20
 
-func (b *Bed) runBaseline(ctx context.Context, r *Result) (err error) {
-	if b.Link != nil {
+func (site *Site) runBaseline(ctx context.Context, r *Result) (err error) {
+	if site.Link != nil {
 		return errors.New("baselines are measured on the loopback only")
 	}
 	dir, err := os.MkdirTemp("", "vmm-bench-")
@@ -42,8 +43,9 @@ func (b *Bed) runBaseline(ctx context.Context, r *Result) (err error) {
 	started := make(chan struct{})
 	close(started)
 	g := r.Spec.Guest
-	vm, err := startVMM(b.Binary, dir, "load", Side{}, &log, started,
-		"--memory", fmt.Sprint(g.MemoryBytes), "--cpus", fmt.Sprint(g.CPUs), "--cmdline", g.Cmdline())
+	vm, err := startVMM(site.Binary, dir, "load", Side{}, &log, started,
+		"--memory", fmt.Sprint(g.MemoryBytes), "--cpus", fmt.Sprint(g.CPUs), "--cmdline",
+		g.Cmdline())
 	if err != nil {
 		return err
 	}
@@ -61,7 +63,9 @@ func (b *Bed) runBaseline(ctx context.Context, r *Result) (err error) {
 	if err := awaitBeats(alive, &log, r.Spec); err != nil {
 		return vm.explain(err)
 	}
-	move := map[Baseline]func(to, from []byte) error{BaselineTCP: moveTCP, BaselineMemcpy: moveMemcpy}[r.Spec.Baseline]
+	move := map[Baseline]func(to, from []byte) error{
+		BaselineTCP: moveTCP, BaselineMemcpy: moveMemcpy,
+	}[r.Spec.Baseline]
 	if move == nil {
 		return fmt.Errorf("baseline %q is unknown", r.Spec.Baseline)
 	}
@@ -79,27 +83,32 @@ func (b *Bed) runBaseline(ctx context.Context, r *Result) (err error) {
 		return err
 	}
 	r.CPU.Source = after - before
-	r.Report = migration.Report{Status: migration.StatusCompleted, TotalMS: took, BytesWire: r.Spec.BaselineBytes, PagesStopCopy: Unknown}
+	r.Report = migration.Report{
+		Status: migration.StatusCompleted, TotalMS: took, BytesWire: r.Spec.BaselineBytes,
+		PagesStopCopy: Unknown,
+	}
 	return nil
 }
 
-// baselineBuffers are outside of Go's heap, whose collector has nothing to do with what is measured.
+// baselineBuffers returns buffers outside of Go's heap, so that the collector does not disturb the
+// measurement.
 func baselineBuffers(bytes int64) (from, to []byte, release func(), err error) {
 	var maps [][]byte
 	release = func() {
 		for _, m := range maps {
-			_ = unix.Munmap(m) // ours alone
+			_ = unix.Munmap(m) // nobody else uses it
 		}
 	}
 	for range 2 {
-		m, err := unix.Mmap(-1, 0, int(bytes), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_POPULATE)
+		m, err := unix.Mmap(-1, 0, int(bytes), unix.PROT_READ|unix.PROT_WRITE,
+			unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_POPULATE)
 		if err != nil {
 			release()
 			return nil, nil, nil, fmt.Errorf("a buffer of %d bytes: %w", bytes, err)
 		}
 		maps = append(maps, m)
 	}
-	for i := range maps[0] { // pages that are all the same would stay in the cache
+	for i := range maps[0] { // identical pages would stay in the cache
 		if i%64 == 0 {
 			maps[0][i] = byte(i >> 6)
 		}

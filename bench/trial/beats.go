@@ -6,13 +6,13 @@ import (
 	"slices"
 	"time"
 
-	"taskguide/integration/heartbeat"
+	"taskguide/guestkernel/heartbeat"
 )
 
-// span says which heartbeats belong to what.
+// span says which heartbeats belong to which part of a trial.
 type span struct {
-	asked int // beats that had come when the migration was asked for
-	moved int // beats that had come when the guest had left the source
+	asked int // beats before the request
+	moved int // beats before the guest left the source
 }
 
 // byTask splits beats and span among tasks, which beat independently.
@@ -44,7 +44,8 @@ type series struct {
 // complete tells whether n beats have come after the move.
 func (s *series) complete(n int) bool { return len(s.beats) >= s.moved+n }
 
-// around is the beats in which the migration fell: from the first one after it was asked for to the first one after the move.
+// around is the beats around the migration: from the first one after the request to the first one
+// after the move.
 func (s *series) around() []heartbeat.Beat {
 	return s.beats[min(s.asked, len(s.beats)):min(s.moved+1, len(s.beats))]
 }
@@ -65,7 +66,8 @@ func (s *series) rate(i, j int) float64 {
 
 // running leaves out the heartbeats of a guest that still prepares its memory.
 func running(beats []heartbeat.Beat) []heartbeat.Beat {
-	return slices.DeleteFunc(beats, func(b heartbeat.Beat) bool { return b.Fields["phase"] == "prepare" })
+	return slices.DeleteFunc(beats,
+		func(b heartbeat.Beat) bool { return b.Fields["phase"] == "prepare" })
 }
 
 // awaitRunning waits until there are more than n heartbeats of the run proper, and returns them.
@@ -82,14 +84,16 @@ func awaitRunning(ctx context.Context, log *heartbeat.Log, n int) ([]heartbeat.B
 	}
 }
 
-// readBeats fills in what the heartbeats say.
+// readBeats fills in what the heartbeats show.
 func (r *Result) readBeats(beats []heartbeat.Beat, s span) {
 	for _, t := range byTask(beats, s) {
 		for _, b := range t.around() {
 			r.GapMS = max(r.GapMS, ms(b.Gap))
+			r.ExitMS = max(r.ExitMS, exitMS(b))
 		}
 		if before := t.before(); len(before) > 0 {
 			r.GapBeforeMS = max(r.GapBeforeMS, ms(before[len(before)-1].Gap))
+			r.ExitBeforeMS = max(r.ExitBeforeMS, exitMS(before[len(before)-1]))
 		}
 		r.addWork(t)
 		r.addLatency(t)
@@ -99,13 +103,21 @@ func (r *Result) readBeats(beats []heartbeat.Beat, s span) {
 	}
 }
 
+// exitMS is the longest time, in ms, that a line took to print since the heartbeat before.
+func exitMS(b heartbeat.Beat) float64 {
+	us, _ := b.Float("print_us")
+	return us / 1000
+}
+
 // steadyCycle is the longest cycle that does not show in the work of a second.
 const steadyCycle = 200 * time.Millisecond
 
-// addWork is about programs that do the same all the time; the speed of others says which phase they were in.
+// addWork applies to programs that do the same all the time. In others, the speed depends on the
+// phase.
 func (r *Result) addWork(t *series) {
 	g := r.Spec.Guest
-	if steady := g.Busy == 0 || g.Cool == 0 || g.Cycle() <= steadyCycle; !steady || t.asked < 2 || len(t.beats) <= t.moved {
+	if steady := g.Busy == 0 || g.Cool == 0 || g.Cycle() <= steadyCycle; !steady || t.asked < 2 ||
+		len(t.beats) <= t.moved {
 		return
 	}
 	first := max(0, t.asked-1-max(1, r.Spec.BeatsBefore))
@@ -119,7 +131,7 @@ func (r *Result) addWork(t *series) {
 	}
 }
 
-// addLatency takes one more second than around: what waits when the guest goes on is answered in that.
+// addLatency takes one more second than around, in which requests that had to wait are answered.
 func (r *Result) addLatency(t *series) {
 	if len(t.beats) == 0 {
 		return
@@ -141,16 +153,20 @@ func (r *Result) addLatency(t *series) {
 }
 
 func (p *Percentiles) worst(b heartbeat.Beat) {
-	for name, v := range map[string]*float64{"p50_us": &p.P50, "p99_us": &p.P99, "p999_us": &p.P999, "max_us": &p.Max} {
+	for name, v := range map[string]*float64{
+		"p50_us": &p.P50, "p99_us": &p.P99, "p999_us": &p.P999, "max_us": &p.Max,
+	} {
 		if f, ok := b.Float(name); ok {
 			*v = max(*v, f)
 		}
 	}
 }
 
-var movedLine = regexp.MustCompile(`(?m)^moved task=\d+ epoch=\d+ inside=(\w+) ms=\d+ phase=(\w+)\r?$`)
+var movedLine = regexp.MustCompile(
+	`(?m)^moved task=\d+ epoch=\d+ inside=(\w+) ms=\d+ phase=(\w+)\r?$`,
+)
 
-// parseMoved finds what the guest says about its move; of several tasks, the first.
+// parseMoved finds what the guest prints about its move, for the first of several tasks.
 func parseMoved(console string) *Moved {
 	m := movedLine.FindStringSubmatch(console)
 	if m == nil {
@@ -162,7 +178,8 @@ func parseMoved(console string) *Moved {
 // heartbeatPeriod is fixed in the guest.
 const heartbeatPeriod = time.Second
 
-// cycleAt is when the guest began its first cycle, by its last heartbeat: it beats the n-th time n seconds after.
+// cycleAt is when the guest began its first cycle, computed from its last heartbeat: the n-th comes
+// n seconds after.
 func cycleAt(beats []heartbeat.Beat) time.Time {
 	last := beats[len(beats)-1]
 	for _, first := range beats {
@@ -173,7 +190,7 @@ func cycleAt(beats []heartbeat.Beat) time.Time {
 	return last.At
 }
 
-// untilOffset is how long it takes from now until a cycle that began at begin is at that point.
+// untilOffset is the time from now until a cycle that began at begin reaches that point.
 func untilOffset(now, begin time.Time, offset float64, cycle time.Duration) time.Duration {
 	if cycle <= 0 {
 		return 0
@@ -187,3 +204,15 @@ func untilOffset(now, begin time.Time, offset float64, cycle time.Duration) time
 }
 
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+// readSilences fills in what the outside clock shows, if the guest prints dots.
+func (r *Result) readSilences(source, destination *heartbeat.Watch, requested time.Time) {
+	if r.Spec.Guest.Dots == 0 {
+		return
+	}
+	s, ok := heartbeat.SilencesOf(source.Times(), destination.Times(), requested)
+	if !ok {
+		return
+	}
+	r.Silences = &Silences{ms(s.Before), ms(s.Rounds), ms(s.Switch), ms(s.After)}
+}

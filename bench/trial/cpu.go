@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// cpuSeconds is the processor time that a process has used, all threads, those that ended too. The id of another
-// process' CPU clock is made as clock_getcpuclockid(3) does.
+// cpuSeconds is the processor time of a process in seconds, for all its threads, including those
+// that have ended. It makes the id of another process' CPU clock as clock_getcpuclockid(3) does.
 func cpuSeconds(pid int) (float64, error) {
 	const schedClock = 2
 	var t unix.Timespec
@@ -24,10 +24,10 @@ func cpuSeconds(pid int) (float64, error) {
 	return float64(t.Nano()) / 1e9, nil
 }
 
-// vcpuNames are what this project's VMM and QEMU call the threads of their vCPUs.
+// vcpuNames matches the names that our VMM and QEMU give to the threads of their vCPUs.
 var vcpuNames = regexp.MustCompile(`^(vcpu \d+|CPU \d+/KVM)\n?$`)
 
-// vcpuThreads are the stat files, proc_pid_stat(5), of the threads on which a process runs its guest.
+// vcpuThreads returns the stat files, proc_pid_stat(5), of a process' vCPU threads.
 func vcpuThreads(pid int) ([]string, error) {
 	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
 	if err != nil {
@@ -36,7 +36,8 @@ func vcpuThreads(pid int) ([]string, error) {
 	var threads []string
 	for _, task := range tasks {
 		// A thread may have ended since.
-		if name, err := os.ReadFile(filepath.Join(task, "comm")); err == nil && vcpuNames.Match(name) {
+		if name, err := os.ReadFile(filepath.Join(task, "comm")); err == nil &&
+			vcpuNames.Match(name) {
 			threads = append(threads, filepath.Join(task, "stat"))
 		}
 	}
@@ -46,8 +47,9 @@ func vcpuThreads(pid int) ([]string, error) {
 	return threads, nil
 }
 
-// parseThreadStat reads the processor time of a thread, in ticks: the fields utime and stime of proc_pid_stat(5), the 14th
-// and 15th. Its second field is a name in parentheses, which may hold anything.
+// parseThreadStat reads the processor time of a thread, in ticks: the fields utime and stime of
+// proc_pid_stat(5), the 14th and 15th. Its second field is a name in parentheses, which may hold
+// anything.
 func parseThreadStat(stat string) (ticks uint64, err error) {
 	f := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
 	if len(f) < 13 {
@@ -63,12 +65,12 @@ func parseThreadStat(stat string) (ticks uint64, err error) {
 	return ticks, nil
 }
 
-// guestMeterInterval is how often the threads of vCPUs are looked at: they may end, with what they know, as soon as
-// the guest has left.
+// guestMeterInterval is how often the threads of vCPUs are read. They may end as soon as the guest
+// has left, and their times end with them.
 const guestMeterInterval = 20 * time.Millisecond
 
-// guestMeter measures what the vCPUs of a process use of the processors from its making to stop, or to their end. It is as
-// exact as the kernel's account of threads, which is in ticks of 10 ms.
+// guestMeter measures the processor time of a process' vCPUs, from newGuestMeter to stop or to
+// their end. It is as exact as the kernel's account of threads, in ticks of 10 ms.
 type guestMeter struct {
 	threads []string
 	begun   []uint64
@@ -83,7 +85,8 @@ func newGuestMeter(pid int) (*guestMeter, error) {
 		return nil, err
 	}
 	m := &guestMeter{
-		threads: threads, begun: make([]uint64, len(threads)), latest: make([]uint64, len(threads)), quit: make(chan struct{}), done: make(chan struct{}),
+		threads: threads, begun: make([]uint64, len(threads)), latest: make([]uint64, len(threads)),
+		quit: make(chan struct{}), done: make(chan struct{}),
 	}
 	m.look()
 	copy(m.begun, m.latest)
@@ -110,7 +113,7 @@ func (m *guestMeter) look() {
 	for i, path := range m.threads {
 		b, err := os.ReadFile(path)
 		if err != nil {
-			continue // it has ended: what it had used is known
+			continue // it has ended: its last time is known
 		}
 		if ticks, err := parseThreadStat(string(b)); err == nil {
 			m.latest[i] = ticks

@@ -11,14 +11,15 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"taskguide/bench/peer/qemu"
 	"taskguide/control"
 	"taskguide/guestkernel"
-	"taskguide/integration/heartbeat"
-	"taskguide/integration/qemu"
+	"taskguide/guestkernel/heartbeat"
+	"taskguide/integration/need"
 	"taskguide/migration"
 )
 
-var bed Bed
+var site Site
 
 func TestMain(m *testing.M) { os.Exit(buildAndRun(m)) }
 
@@ -29,14 +30,14 @@ func buildAndRun(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	bed = Bed{Binary: filepath.Join(dir, "vmm"), Kernel: filepath.Join(dir, "guest.elf")}
-	build := exec.Command("go", "build", "-buildvcs=false", "-o", bed.Binary, "../../cmd/vmm")
+	site = Site{Binary: filepath.Join(dir, "vmm"), Kernel: filepath.Join(dir, "guest.elf")}
+	build := exec.Command("go", "build", "-buildvcs=false", "-o", site.Binary, "../../cmd/vmm")
 	build.Stdout, build.Stderr = os.Stderr, os.Stderr
 	if err := build.Run(); err != nil {
 		fmt.Fprintln(os.Stderr, "build vmm:", err)
 		return 1
 	}
-	if err := os.WriteFile(bed.Kernel, guestkernel.ELF, 0o600); err != nil {
+	if err := os.WriteFile(site.Kernel, guestkernel.ELF, 0o600); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -45,16 +46,20 @@ func buildAndRun(m *testing.M) int {
 
 func guided() Spec {
 	return Spec{
-		ID:     "guided",
-		Guest:  Guest{Program: "workload=phased ws=16M hot=256K", Busy: 500 * time.Millisecond, Cool: 500 * time.Millisecond, Tag: TagCool, MemoryBytes: 64 << 20, CPUs: 1},
+		ID: "guided",
+		Guest: Guest{
+			Program: "workload=phased ws=16M hot=256K", Busy: 500 * time.Millisecond,
+			Cool: 500 * time.Millisecond, Tag: TagCool, MemoryBytes: 64 << 20, CPUs: 1,
+		},
 		Offset: 0.2,
 		Params: migration.Params{Guidance: migration.GuidanceSwitchover, BitsPerSecond: 1e9},
 	}
 }
 
-// The trial as a whole: a guest is asked for in its busy phase, moved in its cool one, and says so itself.
+// This test covers a whole trial: the migration is requested in the guest's busy phase, moves it in
+// its cool one, and the guest says so itself.
 func TestGuidedTrial(t *testing.T) {
-	r := bed.Run(t.Context(), guided())
+	r := site.Run(t.Context(), guided())
 	require.Empty(t, r.Error)
 	require.Equal(t, migration.StatusCompleted, r.Report.Status)
 	require.Equal(t, "tags", r.Request.Anchor)
@@ -65,7 +70,8 @@ func TestGuidedTrial(t *testing.T) {
 	require.Positive(t, r.GapMS)
 	require.Positive(t, r.CPU.Source)
 	require.Positive(t, r.CPU.Destination)
-	require.LessOrEqual(t, r.CPU.Guest, r.CPU.Source+0.03, "a part, but for the ticks in which it is counted")
+	require.LessOrEqual(t, r.CPU.Guest, r.CPU.Source+0.03,
+		"a part, but for the ticks in which it is counted")
 	kinds := map[string]int{}
 	for i, m := range r.Marks {
 		kinds[m.Kind]++
@@ -81,11 +87,11 @@ func TestGuidedTrial(t *testing.T) {
 func TestLinkCarriesAMigration(t *testing.T) {
 	link, err := NewLink(500e6)
 	if errors.Is(err, ErrLink) && os.Geteuid() != 0 {
-		t.Skip("only root may build links, here: ", err)
+		need.Skip(t, fmt.Sprint("only root may build links, here: ", err))
 	}
 	require.NoError(t, err)
 	defer link.Close()
-	shaped := bed
+	shaped := site
 	shaped.Link = link
 	spec := guided()
 	spec.Guest.Program = "workload=idle touch=32M fill=random"
@@ -102,24 +108,26 @@ func TestLinkCarriesAMigration(t *testing.T) {
 
 func TestTrialOfQEMU(t *testing.T) {
 	if _, err := exec.LookPath(qemu.Binary); err != nil {
-		t.Skip("QEMU, the optional peer, is not installed")
+		need.Skip(t, "QEMU, the optional peer, is not installed")
 	}
 	spec := guided()
 	spec.QEMU = &qemu.Migration{Channels: 2}
-	r := bed.Run(t.Context(), spec)
+	r := site.Run(t.Context(), spec)
 	require.Empty(t, r.Error)
 	require.Positive(t, r.GapMS)
 	require.Positive(t, r.Report.TotalMS)
 	require.Positive(t, r.CPU.Source)
-	require.LessOrEqual(t, r.CPU.Guest, r.CPU.Source+0.03, "a part, but for the ticks in which it is counted")
+	require.LessOrEqual(t, r.CPU.Guest, r.CPU.Source+0.03,
+		"a part, but for the ticks in which it is counted")
 }
 
-// A destination that cannot start is told of at once, and with its own words.
+// The error of a destination that cannot start comes at once, with its own words.
 func TestDestinationThatCannotStart(t *testing.T) {
 	var log heartbeat.Log
 	never := make(chan struct{})
 	defer close(never)
-	p, err := startVMM(bed.Binary, t.TempDir(), "d", Side{}, &log, never, "--incoming", "tcp:nowhere")
+	p, err := startVMM(site.Binary, t.TempDir(), "d", Side{}, &log, never,
+		"--incoming", "tcp:nowhere")
 	require.NoError(t, err)
 	defer p.end()
 	_, err = p.await(t.Context(), "listening", func(control.VM) bool { return false })
@@ -130,7 +138,7 @@ func TestDestinationThatCannotStart(t *testing.T) {
 func TestVoidTrialSaysWhy(t *testing.T) {
 	spec := guided()
 	spec.Guest.Program = "workload=phased ws=nonsense"
-	r := bed.Run(t.Context(), spec)
+	r := site.Run(t.Context(), spec)
 	require.Contains(t, r.Error, "source")
 	require.NotContains(t, r.Error, "\n")
 }

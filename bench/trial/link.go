@@ -13,13 +13,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Link is a shaped link between two network namespaces of its own.
+// Link is a shaped link between two network namespaces, which it owns.
 type Link struct {
 	source, destination netns.NsHandle
 	bitsPerSecond       int64
 }
 
-// Side is where a process of a trial runs: at one end of a Link, or, the zero value, in this process' own namespace.
+// Side is where a process of a trial runs: at one end of a Link or, for the zero value, in this
+// process' own namespace.
 type Side struct {
 	ns      netns.NsHandle
 	isSet   bool
@@ -34,10 +35,11 @@ const (
 	destinationEnd     = "destination0"
 )
 
-// ErrLink says that a link cannot be built.
-var ErrLink = errors.New("cannot build network namespaces with a shaped link (it takes CAP_NET_ADMIN and CAP_SYS_ADMIN, so run as root)")
+// ErrLink is returned if a link cannot be built.
+var ErrLink = errors.New("cannot build network namespaces with a shaped link (it takes " +
+	"CAP_NET_ADMIN and CAP_SYS_ADMIN, so run as root)")
 
-// NewLink builds a link of that rate. Close takes it down; so does the end of this process.
+// NewLink builds a link of that rate. Close removes it, and so does the end of this process.
 func NewLink(bitsPerSecond int64) (*Link, error) {
 	if bitsPerSecond <= 0 {
 		return nil, fmt.Errorf("a link of %d bit/s carries nothing", bitsPerSecond)
@@ -50,7 +52,8 @@ func NewLink(bitsPerSecond int64) (*Link, error) {
 	return l, nil
 }
 
-// sentBytes is what has left the source's end so far, by the kernel's account; 0 for the loopback, where nobody counts.
+// sentBytes is how many bytes the source's end has sent so far, by the kernel's account. It is 0
+// for the loopback, where nobody counts.
 func (l *Link) sentBytes() (n int64, err error) {
 	if l == nil {
 		return 0, nil
@@ -66,7 +69,8 @@ func (l *Link) sentBytes() (n int64, err error) {
 	return n, err
 }
 
-// Close lets go of the namespaces, which end with the last process in them, and the link with them.
+// Close releases the namespaces. They end with the last process in them, and the link ends with
+// them.
 func (l *Link) Close() {
 	for _, ns := range []*netns.NsHandle{&l.source, &l.destination} {
 		if ns.IsOpen() {
@@ -93,13 +97,16 @@ func (l *Link) build() error {
 	if err != nil {
 		return fmt.Errorf("make a veth pair: %w", err)
 	}
-	if err := within(l.source, func() error { return l.setUp(sourceEnd, sourceAddress) }); err != nil {
+	if err := within(l.source, func() error {
+		return l.setUp(sourceEnd, sourceAddress)
+	}); err != nil {
 		return err
 	}
-	return within(l.destination, func() error { return l.setUp(destinationEnd, destinationAddress) })
+	return within(l.destination,
+		func() error { return l.setUp(destinationEnd, destinationAddress) })
 }
 
-// setUp gives an end of the link its address and rate, in the namespace that it is in.
+// setUp sets the address and rate of the link's end in the current namespace.
 func (l *Link) setUp(name, address string) error {
 	end, err := netlink.LinkByName(name)
 	if err != nil {
@@ -121,16 +128,19 @@ func (l *Link) setUp(name, address string) error {
 	return nil
 }
 
-// shaper is a token bucket filter, tc-tbf(8). The bucket must hold what passes between two ticks of a coarse clock, and
-// at least one segment as the kernel makes them for the device (64 KiB); the queue holds some 20 ms.
+// shaper is a token bucket filter, tc-tbf(8). The bucket must hold what passes between two ticks of
+// a coarse clock, and at least one segment as the kernel makes them for the device (64 KiB). The
+// queue holds about 20 ms.
 func (l *Link) shaper(index int) *netlink.Tbf {
 	bytesPerS := float64(l.bitsPerSecond) / 8
 	bucket := uint32(min(math.MaxUint32, max(128<<10, bytesPerS*0.004)))
 	queue := uint32(min(math.MaxUint32, max(256<<10, bytesPerS*0.020)))
 	return &netlink.Tbf{
-		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT},
-		Rate:       uint64(bytesPerS),
-		// The kernel takes the bucket's size as the time that it takes to send it.
+		QdiscAttrs: netlink.QdiscAttrs{
+			LinkIndex: index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT,
+		},
+		Rate: uint64(bytesPerS),
+		// The kernel takes the bucket's size as the time to send it.
 		Buffer: netlink.Xmittime(uint64(bytesPerS), bucket),
 		Limit:  bucket + queue,
 	}
@@ -144,7 +154,7 @@ func (l *Link) Source() Side {
 	return Side{l.source, true, hostOf(sourceAddress)}
 }
 
-// Destination is the end at which they arrive.
+// Destination is the end at which guests arrive. l may be nil, for the loopback.
 func (l *Link) Destination() Side {
 	if l == nil {
 		return Side{address: "127.0.0.1"}
@@ -163,7 +173,7 @@ func hostOf(cidr string) string {
 // listenAddress is where to wait for a migration, on a port that the kernel chooses.
 func (s Side) listenAddress() string { return "tcp:" + net.JoinHostPort(s.address, "0") }
 
-// do calls f, and whatever process it starts, is on that side.
+// do calls f on that side, and so the processes that f starts are there, too.
 func (s Side) do(f func() error) error {
 	if !s.isSet {
 		return f()
@@ -171,12 +181,12 @@ func (s Side) do(f func() error) error {
 	return within(s.ns, f)
 }
 
-// newNamespace makes a network namespace, its loopback device up.
+// newNamespace makes a network namespace and brings its loopback device up.
 func newNamespace() (netns.NsHandle, error) {
 	fresh := netns.None()
 	err := onOwnThread(func() error {
 		var err error
-		// Enters it, too.
+		// New also enters the namespace.
 		if fresh, err = netns.New(); err != nil {
 			return fmt.Errorf("make a network namespace: %w", err)
 		}
@@ -198,9 +208,9 @@ func within(ns netns.NsHandle, f func() error) error {
 	})
 }
 
-// onOwnThread calls f on a thread whose network namespace f may change. The thread is given back in the namespace
-// that it came in, and is thrown away if that fails. It is not thrown away otherwise: the processes that f started would be
-// told that their parent has died.
+// onOwnThread calls f on a thread whose network namespace f may change. The thread returns to its
+// first namespace, and is thrown away only if that fails: the end of a thread looks like the death
+// of their parent to the processes that f started.
 func onOwnThread(f func() error) error {
 	done := make(chan error)
 	go func() {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,11 +14,12 @@ import (
 	"time"
 
 	"taskguide/control"
-	"taskguide/integration/heartbeat"
+	"taskguide/guestkernel/heartbeat"
 	"taskguide/tagging"
 )
 
-// pollInterval is how often a process is asked whether it is ready; nothing is being measured while it is.
+// pollInterval is how often a process is asked whether it is ready. Nothing is measured during that
+// time.
 const pollInterval = 5 * time.Millisecond
 
 // process is a vmm run.
@@ -27,25 +27,31 @@ type process struct {
 	name   string
 	client *control.Client
 	cmd    *exec.Cmd
-	stderr bytes.Buffer  // complete once done is closed
-	silent chan struct{} // closed once all that its guest printed is in the log
-	done   chan struct{} // closed once it has ended
+	stderr bytes.Buffer // complete once done is closed
+	watch  *heartbeat.Watch
+	silent <-chan struct{} // closed once all that its guest printed is in the log
+	done   chan struct{}   // closed once it has ended
 }
 
-// startVMM starts a vmm run whose control socket and name are in dir. What its guest prints goes to log once after is closed.
-func startVMM(binary, dir, name string, side Side, log *heartbeat.Log, after <-chan struct{}, args ...string) (*process, error) {
-	p := &process{name: name, silent: make(chan struct{}), done: make(chan struct{})}
+// startVMM starts a vmm run whose control socket and name are in dir. The guest's output goes to
+// log once after is closed.
+func startVMM(
+	binary, dir, name string, side Side, log *heartbeat.Log, after <-chan struct{}, args ...string,
+) (*process, error) {
+	p := &process{name: name, done: make(chan struct{})}
 	socket := filepath.Join(dir, name+".sock")
-	p.cmd = exec.Command(binary, append([]string{"run", "--name", name, "--api", socket}, args...)...)
+	p.cmd = exec.Command(binary,
+		append([]string{"run", "--name", name, "--api", socket}, args...)...)
 	p.cmd.Env = append(os.Environ(), "VMM_RUNTIME_DIR="+dir)
 	p.cmd.Stderr = &p.stderr
-	// A group of its own, so that a Ctrl-C is for the bench to act on; and no process outlives the bench.
+	// A group of its own, so that only the bench acts on Ctrl-C. Pdeathsig, so that no process
+	// outlives the bench.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	var err error
 	if p.client, err = control.NewClient(socket); err != nil {
 		return nil, err
 	}
-	// Not StdoutPipe: that it has ended is to be known before its output is wanted.
+	// Not StdoutPipe, because Wait would close it before its output is read.
 	out, in, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
@@ -58,29 +64,26 @@ func startVMM(binary, dir, name string, side Side, log *heartbeat.Log, after <-c
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
 	go func() {
-		_ = p.cmd.Wait() // its status is asked for by those who care
+		_ = p.cmd.Wait() // callers ask for its status
 		close(p.done)
 	}()
-	go func() {
-		<-after
-		// The end of the pipe is the end of the process, whatever Copy says.
-		_, _ = io.Copy(log, out)
-		out.Close()
-		close(p.silent)
-	}()
+	p.watch = heartbeat.NewWatch(out, log, after)
+	p.silent = p.watch.Done()
 	return p, nil
 }
 
 func (p *process) pid() int { return p.cmd.Process.Pid }
 
-// end ends the process at once, guest and all.
+// end kills the process with its guest.
 func (p *process) end() {
 	_ = p.cmd.Process.Kill()
 	p.client.Close()
 }
 
-// await asks the VM until it is as wanted.
-func (p *process) await(ctx context.Context, what string, ok func(control.VM) bool) (control.VM, error) {
+// await asks the VM until it is in the wanted state.
+func (p *process) await(
+	ctx context.Context, what string, ok func(control.VM) bool,
+) (control.VM, error) {
 	for {
 		vm, err := p.client.VM(ctx)
 		if err == nil && ok(vm) {
@@ -96,7 +99,7 @@ func (p *process) await(ctx context.Context, what string, ok func(control.VM) bo
 	}
 }
 
-// wait waits for the process to end well.
+// wait waits until the process has ended without an error.
 func (p *process) wait(ctx context.Context) error {
 	select {
 	case <-p.done:
@@ -109,7 +112,7 @@ func (p *process) wait(ctx context.Context) error {
 	return nil
 }
 
-// whileAlive returns a context that ends with the process, too.
+// whileAlive returns a context that also ends with the process.
 func (p *process) whileAlive(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
 	go func() {
@@ -122,17 +125,18 @@ func (p *process) whileAlive(ctx context.Context) (context.Context, context.Canc
 	return ctx, cancel
 }
 
-// explain says of an error that the process has ended, if it has, and adds its last words.
+// explain adds to an error that the process has ended, if it has, and its last words.
 func (p *process) explain(err error) error {
 	select {
 	case <-p.done:
-		return fmt.Errorf("%s has ended (%v) %s: %w", p.name, p.cmd.ProcessState, strings.TrimSpace(p.stderr.String()), err)
+		return fmt.Errorf("%s has ended (%v) %s: %w", p.name, p.cmd.ProcessState,
+			strings.TrimSpace(p.stderr.String()), err)
 	case <-time.After(time.Second):
 		return err
 	}
 }
 
-// cpuSeconds is the processor time used so far, or in all once the process has ended.
+// cpuSeconds is the processor time so far, or the total once the process has ended.
 func (p *process) cpuSeconds() (float64, error) {
 	s, err := cpuSeconds(p.pid())
 	if err == nil {
@@ -152,14 +156,15 @@ type follower struct {
 
 	mu      sync.Mutex
 	events  []control.Event
-	busyAt  time.Time     // beginning of the last busy phase, as the tags tell it
+	busyAt  time.Time     // when the last busy phase began, by the tags
 	inside  bool          // a segment
 	changed chan struct{} // closed and replaced when busyAt changes
 
 	finished chan struct{} // closed at the end of the stream
 }
 
-// follow subscribes to what there is to be known; to tags only if they are few enough not to be a load themselves.
+// follow subscribes to a VM's events. It includes tags only if they are few enough not to be a load
+// themselves.
 func follow(ctx context.Context, p *process, g Guest) (*follower, error) {
 	subscribe := p.client.Events
 	if g.Cycle() > steadyCycle {
@@ -194,15 +199,16 @@ func (f *follower) note(e control.Event) {
 	was := f.inside
 	f.inside = e.Tag.Depth > 0
 	// A task registers when it begins its first busy phase.
-	if e.Tag.Event == tagging.Registered || was != f.inside && f.inside == (f.guest.Tag == TagBusy) {
+	if e.Tag.Event == tagging.Registered ||
+		was != f.inside && f.inside == (f.guest.Tag == TagBusy) {
 		f.busyAt = e.Tag.Time
 		close(f.changed)
 		f.changed = make(chan struct{})
 	}
 }
 
-// tellsPhases says whether the guest's tags show its phases before a migration begins. Those of the tag page are not seen by
-// the host until then.
+// tellsPhases says whether the guest's tags show its phases before a migration begins. The host
+// does not see the tags of the tag page until then.
 func (g Guest) tellsPhases() bool {
 	return (g.Tag == TagCool || g.Tag == TagBusy) && g.Cycle() > steadyCycle
 }
@@ -217,7 +223,8 @@ func (f *follower) awaitOffset(ctx context.Context, offset float64, cycle time.D
 		f.mu.Lock()
 		busyAt, changed := f.busyAt, f.changed
 		f.mu.Unlock()
-		if left := time.Until(busyAt.Add(time.Duration(offset * float64(cycle)))); !busyAt.IsZero() && left > -pollInterval {
+		left := time.Until(busyAt.Add(time.Duration(offset * float64(cycle))))
+		if !busyAt.IsZero() && left > -pollInterval {
 			sleep(ctx, left)
 			return ctx.Err()
 		}
@@ -242,7 +249,7 @@ func (f *follower) request(cycle time.Duration) Request {
 	return r
 }
 
-// marks lists what happened, in the time since the request.
+// marks lists the events, with times relative to the request.
 func (f *follower) marks(requested time.Time) []Mark {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -7,25 +7,25 @@ import (
 	"runtime"
 	"time"
 
-	"taskguide/integration/heartbeat"
-	"taskguide/integration/qemu"
+	"taskguide/bench/peer/qemu"
+	"taskguide/guestkernel/heartbeat"
 	"taskguide/migration"
 )
 
-// runQEMU is runVMM for the peer. The guest's tags lead nowhere there, so that the point of the cycle is found by its
+// runQEMU is runVMM for the peer. QEMU has no tag port, so the point of the cycle is found by
 // heartbeats, as for a guest that does not tag.
-func (b *Bed) runQEMU(ctx context.Context, r *Result) (err error) {
+func (site *Site) runQEMU(ctx context.Context, r *Result) (err error) {
 	m := *r.Spec.QEMU
-	if b.Link == nil {
+	if site.Link == nil {
 		m.BytesPerSecond = r.Spec.Params.BitsPerSecond / 8
-	} // else the link limits it, and better
+	} // otherwise the link limits it, and better
 	m.DowntimeLimit = r.Spec.Params.DowntimeLimit
-	source, err := b.startQEMU(ctx, r.Spec.Guest, b.Link.Source(), false)
+	source, err := site.startQEMU(ctx, r.Spec.Guest, site.Link.Source(), false)
 	if err != nil {
 		return err
 	}
 	defer source.Close()
-	destination, err := b.startQEMU(ctx, r.Spec.Guest, b.Link.Destination(), true)
+	destination, err := site.startQEMU(ctx, r.Spec.Guest, site.Link.Destination(), true)
 	if err != nil {
 		return err
 	}
@@ -37,7 +37,7 @@ func (b *Bed) runQEMU(ctx context.Context, r *Result) (err error) {
 		}
 		cancel()
 	}()
-	address, err := destination.Listen(ctx, b.Link.Destination().listenAddress(), m)
+	address, err := destination.Listen(ctx, site.Link.Destination().listenAddress(), m)
 	if err != nil {
 		return err
 	}
@@ -45,28 +45,34 @@ func (b *Bed) runQEMU(ctx context.Context, r *Result) (err error) {
 		return err
 	}
 	cycle := r.Spec.Guest.Cycle()
-	sleep(ctx, untilOffset(time.Now(), cycleAt(running(source.Console.Beats())), r.Spec.Offset, cycle))
+	sleep(ctx,
+		untilOffset(time.Now(), cycleAt(running(source.Console.Beats())), r.Spec.Offset, cycle))
+	requested := time.Now()
 	asked := len(running(source.Console.Beats()))
-	r.Request = Request{Anchor: "heartbeats", Offset: offsetByBeats(running(source.Console.Beats()), time.Now(), cycle)}
-	sent, err := b.Link.sentBytes()
+	r.Request = Request{Anchor: "heartbeats", Offset: offsetByBeats(running(source.Console.Beats()),
+		time.Now(), cycle)}
+	sent, err := site.Link.sentBytes()
 	if err != nil {
 		return err
 	}
 	if err := r.migrateQEMU(ctx, source, destination, address, m); err != nil {
 		return err
 	}
-	if err := r.watchQEMU(ctx, source, destination, asked); err != nil {
+	if err := r.watchQEMU(ctx, source, destination, asked, requested); err != nil {
 		return err
 	}
-	// QEMU is done when all is in its socket: only now has all of it gone over the link.
-	sentAfter, err := b.Link.sentBytes()
+	// QEMU is done once everything is in its socket. Only now has all of it crossed the link.
+	sentAfter, err := site.Link.sentBytes()
 	r.LinkBytes = sentAfter - sent
 	return err
 }
 
-func (b *Bed) startQEMU(ctx context.Context, g Guest, side Side, incoming bool) (*qemu.VM, error) {
+func (site *Site) startQEMU(ctx context.Context, g Guest, side Side, incoming bool) (
+	*qemu.VM, error,
+) {
 	opts := qemu.Options{
-		Kernel: b.Kernel, Cmdline: g.Cmdline(), CPUs: g.CPUs, MemoryBytes: g.MemoryBytes, Incoming: incoming,
+		Binary: site.QEMU, Kernel: site.Kernel, Cmdline: g.Cmdline(), CPUs: g.CPUs,
+		MemoryBytes: g.MemoryBytes, Incoming: incoming,
 	}
 	if g.Prefault {
 		opts.Preallocate = runtime.NumCPU()
@@ -79,7 +85,9 @@ func (b *Bed) startQEMU(ctx context.Context, g Guest, side Side, incoming bool) 
 	return vm, err
 }
 
-func (r *Result) migrateQEMU(ctx context.Context, source, destination *qemu.VM, address string, m qemu.Migration) error {
+func (r *Result) migrateQEMU(
+	ctx context.Context, source, destination *qemu.VM, address string, m qemu.Migration,
+) error {
 	var used [2][2]float64
 	measure := func(when int) error {
 		for i, vm := range []*qemu.VM{source, destination} {
@@ -110,7 +118,7 @@ func (r *Result) migrateQEMU(ctx context.Context, source, destination *qemu.VM, 
 	return nil
 }
 
-// reportOf writes QEMU's account as ours; its times are whole milliseconds.
+// reportOf converts QEMU's account into ours. Its times are whole milliseconds.
 func reportOf(s qemu.Stats, m qemu.Migration, ramBytes int64) migration.Report {
 	r := migration.Report{
 		Status: migration.StatusCompleted, Phase: migration.PhaseDone,
@@ -127,7 +135,7 @@ func reportOf(s qemu.Stats, m qemu.Migration, ramBytes int64) migration.Report {
 	return r
 }
 
-// whileBothRun returns a context that ends with either QEMU, too.
+// whileBothRun returns a context that also ends with either QEMU.
 func whileBothRun(ctx context.Context, vms ...*qemu.VM) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
 	for _, vm := range vms {
@@ -142,9 +150,11 @@ func whileBothRun(ctx context.Context, vms ...*qemu.VM) (context.Context, contex
 	return ctx, cancel
 }
 
-// watchQEMU waits for the heartbeats at the destination. Each QEMU has a console of its own, and a line may have begun at
-// one and ended at the other: together they are one text.
-func (r *Result) watchQEMU(ctx context.Context, source, destination *qemu.VM, asked int) error {
+// watchQEMU waits for the heartbeats at the destination. Each QEMU has its own console, and a line
+// may begin at one and end at the other, so the two are joined into one text.
+func (r *Result) watchQEMU(
+	ctx context.Context, source, destination *qemu.VM, asked int, requested time.Time,
+) error {
 	want := max(1, r.Spec.BeatsAfter)
 	for n := 0; ; n++ {
 		if _, err := destination.Console.WaitBeats(ctx, n); err != nil {
@@ -159,6 +169,7 @@ func (r *Result) watchQEMU(ctx context.Context, source, destination *qemu.VM, as
 		beats := running(whole.Beats())
 		if allComplete(byTask(beats, s), want) {
 			r.readBeats(beats, s)
+			r.readSilences(source.Watch, destination.Watch, requested)
 			return nil
 		}
 	}

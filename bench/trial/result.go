@@ -6,72 +6,125 @@ import (
 	"taskguide/migration"
 )
 
-// Unknown stands for a number that the VMM does not tell.
+// Unknown stands for a number that the VMM does not report.
 const Unknown = -1
 
-// Result is what came of a trial.
+// Result is the outcome of a trial.
 type Result struct {
 	Spec    Spec      `json:"spec"`
 	Started time.Time `json:"started"`
 	Seconds float64   `json:"seconds"` // that the trial took
-	// Error says why the trial is void, in a line; everything below may be incomplete then.
+	// Error says in one line why the trial is void. Everything below may be incomplete then.
 	Error string `json:"error,omitempty"`
 
 	Noise   Noise            `json:"noise"`
 	Request Request          `json:"request"`
 	Report  migration.Report `json:"report"`
-	// LinkBytes is what left the source's end of the link meanwhile, by the kernel's account; 0 without a Link.
+	// LinkBytes is how many bytes left the source's end of the link meanwhile, by the kernel's
+	// account, or 0 without a Link.
 	LinkBytes int64 `json:"link_bytes"`
-	// GapMS is the longest gap that the guest saw around the move, GapBeforeMS the longest in the second before.
+	// GapMS is the longest gap that the guest saw around the move, and GapBeforeMS the longest in
+	// the second before.
 	GapMS       float64 `json:"gap_ms"`
 	GapBeforeMS float64 `json:"gap_before_ms"`
-	// Moved is what the guest says about where in its segments it was moved; nil if it does not tell.
+	// ExitMS is the longest wait of the guest for the exits by which it prints a line, around the
+	// move and by its own clock. ExitBeforeMS is that of the second before.
+	ExitMS       float64 `json:"exit_ms,omitempty"`
+	ExitBeforeMS float64 `json:"exit_before_ms,omitempty"`
+	// Silences are those of the guest's consoles, by an outside clock. nil unless the guest prints
+	// dots.
+	Silences *Silences `json:"silences,omitempty"`
+	// Moved is what the guest says about where in its segments it was moved, or nil if it does not
+	// say.
 	Moved   *Moved   `json:"moved"`
 	Work    Work     `json:"work"`
 	Latency *Latency `json:"latency"` // nil for programs without requests
 	CPU     CPU      `json:"cpu"`
-	// Marks are what happened in the course of the migration, in order.
+	// Marks are the events during the migration, in order.
 	Marks []Mark `json:"marks"`
 }
 
-// Noise is what else the host was doing just before the trial.
-type Noise struct {
-	Load1 float64 `json:"load1"` // load average of the last minute
-	// BusyCPUs is how many CPUs' worth of time others used just before the trial began, StolenCPUs how many the
-	// hypervisor below kept.
-	BusyCPUs   float64 `json:"busy_cpus"`
-	StolenCPUs float64 `json:"stolen_cpus"`
+// Silences are the longest times without a word from the guest, see [heartbeat.Silences].
+type Silences struct {
+	BeforeMS float64 `json:"before_ms"` // in the second before the request
+	RoundsMS float64 `json:"rounds_ms"` // while the rounds went on
+	SwitchMS float64 `json:"switch_ms"` // from the source's last word to the destination's first
+	AfterMS  float64 `json:"after_ms"`  // in the second after that
 }
 
-// Request is the moment at which the migration was asked for.
+// Noise is what other processes did, in CPUs' worth of time, just before the trial and while it
+// ran.
+type Noise struct {
+	Load1 float64 `json:"load1"` // load average of the last minute, before the trial
+	// BusyCPUs is what others used just before the trial began. StolenCPUs is what the hypervisor
+	// below kept.
+	BusyCPUs   float64 `json:"busy_cpus"`
+	StolenCPUs float64 `json:"stolen_cpus"`
+	// During is the same while the trial ran. It is nil in results of versions that did not measure
+	// it.
+	During *NoiseDuring `json:"during,omitempty"`
+}
+
+// NoiseDuring is what others did while a trial ran, in CPUs' worth of time. Others are all
+// processes except the bench and those that it started. Time in interrupts belongs to nobody and is
+// left out.
+type NoiseDuring struct {
+	OthersCPUs float64 `json:"others_cpus"` // from the trial's beginning to its end
+	// OthersPeakCPUs is the most in any stretch of a second.
+	OthersPeakCPUs float64 `json:"others_peak_cpus"`
+	StolenCPUs     float64 `json:"stolen_cpus"`
+	StolenPeakCPUs float64 `json:"stolen_peak_cpus"`
+}
+
+// A host is quiet enough as long as others take no more than this, in CPUs, over the whole trial
+// and in its worst second.
+const (
+	quietCPUs     = 0.25
+	quietPeakCPUs = 0.5
+)
+
+// Noisy tells whether others took so much of the host that the trial should be repeated.
+func (n Noise) Noisy() bool {
+	if n.BusyCPUs > quietPeakCPUs || n.StolenCPUs > quietPeakCPUs {
+		return true
+	}
+	d := n.During
+	return d != nil && (d.OthersCPUs > quietCPUs || d.StolenCPUs > quietCPUs ||
+		d.OthersPeakCPUs > quietPeakCPUs || d.StolenPeakCPUs > quietPeakCPUs)
+}
+
+// Request is the moment at which the migration was requested.
 type Request struct {
-	Anchor string  `json:"anchor"` // tags or heartbeats: what told the point of the cycle
-	Offset float64 `json:"offset"` // in cycles since the beginning of the last busy phase, as it came out
+	Anchor string `json:"anchor"` // tags or heartbeats: what told the point of the cycle
+	// in cycles since the last busy phase began; the point that was actually hit
+	Offset float64 `json:"offset"`
 	// GateOpen tells whether the guest's task was inside a segment.
 	GateOpen bool `json:"gate_open"`
 }
 
-// Moved is the guest's own word on where it was moved.
+// Moved is what the guest itself says about where it was moved.
 type Moved struct {
 	Inside string `json:"inside"` // 0, 1, or enter, exit: right at that tag
 	Phase  string `json:"phase"`  // busy or cool
 }
 
-// Work is how fast the guest worked, in writes (pages or entries, as the program has it) per second of its own time.
+// Work is how fast the guest worked, in writes (pages or entries, depending on the program) per
+// second of its own time.
 type Work struct {
 	BeforePerS float64 `json:"before_per_s"`
-	// DuringPerS is that of the whole heartbeats in which the migration fell, downtime included.
+	// DuringPerS is the speed in the whole heartbeats around the migration, downtime included.
 	DuringPerS float64 `json:"during_per_s"`
 	AfterPerS  float64 `json:"after_per_s"`
-	// LostMS is the time that it would have taken the guest to do what the migration kept it from, at the speed it had
-	// before.
+	// LostMS is how long the guest would take, at its speed before, to do the work that it missed
+	// during the migration.
 	LostMS float64 `json:"lost_ms"`
-	// Brownout is the part of its speed that it lost while pre-copy ran, from 0 to 1, the downtime left out.
+	// Brownout is the part of its speed that it lost during pre-copy, from 0 to 1, without the
+	// downtime.
 	Brownout float64 `json:"brownout"`
 }
 
-// Latency is that of requests to the guest, in microseconds: the worst second in which the move was felt, beside the
-// worst of the seconds before.
+// Latency is the latency of requests to the guest, in microseconds: the worst second in which the
+// move was felt, and the worst of the seconds before.
 type Latency struct {
 	Before Percentiles `json:"before"`
 	Around Percentiles `json:"around"`
@@ -85,12 +138,13 @@ type Percentiles struct {
 	Max  float64 `json:"max_us"`
 }
 
-// CPU is the processor time, in seconds, that the processes used from the request to the end of the migration, that of
-// the guest itself included.
+// CPU is the processor time, in seconds, that the processes used from the request to the end of the
+// migration. It includes the guest's own.
 type CPU struct {
 	Source      float64 `json:"source_s"`
 	Destination float64 `json:"destination_s"`
-	// Guest is what the vCPUs' threads at the source used of that, their faults for the dirty log included, to 10 ms.
+	// Guest is the part of the vCPUs' threads at the source, including their faults for the dirty
+	// log. Its resolution is 10 ms.
 	Guest float64 `json:"guest_s"`
 }
 
@@ -100,10 +154,11 @@ type Mark struct {
 	Kind string  `json:"kind"` // phase, gate, round, progress, tag, busy, cool
 
 	Phase migration.Phase `json:"phase,omitempty"`
-	// Inside is set for a tag: whether the task is inside a segment after it, or for a gate: whether it is open.
+	// Inside is set for a tag, and says whether the task is inside a segment after it. For a gate
+	// it says whether the gate is open.
 	Inside *bool `json:"inside,omitempty"`
-	// Round is the one that has completed, for a round.
+	// Round is the number of a completed round.
 	Round int `json:"round,omitempty"`
-	// WireBytes is the sum of those sent, for progress and rounds.
+	// WireBytes is the total of bytes sent, for progress and rounds.
 	WireBytes int64 `json:"wire_bytes,omitempty"`
 }

@@ -5,50 +5,58 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"strings"
 	"sync"
 	"time"
 
 	"taskguide/control"
-	"taskguide/integration/heartbeat"
+	"taskguide/guestkernel/heartbeat"
 	"taskguide/migration"
 )
 
-// patience bounds a trial; it is far beyond what any takes.
+// patience bounds a trial. It is far longer than any trial takes.
 const patience = 3 * time.Minute
 
-// graceTime is how long a migration that was cancelled may take to end by itself.
+// graceTime is how long a cancelled migration may take to end by itself.
 const graceTime = 10 * time.Second
 
-// Bed is where trials run.
-type Bed struct {
+// Site is where trials run.
+type Site struct {
 	// Binary is the vmm program.
 	Binary string
+	// Before is another vmm program, for trials that ask for it.
+	Before string
+	// QEMU is QEMU's program; the installed one if empty.
+	QEMU string
 	// Link is what migrations go over; nil is the loopback.
 	Link *Link
-	// Kernel is the file of the guest, for QEMU.
+	// Kernel is the file of the guest, for QEMU and for Before, whose embedded guest may differ.
 	Kernel string
 }
 
-// Run runs one trial. It leaves nothing behind: no process, no file. A trial that could not be carried through, or whose
-// guest found its memory corrupt, says so in Result.Error.
-func (b *Bed) Run(ctx context.Context, spec Spec) Result {
+// Run runs one trial. It leaves no process and no file behind. If the trial could not be completed,
+// or its guest found its memory corrupt, Result.Error says so.
+func (site *Site) Run(ctx context.Context, spec Spec) Result {
 	spec.Guest.CPUs = max(1, spec.Guest.CPUs)
 	r := Result{Spec: spec, Started: time.Now()}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	r.Noise = listen(ctx)
+	listening := newListener()
 	var err error
 	switch {
 	case spec.Baseline != "":
-		err = b.runBaseline(ctx, &r)
+		err = site.runBaseline(ctx, &r)
 	case spec.QEMU != nil:
-		err = b.runQEMU(ctx, &r)
+		err = site.runQEMU(ctx, &r)
 	default:
-		err = b.runVMM(ctx, &r)
+		err = site.runVMM(ctx, &r)
 	}
+	during := listening.stop()
+	r.Noise.During = &during
 	if err != nil {
-		r.Error = strings.ReplaceAll(err.Error(), "\n", "; ")
+		r.Error = migration.OneLine(err.Error())
 	}
 	r.Seconds = time.Since(r.Started).Seconds()
 	return r
@@ -56,27 +64,30 @@ func (b *Bed) Run(ctx context.Context, spec Spec) Result {
 
 // stage is one trial under way.
 type stage struct {
-	bed         *Bed
+	site        *Site
 	spec        Spec
 	result      *Result
 	guest       heartbeat.Log // what the guest prints, wherever it is
 	source      *process
 	destination *process
 	follower    *follower
-	// hearDestination lets the destination's output into guest, once all of the source's is in: together they are one text.
+	// hearDestination lets the destination's output into guest, once all of the source's is in,
+	// because the two are one text.
 	hearDestination func()
 
+	// insecure says that the programs must be told to send plain text over the link.
+	insecure  bool
 	requested time.Time
 	span      span
 }
 
-func (b *Bed) runVMM(ctx context.Context, r *Result) (err error) {
+func (site *Site) runVMM(ctx context.Context, r *Result) (err error) {
 	dir, err := os.MkdirTemp("", "vmm-bench-")
 	if err != nil {
 		return fmt.Errorf("make a folder for the trial: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	s := &stage{bed: b, spec: r.Spec, result: r}
+	s := &stage{site: site, spec: r.Spec, result: r}
 	defer s.strike()
 	address, err := s.setUp(ctx, dir)
 	if err != nil {
@@ -94,36 +105,87 @@ func (b *Bed) runVMM(ctx context.Context, r *Result) (err error) {
 // setUp starts both processes and returns where the destination listens.
 func (s *stage) setUp(ctx context.Context, dir string) (address string, err error) {
 	g := s.spec.Guest
-	args := []string{"--memory", fmt.Sprint(g.MemoryBytes), "--cpus", fmt.Sprint(g.CPUs), "--cmdline", g.Cmdline()}
-	wait := []string{"--incoming", s.bed.Link.Destination().listenAddress()}
+	args := []string{
+		"--memory",
+		fmt.Sprint(g.MemoryBytes),
+		"--cpus",
+		fmt.Sprint(g.CPUs),
+		"--cmdline",
+		g.Cmdline(),
+	}
+	binary := s.site.Binary
+	if s.spec.Before {
+		binary, args = s.site.Before, append(args, "--kernel", s.site.Kernel)
+	}
+	wait := []string{"--incoming", s.site.Link.Destination().listenAddress()}
 	if g.Prefault {
-		// With --memory the destination has its RAM ready before the guest comes.
-		args, wait = append(args, "--prefault"), append(wait, "--prefault", "--memory", fmt.Sprint(g.MemoryBytes))
+		// With --memory, the destination has its RAM ready before the guest comes.
+		args, wait = append(
+			args,
+			"--prefault",
+		), append(
+			wait,
+			"--prefault",
+			"--memory",
+			fmt.Sprint(g.MemoryBytes),
+		)
+	}
+	if s.insecure = s.site.Link != nil && takes(ctx, binary, insecureFlag); s.insecure {
+		wait = append(wait, insecureFlag)
 	}
 	started := make(chan struct{})
 	close(started)
-	s.source, err = startVMM(s.bed.Binary, dir, "source", s.bed.Link.Source(), &s.guest, started, args...)
+	s.source, err = startVMM(
+		binary,
+		dir,
+		"source",
+		s.site.Link.Source(),
+		&s.guest,
+		started,
+		args...)
 	if err != nil {
 		return "", err
 	}
-	// What the destination prints continues what the source printed, in the middle of a line perhaps.
+	// The destination's output continues the source's, perhaps in the middle of a line.
 	heard := make(chan struct{})
 	s.hearDestination = sync.OnceFunc(func() { close(heard) })
-	s.destination, err = startVMM(s.bed.Binary, dir, "destination", s.bed.Link.Destination(), &s.guest, heard, wait...)
+	s.destination, err = startVMM(
+		binary,
+		dir,
+		"destination",
+		s.site.Link.Destination(),
+		&s.guest,
+		heard,
+		wait...)
 	if err != nil {
 		return "", err
 	}
-	if _, err := s.source.await(ctx, "running", func(vm control.VM) bool { return vm.State == control.StateRunning }); err != nil {
+	if _, err := s.source.await(ctx, "running", func(vm control.VM) bool {
+		return vm.State == control.StateRunning
+	}); err != nil {
 		return "", err
 	}
 	if s.follower, err = follow(ctx, s.source, s.spec.Guest); err != nil {
 		return "", err
 	}
-	vm, err := s.destination.await(ctx, "listening", func(vm control.VM) bool { return vm.Incoming != "" })
+	vm, err := s.destination.await(
+		ctx,
+		"listening",
+		func(vm control.VM) bool { return vm.Incoming != "" },
+	)
 	return vm.Incoming, err
 }
 
-// strike ends what still runs and waits until it has.
+// insecureFlag lets a destination take guests over a Link in plain text.
+const insecureFlag = "--insecure"
+
+// takes tells whether a program's vmm run has a flag. An earlier build may not.
+func takes(ctx context.Context, binary, flag string) bool {
+	help, err := exec.CommandContext(ctx, binary, "run", "--help").Output()
+	return err == nil && strings.Contains(string(help), flag+" ")
+}
+
+// strike ends what still runs, and waits until it has ended.
 func (s *stage) strike() {
 	if s.hearDestination != nil {
 		s.hearDestination()
@@ -139,8 +201,8 @@ func (s *stage) strike() {
 	}
 }
 
-// awaitRequest waits until the guest has been watched long enough and is at the point of its cycle at which the migration is
-// to be asked for.
+// awaitRequest waits until the guest has been watched long enough and is at the point of its cycle
+// at which to request the migration.
 func (s *stage) awaitRequest(ctx context.Context) error {
 	alive, cancel := s.source.whileAlive(ctx)
 	defer cancel()
@@ -158,7 +220,8 @@ func (s *stage) awaitRequest(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// awaitBeats waits for the heartbeats before the request; a difference takes one more than there are seconds.
+// awaitBeats waits for the heartbeats before the request. A difference takes one more than there
+// are seconds.
 func awaitBeats(ctx context.Context, log *heartbeat.Log, spec Spec) error {
 	beats := 1
 	if spec.BeatsBefore > 0 {
@@ -171,16 +234,19 @@ func awaitBeats(ctx context.Context, log *heartbeat.Log, spec Spec) error {
 func (s *stage) migrate(ctx context.Context, address string) error {
 	r := s.result
 	params := s.spec.Params
-	params.Destination = address
-	params, err := params.WithDefaults()
+	params.Destination, params.Insecure = address, s.insecure
+	filled, err := params.WithDefaults()
 	if err != nil {
 		return err
 	}
+	if !s.spec.Before {
+		params = filled
+	} // an earlier build may not know the field, and has its own default
 	before, err := s.cpu()
 	if err != nil {
 		return err
 	}
-	sent, err := s.bed.Link.sentBytes()
+	sent, err := s.site.Link.sentBytes()
 	if err != nil {
 		return err
 	}
@@ -192,7 +258,11 @@ func (s *stage) migrate(ctx context.Context, address string) error {
 	s.requested = time.Now()
 	r.Request = s.follower.request(s.spec.Guest.Cycle())
 	if r.Request.Anchor == "heartbeats" {
-		r.Request.Offset = offsetByBeats(running(s.guest.Beats()), s.requested, s.spec.Guest.Cycle())
+		r.Request.Offset = offsetByBeats(
+			running(s.guest.Beats()),
+			s.requested,
+			s.spec.Guest.Cycle(),
+		)
 	}
 	defer context.AfterFunc(ctx, func() { time.AfterFunc(graceTime, s.source.end) })()
 	r.Report, err = s.source.client.Migrate(ctx, params, func(control.Event) {})
@@ -205,13 +275,15 @@ func (s *stage) migrate(ctx context.Context, address string) error {
 		return err
 	}
 	r.CPU.Source, r.CPU.Destination = after[0]-before[0], after[1]-before[1]
-	sentAfter, err := s.bed.Link.sentBytes()
+	sentAfter, err := s.site.Link.sentBytes()
 	if err != nil {
 		return err
 	}
 	r.LinkBytes = sentAfter - sent
 	if r.Report.Status != migration.StatusCompleted {
-		return s.destination.explain(fmt.Errorf("migration %s: %s", r.Report.Status, r.Report.Error))
+		return s.destination.explain(
+			fmt.Errorf("migration %s: %s", r.Report.Status, r.Report.Error),
+		)
 	}
 	return nil
 }
@@ -235,7 +307,7 @@ func (s *stage) cpu() ([2]float64, error) {
 	return used, nil
 }
 
-// watchOn follows the guest at the destination and collects what it says.
+// watchOn follows the guest at the destination and collects its output.
 func (s *stage) watchOn(ctx context.Context) error {
 	select {
 	case <-s.source.silent: // all of its output is in
@@ -257,6 +329,7 @@ func (s *stage) watchOn(ctx context.Context) error {
 		}
 		if allComplete(byTask(beats, s.span), want) {
 			s.result.readBeats(beats, s.span)
+			s.result.readSilences(s.source.watch, s.destination.watch, s.requested)
 			break
 		}
 	}

@@ -4,20 +4,20 @@ import (
 	"fmt"
 	"time"
 
-	"taskguide/integration/qemu"
+	"taskguide/bench/peer/qemu"
 	"taskguide/migration"
 )
 
 // Tag says which phases of its cycle the guest's program marks as segments.
 type Tag string
 
-// The ways to tag; package guestkernel has more to say about them.
+// These are the ways to tag; package guestkernel explains them.
 const (
 	TagNone   Tag = "none"
 	TagCool   Tag = "cool"   // as a programmer should: the phases that write little
-	TagBusy   Tag = "busy"   // the wrong way round
-	TagRandom Tag = "random" // segments that have nothing to do with the phases
-	TagFast   Tag = "fast"   // as cool, through the tag page
+	TagBusy   Tag = "busy"   // the wrong phases
+	TagRandom Tag = "random" // segments that are unrelated to the phases
+	TagFast   Tag = "fast"   // like cool, through the tag page
 )
 
 // Guest is the program that is moved, and its machine.
@@ -27,12 +27,14 @@ type Guest struct {
 	Busy    time.Duration `json:"busy_ns"`
 	Cool    time.Duration `json:"cool_ns"`
 	Tag     Tag           `json:"tag"`
-	// Seed is of what is random in the program: its data, and the segments of TagRandom.
+	// Seed seeds what is random in the program: its data, and the segments of TagRandom.
 	Seed int `json:"seed"`
 
 	MemoryBytes int64 `json:"memory_bytes"`
 	CPUs        int   `json:"cpus"`
-	// Prefault gives the guest all its RAM before it runs, on both sides.
+	// Dots is how often the guest prints a dot for the outside clock; 0 for never.
+	Dots time.Duration `json:"dots_ns,omitempty"`
+	// Prefault gives the guest all its RAM before it runs, on both hosts.
 	Prefault bool `json:"prefault"`
 }
 
@@ -44,6 +46,9 @@ func (g Guest) Cmdline() string {
 	}
 	if g.Tag != "" {
 		line += " tag=" + string(g.Tag)
+	}
+	if g.Dots > 0 {
+		line += fmt.Sprintf(" dots=%dus", g.Dots.Microseconds())
 	}
 	if g.Seed > 0 {
 		line += fmt.Sprintf(" seed=%d", g.Seed)
@@ -58,21 +63,24 @@ func (g Guest) Cycle() time.Duration { return g.Busy + g.Cool }
 type Spec struct {
 	// ID names the trial within its experiment.
 	ID string `json:"id"`
-	// Factors are what the experiment varies, by name, for grouping results.
+	// Factors are the values of what the experiment varies, by name, to group results.
 	Factors map[string]string `json:"factors"`
 	Guest   Guest             `json:"guest"`
-	// Offset is the point of the cycle at which the migration is asked for: 0 is the beginning of the busy phase, 1
-	// the end of the cool one.
+	// Offset is the point of the cycle at which the migration is requested: 0 is the beginning of
+	// the busy phase, 1 the end of the cool one.
 	Offset float64 `json:"offset"`
-	// Params are those of the migration but for the destination, which the trial fills in.
+	// Params are the migration's parameters. The trial fills in the destination.
 	Params migration.Params `json:"params"`
-	// QEMU, unless nil, makes this a trial of QEMU; of Params only the bandwidth and the downtime limit are used.
+	// QEMU, unless nil, makes this a trial of QEMU. It uses only the bandwidth and the downtime
+	// limit of Params.
 	QEMU *qemu.Migration `json:"qemu,omitempty"`
-	// Baseline, unless empty, makes this no migration at all.
+	// Before makes this a trial of the site's other vmm, usually an earlier build.
+	Before bool `json:"before,omitempty"`
+	// Baseline, unless empty, replaces the migration by a baseline.
 	Baseline      Baseline `json:"baseline,omitempty"`
 	BaselineBytes int64    `json:"baseline_bytes,omitempty"`
-	// BeatsBefore and BeatsAfter are the seconds that the guest is watched before the request and after the move, 1
-	// if 0.
+	// BeatsBefore and BeatsAfter are how many seconds the guest is watched before the request and
+	// after the move. 0 counts as 1.
 	BeatsBefore int `json:"beats_before,omitempty"`
 	BeatsAfter  int `json:"beats_after,omitempty"`
 }

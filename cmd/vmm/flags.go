@@ -1,7 +1,14 @@
 package main
 
 import (
+	"errors"
+	"fmt"
+	"strconv"
 	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"taskguide/control/units"
 )
@@ -15,7 +22,7 @@ type sizeFlag struct {
 func newSize(text string) sizeFlag {
 	var f sizeFlag
 	if err := f.Set(text); err != nil {
-		panic(err) // a default of ours
+		panic(err) // one of our own defaults
 	}
 	return f
 }
@@ -46,7 +53,34 @@ func (f *rateFlag) Set(s string) error {
 	return err
 }
 
-// choice is one of several words, of which the first is the default.
+// durationFlag is a duration that is not negative.
+type durationFlag struct{ value *time.Duration }
+
+// durationVar defines a flag for a duration.
+func durationVar(
+	f *pflag.FlagSet, p *time.Duration, name string, value time.Duration, usage string,
+) {
+	*p = value
+	f.Var(durationFlag{p}, name, usage)
+}
+
+func (f durationFlag) Type() string { return "duration" }
+func (f durationFlag) String() string {
+	if f.value == nil || *f.value == 0 {
+		return "0" // help leaves it out; pflag calls String on a zero value to learn it
+	}
+	return f.value.String()
+}
+
+func (f durationFlag) Set(s string) error {
+	d, err := units.ParseDuration(s)
+	if err == nil {
+		*f.value = d
+	}
+	return err
+}
+
+// choice is one of several words. The first one is the default.
 type choice[T ~string] struct {
 	value T
 	words []T
@@ -55,7 +89,17 @@ type choice[T ~string] struct {
 func choose[T ~string](words ...T) choice[T] { return choice[T]{words[0], words} }
 
 func (c *choice[T]) String() string { return string(c.value) }
-func (c *choice[T]) Type() string   { return c.list("|") }
+
+// Type is what help shows behind the flag: the words, if they leave room for the flag's text.
+func (c *choice[T]) Type() string {
+	if words := strings.Join(c.all(), "|"); len(words) <= 20 {
+		return words
+	}
+	return "word"
+}
+
+// list is for the help of a flag with too many words for its Type.
+func (c *choice[T]) list() string { return "one of " + strings.Join(c.all(), ", ") }
 func (c *choice[T]) Set(s string) error {
 	for _, w := range c.words {
 		if s == string(w) {
@@ -63,16 +107,80 @@ func (c *choice[T]) Set(s string) error {
 			return nil
 		}
 	}
-	return usagef("use one of %s", c.list(", "))
+	return unknown(s, c.all())
 }
 
-func (c *choice[T]) list(separator string) string {
-	var b strings.Builder
-	for i, w := range c.words {
-		if i > 0 {
-			b.WriteString(separator)
-		}
-		b.WriteString(string(w))
+// all are the words that the flag takes.
+func (c *choice[T]) all() []string {
+	var words []string
+	for _, w := range c.words {
+		words = append(words, string(w))
 	}
-	return b.String()
+	return words
+}
+
+// refuseEmpty refuses flags with an empty value, for instance from a script's unset variable. If
+// they counted as left out, vmm would boot a guest instead of waiting for one, or use no TLS. Only
+// a guest's command line may be empty.
+func refuseEmpty(cmd *cobra.Command) (err error) {
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		if f.Value.Type() == "string" && f.Value.String() == "" && f.Name != "cmdline" {
+			err = usagef("--%s: nothing there: give it a value, or leave it out", f.Name)
+		}
+	})
+	return err
+}
+
+// flagError puts an error of pflag's into our own words: which flag, what is wrong, what to do.
+func flagError(cmd *cobra.Command, err error) error {
+	help := "see " + cmd.CommandPath() + " --help"
+	var (
+		value   *pflag.InvalidValueError
+		other   *pflag.NotExistError
+		missing *pflag.ValueRequiredError
+		syntax  *pflag.InvalidSyntaxError
+	)
+	switch {
+	case errors.As(err, &value):
+		return usagef("--%s: %w", value.GetFlag().Name, valueError(value))
+	case errors.As(err, &missing):
+		return usagef("--%s: no value given: %s", missing.GetSpecifiedName(), help)
+	case errors.As(err, &syntax):
+		return usagef("%q is no flag: %s", syntax.GetSpecifiedFlag(), help)
+	case errors.As(err, &other):
+		typed := "--" + other.GetSpecifiedName()
+		if short := other.GetSpecifiedShortnames(); short != "" {
+			typed = "-" + short
+		}
+		if near := nearest(strings.TrimLeft(typed, "-"), flagNames(cmd)); near != "" {
+			return usagef("unknown flag %s: did you mean --%s?", typed, near)
+		}
+		return usagef("unknown flag %s: %s", typed, help)
+	}
+	return usagef("%w: %s", err, help)
+}
+
+// valueError says what is wrong with a flag's value. Our own types say so themselves.
+func valueError(e *pflag.InvalidValueError) error {
+	use := map[string]string{
+		"int": "a whole number", "uint64": "a whole number from 0", "bool": "true or false",
+	}[e.GetFlag().Value.Type()]
+	switch {
+	case use == "":
+		return e.Unwrap()
+	case errors.Is(e, strconv.ErrRange):
+		return fmt.Errorf("%q is too large: use a smaller number", e.GetValue())
+	}
+	return fmt.Errorf("%q: use %s", e.GetValue(), use)
+}
+
+// flagNames are the flags that a command's help lists.
+func flagNames(cmd *cobra.Command) []string {
+	var names []string
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		if !f.Hidden {
+			names = append(names, f.Name)
+		}
+	})
+	return names
 }

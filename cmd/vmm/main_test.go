@@ -5,19 +5,16 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
-	"github.com/spf13/cobra"
 	"github.com/stretchr/testify/require"
-
-	"taskguide/migration"
-	"taskguide/tagging"
 )
 
 // try runs a command line and returns its exit status and what it wrote.
 func try(t *testing.T, args ...string) (status int, stdout, stderr string) {
 	t.Helper()
-	t.Setenv("VMM_RUNTIME_DIR", t.TempDir())
+	dir := t.TempDir()
+	require.NoError(t, os.Chmod(dir, 0o700)) // whatever the umask
+	t.Setenv("VMM_RUNTIME_DIR", dir)
 	file := func(name string) *os.File {
 		f, err := os.Create(t.TempDir() + "/" + name)
 		require.NoError(t, err)
@@ -37,28 +34,62 @@ func try(t *testing.T, args ...string) (status int, stdout, stderr string) {
 }
 
 func TestUsage(t *testing.T) {
+	to := func(flags ...string) []string {
+		return append([]string{"migrate", "a", "tcp:h:1"}, flags...)
+	}
 	for want, args := range map[string][]string{
-		"no command":               {},
-		"unknown command":          {"fly"},
-		"unknown flag":             {"migrate", "a", "tcp:h:1", "--fast"},
-		"use one of downtime, xen": {"migrate", "a", "tcp:h:1", "--rule", "best"},
-		"use one of switchover, suspend, start, off": {"migrate", "a", "tcp:h:1", "--guidance", "on"},
-		"use one of all, any":                        {"migrate", "a", "tcp:h:1", "--gate", "most"},
-		"use one of force, cancel":                   {"migrate", "a", "tcp:h:1", "--on-timeout", "wait"},
-		"use one of auto, zstd, none":                {"migrate", "a", "tcp:h:1", "--compress", "gzip"},
-		"use bit/s or kbit, Mbit, Gbit":              {"migrate", "a", "tcp:h:1", "--bandwidth", "1G"},
-		"--bandwidth 0":                              {"migrate", "a", "tcp:h:1", "--bandwidth", "0"},
-		"--channels 0":                               {"migrate", "a", "tcp:h:1", "--channels", "0"},
-		"17 channels":                                {"migrate", "a", "tcp:h:1", "--channels", "17"},
-		"max rounds -1":                              {"migrate", "a", "tcp:h:1", "--max-rounds", "-1"},
-		"invalid argument \"3\"":                     {"migrate", "a", "tcp:h:1", "--max-defer", "3"},
-		"negative":                                   {"migrate", "a", "tcp:h:1", "--downtime-limit", "-1s"},
-		"a VM and a destination":                     {"migrate", "a"},
-		"use tcp:HOST:PORT":                          {"migrate", "a", "h:1"},
-		"name \"a b\"":                               {"pause", "a b"},
-		"the name of a VM":                           {"tags"},
-		"vmm list wants no arguments":                {"list", "a"},
-		"vmm doctor wants no arguments":              {"doctor", "a"},
+		"no command": {},
+		"unknown command \"fly\": see vmm --help": {"fly"},
+		"unknown flag":                          {"migrate", "a", "tcp:h:1", "--fast"},
+		"use one of downtime, ":                 {"migrate", "a", "tcp:h:1", "--rule", "best"},
+		"\"best\" is unknown":                   to("--policy", "best"),
+		"use on or off":                         to("--policy", "xen:polish=no"),
+		"no parameter \"limit\"":                to("--policy", "xen:limit=1s"),
+		"--policy and --rule":                   to("--policy", "xen", "--rule", "xen"),
+		"use switchover, suspend, start or off": to("--guidance", "on"),
+		"use all or any":                        to("--gate", "most"),
+		"use force or cancel":                   to("--on-timeout", "wait"),
+		"use auto, zstd or none":                to("--compress", "gzip"),
+		"use bit/s or kbit, Mbit, Gbit":         {"migrate", "a", "tcp:h:1", "--bandwidth", "1G"},
+		"--bandwidth 0":                         {"migrate", "a", "tcp:h:1", "--bandwidth", "0"},
+		"--channels 0":                          {"migrate", "a", "tcp:h:1", "--channels", "0"},
+		"--channels 17: use 1 to 16":            to("--channels", "17"),
+		"--max-rounds -1: use 1 or more":        to("--max-rounds", "-1"),
+		"--max-defer: duration \"3\": no unit":  to("--max-defer", "3"),
+		"negative":                              to("--downtime-limit", "-1s"),
+		"a VM and a destination":                {"migrate", "a"},
+		"use tcp:HOST:PORT":                     {"migrate", "a", "h:1"},
+		"name \"a b\"":                          {"pause", "a b"},
+		"the name of a VM":                      {"tags"},
+		"vmm list wants no arguments":           {"list", "a"},
+		"vmm doctor wants no arguments":         {"doctor", "a"},
+		"--json with --cpu":                     {"doctor", "--cpu", "--json"},
+		"--cpu \"host,\": want host or files":   {"run", "--cpu", "host,"},
+
+		"--tls-dir: nothing there": to("--tls-dir", ""),
+		"--tls-dir: nothing there: ": {
+			"run", "--memory", "1", "--incoming", "tcp:h:1", "--tls-dir=",
+		},
+		"--incoming: nothing there":  {"run", "--kernel", "/nowhere", "--incoming", ""},
+		"--log-file: nothing there":  {"run", "--kernel", "/nowhere", "--log-file", ""},
+		"--insecure with --tls-dir":  to("--insecure", "--tls-dir", "."),
+		"plain text at 10.0.0.2":     {"migrate", "a", "tcp:10.0.0.2:1"},
+		"or --insecure":              {"migrate", "a", "tcp:[2001:db8::1]:1"},
+		"--incoming: plain text at ": {"run", "--incoming", "tcp:0.0.0.0:1"},
+		"port \"x\" is no number":    {"run", "--incoming", "tcp:h:x"},
+		"--insecure without --incom": {"run", "--insecure"},
+		"--insecure with --tls-dir: ": {
+			"run", "--incoming", "tcp:h:1", "--insecure", "--tls-dir", ".",
+		},
+		"--shutdown-timeout: duration \"-1s\"": {"run", "--shutdown-timeout", "-1s"},
+		"leaves its kernel behind": {
+			"run", "--on-reset", "reboot", "--incoming", "unix:/nowhere",
+		},
+		"use exit or reboot": {"run", "--on-reset", "halt"},
+
+		"standstill-retries 0": {
+			"migrate", "a", "tcp:h:1", "--standstill-retries", "0",
+		},
 	} {
 		status, stdout, stderr := try(t, args...)
 		require.Equal(t, statusUsage, status, "%v: %s", args, stderr)
@@ -68,66 +99,27 @@ func TestUsage(t *testing.T) {
 	}
 }
 
-func TestHelp(t *testing.T) {
-	for _, args := range [][]string{{"--help"}, {"help"}, {"run", "--help"}, {"migrate", "-h"}} {
-		status, stdout, stderr := try(t, args...)
-		require.Zero(t, status)
-		require.Contains(t, stdout, "Usage:")
-		require.Empty(t, stderr)
-	}
-}
-
 func TestNobodyThere(t *testing.T) {
-	for _, args := range [][]string{{"status", "a"}, {"pause", "a"}, {"resume", "a"}, {"stop", "a"}, {"cancel", "a"}, {"tags", "a"}, {"tags", "a", "--follow"}, {"migrate", "a", "tcp:h:1"}} {
+	for _, args := range [][]string{
+		{"status", "a"}, {"pause", "a"}, {"resume", "a"}, {"stop", "a"}, {"cancel", "a"},
+		{"tags", "a"}, {"tags", "a", "--follow"}, {"debug", "a"}, {"migrate", "a", "tcp:h:1"},
+	} {
 		status, stdout, stderr := try(t, args...)
 		require.Equal(t, statusFailed, status, "%v", args)
 		require.Empty(t, stdout)
 		require.Contains(t, stderr, "no such VM is running", "%v", args)
 	}
+	_, _, stderr := try(t, "status", "./a\nb")
+	require.Equal(t, 1, strings.Count(stderr, "\n"), "one line, whatever was typed: %q", stderr)
 	status, stdout, _ := try(t, "list", "--json")
 	require.Zero(t, status)
 	require.Equal(t, "[]\n", stdout)
 }
 
-// ordered are the parameters that a command line of vmm migrate makes.
-func ordered(t *testing.T, args ...string) migration.Params {
-	t.Helper()
-	m := newMigrateFlags()
-	cmd := &cobra.Command{}
-	m.define(cmd)
-	require.NoError(t, cmd.ParseFlags(args))
-	p, err := m.order(cmd, "tcp:h:1")
-	require.NoError(t, err)
-	return p
-}
-
-func TestMigrateDefaults(t *testing.T) {
-	on := true
-	require.Equal(t, migration.Params{
-		Destination: "tcp:h:1", Rule: migration.RuleDowntime, DowntimeLimit: 300 * time.Millisecond,
-		Guidance: migration.GuidanceSwitchover, Gate: tagging.All, SwitchAtExit: &on, MaxDefer: time.Minute,
-		OnTimeout: migration.TimeoutForce, Compress: migration.CompressAuto,
-	}, ordered(t))
-}
-
-func TestMigrateFlags(t *testing.T) {
-	off := false
-	dir := t.TempDir()
-	require.Equal(t, migration.Params{
-		Destination: "tcp:h:1", Rule: migration.RuleXen, DowntimeLimit: time.Nanosecond, MaxRounds: 7,
-		Guidance: migration.GuidanceSwitchover, Gate: tagging.Any, SwitchAtExit: &off, MaxDefer: 2 * time.Second,
-		OnTimeout: migration.TimeoutCancel, BitsPerSecond: 1e9, Channels: 4, Compress: migration.CompressNone,
-		Delta: true, Verify: true, TLSDir: dir,
-	}, ordered(t, "--rule", "xen", "--downtime-limit", "0s", "--max-rounds", "7", "--gate", "any", "--switch-at-exit=false",
-		"--max-defer", "2s", "--on-timeout", "cancel", "--bandwidth", "1Gbit", "--channels", "4", "--compress", "none",
-		"--delta", "--verify", "--tls-dir", dir))
-	require.False(t, *ordered(t, "--guidance", "suspend").SwitchAtExit, "off by default but with switchover")
-	require.True(t, *ordered(t, "--guidance", "suspend", "--switch-at-exit").SwitchAtExit)
-}
-
-// TestMigrateNoTime: a limit of 0 is none of the defaults, which 0 means in Params, but as little as there is.
-func TestMigrateNoTime(t *testing.T) {
-	p := ordered(t, "--downtime-limit", "0", "--max-defer", "0")
-	require.Equal(t, time.Nanosecond, p.DowntimeLimit)
-	require.Equal(t, time.Nanosecond, p.MaxDefer)
+// TestListWithoutVMs: vmm list says where it looked in vain, and scripts get no output.
+func TestListWithoutVMs(t *testing.T) {
+	status, stdout, stderr := try(t, "list")
+	require.Zero(t, status)
+	require.Empty(t, stdout)
+	require.Equal(t, "no VMs in "+os.Getenv("VMM_RUNTIME_DIR")+"\n", stderr)
 }

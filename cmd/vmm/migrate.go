@@ -15,18 +15,18 @@ import (
 	"github.com/spf13/cobra"
 
 	"taskguide/control"
-	"taskguide/control/host"
+	"taskguide/control/process"
 	"taskguide/control/show"
 	"taskguide/migration"
 	"taskguide/tagging"
 )
 
-// migrateFlags are those of vmm migrate that need more than a field of migration.Params.
+// migrateFlags are the flags of vmm migrate that need more than a field of migration.Params.
 type migrateFlags struct {
 	params       migration.Params
-	rule         choice[migration.Rule]
+	policy       policyFlag
 	guidance     choice[migration.Guidance]
-	gate         choice[tagging.Policy]
+	gate         choice[tagging.Quorum]
 	onTimeout    choice[migration.OnTimeout]
 	compress     choice[migration.Compress]
 	bandwidth    rateFlag
@@ -36,9 +36,9 @@ type migrateFlags struct {
 
 func newMigrateFlags() *migrateFlags {
 	return &migrateFlags{
-		rule: choose(migration.RuleDowntime, migration.RuleXen),
-		guidance: choose(migration.GuidanceSwitchover, migration.GuidanceSuspend, migration.GuidanceStart,
-			migration.GuidanceOff),
+		policy: newPolicy(),
+		guidance: choose(migration.GuidanceSwitchover, migration.GuidanceSuspend,
+			migration.GuidanceStart, migration.GuidanceOff),
 		gate:      choose(tagging.All, tagging.Any),
 		onTimeout: choose(migration.TimeoutForce, migration.TimeoutCancel),
 		compress:  choose(migration.CompressAuto, migration.CompressZstd, migration.CompressNone),
@@ -50,69 +50,118 @@ func newMigrate(std streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "migrate NAME|PATH tcp:HOST:PORT|unix:PATH",
 		Short: "move a running VM to a vmm run --incoming",
-		Long: `Move a running VM to where vmm run --incoming waits for it. The exit status is 0 only when the guest runs there; on
-any other outcome it still runs here, and one line says why. Ctrl-C cancels the migration.`,
+		Long: `Move a running VM to where vmm run --incoming waits for it. The exit status is 0
+only when the guest runs there; on any other outcome it still runs here, and one
+line says why. Ctrl-C cancels the migration.
+
+` + policyHelp(),
 		Args: exactly(2, "a VM and a destination"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			p, err := m.order(cmd, args[1])
 			if err != nil {
 				return usageError{err}
 			}
-			return m.migrate(args[0], p, std)
+			outliveOutputs()
+			printNotes(cmd, m.withoutEffect(cmd, p))
+			return suggestVM(cmd.Context(), args[0], m.migrate(args[0], p, std))
 		},
+		ValidArgsFunction: completeMigrate,
 	}
 	m.define(cmd)
 	return cmd
 }
 
 func (m *migrateFlags) define(cmd *cobra.Command) {
-	f := cmd.Flags()
-	f.Var(&m.rule, "rule", "when pre-copy has converged: the rest fits --downtime-limit, or Xen's classic rules")
-	f.DurationVar(&m.params.DowntimeLimit, "downtime-limit", migration.DefaultDowntimeLimit, "for --rule downtime; 0: until no page is dirty")
-	f.IntVar(&m.params.MaxRounds, "max-rounds", 0, "end pre-copy after so many rounds (default: 29 with --rule xen, else no limit)")
-	f.Var(&m.guidance, "guidance", "what a closed gate holds back")
+	f, defaults := cmd.Flags(), migration.Defaults()
+	f.Var(&m.policy, "policy", "when pre-copy has converged; see the list above")
+	f.Var(&m.policy, "rule", "the same")
+	completeFlag(cmd, "policy", completePolicy)
+	completeFlag(cmd, "rule", completePolicy)
+	durationVar(f, &m.params.DowntimeLimit, "downtime-limit", defaults.DowntimeLimit,
+		"what the rest must fit with --policy downtime; 0: until no page is dirty")
+	f.IntVar(&m.params.MaxRounds, "max-rounds", 0,
+		"end pre-copy after so many rounds, 0: the policy's default")
+	f.Var(&m.guidance, "guidance", "what a closed gate holds back, "+m.guidance.list())
 	f.Var(&m.gate, "gate", "which tasks must be inside a segment for the gate to be open")
-	f.BoolVar(&m.switchAtExit, "switch-at-exit", false, "switch over when the last segment is about to close (default on with --guidance switchover)")
-	f.DurationVar(&m.params.MaxDefer, "max-defer", migration.DefaultMaxDefer, "how long in total the gate may hold the migration back; 0: not at all")
+	f.BoolVar(&m.switchAtExit, "switch-at-exit", false, "switch over when the last segment is "+
+		"about to close (default on with --guidance switchover)")
+	durationVar(f, &m.params.MaxDefer, "max-defer", defaults.MaxDefer,
+		"by how much guidance may defer the migration in total; 0: not at all")
+	durationVar(f, &m.params.StandstillLimit, "standstill-limit", 0,
+		"how long the guest may stand still before a switchover is taken back; 0: any time "+
+			"(default 10 times --downtime-limit, at least 1s; none once the rule gave up)")
+	f.IntVar(&m.params.StandstillRetries, "standstill-retries", defaults.StandstillRetries,
+		"the migration fails with so many switchovers taken back")
 	f.Var(&m.onTimeout, "on-timeout", "what happens after --max-defer")
 	f.Var(&m.bandwidth, "bandwidth", "limit of the page stream, as in 1Gbit (default: none)")
-	f.IntVar(&m.params.Channels, "channels", 0, "parallel connections, 1 to 16 (default: what fits)")
+	f.IntVar(&m.params.Channels, "channels", 0,
+		"parallel connections, 1 to 16 (default: what fits)")
 	f.Var(&m.compress, "compress", "encoding of pages that are not zero")
 	f.BoolVar(&m.params.Delta, "delta", false, "send differences to the version sent before")
-	f.BoolVar(&m.params.Verify, "verify", false, "compare all of RAM and the machine's state on both sides, while paused")
-	f.StringVar(&m.params.TLSDir, "tls-dir", "", "use TLS, with ca.pem, cert.pem and key.pem of this directory")
-	f.BoolVar(&m.json, "json", false, "print the final report as JSON, and nothing else, on standard output")
+	f.BoolVar(&m.params.Verify, "verify", false,
+		"compare all of RAM and the machine's state on both sides, while paused")
+	f.StringVar(&m.params.TLSDir, "tls-dir", "",
+		"use TLS, with ca.pem, cert.pem and key.pem of this directory")
+	completeFlag(cmd, "tls-dir", folders)
+	f.BoolVar(&m.params.Insecure, "insecure", false, "let the guest go to another host without TLS")
+	f.BoolVar(&m.json, "json", false,
+		"print the final report as JSON, and nothing else, on standard output")
 }
 
-// order turns the flags into parameters.
+// order returns the parameters that the flags give.
 func (m *migrateFlags) order(cmd *cobra.Command, destination string) (migration.Params, error) {
 	p := m.params
-	p.Rule, p.Guidance, p.Gate = m.rule.value, m.guidance.value, m.gate.value
-	p.OnTimeout, p.Compress, p.BitsPerSecond = m.onTimeout.value, m.compress.value, m.bandwidth.bitsPerSecond
+	p.Rule = migration.Rule(m.policy.choice.String())
+	p.Guidance, p.Gate = m.guidance.value, m.gate.value
+	p.OnTimeout, p.Compress = m.onTimeout.value, m.compress.value
+	p.BitsPerSecond = m.bandwidth.bitsPerSecond
 	changed := cmd.Flags().Changed
+	if changed("policy") && changed("rule") {
+		return p, errors.New("--policy and --rule are the same: use one of them")
+	}
 	if changed("switch-at-exit") {
 		p.SwitchAtExit = &m.switchAtExit
 	}
-	if changed("channels") && p.Channels == 0 {
-		return p, fmt.Errorf("--channels 0: use 1 to %d", migration.MaxChannels)
+	if p.MaxRounds < 0 {
+		return p, fmt.Errorf("--max-rounds %d: use 1 or more, or 0 for the policy's default",
+			p.MaxRounds)
+	}
+	if changed("channels") && (p.Channels < 1 || p.Channels > migration.MaxChannels) {
+		return p, fmt.Errorf("--channels %d: use 1 to %d", p.Channels, migration.MaxChannels)
 	}
 	if changed("bandwidth") && p.BitsPerSecond == 0 {
 		return p, errors.New("--bandwidth 0: nothing would be sent: leave it out for no limit")
 	}
-	// In Params 0 stands for the default; who types 0 wants as little as can be.
+	if p.StandstillRetries < 1 {
+		return p, fmt.Errorf("--standstill-retries %d: use 1 or more; "+
+			"with 1 the migration fails with the first", p.StandstillRetries)
+	}
+	if changed("standstill-limit") && p.StandstillLimit == 0 {
+		p.StandstillLimit = migration.NoStandstillLimit
+	}
+	// In Params 0 stands for the default, but a user who types 0 means it.
 	for _, d := range []*time.Duration{&p.DowntimeLimit, &p.MaxDefer} {
 		if *d == 0 {
-			*d = time.Nanosecond
+			*d = migration.NoTime
 		}
 	}
+	if !changed("downtime-limit") {
+		p.DowntimeLimit = 0 // the policy has its own default
+	}
 	var err error
-	if p.Destination, err = host.AbsoluteAddress(destination); err != nil {
+	if p.Destination, err = process.AbsoluteAddress(destination); err != nil {
 		return p, err
 	}
 	if p.TLSDir != "" {
 		if p.TLSDir, err = filepath.Abs(p.TLSDir); err != nil {
 			return p, fmt.Errorf("--tls-dir: %w", err)
 		}
+	}
+	if p.Insecure && p.TLSDir != "" {
+		return p, errors.New("--insecure with --tls-dir: use one of them")
+	}
+	if err := p.CheckWay(); err != nil {
+		return p, err
 	}
 	return p.WithDefaults()
 }
@@ -125,49 +174,73 @@ func (m *migrateFlags) migrate(name string, p migration.Params, std streams) err
 	defer client.Close()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	// A second Ctrl-C ends this program at once; the cancellation goes on without it.
-	context.AfterFunc(ctx, stop)
+	// A second Ctrl-C ends this program at once. The cancellation goes on without it.
+	echoed := make(chan struct{})
+	uninterrupted := context.AfterFunc(ctx, func() {
+		defer close(echoed)
+		stop()
+		endLine(m.screen(std), std.err)
+	})
 	progress := m.progress(std)
 	report, err := client.Migrate(ctx, p, progress.Event)
 	progress.Close()
+	if !uninterrupted() {
+		<-echoed
+		eraseEcho(m.screen(std))
+	}
 	if err != nil {
 		return err
 	}
 	if m.json {
 		if err := writeJSON(std.out, report); err != nil {
-			return err
+			// The exit status says what became of the guest, so this error must not change it.
+			say(std.err, fmt.Sprintf("vmm: the report cannot be written: %v", err))
 		}
 	} else if report.Status == migration.StatusCompleted {
 		show.Outcome(std.out, report)
 	}
 	if report.Status != migration.StatusCompleted {
-		return fmt.Errorf("migration %s: %s; %s", report.Status, report.Error, whereabouts(client))
+		return fmt.Errorf("migration %s; %s", outcome(report), whereabouts(client))
 	}
 	return nil
 }
 
-// progress chooses how to show the way: live on a terminal, in lines otherwise, and never on the standard output of
-// --json.
-func (m *migrateFlags) progress(std streams) show.Progress {
-	switch {
-	case m.json && host.IsTerminal(std.err):
-		return show.NewLive(std.err)
-	case m.json:
-		return show.Discard{}
-	case host.IsTerminal(std.out):
-		return show.NewLive(std.out)
-	default:
-		return show.NewPlain(std.out)
+// outcome says how a migration that did not complete ended, and adds the reason if that says more.
+func outcome(r migration.Report) string {
+	if r.Error == string(r.Status) {
+		return r.Error
 	}
+	return fmt.Sprintf("%s: %s", r.Status, r.Error)
 }
 
-// whereabouts says what has become of a guest that did not move.
+// screen is where the progress is shown: never on the standard output of --json.
+func (m *migrateFlags) screen(std streams) *os.File {
+	if m.json {
+		return std.err
+	}
+	return std.out
+}
+
+// progress chooses how to show the progress: live on a terminal, in lines otherwise.
+func (m *migrateFlags) progress(std streams) show.Progress {
+	w := m.screen(std)
+	switch {
+	case process.IsTerminal(w):
+		return show.NewLive(w)
+	case m.json:
+		return show.Discard{}
+	}
+	return show.NewPlain(w)
+}
+
+// whereabouts says what became of a guest that did not move.
 func whereabouts(client *control.Client) string {
-	ctx, cancel := context.WithTimeout(context.Background(), answerTimeout)
-	defer cancel()
-	vm, err := client.VM(ctx)
-	if err != nil {
-		return "its process has ended"
+	vm, err := client.VM(context.Background())
+	switch {
+	case errors.Is(err, control.ErrNotAnswering):
+		return err.Error()
+	case err != nil, vm.State == control.StateStopped, vm.Stopping:
+		return "the VM was stopped or has ended, and its guest with it"
 	}
 	switch vm.State {
 	case control.StateRunning:
@@ -175,7 +248,8 @@ func whereabouts(client *control.Client) string {
 	case control.StatePaused:
 		return "the guest is still here, paused as before"
 	case control.StateUnknown:
-		return "the guest is kept paused here, as it may run there: see there, then vmm stop or vmm resume --force"
+		return "the guest is kept paused here, as it may run there, and the destination is asked " +
+			"on; or see there, then vmm stop --force or vmm resume --force"
 	default:
 		return "the VM is " + string(vm.State)
 	}

@@ -1,115 +1,236 @@
 package main
 
 import (
-	"strings"
+	"slices"
 
 	"github.com/spf13/cobra"
 
 	"taskguide/control"
-	"taskguide/control/host"
+	"taskguide/control/process"
 	"taskguide/dirtylog"
 	"taskguide/memory"
 	"taskguide/transport"
 	"taskguide/vmm"
+	"taskguide/vmm/device/virtio"
 )
 
+// runFlags are the flags of vmm run.
+type runFlags struct {
+	cfg                process.Config
+	size               sizeFlag
+	disks              disksFlag
+	cpus               string
+	prefault, insecure bool
+	logLevel           choice[string]
+	logFormat          choice[process.LogFormat]
+	dirtyLog           choice[dirtylog.Kind]
+	onReset            choice[process.OnReset]
+}
+
 func newRun(std streams) *cobra.Command {
-	cfg := host.Config{}
-	size := newSize("512M")
-	prefault := false
-	dirtyLog := choose(append([]dirtylog.Kind{dirtylog.Auto}, dirtylog.Kinds...)...)
+	r := &runFlags{
+		size:      newSize("512M"),
+		logLevel:  choose("info", "debug", "warn", "error"),
+		logFormat: choose(process.LogText, process.LogJSON),
+		dirtyLog:  choose(append([]dirtylog.Kind{dirtylog.Auto}, dirtylog.Kinds...)...),
+		onReset:   choose(process.ResetExits, process.ResetReboots),
+	}
 	cmd := &cobra.Command{
-		Use:   "run [--name N] [--memory 512M] [--cpus 1] [--kernel FILE] [--incoming ADDRESS]",
+		Use:   "run [--name N] [--memory 512M] [--cpus 1] [--incoming ADDRESS]",
 		Short: "run a virtual machine, or wait for a migration to bring one",
-		Long: `Run a virtual machine until it ends; the exit status is the byte that the guest wrote to its exit port.
+		Long: `Run a virtual machine until it ends; the exit status is the byte that the guest
+wrote to its exit port.
 
-Without --kernel the embedded guest runs; --cmdline says what it does, for instance
-"workload=phased ws=64M hot=1M busy=1s cool=1s".
+Without --kernel the embedded guest runs; --cmdline says what it does, for
+instance "workload=phased ws=64M hot=1M busy=1s cool=1s".
 
-With --incoming, wait for a migration to bring the guest, which keeps its memory, vCPUs and kernel, and carry it on.
-With --prefault --memory SIZE as well, have that much memory ready before it comes.
-When the guest is moved away with vmm migrate, print where it went and exit with status 0.
+With --incoming, wait for a migration to bring the guest, which keeps its
+memory, vCPUs and kernel, and carry it on. With --prefault --memory SIZE as
+well, have that much memory ready before it comes. When the guest is moved away
+with vmm migrate, print where it went and exit with --moved-status.
 
 On a terminal, Ctrl-A X ends the VM.`,
 		Args: exactly(0, "no arguments, only flags"),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg.MemoryBytes, cfg.DirtyLog = size.bytes, dirtyLog.value
-			if prefault {
-				cfg.Prefault = host.PrefaultAll
-				if cfg.Incoming != "" && cmd.Flags().Changed("memory") {
-					cfg.ReadyBytes = size.bytes
-				}
-			}
-			if cfg.Name == "" {
-				cfg.Name = host.DefaultName()
-			}
-			if err := checkRun(cfg); err != nil {
-				return usageError{err}
-			}
-			noteIgnored(cmd, cfg)
-			status, err := host.Run(cfg, host.Streams{Stdin: std.in, Stdout: std.out, Stderr: std.err})
-			if err == nil && status != 0 {
-				return exitStatus(status)
-			}
-			return err
-		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return r.run(cmd, std) },
 	}
-	f := cmd.Flags()
-	f.StringVar(&cfg.Name, "name", "", "name of the VM (default vm-PID)")
-	f.Var(&size, "memory", "RAM, from 16M up, a multiple of 1M")
-	f.IntVar(&cfg.CPUs, "cpus", 1, "vCPUs, 1 to 8")
-	f.StringVar(&cfg.Kernel, "kernel", "", "ELF file with a PVH note, or Linux bzImage (default: the embedded guest)")
-	f.StringVar(&cfg.Initrd, "initrd", "", "initial RAM disk for the kernel")
-	f.StringVar(&cfg.Cmdline, "cmdline", "", "kernel command line")
-	f.StringVar(&cfg.Console, "console", "stdio", "where COM1 goes: stdio, file:PATH (begun anew) or off")
-	f.StringVar(&cfg.Incoming, "incoming", "", "wait for a migration on tcp:HOST:PORT or unix:PATH")
-	f.StringVar(&cfg.TLSDir, "tls-dir", "", "with --incoming: require TLS, with ca.pem, cert.pem and key.pem of this directory")
-	f.BoolVar(&prefault, "prefault", false, "give the guest all of its RAM before it runs or arrives")
-	f.Var(&dirtyLog, "dirty-log", "how a migration finds out what the guest writes; auto takes the best that KVM offers")
-	f.StringVar(&cfg.API, "api", "", "path of the control socket (default NAME.sock in the runtime directory)")
+	r.register(cmd)
+	r.complete(cmd)
 	return cmd
 }
 
-// checkRun finds what is wrong with an order before anything is done.
-func checkRun(cfg host.Config) error {
+// register adds every flag to cmd.
+func (r *runFlags) register(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&r.cfg.Name, "name", "", "name of the VM (default vm-PID)")
+	f.Var(&r.size, "memory", "RAM, from 16M up, a multiple of 1M")
+	f.IntVar(&r.cfg.CPUs, "cpus", 1, "vCPUs, 1 to 8")
+	f.StringVar(&r.cpus, "cpu", "host", "hosts whose CPUs must all be able to run the guest: "+
+		"files of vmm doctor --cpu, with commas between; host is this one")
+	f.StringVar(&r.cfg.Kernel, "kernel", "",
+		"ELF file with a PVH note, or Linux bzImage (default: the embedded guest)")
+	f.StringVar(&r.cfg.Initrd, "initrd", "", "initial RAM disk for the kernel")
+	f.StringVar(&r.cfg.Cmdline, "cmdline", "", "kernel command line")
+	f.Var(&r.disks, "disk", "a raw image or block device as a virtio disk, once for each; "+
+		"options: readonly, cache=auto|direct|host, lock=ofd|none")
+	f.StringVar(&r.cfg.Console, "console", "stdio",
+		"where COM1 goes: stdio, file:PATH (begun anew) or off")
+	f.StringVar(&r.cfg.Incoming, "incoming", "",
+		"wait for a migration on tcp:HOST:PORT or unix:PATH")
+	f.StringVar(&r.cfg.TLSDir, "tls-dir", "",
+		"with --incoming: require TLS, with ca.pem, cert.pem and key.pem of this directory")
+	f.StringArrayVar(&r.cfg.Allow, "allow", nil,
+		"with --tls-dir: who may send, by a name of its certificate; may be repeated "+
+			"(default: all of the CA)")
+	f.BoolVar(&r.insecure, "insecure", false,
+		"with --incoming: take guests from other hosts without TLS")
+	f.BoolVar(&r.prefault, "prefault", false,
+		"give the guest all of its RAM before it runs or arrives")
+	f.Var(&r.dirtyLog, "dirty-log",
+		"how a migration finds out what the guest writes, "+r.dirtyLog.list()+
+			"; auto takes the best that KVM offers")
+	durationVar(f, &r.cfg.ShutdownTimeout, "shutdown-timeout", process.DefaultShutdownTimeout,
+		"how long a guest has that was told to shut down; 0: it is ended at once")
+	f.Var(&r.onReset, "on-reset", "what happens when the guest asks for a reset")
+	f.IntVar(&r.cfg.MovedStatus, "moved-status", 0,
+		"exit status once the guest was moved away, 0 to 255")
+	f.Var(&r.logFormat, "log-format", "how log lines look")
+	f.Var(&r.logLevel, "log-level", "the least that is logged")
+	f.StringVar(&r.cfg.Log.File, "log-file", "",
+		"append the log to this file (default standard error)")
+	f.StringVar(&r.cfg.API, "api", "",
+		"path of the control socket (default NAME.sock in the runtime directory)")
+}
+
+// complete sets how the shell completes the flags' values.
+func (r *runFlags) complete(cmd *cobra.Command) {
+	completeFlag(cmd, "incoming", completeAddress)
+	completeFlag(cmd, "allow", cobra.NoFileCompletions)
+	completeFlag(cmd, "tls-dir", folders)
+	completeFlag(cmd, "console", completeConsole)
+	completeFlag(cmd, "disk", completeDisk)
+	completeFlag(cmd, "name", cobra.NoFileCompletions)
+	completeFlag(cmd, "cmdline", cobra.NoFileCompletions)
+}
+
+// run runs the VM until the machine has ended.
+func (r *runFlags) run(cmd *cobra.Command, std streams) error {
+	cfg, err := r.config(cmd)
+	if err != nil {
+		return usageError{err}
+	}
+	outliveOutputs()
+	printNotes(cmd, ignored(cmd, cfg))
+	if cfg.Incoming == "" {
+		if cfg.CPU, err = readCPUs(r.cpus); err != nil {
+			return err
+		}
+	}
+	status, err := process.Run(cfg,
+		process.Streams{Stdin: std.in, Stdout: std.out, Stderr: std.err})
+	if err == nil && status != 0 {
+		return exitStatus(status)
+	}
+	return err
+}
+
+// config returns the configuration that the flags ask for, or an error that says what is wrong.
+func (r *runFlags) config(cmd *cobra.Command) (process.Config, error) {
+	cfg := r.cfg
+	cfg.MemoryBytes, cfg.DirtyLog = r.size.bytes, r.dirtyLog.value
+	cfg.Disks = r.disks.disks
+	cfg.Log.Format = r.logFormat.value
+	if err := cfg.Log.Level.UnmarshalText([]byte(r.logLevel.value)); err != nil {
+		return cfg, err
+	}
+	cfg.OnReset = r.onReset.value
+	if r.prefault {
+		cfg.Prefault = process.PrefaultAll
+		if cfg.Incoming != "" && cmd.Flags().Changed("memory") {
+			cfg.ReadyBytes = r.size.bytes
+		}
+	}
+	if cfg.Name == "" {
+		cfg.Name = process.DefaultName()
+	}
+	if r.insecure {
+		cfg.Plain = transport.PlainAnywhere
+	}
+	return cfg, checkRun(cfg)
+}
+
+// checkRun looks for mistakes in an order before anything is done.
+func checkRun(cfg process.Config) error {
 	if err := control.CheckName(cfg.Name); err != nil {
 		return err
 	}
 	if err := memory.CheckSize(cfg.MemoryBytes); err != nil {
-		return err
+		return usagef("--memory: %w: use whole megabytes, as in 512M", err)
 	}
 	if cfg.CPUs < 1 || cfg.CPUs > vmm.MaxCPUs {
 		return usagef("--cpus %d: use 1 to %d", cfg.CPUs, vmm.MaxCPUs)
 	}
-	if err := host.CheckConsole(cfg.Console); err != nil {
+	if cfg.OnReset == process.ResetReboots && cfg.Incoming != "" {
+		return usagef("--on-reset reboot with --incoming: " +
+			"a guest that arrives leaves its kernel behind, and has nothing to begin again with")
+	}
+	if cfg.MovedStatus < 0 || cfg.MovedStatus > 255 {
+		return usagef("--moved-status %d: use 0 to 255", cfg.MovedStatus)
+	}
+	if err := process.CheckConsole(cfg.Console); err != nil {
 		return err
 	}
 	if cfg.Initrd != "" && cfg.Kernel == "" {
 		return usagef("--initrd without --kernel: the embedded guest takes none")
 	}
-	if cfg.TLSDir != "" && cfg.Incoming == "" {
-		return usagef("--tls-dir without --incoming: it is about incoming migrations")
+	if len(cfg.Disks) > virtio.MaxDisks {
+		return usagef("--disk %d times: a machine has at most %d disks", len(cfg.Disks),
+			virtio.MaxDisks)
 	}
-	if cfg.Incoming != "" {
-		if _, _, err := transport.ParseAddress(cfg.Incoming); err != nil {
-			return usagef("--incoming: %w", err)
-		}
+	return checkIncoming(cfg)
+}
+
+// checkIncoming looks for mistakes in how a migration is to be awaited.
+func checkIncoming(cfg process.Config) error {
+	insecure := cfg.Plain == transport.PlainAnywhere
+	switch {
+	case cfg.Incoming == "" && cfg.TLSDir != "":
+		return usagef("--tls-dir without --incoming: it is about incoming migrations")
+	case cfg.Incoming == "" && insecure:
+		return usagef("--insecure without --incoming: it is about incoming migrations")
+	case cfg.TLSDir == "" && len(cfg.Allow) > 0:
+		return usagef("--allow without --tls-dir: nobody has a name in plain text")
+	case slices.Contains(cfg.Allow, ""):
+		return usagef("--allow with an empty name: leave it out for all that the CA signed")
+	case cfg.Incoming == "":
+		return nil
+	case insecure && cfg.TLSDir != "":
+		return usagef("--insecure with --tls-dir: use one of them")
+	}
+	_, _, err := transport.ParseAddress(cfg.Incoming)
+	if err == nil && cfg.TLSDir == "" {
+		err = transport.Security{Plain: cfg.Plain}.Check(cfg.Incoming)
+	}
+	if err != nil {
+		return usagef("--incoming: %w", err)
 	}
 	return nil
 }
 
-// noteIgnored says which flags have no effect, as the guest that arrives decides.
-func noteIgnored(cmd *cobra.Command, cfg host.Config) {
+// ignored returns notes about flags without effect, because the guest that arrives decides.
+func ignored(cmd *cobra.Command, cfg process.Config) []note {
 	if cfg.Incoming == "" {
-		return
+		return nil
 	}
-	var ignored []string
-	for _, name := range []string{"memory", "cpus", "kernel", "initrd", "cmdline"} {
-		if cmd.Flags().Changed(name) && !(name == "memory" && cfg.ReadyBytes > 0) {
-			ignored = append(ignored, "--"+name)
-		}
+	var notes []note
+	names := []string{"memory", "cpus", "cpu", "kernel", "initrd", "cmdline"}
+	if cfg.ReadyBytes > 0 {
+		names = names[1:]
 	}
-	if len(ignored) > 0 {
-		cmd.PrintErrf("vmm: note: %s: the guest that arrives brings its own\n", strings.Join(ignored, ", "))
+	if flags := given(cmd, names...); len(flags) > 0 {
+		notes = append(notes, note{flags, "no effect: the guest that arrives brings its own"})
 	}
+	if flags := given(cmd, "insecure"); len(flags) > 0 && staysHere(cfg.Incoming) {
+		notes = append(notes, note{flags, noOtherHost(cfg.Incoming)})
+	}
+	return notes
 }

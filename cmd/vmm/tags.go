@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/signal"
@@ -11,16 +13,21 @@ import (
 	"github.com/spf13/cobra"
 
 	"taskguide/control"
+	"taskguide/control/process"
 	"taskguide/control/show"
+	"taskguide/migration"
 )
 
 func newTags(std streams) *cobra.Command {
 	follow, asJSON := false, false
-	cmd := onVM("tags", "show the guest's tasks and whether they are inside a segment", func(ctx context.Context, c *control.Client) error {
-		if follow {
-			return followTags(ctx, c, std)
+	act := func(ctx context.Context, c *control.Client) error {
+		switch {
+		case follow && asJSON:
+			return followTags(ctx, c, std, writeEvent)
+		case follow:
+			return followTags(ctx, c, std, show.Transition)
 		}
-		tags, err := within(ctx, answerTimeout, c.Tags)
+		tags, err := c.Tags(ctx)
 		if err != nil {
 			return err
 		}
@@ -28,13 +35,18 @@ func newTags(std streams) *cobra.Command {
 			return writeJSON(std.out, tags)
 		}
 		return show.Tags(std.out, tags)
-	})
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	cmd.Flags().BoolVar(&follow, "follow", false, "print every transition as it happens, until Ctrl-C or the end of the VM")
+	}
+	cmd := onVM("tags", "show the guest's tasks and whether they are inside a segment", act)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON; with --follow an event a line")
+	cmd.Flags().BoolVar(&follow, "follow", false,
+		"print every transition as it happens, until Ctrl-C or the end of the VM")
 	return cmd
 }
 
-func followTags(ctx context.Context, c *control.Client, std streams) error {
+// followTags passes events to write, until Ctrl-C or the end of the VM.
+func followTags(
+	ctx context.Context, c *control.Client, std streams, write func(io.Writer, control.Event),
+) error {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	events, err := c.TagEvents(ctx)
@@ -44,12 +56,26 @@ func followTags(ctx context.Context, c *control.Client, std streams) error {
 	defer events.Close()
 	for {
 		e, err := events.Next()
-		if errors.Is(err, io.EOF) || ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
+			if process.IsTerminal(std.err) {
+				fmt.Fprintln(std.err) // the terminal has echoed Ctrl-C
+			}
 			return nil
-		}
-		if err != nil {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
 			return err
 		}
-		show.Transition(std.out, e)
+		write(std.out, e)
+	}
+}
+
+// writeEvent writes an event as a line of JSON. Like the text, it leaves out events that do not
+// matter beside transitions.
+func writeEvent(w io.Writer, e control.Event) {
+	switch e.Kind {
+	case control.EventTag, control.EventLagged, control.EventState, string(migration.NoticePhase):
+		_ = json.NewEncoder(w).Encode(e) // as with text, nobody is left to be told
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -14,13 +15,12 @@ import (
 )
 
 const (
-	// answerTimeout bounds how long a VM's process may take to say how it is doing.
-	answerTimeout = 5 * time.Second
-	// stopTimeout bounds how long it may take to end; a migration past its commit completes first.
-	stopTimeout = 3 * time.Minute
+	// cancelTimeout is how long a cancelled migration may take to end. A migration past its commit
+	// completes first.
+	cancelTimeout = 3 * time.Minute
 )
 
-// onVM makes a command about one VM, which act is called with a client of.
+// onVM makes a command about one VM. It calls act with a client of that VM.
 func onVM(use, short string, act func(context.Context, *control.Client) error) *cobra.Command {
 	return &cobra.Command{
 		Use:   use + " NAME|PATH",
@@ -32,13 +32,16 @@ func onVM(use, short string, act func(context.Context, *control.Client) error) *
 				return usageError{err}
 			}
 			defer client.Close()
-			return act(context.Background(), client)
+			return suggestVM(cmd.Context(), args[0], act(cmd.Context(), client))
 		},
+		ValidArgsFunction: completeVM,
 	}
 }
 
-// within bounds a call.
-func within[T any](ctx context.Context, timeout time.Duration, call func(context.Context) (T, error)) (T, error) {
+// within bounds the time of a call.
+func within[T any](
+	ctx context.Context, timeout time.Duration, call func(context.Context) (T, error),
+) (T, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	return call(ctx)
@@ -46,66 +49,102 @@ func within[T any](ctx context.Context, timeout time.Duration, call func(context
 
 func newStatus(std streams) *cobra.Command {
 	asJSON := false
-	cmd := onVM("status", "show what a VM is doing", func(ctx context.Context, c *control.Client) error {
-		vm, err := within(ctx, answerTimeout, c.VM)
-		if err != nil {
-			return err
-		}
-		if asJSON {
-			return writeJSON(std.out, vm)
-		}
-		show.VM(std.out, vm)
-		return nil
-	})
+	cmd := onVM("status", "show what a VM is doing",
+		func(ctx context.Context, c *control.Client) error {
+			vm, err := c.VM(ctx)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return writeJSON(std.out, vm)
+			}
+			show.VM(std.out, vm)
+			return nil
+		})
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
 
 func newPause(std streams) *cobra.Command {
 	return onVM("pause", "stop a VM's vCPUs", func(ctx context.Context, c *control.Client) error {
-		_, err := within(ctx, answerTimeout, c.Pause)
+		_, err := c.Pause(ctx)
 		return err
 	})
 }
 
 func newResume(std streams) *cobra.Command {
 	force := false
-	cmd := onVM("resume", "let a paused VM run again", func(ctx context.Context, c *control.Client) error {
-		mode := control.ResumeSafe
-		if force {
-			mode = control.ResumeForced
-		}
-		_, err := within(ctx, answerTimeout, func(ctx context.Context) (control.VM, error) { return c.Resume(ctx, mode) })
-		return err
-	})
-	cmd.Flags().BoolVar(&force, "force", false, "even if a destination that was lost may run the guest: you know that it does not")
+	cmd := onVM("resume", "let a paused VM run again",
+		func(ctx context.Context, c *control.Client) error {
+			mode := control.ResumeSafe
+			if force {
+				mode = control.ResumeForced
+			}
+			_, err := c.Resume(ctx, mode)
+			return err
+		})
+	cmd.Flags().BoolVar(&force, "force", false,
+		"even if a destination that was lost may run the guest: you have seen that it does not")
 	return cmd
 }
 
 func newStop(std streams) *cobra.Command {
-	return onVM("stop", "end a VM; a migration under way is cancelled first", func(ctx context.Context, c *control.Client) error {
-		_, err := within(ctx, stopTimeout, c.Stop)
+	force, now := false, false
+	stop := func(ctx context.Context, c *control.Client) error {
+		mode := control.StopSafe
+		switch {
+		case force:
+			mode = control.StopForced
+		case now:
+			mode = control.StopNow
+		}
+		// Wait as long as its process shows that it is alive, because the VM decides how much time
+		// its guest has.
+		_, err := c.Stop(ctx, mode)
 		return err
-	})
+	}
+	cmd := onVM("stop", "end a VM; a migration under way is cancelled first", stop)
+	cmd.Flags().BoolVar(&now, "now", false, "at once, without asking the guest to shut down")
+	cmd.Flags().BoolVar(&force, "force", false, "even if this may be the only copy of the guest")
+	return cmd
 }
 
-func newCancel(std streams) *cobra.Command {
+func newDebug(std streams) *cobra.Command {
 	asJSON := false
-	cmd := onVM("cancel", "cancel the migration under way", func(ctx context.Context, c *control.Client) error {
-		report, err := within(ctx, stopTimeout, c.CancelMigration)
+	look := func(ctx context.Context, c *control.Client) error {
+		debug, err := c.Debug(ctx)
 		if err != nil {
 			return err
 		}
 		if asJSON {
-			if err := writeJSON(std.out, report); err != nil {
+			return writeJSON(std.out, debug)
+		}
+		return show.Debug(std.out, debug)
+	}
+	cmd := onVM("debug", "show what a VM's vCPUs are doing, while they go on", look)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func newCancel(std streams) *cobra.Command {
+	asJSON := false
+	cmd := onVM("cancel", "cancel the migration under way",
+		func(ctx context.Context, c *control.Client) error {
+			report, err := within(ctx, cancelTimeout, c.CancelMigration)
+			if err != nil {
 				return err
 			}
-		}
-		if report.Status == migration.StatusCompleted {
-			return fmt.Errorf("too late to cancel: the guest already runs at %s", report.Destination)
-		}
-		return nil
-	})
+			if asJSON {
+				if err := writeJSON(std.out, report); err != nil {
+					return err
+				}
+			}
+			if report.Status == migration.StatusCompleted {
+				return fmt.Errorf("too late to cancel: the guest already runs at %s",
+					report.Destination)
+			}
+			return nil
+		})
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the migration's report as JSON")
 	return cmd
 }
@@ -118,11 +157,14 @@ func newList(std streams) *cobra.Command {
 		Args:  exactly(0, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			vms, err := list(cmd)
-			if err != nil {
+			switch {
+			case err != nil:
 				return err
-			}
-			if asJSON {
+			case asJSON:
 				return writeJSON(std.out, vms)
+			case len(vms) == 0:
+				cmd.PrintErrf("no VMs in %s\n", control.RuntimeDir())
+				return nil
 			}
 			return show.VMs(std.out, vms)
 		},
@@ -131,26 +173,48 @@ func newList(std streams) *cobra.Command {
 	return cmd
 }
 
-// list asks all VMs. One that does not answer is named on standard error and does not hide the others.
+// list returns the VMs of the runtime directory. A VM that does not answer is named on standard
+// error and does not hide the others.
 func list(cmd *cobra.Command) ([]control.VM, error) {
 	names, err := control.Names()
 	if err != nil {
 		return nil, err
 	}
 	vms := []control.VM{}
-	for _, name := range names {
-		client, err := control.NewClient(name)
-		if err != nil {
-			continue // not a name that vmm run could have taken
-		}
-		vm, err := within(cmd.Context(), answerTimeout, client.VM)
-		client.Close()
+	for _, a := range askAll(cmd.Context(), names) {
 		switch {
-		case err == nil:
-			vms = append(vms, vm)
-		case !errors.Is(err, control.ErrNotRunning):
-			cmd.PrintErrf("vmm: %v\n", err)
+		case a.err == nil:
+			vms = append(vms, a.vm)
+		case !errors.Is(a.err, control.ErrNotRunning):
+			cmd.PrintErrf("vmm: %v\n", a.err)
 		}
 	}
 	return vms, nil
+}
+
+// answer is a VM's description of itself, or the error instead.
+type answer struct {
+	vm  control.VM
+	err error
+}
+
+// askAll asks all VMs at the same time.
+func askAll(ctx context.Context, names []string) []answer {
+	answers := make([]answer, len(names))
+	var asking sync.WaitGroup
+	for i, name := range names {
+		asking.Go(func() { answers[i].vm, answers[i].err = ask(ctx, name) })
+	}
+	asking.Wait()
+	return answers
+}
+
+// ask asks the VM of that name. A name that vmm run would refuse counts as not running.
+func ask(ctx context.Context, name string) (control.VM, error) {
+	client, err := control.NewClient(name)
+	if err != nil {
+		return control.VM{}, control.ErrNotRunning
+	}
+	defer client.Close()
+	return client.VM(ctx)
 }

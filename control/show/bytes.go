@@ -3,6 +3,7 @@ package show
 import (
 	"io"
 	"sync"
+	"time"
 
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
@@ -27,11 +28,12 @@ func NewBytes(w io.Writer, terminal bool, what string, total int64) *Bytes {
 		mpb.BarRemoveOnComplete(),
 		mpb.BarWidth(32),
 		mpb.PrependDecorators(decor.Name(what+" ")),
-		mpb.AppendDecorators(decor.CountersKibiByte(" %.0f of %.0f"), decor.AverageETA(decor.ET_STYLE_GO, decor.WCSyncSpace)))
+		mpb.AppendDecorators(decor.CountersKibiByte(" %.0f of %.0f"),
+			decor.AverageETA(decor.ET_STYLE_GO, decor.WCSyncSpace)))
 	return &Bytes{bars: bars, bar: bar}
 }
 
-// Set says how many bytes are done; any goroutine may, and out of order.
+// Set says how many bytes are done. Any goroutine may call it, and calls may come out of order.
 func (b *Bytes) Set(done int64) {
 	if b.bar == nil {
 		return
@@ -44,11 +46,28 @@ func (b *Bytes) Set(done int64) {
 	}
 }
 
-// Close erases it.
+// Close erases the bar.
 func (b *Bytes) Close() {
 	if b.bar == nil {
 		return
 	}
 	b.bar.Abort(true)
-	b.bars.Wait()
+	finish(b.bars)
+}
+
+// barFlush is how long a bar's last line may take: a terminal that was stopped with Ctrl-S takes
+// nothing.
+const barFlush = time.Second
+
+// finish waits until bars have drawn their last line.
+func finish(bars *mpb.Progress) {
+	done := make(chan struct{})
+	go func() {
+		bars.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(barFlush):
+	}
 }

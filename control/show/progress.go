@@ -5,11 +5,13 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
 
 	"taskguide/control"
+	"taskguide/control/text"
 	"taskguide/control/units"
 	"taskguide/migration"
 )
@@ -18,7 +20,7 @@ import (
 type Progress interface {
 	// Event takes the next event.
 	Event(control.Event)
-	// Close leaves what was shown in order; nothing may follow.
+	// Close leaves what was shown in order. No event may follow.
 	Close()
 }
 
@@ -35,18 +37,20 @@ type plain struct {
 	phase  migration.Phase
 }
 
-// NewPlain shows lines on w and never takes one back.
+// NewPlain shows lines on w and never removes one.
 func NewPlain(w io.Writer) Progress { return &plain{w: w} }
 
 func (p *plain) Event(e control.Event) {
-	switch migration.EventKind(e.Kind) {
-	case migration.EventRound:
+	switch migration.NoticeKind(e.Kind) {
+	case migration.NoticeRound:
 		if !p.header {
 			p.header = true
 			fmt.Fprintln(p.w, Header())
 		}
 		fmt.Fprintln(p.w, Row(*e.Round))
-	case migration.EventPhase:
+	case migration.NoticeStandstill:
+		standstill(p.w, *e.Standstill)
+	case migration.NoticePhase:
 		if text := heldText(e.Phase); text != "" && e.Phase != p.phase {
 			fmt.Fprintln(p.w, text)
 		}
@@ -56,7 +60,7 @@ func (p *plain) Event(e control.Event) {
 
 func (p *plain) Close() {}
 
-// heldText explains the phases in which a migration does not get on.
+// heldText explains the phases in which a migration waits.
 func heldText(p migration.Phase) string {
 	switch p {
 	case migration.PhaseWaiting:
@@ -70,34 +74,49 @@ func heldText(p migration.Phase) string {
 	}
 }
 
+// standstill says that a switchover was taken back.
+func standstill(w io.Writer, s migration.Standstill) {
+	text.Hanging(w, "", s.Ended)
+	fmt.Fprintf(w, "  the guest stood still for %s and runs on\n", units.Milliseconds(s.MS))
+}
+
+// barColumns is the width of the live line's bar. The rest of the line leaves no more room.
+const barColumns = 8
+
 // live is plain with a bar for the present round below the lines.
 type live struct {
 	lines *plain
 	bars  *mpb.Progress
 	bar   *mpb.Bar
+	clock func() time.Time
+	begun time.Time
 
-	mu       sync.Mutex
+	mu       sync.Mutex // guards what follows
 	phase    migration.Phase
 	gateOpen bool
 	now      migration.Progress
+	estimate estimate
 }
 
 // NewLive shows lines and a live bar on w, a terminal.
 func NewLive(w io.Writer) Progress {
-	return newLive(mpb.New(mpb.WithOutput(w)))
+	return newLive(mpb.New(mpb.WithOutput(w)), time.Now)
 }
 
-func newLive(bars *mpb.Progress) *live {
-	l := &live{bars: bars, lines: &plain{w: bars}, phase: migration.PhaseSetup, gateOpen: true}
+func newLive(bars *mpb.Progress, clock func() time.Time) *live {
+	l := &live{
+		bars: bars, lines: &plain{w: bars}, clock: clock, begun: clock(),
+		phase: migration.PhaseSetup, gateOpen: true,
+	}
 	l.bar = bars.New(0, mpb.BarStyle().Rbound("|").Lbound("|"),
 		mpb.BarRemoveOnComplete(),
-		mpb.BarWidth(32),
+		mpb.BarWidth(barColumns),
 		mpb.PrependDecorators(decor.Any(func(decor.Statistics) string { return l.left() })),
 		mpb.AppendDecorators(decor.Any(func(decor.Statistics) string { return l.right() })))
 	return l
 }
 
-// left and right are called by the bar's own goroutine.
+// The bar's own goroutine calls left and right.
 func (l *live) left() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -110,15 +129,26 @@ func (l *live) left() string {
 func (l *live) right() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	parts := []string{"", units.BitRate(l.now.BytesPerS), units.Bytes(l.now.BytesWire), "gate " + gate(l.gateOpen)}
-	if l.now.WaitedMS > 0 {
-		parts = append(parts, "waited "+units.Milliseconds(l.now.WaitedMS))
+	now := l.clock()
+	elapsed := seconds(now.Sub(l.begun))
+	parts := []string{"", units.BitRate(l.now.BytesPerS)}
+	if !l.gateOpen {
+		parts = append(parts, "gate closed")
+		if l.now.DeferredMS > 0 {
+			deferred := time.Duration(l.now.DeferredMS * float64(time.Millisecond))
+			parts = append(parts, "deferred "+seconds(deferred))
+		}
+		return strings.Join(append(parts, elapsed), "  ")
 	}
-	if l.now.SuspendedMS > 0 {
-		parts = append(parts, "suspended "+units.Milliseconds(l.now.SuspendedMS))
+	parts = append(parts, units.Bytes(l.now.BytesWire))
+	if left, ok := l.estimate.remaining(now); ok && l.now.Round > 0 {
+		elapsed += ", ~" + seconds(left) + " left"
 	}
-	return strings.Join(parts, "  ")
+	return strings.Join(append(parts, elapsed), "  ")
 }
+
+// seconds writes a duration without fractions.
+func seconds(d time.Duration) string { return d.Round(time.Second).String() }
 
 func (l *live) Event(e control.Event) {
 	l.note(e)
@@ -129,8 +159,8 @@ func (l *live) Event(e control.Event) {
 	l.lines.Event(e)
 }
 
-// note remembers what the bar's line says; lines are written without the lock, as the bar's goroutine may be waiting
-// for it.
+// note records what the bar's line says. Lines are written without the lock, because the bar's
+// goroutine may be waiting for it.
 func (l *live) note(e control.Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -142,6 +172,10 @@ func (l *live) note(e control.Event) {
 	}
 	if e.Progress != nil {
 		l.now = *e.Progress
+		l.estimate.progress(e.Time, *e.Progress)
+	}
+	if e.Round != nil {
+		l.estimate.roundDone(*e.Round)
 	}
 }
 

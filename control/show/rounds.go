@@ -6,17 +6,19 @@ import (
 	"strconv"
 	"strings"
 
+	"taskguide/control/text"
 	"taskguide/control/units"
 	"taskguide/migration"
 )
 
-// roundFormat has the widths of the columns, in the order of Header.
-const roundFormat = "%5s  %11s  %11s  %11s  %9s  %9s  %8s  %12s  %9s  %-6s"
+// roundFormat has the widths of the columns, in the order of Header. Together they are at most
+// text.Columns wide.
+const roundFormat = "%5s %7s %7s %7s %7s %8s %7s %9s %7s %-6s"
 
-// Header is the first line of the table of rounds.
+// Header is the first line of the table of rounds. Its counts are of pages.
 func Header() string {
-	return strings.TrimRight(fmt.Sprintf(roundFormat,
-		"round", "dirty pages", "sent", "zero", "skipped", "wire", "time", "rate", "dirtied/s", "gate"), " ")
+	return strings.TrimRight(fmt.Sprintf(roundFormat, "round", "dirty", "sent", "zero", "skipped",
+		"wire", "time", "rate/s", "dirty/s", "gate"), " ")
 }
 
 // Row is a round's line of the table.
@@ -26,9 +28,10 @@ func Row(r migration.Round) string {
 		n = "stop"
 	}
 	return strings.TrimRight(fmt.Sprintf(roundFormat,
-		n, Count(r.DirtyPages), Count(r.SentPages), Count(r.ZeroPages), Count(r.SkippedPages),
-		units.Bytes(r.BytesWire), units.Milliseconds(r.MS), units.BitRate(r.BytesPerS),
-		Count(int64(r.DirtyPagesPerS)), gate(r.GateOpen)), " ")
+		n, short(r.DirtyPages), short(r.SentPages), short(r.ZeroPages), short(r.SkippedPages),
+		units.Bytes(r.BytesWire), units.Milliseconds(r.MS),
+		strings.TrimSuffix(units.BitRate(r.BytesPerS), "/s"),
+		short(int64(r.DirtyPagesPerS)), gate(r.GateOpen)), " ")
 }
 
 func gate(open bool) string {
@@ -36,6 +39,28 @@ func gate(open bool) string {
 		return "open"
 	}
 	return "closed"
+}
+
+// short is Count in at most seven columns: from a million on, three digits and a unit.
+func short(n int64) string {
+	switch {
+	case n < 1e6:
+		return Count(n)
+	case n < 999.5e6:
+		return fmt.Sprintf("%.*fM", digitsAfter(float64(n)/1e6), float64(n)/1e6)
+	}
+	return fmt.Sprintf("%.*fG", digitsAfter(float64(n)/1e9), float64(n)/1e9)
+}
+
+// digitsAfter is how many digits after the point give a number below 1000 three digits.
+func digitsAfter(v float64) int {
+	switch {
+	case v < 9.995:
+		return 2
+	case v < 99.95:
+		return 1
+	}
+	return 0
 }
 
 // Count writes a number with its thousands apart: 131,072.
@@ -56,22 +81,55 @@ func Count(n int64) string {
 // Outcome writes a completed migration's figures.
 func Outcome(w io.Writer, r migration.Report) {
 	line := func(name, format string, args ...any) {
-		fmt.Fprintf(w, "  %-11s %s\n", name, fmt.Sprintf(format, args...))
+		text.Hanging(w, fmt.Sprintf("  %-11s ", name), fmt.Sprintf(format, args...))
 	}
 	fmt.Fprintf(w, "%s: the guest runs at %s\n", r.Status, r.Destination)
-	line("rounds", "%d; switched over: %s", len(r.Rounds), r.SwitchoverReason)
-	line("pages", "%s with content, %s zero, %s in stop-and-copy", Count(r.PagesSent), Count(r.PagesZero), Count(r.PagesStopCopy))
-	line("bytes", "%s on the wire for %s of pages; RAM %s", units.Bytes(r.BytesWire), units.Bytes(r.BytesPages), units.Bytes(r.RAMBytes))
-	line("total time", "%s, of it setup %s", units.Milliseconds(r.TotalMS), units.Milliseconds(r.SetupMS))
-	d := r.Downtime
-	line("downtime", "%s: pause %s, harvest %s, pages %s, save %s, load %s, run %s",
-		units.Milliseconds(r.DowntimeMS), units.Milliseconds(d.PauseMS), units.Milliseconds(d.HarvestMS),
-		units.Milliseconds(d.PagesMS), units.Milliseconds(d.SaveMS), units.Milliseconds(d.LoadMS), units.Milliseconds(d.RunMS))
+	line("rounds", "%d; switched over: %s", r.RoundCount(), r.SwitchoverReason)
+	line("pages", "%s with content, %s zero, %s in stop-and-copy",
+		Count(r.PagesSent), Count(r.PagesZero), Count(r.PagesStopCopy))
+	line("bytes", "%s on the wire for %s of pages; RAM %s",
+		units.Bytes(r.BytesWire), units.Bytes(r.BytesPages), units.Bytes(r.RAMBytes))
+	line("total time", "%s, of it setup %s", units.Milliseconds(r.TotalMS),
+		units.Milliseconds(r.SetupMS))
+	line("downtime", "%s: %s", units.Milliseconds(r.DowntimeMS), parts(r.Downtime))
+	if n := len(r.Standstills); n > 1 {
+		line("taken back", "%s", takenBack(r.Standstills[:n-1]))
+	}
 	line("guidance", "%s", guidance(r))
 	line("verified", "%s", Verified(r.Verified))
 	for _, warning := range r.Warnings {
 		line("warning", "%s", warning)
 	}
+}
+
+// parts lists the parts of a downtime, in order. It leaves out those that not every switchover has
+// if they are absent.
+func parts(d migration.DowntimeParts) string {
+	var out []string
+	for _, p := range []struct {
+		name     string
+		ms       float64
+		optional bool
+	}{
+		{"exit", d.ExitMS, true}, {"pause", d.PauseMS, false}, {"harvest", d.HarvestMS, false},
+		{"pages", d.PagesMS, false}, {"save", d.SaveMS, false}, {"verify", d.VerifyMS, true},
+		{"load", d.LoadMS, false}, {"run", d.RunMS, false},
+	} {
+		if p.ms > 0 || !p.optional {
+			out = append(out, p.name+" "+units.Milliseconds(p.ms))
+		}
+	}
+	return strings.Join(out, ", ")
+}
+
+// takenBack sums up the switchovers that were taken back.
+func takenBack(s []migration.Standstill) string {
+	longest := s[0].MS
+	for _, st := range s {
+		longest = max(longest, st.MS)
+	}
+	return fmt.Sprintf("%s; the guest stood still for at most %s",
+		text.Plural(len(s), "switchover"), units.Milliseconds(longest))
 }
 
 func guidance(r migration.Report) string {
@@ -83,7 +141,11 @@ func guidance(r migration.Report) string {
 		s += ", waited " + units.Milliseconds(r.WaitedMS)
 	}
 	if r.Suspensions > 0 {
-		s += fmt.Sprintf(", suspended %d times for %s", r.Suspensions, units.Milliseconds(r.SuspendedMS))
+		s += fmt.Sprintf(", suspended %s for %s", text.Plural(r.Suspensions, "time"),
+			units.Milliseconds(r.SuspendedMS))
+	}
+	if more := r.DeferredMS - r.WaitedMS - r.SuspendedMS; more >= 1 {
+		s += fmt.Sprintf(", deferred by %s in all", units.Milliseconds(r.DeferredMS))
 	}
 	if r.Forced {
 		s += ", forced at the end"

@@ -6,16 +6,19 @@ import (
 	"text/tabwriter"
 
 	"taskguide/control"
+	"taskguide/control/text"
 	"taskguide/control/units"
 	"taskguide/tagging"
 )
 
-// Tags writes the tasks of a guest and what the gate makes of them.
+// Tags writes the tasks of a guest and the state of the gate.
 func Tags(w io.Writer, t tagging.Info) error {
-	fmt.Fprintf(w, "gate: %s under all, %s under any; epoch %d\n", gate(t.GateAll), gate(t.GateAny), t.Epoch)
+	fmt.Fprintf(w, "gate: %s under all, %s under any; epoch %d\n", gate(t.GateAll), gate(t.GateAny),
+		t.Epoch)
 	if t.GuestErrors.Total > 0 {
 		g := t.GuestErrors
-		fmt.Fprintf(w, "guest errors: %s (access %d, task %d, full %d, page %d)\n", Count(int64(g.Total)), g.Access, g.Task, g.Full, g.Page)
+		text.Hanging(w, "guest errors: ", fmt.Sprintf("%s (access %d, task %d, full %d, page %d)",
+			Count(int64(g.Total)), g.Access, g.Task, g.Full, g.Page))
 	}
 	if len(t.Tasks) == 0 {
 		fmt.Fprintln(w, "no task is registered: nothing guides a migration")
@@ -29,7 +32,8 @@ func Tags(w io.Writer, t tagging.Info) error {
 			kind = "fast"
 		}
 		fmt.Fprintf(table, "%d\t%s\t%d\t%s\t%s\t%s\t%s\n", task.ID, side(task.Inside), task.Depth,
-			Count(int64(task.Segments)), units.Milliseconds(task.InsideMS), units.Milliseconds(task.OutsideMS), kind)
+			Count(int64(task.Segments)), units.Milliseconds(task.InsideMS),
+			units.Milliseconds(task.OutsideMS), kind)
 	}
 	return table.Flush()
 }
@@ -41,7 +45,8 @@ func side(inside bool) string {
 	return "outside"
 }
 
-// Transition writes a line for an event of a stream that has tags in it; what is of no interest beside them is left out.
+// Transition writes a line for an event of a stream with tags. It leaves out events that do not
+// matter beside tags.
 func Transition(w io.Writer, e control.Event) {
 	at := e.Time.Format("15:04:05.000000")
 	switch e.Kind {
@@ -49,7 +54,8 @@ func Transition(w io.Writer, e control.Event) {
 		if e.Tag.Dropped > 0 {
 			fmt.Fprintf(w, "%s  %d transitions were too fast to follow\n", at, e.Tag.Dropped)
 		}
-		fmt.Fprintf(w, "%s  task %d %-10s depth %d  gate: all %s, any %s\n", at, e.Tag.Task, e.Tag.Event, e.Tag.Depth,
+		fmt.Fprintf(w, "%s  task %d %-10s depth %d  gate: all %s, any %s\n", at, e.Tag.Task,
+			e.Tag.Event, e.Tag.Depth,
 			gate(e.Tag.GateAll), gate(e.Tag.GateAny))
 	case control.EventLagged:
 		fmt.Fprintf(w, "%s  %d events were too fast to follow\n", at, e.Dropped)

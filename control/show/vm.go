@@ -7,13 +7,14 @@ import (
 	"time"
 
 	"taskguide/control"
+	"taskguide/control/text"
 	"taskguide/control/units"
 )
 
 // VM writes what is known of one VM.
 func VM(w io.Writer, vm control.VM) {
 	line := func(name, format string, args ...any) {
-		fmt.Fprintf(w, "%-10s %s\n", name, fmt.Sprintf(format, args...))
+		text.Hanging(w, fmt.Sprintf("%-10s ", name), fmt.Sprintf(format, args...))
 	}
 	line("name", "%s", vm.Name)
 	line("state", "%s", vm.State)
@@ -29,11 +30,11 @@ func VM(w io.Writer, vm control.VM) {
 		line("moved to", "%s", vm.MovedTo)
 	}
 	if m := vm.Migration; m != nil {
-		text := string(m.Status)
+		outcome := string(m.Status)
 		if m.Error != "" {
-			text += ": " + m.Error
+			outcome += ": " + m.Error
 		}
-		line("migration", "to %s: %s", m.Destination, text)
+		line("migration", "to %s: %s", m.Destination, outcome)
 	}
 }
 
@@ -50,7 +51,8 @@ func VMs(w io.Writer, vms []control.VM) error {
 		if vm.MemoryBytes > 0 {
 			memory, cpus = units.Bytes(vm.MemoryBytes), fmt.Sprint(vm.CPUs)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s\n", vm.Name, vm.State, memory, cpus, vm.PID, uptime(vm.UptimeMS))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s\n", vm.Name, vm.State, memory, cpus, vm.PID,
+			uptime(vm.UptimeMS))
 	}
 	return t.Flush()
 }

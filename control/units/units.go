@@ -1,71 +1,111 @@
-// Package units reads and writes sizes and rates the way people type them.
+// Package units reads and writes sizes, rates and durations the way people type them.
 //
-// Sizes are binary, as memory is: 512M is 512 x 1024 x 1024 bytes. Rates are decimal and count
-// bits, as links are: 1Gbit is 1e9 bit/s.
+// Sizes are binary, as memory is: 512M is 512 x 1024 x 1024 bytes, and so are 512m and 512MiB.
+// Rates are decimal and count bits, as links are: 1Gbit is 1e9 bit/s, and so are 1gbit and 1Gbit/s.
+// Case does not matter: nobody means a millibit.
+//
+// An error says which part of the text is wrong, and how to write it.
 package units
 
 import (
+	"errors"
 	"fmt"
 	"math"
+	"regexp"
 	"strconv"
 	"strings"
+	"time"
 )
 
-type unit struct {
-	suffix string
-	factor int64
+// kind is a kind of quantity: its name, its units in lower case, and how to write it.
+type kind struct {
+	name  string
+	units map[string]int64
+	usage string
 }
 
-// Longest suffix first: "bit" ends "Gbit", too.
 var (
-	sizeUnits = []unit{{"K", 1 << 10}, {"M", 1 << 20}, {"G", 1 << 30}}
-	rateUnits = []unit{{"kbit", 1e3}, {"Mbit", 1e6}, {"Gbit", 1e9}, {"bit", 1}}
+	sizes = kind{"size", map[string]int64{
+		"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30,
+		"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30,
+	}, "use bytes or K, M, G, as in 512M"}
+	rates = kind{"rate", map[string]int64{
+		"": 1, "bit": 1, "kbit": 1e3, "mbit": 1e6, "gbit": 1e9,
+		"bit/s": 1, "kbit/s": 1e3, "mbit/s": 1e6, "gbit/s": 1e9,
+	}, "use bit/s or kbit, Mbit, Gbit, as in 1Gbit"}
+)
+
+var (
+	errNoNumber = errors.New("no number")
+	errTooLarge = errors.New("too large")
 )
 
 // ParseBytes reads a size in bytes: a number with an optional K, M or G (1024).
-func ParseBytes(s string) (int64, error) {
-	n, err := parse(s, sizeUnits)
-	if err != nil {
-		return 0, fmt.Errorf("size %q: %w: use bytes or K, M, G, as in 512M", s, err)
-	}
-	return n, nil
-}
+func ParseBytes(s string) (int64, error) { return sizes.parse(s) }
 
 // ParseBitRate reads a rate in bit/s: a number with an optional kbit, Mbit or Gbit (1000).
-func ParseBitRate(s string) (int64, error) {
-	n, err := parse(s, rateUnits)
+func ParseBitRate(s string) (int64, error) { return rates.parse(s) }
+
+func (k kind) parse(s string) (int64, error) {
+	n, err := k.value(s)
 	if err != nil {
-		return 0, fmt.Errorf("rate %q: %w: use bit/s or kbit, Mbit, Gbit, as in 1Gbit", s, err)
+		return 0, fmt.Errorf("%s %q: %w: %s", k.name, s, err, k.usage)
 	}
 	return n, nil
 }
 
-func parse(s string, table []unit) (int64, error) {
-	digits, factor := s, int64(1)
-	for _, u := range table {
-		if rest, ok := strings.CutSuffix(s, u.suffix); ok {
-			digits, factor = rest, u.factor
-			break
-		}
+func (k kind) value(s string) (int64, error) {
+	unit := strings.TrimLeft(s, "0123456789.")
+	digits := s[:len(s)-len(unit)]
+	if digits == "" {
+		return 0, errNoNumber
 	}
-	if digits == "" || strings.Trim(digits, "0123456789.") != "" {
-		return 0, fmt.Errorf("not a number with a known unit")
+	factor, known := k.units[strings.ToLower(unit)]
+	if !known {
+		return 0, fmt.Errorf("unknown unit %q", unit)
 	}
 	if n, err := strconv.ParseInt(digits, 10, 64); err == nil {
 		if n > math.MaxInt64/factor {
-			return 0, fmt.Errorf("too large")
+			return 0, errTooLarge
 		}
 		return n * factor, nil
 	}
 	f, err := strconv.ParseFloat(digits, 64)
-	if err != nil {
-		return 0, fmt.Errorf("not a number with a known unit")
+	switch {
+	case errors.Is(err, strconv.ErrRange):
+		return 0, errTooLarge
+	case err != nil:
+		return 0, fmt.Errorf("%q is no number", digits)
 	}
-	// The float of MaxInt64 is 2^63, which an int64 does not hold.
+	// MaxInt64 as a float is 2^63, which does not fit an int64.
 	if f *= float64(factor); f >= math.MaxInt64 {
-		return 0, fmt.Errorf("too large")
+		return 0, errTooLarge
 	}
 	return int64(f), nil
+}
+
+// writtenAsDuration matches what package time accepts, even if the duration is too long.
+var writtenAsDuration = regexp.MustCompile(`^[-+]?(([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|ms|s|m|h))+$`)
+
+// ParseDuration reads a duration that is not negative, as Go writes it: 300ms or 1m30s.
+func ParseDuration(s string) (time.Duration, error) {
+	d, err := time.ParseDuration(s)
+	if err == nil && d >= 0 {
+		return d, nil
+	}
+	if err == nil {
+		return 0, fmt.Errorf("duration %q is negative: use 0 or more", s)
+	}
+	why := "not a duration"
+	switch _, number := strconv.ParseFloat(s, 64); {
+	case s == "":
+		why = "nothing there"
+	case number == nil:
+		why = "no unit"
+	case writtenAsDuration.MatchString(s):
+		why = "too long"
+	}
+	return 0, fmt.Errorf("duration %q: %s: use ms, s, m or h, as in 300ms or 1m30s", s, why)
 }
 
 // Bytes writes a size with three significant digits: 1536 is "1.50 KiB".
@@ -95,7 +135,7 @@ func scaled(v, base float64, names ...string) string {
 	}
 }
 
-// Milliseconds writes a time given in ms in the unit that suits it: us, ms or s.
+// Milliseconds writes a time, given in ms, in us, ms or s.
 func Milliseconds(ms float64) string {
 	switch {
 	case ms >= 10_000:

@@ -1,8 +1,9 @@
 /*
  * The contract between the two rings, shared by C and assembly of both.
  *
- * CPL 3 enters CPL 0 by int3 with the call's number in EAX. There is no other way in: on KVM without hardware
- * virtualization neither syscall nor int 0x80 leads from CPL 3 to CPL 0, and int3 does on every KVM.
+ * CPL 3 enters CPL 0 by int3 with the call's number in EAX. There is no other way in: on KVM
+ * without hardware virtualization neither syscall nor int 0x80 leads from CPL 3 to CPL 0, and int3
+ * does on every KVM.
  */
 #ifndef ABI_H
 #define ABI_H
@@ -10,15 +11,15 @@
 #define MAX_CPUS 8
 
 /*
- * Calls. Arguments are in the registers that the instruction at CPL 0 wants, so that the kernel, each instruction
- * of which may cost half a microsecond, has nothing to move.
+ * Calls. Arguments are in the registers that the instruction at CPL 0 wants, so that the kernel
+ * has nothing to move: each of its instructions may cost half a microsecond.
  */
 #define CALL_WRITE 0x7001 /* RSI bytes, RCX how many, DX port: rep outsb */
 #define CALL_OUT8 0x7002  /* CL value, DX port */
 #define CALL_OUT32 0x7003 /* ECX value, DX port */
 #define CALL_IN8 0x7004   /* DX port; EAX value */
 #define CALL_IN32 0x7005  /* DX port; EAX value */
-#define CALL_HALT 0x7006  /* RDI address of a counter, ECX value: hlt unless the counter has moved on */
+#define CALL_HALT 0x7006  /* RDI address of a counter, ECX value: hlt unless it has moved on */
 #define CALL_CPUID 0x7007 /* RDI leaf, ECX subleaf; EAX, EBX, ECX, EDX */
 #define CALL_RDMSR 0x7008 /* ECX register; EDX:EAX value */
 #define CALL_WRMSR 0x7009 /* ECX register; EDX:RDI value */

@@ -1,5 +1,5 @@
-# How guest.elf is made. Everything in this folder, this file included, counts into the sources' digest that the ELF
-# carries, and so does the header that it takes from tagging/.
+# How guest.elf is made. Everything in this folder, this file included, counts into the sources'
+# digest that the ELF carries, and so does the header that it takes from tagging/.
 #
 # Called with the folder of this file as the current one: make -f build.mk OUT=dir
 
@@ -7,8 +7,9 @@ OUT ?= build
 CC = gcc
 LD = ld
 
-CFLAGS_ALL = -I. -I../../tagging/include -std=gnu11 -O2 -g0 -ffreestanding -fno-stack-protector -fno-pic -fno-pie -mno-red-zone -fcf-protection=none \
-	-fno-asynchronous-unwind-tables -fno-strict-aliasing -fno-tree-loop-distribute-patterns -march=x86-64 \
+CFLAGS_ALL = -I. -I../../tagging/include -std=gnu11 -O2 -g0 -march=x86-64 \
+	-ffreestanding -fno-stack-protector -fno-pic -fno-pie -mno-red-zone -fcf-protection=none \
+	-fno-asynchronous-unwind-tables -fno-strict-aliasing -fno-tree-loop-distribute-patterns \
 	-Wall -Wextra -Werror -Wmissing-prototypes -Wstrict-prototypes -Wshadow
 CFLAGS_cpl0 = -mgeneral-regs-only -Os
 CFLAGS_cpl3 =
@@ -22,7 +23,8 @@ INPUTS := $(sort $(wildcard *.h *.ld *.mk cpl0/* cpl3/*)) $(TAG_H)
 all: $(OUT)/guest.elf
 
 $(OUT)/guest.elf: $(OBJECTS) guest.ld build.mk
-	$(LD) -nostdlib -static --build-id=none -z noexecstack --no-warn-rwx-segments -z max-page-size=4096 -T guest.ld -o $@ $(OBJECTS)
+	$(LD) -nostdlib -static --build-id=none -z noexecstack --no-warn-rwx-segments \
+		-z max-page-size=4096 -T guest.ld -o $@ $(OBJECTS)
 
 $(OUT)/%.o: %.c $(HEADERS) build.mk
 	@mkdir -p $(@D)
@@ -40,7 +42,8 @@ $(OUT)/cpl0/notes.S: $(INPUTS)
 	@{ \
 	digest=$$(sha256sum $(INPUTS) | sha256sum | cut -d' ' -f1); \
 	tools="$$($(CC) --version | head -n1); $$($(LD) --version | head -n1)"; \
-	note='\t.section .note.%s, "a", @note\n\t.balign 4\n\t.long 10, 2f - 1f, %d\n\t.asciz "taskguide"\n\t.balign 4\n1:\t.ascii "%s"\n2:\t.balign 4\n'; \
+	note='\t.section .note.%s, "a", @note\n\t.balign 4\n\t.long 10, 2f - 1f, %d\n'; \
+	note="$$note"'\t.asciz "taskguide"\n\t.balign 4\n1:\t.ascii "%s"\n2:\t.balign 4\n'; \
 	printf "$$note" digest 1 "$$digest"; \
 	printf "$$note" tools 2 "$$tools"; \
 	} > $@

@@ -3,6 +3,7 @@ package stockkvm
 import (
 	"fmt"
 	"io"
+	"math"
 )
 
 // cpioWriter writes the "newc" cpio format that the kernel unpacks as its
@@ -24,8 +25,8 @@ const (
 
 func newCPIOWriter(w io.Writer) *cpioWriter { return &cpioWriter{w: w} }
 
-// Dir adds a directory. Parents come before what is in them.
-func (c *cpioWriter) Dir(name string) { c.entry(name, modeDir|0o755, nil) }
+// Dir adds a directory with the given permissions. Parents must come before their contents.
+func (c *cpioWriter) Dir(name string, perm uint32) { c.entry(name, modeDir|perm, nil) }
 
 // File adds a regular file with the given permissions.
 func (c *cpioWriter) File(name string, perm uint32, data []byte) {
@@ -37,13 +38,17 @@ func (c *cpioWriter) Symlink(name, target string) {
 	c.entry(name, modeSymlink|0o777, []byte(target))
 }
 
-// Close ends the archive. It reports the first error of all writes.
+// Close ends the archive. It returns the first error of all writes.
 func (c *cpioWriter) Close() error {
 	c.entry("TRAILER!!!", 0, nil)
 	return c.err
 }
 
 func (c *cpioWriter) entry(name string, mode uint32, data []byte) {
+	if uint64(len(data)) > math.MaxUint32 && c.err == nil {
+		c.err = fmt.Errorf("%s has %d bytes: the format ends at 4 GiB, give it as a disk",
+			name, len(data))
+	}
 	c.inode++
 	c.write(fmt.Appendf(nil, "070701%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X",
 		c.inode, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name)+1, 0))

@@ -3,6 +3,7 @@ package stockkvm
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -22,15 +23,15 @@ import (
 	"taskguide/integration/stockkvm/wire"
 )
 
-// DefaultCPU is a CPU with AMD's hardware virtualization, nested paging and the
-// saved next instruction pointer: what kvm_amd asks for.
+// DefaultCPU is a CPU with what kvm_amd needs: AMD's hardware virtualization, nested paging and the
+// saved next instruction pointer.
 const DefaultCPU = "EPYC-Milan,+svm,+npt,+nrip-save"
 
-// ErrNeverCameUp says that the inner machine did not say hello in time, or ended
-// before it did.
+// ErrNeverCameUp is returned if the inner machine did not say hello in time, or ended before it
+// did.
 var ErrNeverCameUp = errors.New("the emulated host never came up")
 
-// ErrDied says that the emulated host ended while the rig still needed it.
+// ErrDied is returned if the emulated host ended while the rig still needed it.
 var ErrDied = errors.New("the emulated host died")
 
 // HostConfig describes one emulated host.
@@ -40,20 +41,32 @@ type HostConfig struct {
 	Dir       string // for its console log and sockets; made by the caller
 
 	CPU         string        // QEMU's -cpu; DefaultCPU if empty
-	CPUs        int           // 2 if 0
+	CPUs        int           // 1 if 0; Linux guests with several vCPUs hang on more, under any VMM
 	MemoryMiB   int           // 2048 if 0
 	BootTimeout time.Duration // until hello; 2 minutes if 0
 
+	Name    string   // of the host; the kernel's default if empty
+	Disks   []Disk   // vda, vdb, ...
+	Console string   // a file that keeps what the kernel prints; one in Dir if empty
 	Append  []string // further words on the kernel command line
 	Network *os.File // one end of a stream socket pair; nil for no card
-	Address string   // with Network: the card's address, such as 10.0.0.1/24
+	Address string   // with Network: the card's address, like 10.0.0.1/24
 	MAC     string   // with Network
 
-	// TSCKHz tells the inner kernel the frequency of its TSC, as another host's
-	// Hello has it. Under emulation a kernel's own measuring is off by more than
-	// the 250 ppm that KVM takes for the same frequency, while the counters of
-	// two hosts here are the same counter. 0 lets it measure.
+	// TSCKHz tells the inner kernel the frequency of its TSC, as another host's Hello has it. Under
+	// emulation, a kernel's own measurement is off by more than the 250 ppm that KVM accepts as the
+	// same frequency, while two hosts here have the same counter. 0 lets it measure.
 	TSCKHz int
+}
+
+// Disk is a file or block device of this machine that a host has as a virtio disk.
+type Disk struct {
+	Path string
+
+	// Shared says that other hosts have it, too. Otherwise QEMU locks the file.
+	Shared bool
+
+	Serial string // its serial number, in /sys/block/*/serial; none if empty
 }
 
 // Host is a running emulated host.
@@ -70,14 +83,17 @@ type Host struct {
 	mu      sync.Mutex
 	nextJob int
 	jobs    map[int]*Job
-	dead    error // why there will be no more events
+	dead    error // why no more events will come
 }
 
-// StartHost starts QEMU and waits until the agent inside says hello and has a
-// working /dev/kvm.
+// StartHost starts QEMU and waits until the agent inside says hello and has a working /dev/kvm. It
+// returns ErrNeverCameUp, wrapped, if that does not happen.
 func StartHost(ctx context.Context, cfg HostConfig) (*Host, error) {
 	if cfg.BootTimeout == 0 {
 		cfg.BootTimeout = 2 * time.Minute
+	}
+	if err := cfg.roomForFiles(); err != nil {
+		return nil, err
 	}
 	h := &Host{cfg: cfg, ended: make(chan struct{}), jobs: map[int]*Job{}}
 	listener, err := net.Listen("unix", filepath.Join(cfg.Dir, "control.sock"))
@@ -120,8 +136,9 @@ func (h *Host) launch() error {
 		h.cmd.ExtraFiles = []*os.File{h.cfg.Network}
 	}
 	h.cmd.Stderr = &h.stderr
-	// A rig that is killed must not leave a QEMU that eats two cores.
-	h.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	// A killed rig must not leave a QEMU that takes two cores, hence Pdeathsig. In its own process
+	// group, QEMU does not see a terminal's ctrl-c: only the rig does, which ends QEMU.
+	h.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	if err := h.cmd.Start(); err != nil {
 		return fmt.Errorf("start QEMU: %w", err)
 	}
@@ -132,17 +149,17 @@ func (h *Host) launch() error {
 	return nil
 }
 
-// machineArgs are QEMU's arguments common to the suites and the shell.
+// machineArgs are the QEMU arguments that the suites and the shell share.
 func (c HostConfig) machineArgs() []string {
 	args := []string{
-		// Not thread=multi: QEMU's emulation of SVM with a thread for each CPU
-		// freezes, or lets a task run on another's stack, once in a few
-		// minutes of guests (7.2). In turns the CPUs are no slower here.
+		// Not thread=multi: with a thread for each CPU, QEMU's emulation of SVM (7.2) freezes, or
+		// lets a task run on another's stack, once in a few minutes of guests. One thread for all
+		// CPUs is as fast here.
 		"-accel", "tcg,thread=single",
 		"-machine", "pc",
 		"-cpu", orDefault(c.CPU, DefaultCPU),
-		"-smp", strconv.Itoa(orDefault(c.CPUs, 2)),
-		"-m", strconv.Itoa(orDefault(c.MemoryMiB, 2048)),
+		"-smp", strconv.Itoa(orDefault(c.CPUs, 1)),
+		"-m", strconv.Itoa(c.memoryMiB()),
 		"-nodefaults", "-no-user-config", "-no-reboot",
 		"-kernel", c.Kernel,
 		"-initrd", c.Initramfs,
@@ -152,25 +169,70 @@ func (c HostConfig) machineArgs() []string {
 		args = append(args, "-netdev", "socket,id=net,fd=3",
 			"-device", "virtio-net-pci,netdev=net,romfile=,mac="+c.MAC)
 	}
+	for i, d := range c.Disks {
+		device := fmt.Sprintf("virtio-blk-pci,drive=disk%d", i)
+		if d.Serial != "" {
+			device += ",serial=" + d.Serial
+		}
+		args = append(args, "-blockdev", d.blockdev(i), "-device", device)
+	}
 	return args
+}
+
+func (c HostConfig) memoryMiB() int { return orDefault(c.MemoryMiB, 2048) }
+
+// roomForFiles refuses files that do not fit, because the kernel would find only part of them and
+// panic for another reason.
+func (c HostConfig) roomForFiles() error {
+	info, err := os.Stat(c.Initramfs)
+	if err != nil {
+		return fmt.Errorf("initramfs: %w", err)
+	}
+	// The root file system takes up to half of the RAM, and the archive stays until it is unpacked.
+	need := int(info.Size()>>20)*5/2 + 128
+	if need > c.memoryMiB() {
+		return fmt.Errorf("%d MiB of files do not fit a host of %d MiB: give it %d MiB of memory",
+			info.Size()>>20, c.memoryMiB(), need)
+	}
+	return nil
+}
+
+// blockdev describes the disk to QEMU as JSON, so that a path may have any character.
+func (d Disk) blockdev(i int) string {
+	file := map[string]any{"driver": "file", "filename": d.Path}
+	if info, err := os.Stat(d.Path); err == nil && info.Mode()&os.ModeDevice != 0 {
+		file["driver"] = "host_device"
+	}
+	if d.Shared {
+		file["locking"] = "off"
+	}
+	text, err := json.Marshal(map[string]any{
+		"driver": "raw", "node-name": fmt.Sprintf("disk%d", i), "file": file,
+	})
+	if err != nil {
+		panic(err) // it holds only strings and maps of strings
+	}
+	return string(text)
 }
 
 func (c HostConfig) commandLine() string {
 	words := []string{
 		"console=ttyS0", "quiet", "loglevel=5",
 		"panic=-1", "oops=panic", // with -no-reboot: a panic ends QEMU
-		// Under emulation the clock source watchdog finds the TSC
-		// wanting when the machine outside is busy, and KVM would lose
-		// its master clock.
+		// Under emulation, when the machine outside is busy, the clock source watchdog rejects the
+		// TSC, and KVM would lose its master clock.
 		"tsc=reliable",
 		"net.ifnames=0",
 	}
 	if c.TSCKHz != 0 {
-		// Without the clocks that it would be compared with, it stays.
+		// Without these clocks, the kernel cannot compare the TSC with them and keeps it.
 		words = append(words, fmt.Sprintf("tsc_early_khz=%d", c.TSCKHz), "hpet=disable", "pmtmr=0")
 	}
 	if c.Address != "" {
 		words = append(words, "stockkvm.address="+c.Address)
+	}
+	if c.Name != "" {
+		words = append(words, "stockkvm.name="+c.Name)
 	}
 	return strings.Join(append(words, c.Append...), " ")
 }
@@ -204,7 +266,8 @@ func (h *Host) waitForHello(ctx context.Context, listener net.Listener) error {
 	case <-h.ended:
 		return h.failure(ErrNeverCameUp, "QEMU ended")
 	case <-timeout.C:
-		return h.failure(ErrNeverCameUp, fmt.Sprintf("QEMU did not open the control port in %v", h.cfg.BootTimeout))
+		return h.failure(ErrNeverCameUp,
+			fmt.Sprintf("QEMU did not open the control port in %v", h.cfg.BootTimeout))
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -227,7 +290,7 @@ func (h *Host) waitForHello(ctx context.Context, listener net.Listener) error {
 // readEvents hands the agent's events to the jobs until the control port ends. It
 // sends one value on hello: nil, or why there was none.
 func (h *Host) readEvents(hello chan<- error) {
-	events := wire.NewReader[wire.Event](h.conn)
+	events := wire.NewReader[wire.Message](h.conn)
 	e, err := events.Read()
 	if err != nil || e.Hello == nil {
 		h.waitEnded()
@@ -255,8 +318,8 @@ func (h *Host) readEvents(hello chan<- error) {
 	}
 }
 
-// waitEnded gives QEMU a moment to end, so that a failure can quote its stderr and
-// the whole console.
+// waitEnded gives QEMU a moment to end, so that an error can quote its stderr and the whole
+// console.
 func (h *Host) waitEnded() {
 	select {
 	case <-h.ended:
@@ -264,7 +327,7 @@ func (h *Host) waitEnded() {
 	}
 }
 
-// bury ends all jobs with err and makes it the answer to new ones.
+// bury ends all jobs with err, which also becomes the answer to new ones.
 func (h *Host) bury(err error) {
 	h.mu.Lock()
 	jobs := h.jobs
@@ -276,8 +339,8 @@ func (h *Host) bury(err error) {
 	}
 }
 
-// failure makes an error of kind with a plain reason: the kernel's panic line if
-// there is one, QEMU's own complaint, and the console's tail.
+// failure makes an error of a kind with a plain reason: the kernel's panic line if there is one,
+// QEMU's own words, and the console's tail.
 func (h *Host) failure(kind error, what string) error {
 	console := h.Console()
 	if line, ok := panicLine(console); ok {
@@ -296,7 +359,11 @@ func (h *Host) failure(kind error, what string) error {
 	if tail == "" {
 		tail = "(empty)"
 	}
-	return fmt.Errorf("%w: %s\n--- end of its console ---\n%s\n--- (all of it: %s)", kind, what, tail, h.consolePath())
+	err := fmt.Errorf("%w: %s\n--- end of its console ---\n%s", kind, what, tail)
+	if h.cfg.Console != "" {
+		err = fmt.Errorf("%w\n--- all of it: %s", err, h.cfg.Console)
+	}
+	return err
 }
 
 // complaints drops from QEMU's stderr the warnings about CPU features that the
@@ -308,7 +375,7 @@ func complaints(stderr string) string {
 	return strings.Join(lines, "; ")
 }
 
-// panicLine finds the kernel's own word for why it died.
+// panicLine finds the kernel's own reason for its panic.
 func panicLine(console string) (string, bool) {
 	const mark = "Kernel panic - not syncing: "
 	_, after, ok := strings.Cut(console, mark)
@@ -324,7 +391,9 @@ func tailLines(text string, n int) string {
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }
 
-func (h *Host) consolePath() string { return filepath.Join(h.cfg.Dir, "console.log") }
+func (h *Host) consolePath() string {
+	return orDefault(h.cfg.Console, filepath.Join(h.cfg.Dir, "console.log"))
+}
 
 // Console returns what the inner kernel printed so far.
 func (h *Host) Console() string {
@@ -350,6 +419,9 @@ type Command struct {
 	Env  []string // added to the inner environment
 	Dir  string
 
+	// Input says that the program reads what Job.Input writes. Without it, it reads nothing.
+	Input bool
+
 	// Stdout and Stderr receive output as it comes. Both may be the same
 	// writer; a writer that blocks holds up all jobs of the host.
 	Stdout, Stderr io.Writer
@@ -373,7 +445,8 @@ func (h *Host) Start(cmd Command) (*Job, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = h.out.Write(wire.Request{Job: j.id, Start: &wire.Start{Argv: cmd.Argv, Env: cmd.Env, Dir: cmd.Dir}})
+	start := &wire.Start{Argv: cmd.Argv, Env: cmd.Env, Dir: cmd.Dir, Input: cmd.Input}
+	err = h.out.Write(wire.Request{Job: j.id, Start: start})
 	if err != nil {
 		return nil, fmt.Errorf("start %s inside: %w", cmd.Argv[0], err)
 	}
@@ -387,12 +460,14 @@ func (h *Host) newJob(cmd Command) (*Job, error) {
 		return nil, h.dead
 	}
 	h.nextJob++
-	j := &Job{host: h, id: h.nextJob, cmd: cmd, done: make(chan struct{}), clock: make(chan int64, 1)}
+	j := &Job{
+		host: h, id: h.nextJob, cmd: cmd, done: make(chan struct{}), clock: make(chan int64, 1),
+	}
 	h.jobs[j.id] = j
 	return j, nil
 }
 
-func (j *Job) event(e wire.Event) {
+func (j *Job) event(e wire.Message) {
 	if len(e.Out) > 0 && j.cmd.Stdout != nil {
 		_, _ = j.cmd.Stdout.Write(e.Out)
 	}
@@ -415,35 +490,36 @@ func (j *Job) finish(exit wire.Exit, err error) {
 // Done is closed when the program has ended or the host has died.
 func (j *Job) Done() <-chan struct{} { return j.done }
 
-// Wait waits for the program's end. The error is about the host or ctx, never about
-// the program's exit status.
+// Wait waits until the program has ended. Its error is about the host or ctx, never about the
+// program's exit status.
 func (j *Job) Wait(ctx context.Context) (wire.Exit, error) {
 	select {
 	case <-j.done:
 		return j.exit, j.err
 	case <-ctx.Done():
-		return wire.Exit{Code: -1}, fmt.Errorf("waiting for %s inside: %w", j.cmd.Argv[0], ctx.Err())
+		return wire.Exit{Code: -1},
+			fmt.Errorf("waiting for %s inside: %w", j.cmd.Argv[0], ctx.Err())
 	}
 }
 
-// Signal sends a signal to the program and what it started.
+// Signal sends a signal to the program and to what it started.
 func (j *Job) Signal(sig syscall.Signal) error {
 	return j.host.out.Write(wire.Request{Job: j.id, Signal: int(sig)})
 }
 
-// Input writes to the program's standard input. A few lines at a time: the agent
-// waits until the program has room for it.
+// Input writes to the standard input of a program that was started with Input. Write a few lines at
+// a time, because the agent waits until the program has room for them.
 func (j *Job) Input(p []byte) error {
 	return j.host.out.Write(wire.Request{Job: j.id, Input: p})
 }
 
-// Output is what a program wrote and how it ended.
+// Output is a program's output and how it ended.
 type Output struct {
 	Stdout, Stderr string
 	Exit           wire.Exit
 }
 
-// Run runs a program inside to its end.
+// Run runs a program inside until it ends.
 func (h *Host) Run(ctx context.Context, argv ...string) (Output, error) {
 	var stdout, stderr bytes.Buffer
 	j, err := h.Start(Command{Argv: argv, Stdout: &stdout, Stderr: &stderr})
@@ -457,12 +533,11 @@ func (h *Host) Run(ctx context.Context, argv ...string) (Output, error) {
 	return Output{Stdout: stdout.String(), Stderr: stderr.String(), Exit: exit}, err
 }
 
-// SetClock sets the inner CLOCK_REALTIME to this machine's and returns the remaining
-// offset (inner minus outer) and its uncertainty, half a round trip on the control
-// port. A fresh machine has its time from an RTC that counts whole seconds; two
-// hosts with synchronized clocks are what users have.
+// SetClock sets the inner CLOCK_REALTIME to this machine's. It returns the remaining offset (inner
+// minus outer) and its uncertainty, half a round trip on the control port. Users have hosts with
+// synchronized clocks, but a fresh machine has its time from an RTC that counts whole seconds.
 func (h *Host) SetClock(ctx context.Context) (offset, uncertainty time.Duration, err error) {
-	for range 3 { // the first answers pay for cold code inside
+	for range 3 { // the first answers are slow because the code inside is cold
 		if offset, _, err = h.clock(ctx, 0); err != nil {
 			return 0, 0, err
 		}
@@ -474,7 +549,9 @@ func (h *Host) SetClock(ctx context.Context) (offset, uncertainty time.Duration,
 }
 
 // clock steps the inner clock and measures it against the outer one.
-func (h *Host) clock(ctx context.Context, step time.Duration) (offset, uncertainty time.Duration, err error) {
+func (h *Host) clock(
+	ctx context.Context, step time.Duration,
+) (offset, uncertainty time.Duration, err error) {
 	j, err := h.newJob(Command{Argv: []string{"clock"}})
 	if err != nil {
 		return 0, 0, err
@@ -485,7 +562,9 @@ func (h *Host) clock(ctx context.Context, step time.Duration) (offset, uncertain
 		h.mu.Unlock()
 	}()
 	asked := time.Now()
-	if err := h.out.Write(wire.Request{Job: j.id, Clock: &wire.Adjust{StepNanos: int64(step)}}); err != nil {
+	if err := h.out.Write(wire.Request{
+		Job: j.id, Clock: &wire.Adjust{StepNanos: int64(step)},
+	}); err != nil {
 		return 0, 0, fmt.Errorf("ask for the inner clock: %w", err)
 	}
 	select {
@@ -499,8 +578,8 @@ func (h *Host) clock(ctx context.Context, step time.Duration) (offset, uncertain
 	}
 }
 
-// Wire makes the private network between two hosts: a pair of connected sockets, one
-// for each QEMU. No packet can leave this machine: there is no other end.
+// Wire makes the private network between two hosts: a pair of connected sockets, one for each QEMU.
+// No packet can leave this machine, because nothing else is connected.
 func Wire() (a, b *os.File, err error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

@@ -19,21 +19,21 @@ type Module struct {
 	Data []byte // the ELF file, uncompressed
 }
 
-// LoadModules returns the named modules and everything that they depend on, in the
-// order in which they have to be loaded. A name that is built into the kernel
-// needs nothing. It reads the modules' own .modinfo section: the packages carry no
-// modules.dep, which is made at installation.
+// LoadModules returns the named modules and everything that they depend on, in load order. Names
+// that are built into the kernel are skipped. It reads the modules' own .modinfo section, because
+// the packages have no modules.dep, which is made at installation.
 func LoadModules(dir, busybox string, names ...string) ([]Module, error) {
 	l := moduleLoader{busybox: busybox, files: map[string]string{}, done: map[string]bool{}}
-	err := filepath.WalkDir(filepath.Join(dir, "kernel"), func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		if name, _, ok := strings.Cut(d.Name(), ".ko"); ok && d.Type().IsRegular() {
-			l.files[moduleName(name)] = path
-		}
-		return nil
-	})
+	err := filepath.WalkDir(filepath.Join(dir, "kernel"),
+		func(path string, d fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			if name, _, ok := strings.Cut(d.Name(), ".ko"); ok && d.Type().IsRegular() {
+				l.files[moduleName(name)] = path
+			}
+			return nil
+		})
 	if err != nil {
 		return nil, fmt.Errorf("list kernel modules: %w", err)
 	}
@@ -53,7 +53,7 @@ func LoadModules(dir, busybox string, names ...string) ([]Module, error) {
 	return l.modules, nil
 }
 
-// moduleName spells a module as the kernel does: file names mix - and _.
+// moduleName spells a module as the kernel does, because file names mix - and _.
 func moduleName(name string) string { return strings.ReplaceAll(name, "-", "_") }
 
 type moduleLoader struct {
@@ -89,8 +89,8 @@ func (l *moduleLoader) load(name string) error {
 	return nil
 }
 
-// readModule reads a module; newer kernels compress theirs with xz, which the
-// packaged busybox can undo.
+// readModule reads a module. Newer kernels compress theirs with xz, which the packaged busybox can
+// unpack.
 func readModule(path, busybox string) ([]byte, error) {
 	switch filepath.Ext(path) {
 	case ".ko":

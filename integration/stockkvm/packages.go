@@ -21,8 +21,7 @@ const kernelPackage = "linux-image-cloud-amd64"
 
 const busyboxPackage = "busybox-static"
 
-// ErrPackages says that the packages that the emulated host is made of could not
-// be had.
+// ErrPackages is returned if the packages for the emulated host could not be fetched.
 var ErrPackages = errors.New("packages for the emulated host")
 
 // Packages are the files that an emulated host is made of, unpacked from
@@ -46,9 +45,8 @@ func CacheDir() (string, error) {
 	return filepath.Join(dir, "vmm"), nil
 }
 
-// FetchPackages returns the unpacked packages under dir and fetches what is not
-// there yet. Packages laid into dir/debs by hand are taken instead of fetched
-// ones, for machines without apt.
+// FetchPackages returns the unpacked packages under dir and fetches those that are missing. It
+// prefers packages that were put into dir/debs by hand, for machines without apt.
 func FetchPackages(ctx context.Context, dir string) (Packages, error) {
 	root := filepath.Join(dir, "root")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -73,6 +71,46 @@ func FetchPackages(ctx context.Context, dir string) (Packages, error) {
 		return Packages{}, fmt.Errorf("%w: %w; remove %s and run again", ErrPackages, err, dir)
 	}
 	return p, nil
+}
+
+// FetchPackage returns a folder under dir with the files of one more Debian package, and fetches it
+// if it is missing.
+func FetchPackage(ctx context.Context, dir, name string) (string, error) {
+	root := filepath.Join(dir, "more", name)
+	debs := root + ".debs"
+	if err := os.MkdirAll(debs, 0o755); err != nil {
+		return "", fmt.Errorf("%w: %w", ErrPackages, err)
+	}
+	unlock, err := lockDir(dir)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", ErrPackages, err)
+	}
+	defer unlock()
+	if isDir(root) {
+		return root, nil
+	}
+	if !anyFile(debs, name+"_*.deb") {
+		if err := download(ctx, dir, debs, name); err != nil {
+			return "", fmt.Errorf("%w: %w", ErrPackages, err)
+		}
+	}
+	if err := unpackDebs(ctx, debs, root); err != nil {
+		return "", fmt.Errorf("%w: %w", ErrPackages, err)
+	}
+	return root, nil
+}
+
+// download makes apt, whose state is in dir, fetch a package into debs.
+func download(ctx context.Context, dir, debs, name string) error {
+	a, err := newApt(dir)
+	if err != nil {
+		return err
+	}
+	if _, err := a.run(ctx, debs, "apt-get", "update", "-qq"); err != nil {
+		return fmt.Errorf("%w: put the .deb file of %s into %s", err, name, debs)
+	}
+	_, err = a.run(ctx, debs, "apt-get", "download", "-qq", name)
+	return err
 }
 
 // lockDir keeps a second rig from fetching into the same cache at the same time.
@@ -121,8 +159,8 @@ func isFile(path string) bool {
 	return err == nil && info.Mode().IsRegular()
 }
 
-// fetchDebs downloads the packages into dir/debs with an apt state of its own, so
-// that it needs neither root nor package lists that somebody else updated.
+// fetchDebs downloads the packages into dir/debs with its own apt state, so that it needs neither
+// root nor up-to-date package lists on the system.
 func fetchDebs(ctx context.Context, dir string) error {
 	debs := filepath.Join(dir, "debs")
 	if err := os.MkdirAll(debs, 0o755); err != nil {
@@ -134,7 +172,8 @@ func fetchDebs(ctx context.Context, dir string) error {
 		return nil
 	}
 	if _, err := exec.LookPath("apt-get"); err != nil {
-		return fmt.Errorf("apt-get is not here; put the .deb files of %s (the package it depends on) and %s, from Debian, into %s",
+		return fmt.Errorf("apt-get is not here; put the .deb files of %s (the package it depends "+
+			"on) and %s, from Debian, into %s",
 			kernelPackage, busyboxPackage, debs)
 	}
 	a, err := newApt(dir)
@@ -164,7 +203,7 @@ func anyFile(dir, pattern string) bool {
 	return len(found) > 0
 }
 
-// apt runs apt-get with package lists and locks of its own in the cache.
+// apt runs apt-get with its own package lists and locks in the cache.
 type apt struct{ options []string }
 
 func newApt(dir string) (*apt, error) {
@@ -179,7 +218,7 @@ func newApt(dir string) (*apt, error) {
 		"-o", "Dir::Cache=" + filepath.Join(state, "cache"),
 	}
 	if os.Geteuid() == 0 {
-		// As root, apt downloads as user _apt, who cannot read a home directory.
+		// As root, apt downloads as user _apt, which cannot read a home directory.
 		options = append(options, "-o", "APT::Sandbox::User=root")
 	}
 	return &apt{options}, nil
@@ -200,15 +239,17 @@ func (a *apt) run(ctx context.Context, dir, tool string, args ...string) (string
 	return string(out), nil
 }
 
-// kernelName returns the package that the meta package stands for today.
+// kernelName returns the package that the meta package currently stands for.
 func (a *apt) kernelName(ctx context.Context) (string, error) {
 	out, err := a.run(ctx, "", "apt-cache", "depends", kernelPackage)
 	if err != nil {
-		return "", fmt.Errorf("%w; the rig needs Debian's %s: on another distribution put its .deb file into the cache by hand", err, kernelPackage)
+		return "", fmt.Errorf("%w; the rig needs Debian's %s: on another distribution put its "+
+			".deb file into the cache by hand", err, kernelPackage)
 	}
 	name, ok := dependedKernel(out)
 	if !ok {
-		return "", fmt.Errorf("%s depends on no kernel image: apt-cache said %q", kernelPackage, out)
+		return "",
+			fmt.Errorf("%s depends on no kernel image: apt-cache said %q", kernelPackage, out)
 	}
 	return name, nil
 }
@@ -224,8 +265,8 @@ func dependedKernel(out string) (string, bool) {
 	return "", false
 }
 
-// unpackDebs unpacks every package in debs to root. It unpacks to a neighbour
-// first: an interrupted run must not leave half a root that looks whole.
+// unpackDebs unpacks every package in debs to root. It unpacks to a folder beside root first, so
+// that an interrupted run leaves no partial root that looks whole.
 func unpackDebs(ctx context.Context, debs, root string) error {
 	if _, err := exec.LookPath("dpkg-deb"); err != nil {
 		return errors.New("dpkg-deb is not here; install the package dpkg")
@@ -240,7 +281,8 @@ func unpackDebs(ctx context.Context, debs, root string) error {
 		var stderr bytes.Buffer
 		cmd.Stderr = &stderr
 		if err := cmd.Run(); err != nil {
-			return fmt.Errorf("unpack %s: %w: %s; remove the file and run again", deb, err, strings.TrimSpace(stderr.String()))
+			return fmt.Errorf("unpack %s: %w: %s; remove the file and run again", deb, err,
+				strings.TrimSpace(stderr.String()))
 		}
 	}
 	if err := os.RemoveAll(root); err != nil {

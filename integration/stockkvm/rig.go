@@ -18,9 +18,25 @@ type Rig struct {
 	agent    string
 }
 
-// NewRig fetches the packages (or finds them in the cache) and builds the agent.
-// dir is scratch space that the caller removes.
+// NewRig returns a rig that can build the project's tests and programs, and whose agent is built
+// from its sources. dir is scratch space that the caller removes.
 func NewRig(ctx context.Context, dir string) (*Rig, error) {
+	module, err := moduleRoot(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r, err := NewRigOf(ctx, dir, "")
+	if err != nil {
+		return nil, err
+	}
+	r.Module = module
+	r.agent, err = r.Build(ctx, "./integration/stockkvm/cmd/stockkvm")
+	return r, err
+}
+
+// NewRigOf returns a rig that needs no sources. program is the agent, which is the program stockkvm
+// itself. NewRigOf fetches the packages, or finds them in the cache.
+func NewRigOf(ctx context.Context, dir, program string) (*Rig, error) {
 	if _, err := qemuBinary(); err != nil {
 		return nil, err
 	}
@@ -32,13 +48,7 @@ func NewRig(ctx context.Context, dir string) (*Rig, error) {
 	if err != nil {
 		return nil, err
 	}
-	module, err := moduleRoot(ctx)
-	if err != nil {
-		return nil, err
-	}
-	r := &Rig{Packages: packages, Dir: dir, Module: module}
-	r.agent, err = r.Build(ctx, "./integration/stockkvm/agent")
-	return r, err
+	return &Rig{Packages: packages, Dir: dir, agent: program}, nil
 }
 
 func moduleRoot(ctx context.Context) (string, error) {
@@ -53,8 +63,7 @@ func moduleRoot(ctx context.Context) (string, error) {
 	return filepath.Dir(mod), nil
 }
 
-// Build builds a program statically, the way that make builds vmm, and returns its
-// path.
+// Build builds a static program, as make builds vmm, and returns its path.
 func (r *Rig) Build(ctx context.Context, pkg string) (string, error) {
 	target := filepath.Join(r.Dir, "bin", filepath.Base(pkg))
 	return target, r.goTool(ctx, "build", "-buildvcs=false", "-trimpath", "-o", target, pkg)
@@ -70,22 +79,26 @@ func (r *Rig) goTool(ctx context.Context, args ...string) error {
 	return nil
 }
 
-// Initramfs writes an initramfs with the given files and returns its path.
-func (r *Rig) Initramfs(name string, files []File) (string, error) {
+// Initramfs writes an initramfs with the given files and returns its path. The host loads the
+// kernel modules that it always needs, and the named ones.
+func (r *Rig) Initramfs(name string, files []File, modules ...string) (string, error) {
+	tree, err := hostTree(r.Packages, r.agent, files, modules)
+	if err != nil {
+		return "", err
+	}
 	target := filepath.Join(r.Dir, name+".cpio")
 	f, err := os.Create(target)
 	if err != nil {
 		return "", err
 	}
 	defer f.Close()
-	if err := writeInitramfs(f, r.Packages, r.agent, files); err != nil {
+	if err := writeInitramfs(f, tree); err != nil {
 		return "", err
 	}
 	return target, f.Close()
 }
 
-// HostConfig returns the configuration of a host with its own folder in the rig's
-// scratch space.
+// HostConfig returns the configuration of a host with its own folder in the rig's scratch space.
 func (r *Rig) HostConfig(name, initramfs string) (HostConfig, error) {
 	dir := filepath.Join(r.Dir, name)
 	if err := os.MkdirAll(dir, 0o755); err != nil {

@@ -1,7 +1,7 @@
 //go:build stockkvm
 
-// The rig's own tests: that it is green when all is well, and red whenever it is
-// not. They boot emulated hosts, a few seconds each.
+// These tests check the rig itself: it must be green when all is well, and red whenever it is not.
+// They boot emulated hosts, which takes a few seconds each.
 package stockkvm
 
 import (
@@ -16,12 +16,17 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"taskguide/integration/heartbeat"
+	"taskguide/guestkernel/heartbeat"
 )
 
 var (
-	goodSuite   = Suite{Name: "good", Package: "./integration/stockkvm/selftest", Timeout: time.Minute}
-	brokenSuite = Suite{Name: "broken", Package: "./integration/stockkvm/selftest", Tags: "stockkvm_broken", Timeout: 5 * time.Second}
+	goodSuite = Suite{
+		Name: "good", Package: "./integration/stockkvm/selftest", Timeout: time.Minute,
+	}
+	brokenSuite = Suite{
+		Name: "broken", Package: "./integration/stockkvm/selftest", Tags: "stockkvm_broken",
+		Timeout: 5 * time.Second,
+	}
 )
 
 // testRig returns a rig and an initramfs with both suites.
@@ -91,11 +96,28 @@ func TestSuitesOnAHealthyHost(t *testing.T) {
 	require.False(t, Summary(&summary, results))
 }
 
+// answerOnceHeard tells a broken test that one of its lines is in the suite's log, so that its next
+// action cannot overtake the line.
+func answerOnceHeard(ctx context.Context, h *Host, log, line string) {
+	for ctx.Err() == nil {
+		if text, err := os.ReadFile(log); err == nil && strings.Contains(string(text), line) {
+			_, _ = h.Run(ctx, "touch", "/tmp/heard") // the host may die of it before it answers
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
 func TestKernelPanicInsideIsRed(t *testing.T) {
 	rig, initramfs := testRig(t)
 	h := bootHost(t, rig, initramfs)
+	panics := broken("TestBrokenPanicsKernel")
+	panics.Timeout = time.Minute
 	var progress bytes.Buffer
-	results := h.RunSuites(t.Context(), []Suite{broken("TestBrokenPanicsKernel"), goodSuite}, &progress, t.TempDir())
+	logs := t.TempDir()
+	go answerOnceHeard(t.Context(), h,
+		filepath.Join(logs, "broken.log"), "=== RUN   TestBrokenPanicsKernel")
+	results := h.RunSuites(t.Context(), []Suite{panics, goodSuite}, &progress, logs)
 	require.ErrorIs(t, results[0].Err, ErrDied)
 	require.ErrorContains(t, results[0].Err, "kernel panic inside: sysrq triggered crash")
 	require.Equal(t, 1, results[0].Failed, "the test that was running")
@@ -132,10 +154,16 @@ func TestHostThatNeverComesUpIsRed(t *testing.T) {
 		breakIt func(*HostConfig)
 		says    string
 	}{
-		"no kernel":     {func(c *HostConfig) { c.Kernel = garbage }, "QEMU says"},
-		"wrong init":    {func(c *HostConfig) { c.Append = []string{"rdinit=/no-such-init"} }, "kernel panic inside"},
+		"no kernel": {func(c *HostConfig) { c.Kernel = garbage }, "QEMU says"},
+		"wrong init": {
+			func(c *HostConfig) { c.Append = []string{"rdinit=/no-such-init"} },
+			"kernel panic inside",
+		},
 		"no KVM inside": {func(c *HostConfig) { c.CPU = "EPYC-Milan,-svm" }, "kernel panic inside"},
-		"stuck early":   {func(c *HostConfig) { c.Append = []string{"rdinit=/bin/busybox", "sleep", "1000"} }, "no sign of life"},
+		"stuck early": {
+			func(c *HostConfig) { c.Append = []string{"rdinit=/bin/busybox", "sleep", "1000"} },
+			"no sign of life",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg, err := rig.HostConfig(strings.ReplaceAll(t.Name(), "/", "-"), initramfs)
@@ -157,7 +185,7 @@ func TestJobsHaveInputAndSignals(t *testing.T) {
 	defer cancel()
 
 	var out bytes.Buffer
-	cat, err := h.Start(Command{Argv: []string{"head", "-n", "1"}, Stdout: &out})
+	cat, err := h.Start(Command{Argv: []string{"head", "-n", "1"}, Input: true, Stdout: &out})
 	require.NoError(t, err)
 	require.NoError(t, cat.Input([]byte("hello\n")))
 	exit, err := cat.Wait(ctx)
@@ -165,12 +193,17 @@ func TestJobsHaveInputAndSignals(t *testing.T) {
 	require.Zero(t, exit.Code)
 	require.Equal(t, "hello\n", out.String())
 
+	none, err := h.Run(ctx, "cat")
+	require.NoError(t, err, "without Input there is nothing to read, and no waiting for it")
+	require.Zero(t, none.Exit.Code)
+
 	sleeper, err := h.Start(Command{Argv: []string{"sleep", "1000"}})
 	require.NoError(t, err)
 	require.NoError(t, sleeper.Signal(9))
 	exit, err = sleeper.Wait(ctx)
 	require.NoError(t, err)
 	require.Contains(t, exit.Reason, "killed")
+	require.Equal(t, 128+9, exit.Status())
 
 	result, err := h.Run(ctx, "sh", "-c", "echo out; echo err >&2; exit 7")
 	require.NoError(t, err)
@@ -179,7 +212,8 @@ func TestJobsHaveInputAndSignals(t *testing.T) {
 
 	offset, uncertainty, err := h.SetClock(ctx)
 	require.NoError(t, err)
-	require.Less(t, offset.Abs(), uncertainty+50*time.Millisecond, "the inner clock follows the outer one")
+	require.Less(t, offset.Abs(), uncertainty+50*time.Millisecond,
+		"the inner clock follows the outer one")
 }
 
 func TestShellHasKVM(t *testing.T) {

@@ -10,9 +10,9 @@ import (
 	"syscall"
 )
 
-// Shell boots a host whose serial port is in and out, with a shell on it, and
-// returns when the shell ends. A terminal is in raw mode meanwhile: ctrl-c goes to
-// the shell inside, and ctrl-a x ends QEMU.
+// Shell boots a host whose serial port is in and out, with a shell on it, and returns when the
+// shell ends. If in is a terminal, it is in raw mode meanwhile: ctrl-c goes to the shell inside,
+// and ctrl-a x ends QEMU.
 func Shell(ctx context.Context, cfg HostConfig, in *os.File, out io.Writer) error {
 	qemu, err := qemuBinary()
 	if err != nil {

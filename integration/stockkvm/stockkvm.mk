@@ -1,4 +1,4 @@
-# Stock KVM on any machine: emulated hosts under QEMU, see the documentation of package integration/stockkvm.
+# Stock KVM on any machine, in emulated hosts under QEMU. Package integration/stockkvm explains it.
 
 TWO_HOSTS := TenMovesBetweenTwoHosts|LesserCPUIsRefused|DoctorOnStockKVM
 
@@ -9,22 +9,35 @@ stockkvm-deps: ## install QEMU, if it is missing, for the targets below
 		$$sudo apt-get update -qq && \
 		$$sudo apt-get install -y -qq --no-install-recommends qemu-system-x86; }
 
+.PHONY: stockkvm
+stockkvm: build stockkvm-deps ## build bin/stockkvm: your own commands on emulated stock-KVM hosts
+	$(GOBUILD) -o bin/stockkvm ./integration/stockkvm/cmd/stockkvm
+
 .PHONY: test-stock-kvm
 test-stock-kvm: stockkvm-deps ## the KVM-dependent tests on stock KVM, in an emulated host
 	@$(GO) run -buildvcs=false ./integration/stockkvm/cmd/stockkvm test
 
 .PHONY: test-two-hosts
 test-two-hosts: stockkvm-deps ## ten moves between two emulated hosts, and a refused one
-	$(GOTEST) -tags stockkvm -count=1 -v -run '$(TWO_HOSTS)' ./integration/stockkvm
+	$(GOTEST) -tags stockkvm -v -run '$(TWO_HOSTS)' ./integration/stockkvm
 
 .PHONY: test-stock-kvm-rig
 test-stock-kvm-rig: stockkvm-deps ## the rig's own tests: red when anything inside breaks
-	$(GOTEST) -tags stockkvm -count=1 -v -skip '$(TWO_HOSTS)' ./integration/stockkvm
+	$(GOTEST) -tags stockkvm -v -p 1 -skip '$(TWO_HOSTS)' \
+		./integration/stockkvm ./integration/stockkvm/cmd/stockkvm
+
+.PHONY: test-linux
+test-linux: stockkvm-deps ## Debian's kernel as a guest, moved, in an emulated host
+	$(GOTEST) -tags stockkvm -v -skip Memtest ./integration/linux
+
+.PHONY: test-memtest
+test-memtest: stockkvm-deps ## memtest86+ as a guest, moved ten times within a pass; takes minutes
+	$(GOTEST) -tags stockkvm -v -run Memtest ./integration/linux
 
 .PHONY: shell-stock-kvm
-shell-stock-kvm: stockkvm-deps ## a shell on an emulated stock-KVM host, with vmm in it
-	@$(GO) run -buildvcs=false ./integration/stockkvm/cmd/stockkvm shell
+shell-stock-kvm: stockkvm ## a shell on an emulated stock-KVM host, with vmm in it
+	@bin/stockkvm shell
 
 .PHONY: test-qemu
 test-qemu: stockkvm-deps ## the embedded guest boots and migrates under QEMU, on microvm and pc
-	$(GOTEST) -tags qemu -count=1 ./integration/qemu
+	$(GOTEST) -tags qemu ./bench/peer/qemu

@@ -28,29 +28,31 @@ type Suite struct {
 	Timeout time.Duration // for the whole suite; 2 minutes if 0
 }
 
-// Result is what became of a suite.
+// Result is the outcome of a suite.
 type Result struct {
 	Suite                   string
 	Passed, Failed, Skipped int // tests and subtests
 	Elapsed                 time.Duration
-	Err                     error // why the suite as a whole failed, nil if only tests did
+	Err                     error // why the suite as a whole failed; nil if only tests failed
 }
 
-// OK tells whether the suite ran, ran at least one test, and nothing failed.
-func (r Result) OK() bool { return r.Err == nil && r.Failed == 0 && r.Passed > 0 }
+// OK tells whether the suite ran, ran at least one test, and nothing failed or was skipped: the
+// host is made for these tests, so each of them can run.
+func (r Result) OK() bool {
+	return r.Err == nil && r.Failed == 0 && r.Skipped == 0 && r.Passed > 0
+}
 
-// ErrNoTests says that a suite ended well without having run a test.
+// ErrNoTests is returned for a suite that ended well without running a test.
 var ErrNoTests = errors.New("ran no test")
 
-// ErrHung says that a suite did not end in time.
+// ErrHung is returned for a suite that did not end in time.
 var ErrHung = errors.New("hung")
 
-// ErrDidNotRun says that a suite was not started, because something before it
-// broke.
+// ErrDidNotRun is returned for a suite that was not started because something before it broke.
 var ErrDidNotRun = errors.New("did not run")
 
-// suiteDir is where a suite lives inside: its binary, and its testdata as go test
-// would have it, in the working directory.
+// suiteDir is a suite's folder inside: it has the binary, and testdata in the working directory, as
+// with go test.
 func suiteDir(name string) string { return path.Join("/suites", name) }
 
 // SuiteFiles builds the suites' test binaries and lists what they need inside.
@@ -58,13 +60,16 @@ func (r *Rig) SuiteFiles(ctx context.Context, suites []Suite) ([]File, error) {
 	var files []File
 	for _, s := range suites {
 		binary := filepath.Join(r.Dir, "bin", s.Name+".test")
-		if err := r.goTool(ctx, "test", "-c", "-buildvcs=false", "-trimpath", "-tags", s.Tags, "-o", binary, s.Package); err != nil {
+		if err := r.goTool(ctx, "test", "-c", "-buildvcs=false", "-trimpath", "-tags", s.Tags, "-o",
+			binary, s.Package); err != nil {
 			return nil, fmt.Errorf("build suite %s: %w", s.Name, err)
 		}
 		if _, err := os.Stat(binary); err != nil {
-			return nil, fmt.Errorf("build suite %s: %w: package %s has no tests", s.Name, ErrNoTests, s.Package)
+			return nil, fmt.Errorf("build suite %s: %w: package %s has no tests", s.Name,
+				ErrNoTests, s.Package)
 		}
-		files = append(files, File{binary, path.Join(suiteDir(s.Name), s.Name+".test")})
+		files = append(files,
+			File{Source: binary, Target: path.Join(suiteDir(s.Name), s.Name+".test")})
 		dir, err := r.packageDir(ctx, s.Package)
 		if err != nil {
 			return nil, err
@@ -90,9 +95,9 @@ func (r *Rig) packageDir(ctx context.Context, pkg string) (string, error) {
 	return strings.TrimSpace(string(out)), nil
 }
 
-// RunSuites runs the suites one after the other. Progress goes to w test by test, each
-// suite's whole output to NAME.log in logs. After the host's death or a hang the
-// remaining suites are results with ErrDidNotRun.
+// RunSuites runs the suites one after the other. It writes progress to w test by test, and each
+// suite's whole output to NAME.log in logs. If the host dies or a suite hangs, the remaining suites
+// get ErrDidNotRun.
 func (h *Host) RunSuites(ctx context.Context, suites []Suite, w io.Writer, logs string) []Result {
 	results := make([]Result, 0, len(suites))
 	var broken string
@@ -150,11 +155,13 @@ func (h *Host) runTestBinary(ctx context.Context, s Suite, out io.Writer) error 
 	if s.Run != "" {
 		argv = append(argv, "-test.run="+s.Run)
 	}
-	job, err := h.Start(Command{Argv: append(argv, s.Args...), Env: s.Env, Dir: dir, Stdout: out, Stderr: out})
+	job, err := h.Start(Command{
+		Argv: append(argv, s.Args...), Env: s.Env, Dir: dir, Stdout: out, Stderr: out,
+	})
 	if err != nil {
 		return err
 	}
-	// The binary's own timeout comes first: it prints what hung where.
+	// The binary's own timeout comes first, because it prints what hung where.
 	const grace = 20 * time.Second
 	deadline, cancel := context.WithTimeout(ctx, timeout+grace)
 	defer cancel()
@@ -170,9 +177,9 @@ func (h *Host) runTestBinary(ctx context.Context, s Suite, out io.Writer) error 
 	return fmt.Errorf("test binary ended with status %d %s", exit.Code, exit.Reason)
 }
 
-// autopsy asks a job that hangs for its goroutines and the inner kernel for what its
-// CPUs and tasks do, ends the job, and says how far that went. The answers are in
-// the suite's log and on the console.
+// autopsy asks a job that hangs for its goroutines, and the inner kernel for what its CPUs and
+// tasks do. It ends the job and says how far that went. The answers are in the suite's log and on
+// the console.
 func (h *Host) autopsy(ctx context.Context, job *Job) string {
 	const patience = 20 * time.Second
 	ended := func() bool {
@@ -196,8 +203,7 @@ func (h *Host) autopsy(ctx context.Context, job *Job) string {
 	return "and it did not answer SIGQUIT: the kernel's view of its threads is on the console"
 }
 
-// collector counts test results. The parsing is that of go tool test2json, the
-// toolchain's own reading of its output.
+// collector counts test results. go tool test2json, the toolchain's own parser, reads the output.
 type collector struct {
 	in      io.WriteCloser
 	cmd     *exec.Cmd
@@ -214,7 +220,9 @@ type testEvent struct {
 }
 
 func newCollector(suite string, progress, log io.Writer) (*collector, error) {
-	c := &collector{cmd: exec.Command("go", "tool", "test2json", "-t"), drained: make(chan error, 1)}
+	c := &collector{
+		cmd: exec.Command("go", "tool", "test2json", "-t"), drained: make(chan error, 1),
+	}
 	var err error
 	if c.in, err = c.cmd.StdinPipe(); err != nil {
 		return nil, err
@@ -230,8 +238,7 @@ func newCollector(suite string, progress, log io.Writer) (*collector, error) {
 	return c, nil
 }
 
-// collect reads events to their end. A test that started and never ended has
-// failed.
+// collect reads events until their end. A test that started and never ended has failed.
 func (c *collector) collect(events io.Reader, suite string, progress, log io.Writer) error {
 	running := map[string]*strings.Builder{}
 	dec := json.NewDecoder(events)
@@ -304,8 +311,8 @@ func (c *collector) finish(r *Result) error {
 	return err
 }
 
-// Summary writes the table of all suites and the closing line, and tells whether all is
-// well. No result at all is not.
+// Summary writes the table of all suites and the last line, and tells whether all is well. No
+// results at all are a failure.
 func Summary(w io.Writer, results []Result) bool {
 	ok := len(results) > 0
 	var passed, failed, skipped int
@@ -321,7 +328,8 @@ func Summary(w io.Writer, results []Result) bool {
 			failed++ // the suite itself
 			what, _, _ = strings.Cut(r.Err.Error(), "\n")
 		}
-		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%.0f\t%s\n", r.Suite, r.Passed, r.Failed, r.Skipped, r.Elapsed.Seconds(), what)
+		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%.0f\t%s\n", r.Suite, r.Passed, r.Failed, r.Skipped,
+			r.Elapsed.Seconds(), what)
 	}
 	t.Flush()
 	if skipped > 0 {

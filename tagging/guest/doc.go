@@ -1,12 +1,12 @@
 // Package guest lets a program in a virtual machine say when it is easy to migrate.
 //
-// A live migration copies memory while the guest runs and stops it at the end to
-// send what is still dirty. That end is short when the guest happens to write
-// little. A program knows its own calm moments; it marks them as segments:
+// A live migration copies memory while the guest runs, and stops it at the end to send what is
+// still dirty. If the guest writes little then, that end is short. A program knows its own calm
+// moments, and marks them as segments:
 //
 //	tags, err := guest.Open()
 //	if errors.Is(err, guest.ErrNoPort) {
-//		// not in such a machine, or not root: run untagged
+//		// the machine has no tag port, or this is not root: run untagged
 //	}
 //	task := tags.Task(id)
 //	defer task.Close()
@@ -17,16 +17,15 @@
 //		work(job) // writes a lot
 //	}
 //
-// A task is whatever has phases of its own; its id must be unique in the machine.
-// From Task to Close it takes part: by default, a migration waits until every task
-// is inside a segment. A program that dies without Close leaves its tasks behind as
-// they were, until the migration's patience ends.
+// A task is anything with phases of its own. Its id must be unique in the machine. It takes part
+// from Task to Close: by default, a migration waits until every task is inside a segment. A program
+// that dies without Close leaves its tasks in their last state, and migrations wait for them as
+// long as their patience lasts.
 //
-// A tag leaves the machine and costs microseconds. With FastTags, tasks have slots
-// in a page of memory shared with the host instead, tags cost nanoseconds, and the
-// machine is left only while a migration goes on.
+// A tag leaves the machine and costs microseconds. With FastTags, tasks have slots in a page of
+// memory shared with the host instead. Tags then cost nanoseconds, and leave the machine only
+// during a migration.
 //
-// Programs need the rights of root (CAP_SYS_RAWIO, and CAP_SYS_ADMIN for fast tags).
-// The registers and the page are described in the tagging package; tag.h next to
-// it is the same in C.
+// Programs need the rights of root (CAP_SYS_RAWIO, and CAP_SYS_ADMIN for fast tags). Package
+// tagging describes the registers and the page; its include/tag.h is the same in C.
 package guest

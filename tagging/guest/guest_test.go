@@ -33,7 +33,7 @@ func newMachine(t testing.TB) (*machine, *Tags) {
 	return m, tags
 }
 
-// newFastMachine is one whose tags have the tag page already.
+// newFastMachine is a machine whose tags already have the tag page.
 func newFastMachine(t testing.TB) (*machine, *Tags) {
 	m, tags := newMachine(t)
 	tags.usePage(m.ram[pageGPA:][:tagging.PageSize], pageGPA, func() error { return nil })
@@ -50,7 +50,10 @@ func (m *machine) Slice(gpa uint64, n int) ([]byte, bool) {
 	return m.ram[gpa:][:n:n], true
 }
 
-func (m *machine) MarkDirty(uint64, int) {}
+func (m *machine) StoreUint32(gpa uint64, v uint32) bool {
+	atomic.StoreUint32((*uint32)(unsafe.Pointer(&m.ram[gpa:][:4][0])), v)
+	return true
+}
 
 func (m *machine) read(offset uint32) uint32 { return m.port.Read(uint64(offset), 4) }
 
@@ -79,7 +82,7 @@ type follower struct {
 	open bool
 }
 
-func (f *follower) attach(p *tagging.Port, policy tagging.Policy) {
+func (f *follower) attach(p *tagging.Port, policy tagging.Quorum) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.open = p.Attach(policy, f).Open
@@ -182,7 +185,9 @@ func TestSlotsRunOut(t *testing.T) {
 }
 
 func TestStateEpochClock(t *testing.T) {
-	for name, newMachine := range map[string]func(testing.TB) (*machine, *Tags){"plain": newMachine, "fast": newFastMachine} {
+	for name, newMachine := range map[string]func(testing.TB) (*machine, *Tags){
+		"plain": newMachine, "fast": newFastMachine,
+	} {
 		t.Run(name, func(t *testing.T) {
 			m, tags := newMachine(t)
 			require.Equal(t, tagging.StateNone, tags.State())
@@ -204,7 +209,7 @@ func TestStateEpochClock(t *testing.T) {
 	}
 }
 
-// clockRegisters has another vCPU latch in between, once.
+// clockRegisters lets another vCPU latch in between, once.
 type clockRegisters struct {
 	*machine
 	reads []uint32
@@ -220,7 +225,7 @@ func (c *clockRegisters) read(offset uint32) uint32 {
 
 func TestClockIsReadUntilItAgrees(t *testing.T) {
 	m, tags := newMachine(t)
-	// The upper half of the first reading is of a later latch.
+	// The upper half of the first reading belongs to a later latch.
 	tags.regs = &clockRegisters{m, []uint32{0xffff_fff0, 2, 0x10, 2, 0x20, 2}}
 	require.EqualValues(t, 2<<32|0x20, tags.Clock().UnixNano())
 }
@@ -232,8 +237,8 @@ func TestNoPort(t *testing.T) {
 	}
 }
 
-// Tasks wander while migrations come and go; the host follows every transition of
-// the gate from the moment it attaches.
+// Tasks wander while migrations come and go. The host follows every transition of the gate from the
+// moment it attaches.
 func TestNoTransitionIsLost(t *testing.T) {
 	m, tags := newFastMachine(t)
 	tasks := []*Task{tags.Task(0), tags.Task(1)}
@@ -262,8 +267,8 @@ func TestNoTransitionIsLost(t *testing.T) {
 	require.Zero(t, m.port.Snapshot().GuestErrors.Total)
 }
 
-// The narrowest race there is, over and over: one transition against one Attach,
-// let go at the same moment.
+// This is the narrowest race, many times: one transition against one Attach, started at the same
+// moment.
 func TestTransitionAgainstAttach(t *testing.T) {
 	const rounds = 10000
 	m, tags := newFastMachine(t)
@@ -290,7 +295,7 @@ func TestTransitionAgainstAttach(t *testing.T) {
 	f := &follower{}
 	for round := range int64(rounds) {
 		begun.Store(round + 1)
-		for range round % 64 { // shifts the one against the other
+		for range round % 64 { // shifts one against the other
 			done.Load()
 		}
 		f.attach(m.port, tagging.All)

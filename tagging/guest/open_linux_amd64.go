@@ -10,13 +10,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"taskguide/tagging"
+	"taskguide/tagging/abi"
 )
 
-// Open finds the tag port: by its registers in /dev/mem, else by I/O ports. The
-// error is ErrNoPort unless the machine has one.
+// Open finds the tag port: by its registers in /dev/mem, or else by I/O ports. It returns ErrNoPort
+// if the machine has none, or if this program may not use it.
 func Open() (*Tags, error) {
-	tags, errMMIO := openMMIO("/dev/mem", tagging.MMIOBase)
+	tags, errMMIO := openMMIO("/dev/mem", abi.MMIOBase)
 	if errMMIO == nil {
 		return tags, nil
 	}
@@ -36,7 +36,8 @@ func openMMIO(file string, base int64) (*Tags, error) {
 		return nil, err
 	}
 	defer f.Close()
-	mem, err := unix.Mmap(int(f.Fd()), base, tagging.MMIOBytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	mem, err := unix.Mmap(int(f.Fd()), base, abi.MMIOBytes, unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_SHARED)
 	if err != nil {
 		return nil, fmt.Errorf("map %s at %#x: %w", file, base, err)
 	}
@@ -60,9 +61,8 @@ func (m mmio) read(offset uint32) uint32     { return load(m.register(offset)) }
 func (m mmio) write(offset uint32, v uint32) { store(m.register(offset), v) }
 func (m mmio) close() error                  { return unix.Munmap(m) }
 
-// load and store are one plain 32-bit access each, which the compiler can neither
-// leave out nor merge across the call. An atomic store would be an exchange, which
-// reads the register, too.
+// load and store are one plain 32-bit access each, which the compiler can neither leave out nor
+// merge across the call. An atomic store would be an exchange, which also reads the register.
 
 //go:noinline
 func load(p *uint32) uint32 { return *p }
@@ -70,8 +70,8 @@ func load(p *uint32) uint32 { return *p }
 //go:noinline
 func store(p *uint32, v uint32) { *p = v }
 
-// ports are the registers by in and out instructions. (The file /dev/port splits
-// accesses into single bytes, which the tag port refuses.)
+// ports are the registers by the instructions in and out. (The file /dev/port splits accesses into
+// single bytes, which the tag port refuses.)
 type ports struct{}
 
 func openPorts() (*Tags, error) {
@@ -83,15 +83,15 @@ func openPorts() (*Tags, error) {
 
 // permit lets the calling thread use the tag port's I/O ports: ioperm(2).
 func permit() error {
-	_, _, errno := unix.RawSyscall(unix.SYS_IOPERM, tagging.PortBase, tagging.PortBytes, 1)
+	_, _, errno := unix.RawSyscall(unix.SYS_IOPERM, abi.PortBase, abi.PortBytes, 1)
 	if errno != 0 {
 		return errno
 	}
 	return nil
 }
 
-// access runs f on a thread that may use the ports: that is a thread's right, and
-// goroutines change threads. Without the right, f would end the program.
+// access runs f on a thread that may use the ports, because the permission is a thread's and
+// goroutines change threads. Without permission, f would end the program.
 func (ports) access(f func()) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -101,23 +101,23 @@ func (ports) access(f func()) {
 }
 
 func (p ports) read(offset uint32) (v uint32) {
-	p.access(func() { v = in32(tagging.PortBase + uint16(offset)) })
+	p.access(func() { v = in32(abi.PortBase + uint16(offset)) })
 	return v
 }
 
 func (p ports) write(offset uint32, v uint32) {
-	p.access(func() { out32(tagging.PortBase+uint16(offset), v) })
+	p.access(func() { out32(abi.PortBase+uint16(offset), v) })
 }
 
 func (ports) close() error { return nil }
 
-// in32 and out32 are the instructions in and out. The thread must be permitted.
+// in32 and out32 are the instructions in and out. The calling thread must be permitted.
 func in32(port uint16) uint32
 func out32(port uint16, v uint32)
 
-// FastTags gives tasks that are begun from now on fast tags. There is one tag page
-// in a machine: a second program that asks for it takes it from the first, whose
-// tasks are then no longer seen. Needs CAP_SYS_ADMIN and io_uring.
+// FastTags gives fast tags to tasks that begin from now on. A machine has one tag page: a second
+// program that asks for it takes it from the first, whose tasks are no longer seen then. It needs
+// CAP_SYS_ADMIN and io_uring.
 func (t *Tags) FastTags() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -132,10 +132,10 @@ func (t *Tags) FastTags() error {
 	return nil
 }
 
-// pinnedPage returns a page of memory that keeps its physical address gpa until
-// free. Shared memory, so that a fork of the program does not copy it.
+// pinnedPage returns a page of memory that keeps its physical address gpa until free. The memory is
+// shared, so that a fork of the program does not copy it.
 func pinnedPage() (mem []byte, gpa uint64, free func() error, err error) {
-	mem, err = unix.Mmap(-1, 0, tagging.PageSize, unix.PROT_READ|unix.PROT_WRITE,
+	mem, err = unix.Mmap(-1, 0, abi.PageSize, unix.PROT_READ|unix.PROT_WRITE,
 		unix.MAP_SHARED|unix.MAP_ANONYMOUS|unix.MAP_POPULATE)
 	if err != nil {
 		return nil, 0, nil, fmt.Errorf("allocate the tag page: %w", err)
@@ -151,19 +151,21 @@ func pinnedPage() (mem []byte, gpa uint64, free func() error, err error) {
 	return mem, gpa, free, nil
 }
 
-// pin keeps the kernel from moving the page to another physical address, which
-// mlock does not (compaction, NUMA balancing): buffers registered with io_uring are
-// pinned until it is closed. It returns its file.
+// pin keeps the kernel from moving the page to another physical address (compaction, NUMA
+// balancing), which mlock does not prevent. Buffers registered with io_uring are pinned until its
+// file is closed. pin returns that file.
 func pin(mem []byte) (ring int, err error) {
 	// Both system calls read or write only the memory given to them, during the call.
 	var params [120]byte // struct io_uring_params, all zero
 	fd, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, 1, uintptr(unsafe.Pointer(&params)), 0)
 	if errno != 0 {
-		return -1, fmt.Errorf("pin the tag page: io_uring: %w (is the sysctl kernel.io_uring_disabled set?)", errno)
+		return -1, fmt.Errorf("pin the tag page: io_uring: %w (is the sysctl "+
+			"kernel.io_uring_disabled set?)", errno)
 	}
 	const registerBuffers = 0 // IORING_REGISTER_BUFFERS
 	buffer := unix.Iovec{Base: &mem[0], Len: uint64(len(mem))}
-	_, _, errno = unix.Syscall6(unix.SYS_IO_URING_REGISTER, fd, registerBuffers, uintptr(unsafe.Pointer(&buffer)), 1, 0, 0)
+	_, _, errno = unix.Syscall6(unix.SYS_IO_URING_REGISTER, fd, registerBuffers,
+		uintptr(unsafe.Pointer(&buffer)), 1, 0, 0)
 	if errno != 0 {
 		return -1, errors.Join(fmt.Errorf("pin the tag page: %w", errno), unix.Close(int(fd)))
 	}
@@ -179,14 +181,15 @@ func physical(mem []byte) (uint64, error) {
 	}
 	defer f.Close()
 	var entry [8]byte
-	page := uintptr(unsafe.Pointer(&mem[0])) / tagging.PageSize // only its number is used
+	page := uintptr(unsafe.Pointer(&mem[0])) / abi.PageSize // only its number is used
 	if _, err := f.ReadAt(entry[:], int64(page)*8); err != nil {
 		return 0, fmt.Errorf("find the tag page: %w", err)
 	}
 	const present, frameMask = 1 << 63, 1<<55 - 1
 	bits := binary.LittleEndian.Uint64(entry[:])
 	if bits&present == 0 || bits&frameMask == 0 {
-		return 0, errors.New("find the tag page: the kernel does not tell its address, which takes CAP_SYS_ADMIN")
+		return 0, errors.New("find the tag page: the kernel does not tell its address, which " +
+			"takes CAP_SYS_ADMIN")
 	}
-	return bits & frameMask * tagging.PageSize, nil
+	return bits & frameMask * abi.PageSize, nil
 }

@@ -36,7 +36,9 @@ func TestMMIO(t *testing.T) {
 	require.NoError(t, tags.Close())
 	got, err := os.ReadFile(file)
 	require.NoError(t, err)
-	for _, reg := range []uint32{tagging.RegRegister, tagging.RegEnter, tagging.RegExit, tagging.RegUnregister} {
+	for _, reg := range []uint32{
+		tagging.RegRegister, tagging.RegEnter, tagging.RegExit, tagging.RegUnregister,
+	} {
 		le.PutUint32(mem[base+reg:], 0xfedc_ba98)
 	}
 	require.Equal(t, mem, got, "these registers were written, nothing else")
@@ -44,15 +46,15 @@ func TestMMIO(t *testing.T) {
 
 func TestOpenWithoutPort(t *testing.T) {
 	tags, err := Open()
-	if err == nil { // the tests run in a machine that has one
+	if err == nil { // these tests may run in a machine that has a tag port
 		require.NoError(t, tags.Close())
 		return
 	}
 	require.ErrorIs(t, err, ErrNoPort)
 }
 
-// What this machine permits is not for the test to decide; but a page that it
-// gives must be whole and its error must say what is missing.
+// What this machine permits does not matter here. But a page that it gives must be whole, and its
+// error must say what is missing.
 func TestPinnedPage(t *testing.T) {
 	mem, gpa, free, err := pinnedPage()
 	if err != nil {

@@ -4,8 +4,8 @@ package guest
 
 import "fmt"
 
-// Open returns ErrNoPort: there are tag ports for Linux on amd64 only.
+// Open returns ErrNoPort, because only Linux on amd64 has tag ports.
 func Open() (*Tags, error) { return nil, fmt.Errorf("%w: not Linux on amd64", ErrNoPort) }
 
-// FastTags cannot succeed without a port.
+// FastTags returns ErrNoPort, because there is no port.
 func (t *Tags) FastTags() error { return fmt.Errorf("fast tags: %w", ErrNoPort) }

@@ -4,18 +4,18 @@ import (
 	"sync/atomic"
 	"unsafe"
 
-	"taskguide/tagging"
+	"taskguide/tagging/abi"
 )
 
-// page is the tag page, struct tag_page of tag.h. Words are accessed atomically,
-// for the host reads and writes them at any time.
+// page is the tag page, struct tag_page of tag.h. Words are accessed atomically, because the host
+// reads and writes them at any time.
 type page struct {
 	magic   atomic.Uint32
 	version atomic.Uint32
 	notify  atomic.Uint32 // written by the host
 	slots   atomic.Uint32
 	_       [12]uint32
-	slot    [tagging.PageSlots]slot
+	slot    [abi.PageSlots]slot
 }
 
 // slot is struct tag_slot.
@@ -26,17 +26,10 @@ type slot struct {
 	_     [13]uint32
 }
 
-// Values of slot.flags.
+// The structure is exactly one page.
 const (
-	slotFree    = 0
-	slotUsed    = 1
-	slotClaimed = 2 // being set up; the host ignores it
-)
-
-// The structure is the page, no more and no less.
-const (
-	_ = tagging.PageSize - unsafe.Sizeof(page{})
-	_ = unsafe.Sizeof(page{}) - tagging.PageSize
+	_ = abi.PageSize - unsafe.Sizeof(page{})
+	_ = unsafe.Sizeof(page{}) - abi.PageSize
 )
 
 // pageOf returns mem as a tag page.
@@ -45,46 +38,44 @@ const (
 // 4 bytes, as every mapping is, and stays mapped for as long as the page is used,
 // which its owner Tags sees to. The structure holds no pointers.
 func pageOf(mem []byte) *page {
-	return (*page)(unsafe.Pointer(&mem[:tagging.PageSize][0]))
+	return (*page)(unsafe.Pointer(&mem[:abi.PageSize][0]))
 }
 
-// format makes the page an empty tag page. The magic comes last: the host takes
-// nothing for a tag page without it.
+// format makes the page an empty tag page. It writes the magic last, because the host does not
+// accept a tag page without it.
 func (p *page) format() {
 	p.magic.Store(0)
 	p.notify.Store(0)
 	for i := range p.slot {
-		p.slot[i].flags.Store(slotFree)
+		p.slot[i].flags.Store(abi.SlotFree)
 	}
-	p.slots.Store(tagging.PageSlots)
-	p.version.Store(tagging.PageVersion)
-	p.magic.Store(tagging.PageMagic)
+	p.slots.Store(abi.PageSlots)
+	p.version.Store(abi.PageVersion)
+	p.magic.Store(abi.PageMagic)
 }
 
 func (p *page) notified() bool { return p.notify.Load() != 0 }
 
-// claim takes a free slot for a task, outside any segment. It returns nil when
-// there is none.
+// claim takes a free slot for a task, outside any segment. It returns nil if no slot is free.
 func (p *page) claim(task uint32) *slot {
 	for i := range p.slot {
 		s := &p.slot[i]
-		if !s.flags.CompareAndSwap(slotFree, slotClaimed) {
+		if !s.flags.CompareAndSwap(abi.SlotFree, abi.SlotClaimed) {
 			continue
 		}
 		s.task.Store(task)
 		s.depth.Store(0)
-		s.flags.Store(slotUsed)
+		s.flags.Store(abi.SlotUsed)
 		return s
 	}
 	return nil
 }
 
-func (s *slot) release() { s.flags.Store(slotFree) }
+func (s *slot) release() { s.flags.Store(abi.SlotFree) }
 
-// setDepth sets the task's depth and tells whether the host wants a ring. The
-// store is followed by the load and never overtaken by it: sync/atomic operations
-// are sequentially consistent. The host stores notify and then loads depths, so
-// one of both sees the other's store.
+// setDepth sets the task's depth and tells whether the host wants a ring. The load never overtakes
+// the store, because sync/atomic operations are sequentially consistent. The host stores notify and
+// then loads depths, so one of the two sees the other's store.
 func (s *slot) setDepth(p *page, depth uint32) (ring bool) {
 	s.depth.Store(depth)
 	return p.notified()

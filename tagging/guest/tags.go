@@ -6,25 +6,24 @@ import (
 	"sync"
 	"time"
 
-	"taskguide/tagging"
+	"taskguide/tagging/abi"
 )
 
-// ErrNoPort says that this machine has no tag port, or none that this program may
-// reach.
+// ErrNoPort is returned if this machine has no tag port, or none that this program may use.
 var ErrNoPort = errors.New("no tag port")
 
-// ErrTasksOpen says that tasks have yet to be closed.
+// ErrTasksOpen is returned by Close if some tasks are still open.
 var ErrTasksOpen = errors.New("tasks are open")
 
-// registers are the tag port's registers by some way; offsets are tagging.Reg*.
-// They are safe for concurrent use.
+// registers are the tag port's registers, by some way of access. Offsets are abi.Reg*. They are
+// safe for concurrent use.
 type registers interface {
 	read(offset uint32) uint32
 	write(offset uint32, v uint32)
 	close() error
 }
 
-// Tags is a way to the tag port. It is safe for concurrent use.
+// Tags is a connection to the tag port. It is safe for concurrent use.
 type Tags struct {
 	regs registers
 
@@ -36,13 +35,13 @@ type Tags struct {
 
 // newTags returns Tags over regs, which it owns unless it fails.
 func newTags(regs registers) (*Tags, error) {
-	if id := regs.read(tagging.RegID); id != tagging.ID {
+	if id := regs.read(abi.RegID); id != abi.ID {
 		return nil, fmt.Errorf("%w: its id reads %#x", ErrNoPort, id)
 	}
 	return &Tags{regs: regs}, nil
 }
 
-// Close lets go of the port, once all tasks are closed.
+// Close closes the port. It returns ErrTasksOpen unless all tasks are closed.
 func (t *Tags) Close() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -58,15 +57,14 @@ func (t *Tags) Close() error {
 	return errors.Join(err, t.regs.close())
 }
 
-// State tells whether a migration goes on, and what it waits for. It costs
-// microseconds: see Migrating for something to ask often.
-func (t *Tags) State() tagging.MigrationState {
-	return tagging.MigrationState(t.regs.read(tagging.RegState))
+// State tells whether a migration is under way, and what it waits for. It costs microseconds; use
+// Migrating to ask often.
+func (t *Tags) State() abi.MigrationState {
+	return abi.MigrationState(t.regs.read(abi.RegState))
 }
 
-// Migrating tells whether a migration goes on. A cooperative program that finds one
-// may bring its next calm segment forward. With fast tags this costs nanoseconds while
-// none does.
+// Migrating tells whether a migration is under way. A cooperative program may then bring its next
+// calm segment forward. With fast tags, this costs nanoseconds while no migration is under way.
 func (t *Tags) Migrating() bool {
 	t.mu.Lock()
 	page := t.page
@@ -74,17 +72,17 @@ func (t *Tags) Migrating() bool {
 	if page != nil && !page.notified() {
 		return false
 	}
-	return t.State() != tagging.StateNone
+	return t.State() != abi.StateNone
 }
 
-// Epoch returns how many migrations this machine has behind it: a change tells
-// that it moved.
-func (t *Tags) Epoch() uint32 { return t.regs.read(tagging.RegEpoch) }
+// Epoch returns how many migrations this machine has completed. It changes when the machine has
+// moved.
+func (t *Tags) Epoch() uint32 { return t.regs.read(abi.RegEpoch) }
 
 // Clock returns the host's time of day.
 func (t *Tags) Clock() time.Time {
-	// The host latches the upper half for all vCPUs together, so that another's
-	// reading can come in between; two that agree are asked for.
+	// The host latches the upper half for all vCPUs together, so another vCPU's reading can come in
+	// between. So read until two readings agree.
 	const tries, near = 8, uint64(time.Second)
 	now := t.clock()
 	for range tries {
@@ -97,17 +95,17 @@ func (t *Tags) Clock() time.Time {
 }
 
 func (t *Tags) clock() uint64 {
-	lo := t.regs.read(tagging.RegClockLo)
-	return uint64(t.regs.read(tagging.RegClockHi))<<32 | uint64(lo)
+	lo := t.regs.read(abi.RegClockLo)
+	return uint64(t.regs.read(abi.RegClockHi))<<32 | uint64(lo)
 }
 
-// announce gives the host the tag page at guest-physical gpa, 0 for none.
+// announce tells the host where the tag page is: at guest-physical gpa, or nowhere if gpa is 0.
 func (t *Tags) announce(gpa uint64) {
-	t.regs.write(tagging.RegPageLo, uint32(gpa))
-	t.regs.write(tagging.RegPageHi, uint32(gpa>>32))
+	t.regs.write(abi.RegPageLo, uint32(gpa))
+	t.regs.write(abi.RegPageHi, uint32(gpa>>32))
 }
 
-// usePage makes mem, at guest-physical gpa, the tag page. free gives it back.
+// usePage makes mem, at guest-physical gpa, the tag page. free releases it.
 func (t *Tags) usePage(mem []byte, gpa uint64, free func() error) {
 	page := pageOf(mem)
 	page.format()
@@ -115,8 +113,8 @@ func (t *Tags) usePage(mem []byte, gpa uint64, free func() error) {
 	t.page, t.free = page, free
 }
 
-// Task begins to take part in guidance with a task of this id, outside any
-// segment. It has fast tags if there are any to have.
+// Task makes a task with this id take part in guidance, outside any segment. It gets fast tags if
+// they are on and a slot is free.
 func (t *Tags) Task(id uint32) *Task {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -125,7 +123,7 @@ func (t *Tags) Task(id uint32) *Task {
 	if t.page != nil {
 		task.slot, task.page = t.page.claim(id), t.page
 	}
-	t.regs.write(tagging.RegRegister, id)
+	t.regs.write(abi.RegRegister, id)
 	return task
 }
 
@@ -142,21 +140,21 @@ type Task struct {
 // Fast tells whether the task has fast tags.
 func (k *Task) Fast() bool { return k.slot != nil }
 
-// Enter begins a segment that suits a switchover: from now on the program writes
-// little memory. Segments nest.
+// Enter begins a segment that suits a switchover: from now on, the program writes little memory.
+// Segments nest.
 func (k *Task) Enter() {
 	k.depth++
-	k.tell(tagging.RegEnter)
+	k.tell(abi.RegEnter)
 }
 
-// Exit ends the segment. The machine may be moved inside this very call. Without a
-// segment it does nothing.
+// Exit ends the segment. The machine may be moved inside this very call. Outside of a segment, Exit
+// does nothing.
 func (k *Task) Exit() {
 	if k.depth == 0 {
 		return
 	}
 	k.depth--
-	k.tell(tagging.RegExit)
+	k.tell(abi.RegExit)
 }
 
 // Segment runs f inside a segment.
@@ -166,8 +164,8 @@ func (k *Task) Segment(f func()) {
 	f()
 }
 
-// tell makes the new depth known: by a write to the register, or by the slot, and
-// the register only if the host wants to hear.
+// tell reports the new depth: by a write to the register, or by the slot, and then by the register
+// only if the host wants a ring.
 func (k *Task) tell(offset uint32) {
 	if k.closed {
 		return
@@ -177,8 +175,7 @@ func (k *Task) tell(offset uint32) {
 	}
 }
 
-// Close ends the task's part in guidance; its open segments are forgotten. Later
-// calls do nothing.
+// Close ends the task's part in guidance, with its open segments. Later calls do nothing.
 func (k *Task) Close() {
 	if k.closed {
 		return
@@ -189,6 +186,6 @@ func (k *Task) Close() {
 	if k.slot != nil {
 		k.slot.release()
 	}
-	k.tags.regs.write(tagging.RegUnregister, k.id)
+	k.tags.regs.write(abi.RegUnregister, k.id)
 	k.tags.open--
 }

@@ -1,6 +1,6 @@
 /*
- * From the PVH entry (32-bit, paging off, EBX = hvm_start_info) or a SIPI (16-bit) to 64-bit mode at CPL 0.
- * The layout of hvm_start_info is the Xen project's public/arch-x86/hvm/start_info.h.
+ * From the PVH entry (32-bit, paging off, EBX = hvm_start_info) or a SIPI (16-bit) to 64-bit mode
+ * at CPL 0. The layout of hvm_start_info is the Xen project's public/arch-x86/hvm/start_info.h.
  */
 #include "abi.h"
 
@@ -34,8 +34,8 @@ pvh_start:
 	cli
 	cld
 	/*
-	 * Copy whatever the loader left in memory now: it may lie anywhere in RAM, which the page tables do not map,
-	 * and the AP trampoline goes to low memory.
+	 * Copy whatever the loader left in memory now: it may lie anywhere in RAM, which the page
+	 * tables do not map, and the AP trampoline goes to low memory.
 	 */
 	cmpl $START_INFO_MAGIC, SI_MAGIC(%ebx)
 	jne 4f
@@ -162,9 +162,9 @@ gdt_pointer:
 cpus_started: .long 1
 
 /*
- * Page tables that are known when the image is built: the kernel's page (supervisor only), the user pages of the
- * image, and the three devices. kernel_start adds the heap. 7 = present, writable, user; 0x80 = 2 MiB page; 0x18 =
- * uncached.
+ * Page tables that are known when the image is built: the kernel's page (supervisor only), the user
+ * pages of the image, and the three devices. kernel_start adds the heap. 7 = present, writable,
+ * user; 0x80 = 2 MiB page; 0x18 = uncached.
  */
 	.section .data.tables, "aw"
 	.balign 4096

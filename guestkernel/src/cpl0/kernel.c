@@ -1,7 +1,8 @@
 /*
- * The part of the guest that runs at CPL 0: it maps the RAM, installs the descriptor tables, and hands every vCPU over to
- * user_start at CPL 3. It is kept this small because KVM without hardware virtualization emulates CPL 0 instruction by
- * instruction; whatever can be done at CPL 3 is done there.
+ * The part of the guest that runs at CPL 0: it maps the RAM, installs the descriptor tables, and
+ * hands every vCPU over to user_start at CPL 3. It is kept this small because KVM without hardware
+ * virtualization emulates CPL 0 instruction by instruction; whatever can be done at CPL 3 is done
+ * there.
  */
 #include "abi.h"
 
@@ -43,7 +44,8 @@ struct frame {
 };
 
 extern uint64_t gdt[], heap_pdpt[];
-extern char kernel_stacks[], kernel_end[], image_end[], user_stacks[], trampoline[], trampoline_end[];
+extern char kernel_stacks[], kernel_end[], image_end[], user_stacks[];
+extern char trampoline[], trampoline_end[];
 extern struct memmap_entry memmap[];
 extern uint32_t memmap_entries;
 extern char trap_call[], trap_timer[], trap_serial[], trap_spurious[], trap_faults[];
@@ -63,8 +65,9 @@ static inline void out8(uint16_t port, uint8_t value)
 }
 
 /*
- * Maps all whole 2 MiB pages of RAM above the image one after the other from HEAP_BASE on. The page directories lie
- * between the end of the kernel and the end of its 2 MiB page: about 200 of them, a GiB of RAM each.
+ * Maps all whole 2 MiB pages of RAM above the image one after the other from HEAP_BASE on. The page
+ * directories lie between the end of the kernel and the end of its 2 MiB page: about 200 of them, a
+ * GiB of RAM each.
  */
 static void map_heap(void)
 {
@@ -146,13 +149,14 @@ void kernel_start(uint32_t cpu)
 	tss[cpu].iomap = sizeof(struct tss);
 	uint64_t base = (uint64_t)&tss[cpu];
 	uint16_t selector = (uint16_t)(SEL_TSS + 16 * cpu);
-	gdt[selector / 8] = (sizeof(struct tss) - 1) | (base & 0xffffff) << 16 | 0x89ull << 40 | (base >> 24) << 56;
+	gdt[selector / 8] = (sizeof(struct tss) - 1) | (base & 0xffffff) << 16 | 0x89ull << 40 |
+			    (base >> 24) << 56;
 	__asm__ volatile("lidt %0\n\tltr %1" ::"m"(idt_pointer), "r"(selector));
 }
 
 /*
- * Notes the fault and goes on at user_fault (CPL 3), which prints it. A vCPU that faults while it does so ends the VM at
- * once. Returns the stack that trap_faults takes RDI and iretq from.
+ * Notes the fault and goes on at user_fault (CPL 3), which prints it. A vCPU that faults while it
+ * does so ends the VM at once. Returns the stack that trap_faults takes RDI and iretq from.
  */
 struct frame *kernel_fault(const struct frame *frame)
 {

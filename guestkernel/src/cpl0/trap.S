@@ -1,6 +1,7 @@
 /*
- * Every entry into CPL 0 after boot: calls (int3), interrupts, faults. Each instruction here may be emulated at half a
- * microsecond, so these paths save nothing they do not change, and faults are left to CPL 3 to print.
+ * Every entry into CPL 0 after boot: calls (int3), interrupts, faults. Each instruction here may be
+ * emulated at half a microsecond, so these paths save nothing they do not change, and faults are
+ * left to CPL 3 to print.
  */
 #include "abi.h"
 
@@ -48,7 +49,8 @@ call_in32:
 	inl %dx, %eax
 	iretq
 call_halt:
-	/* Interrupts are off from the comparison to the sti whose shadow covers hlt: no wake-up is lost. */
+	/* Interrupts are off from the comparison to the sti whose shadow covers hlt: no wake-up is
+	 * lost. */
 	cmpl %ecx, (%rdi)
 	jne 1f
 	sti
@@ -89,7 +91,8 @@ call_wrmsr:
 trap_spurious:
 	iretq
 
-/* One stub of 16 bytes each. The processor itself pushes an error code for some vectors; the others get a zero. */
+/* One stub of 16 bytes each. The processor itself pushes an error code for some vectors; the others
+ * get a zero. */
 #define HAS_ERROR_CODE(v) \
 	((v) == 8 || ((v) >= 10 && (v) <= 14) || (v) == 17 || (v) == 21 || (v) == 29 || (v) == 30)
 

@@ -18,7 +18,10 @@ static inline void pause(void)
 
 static inline void call_write(uint16_t port, const void *bytes, uint64_t count)
 {
-	__asm__ volatile("int3" : "+S"(bytes), "+c"(count) : "a"(CALL_WRITE), "d"(port) : "memory", "cc");
+	__asm__ volatile("int3"
+			 : "+S"(bytes), "+c"(count)
+			 : "a"(CALL_WRITE), "d"(port)
+			 : "memory", "cc");
 }
 
 static inline void call_out8(uint16_t port, uint8_t value)
@@ -51,7 +54,8 @@ static inline uint32_t call_in32(uint16_t port)
 	return value;
 }
 
-/* Halts until an interrupt, unless the low half of *counter no longer is seen: then the wake-up has already come. */
+/* Halts until an interrupt, unless the low half of *counter no longer is seen: then the wake-up has
+ * already come. */
 static inline void call_halt(const volatile uint64_t *counter, uint64_t seen)
 {
 	__asm__ volatile("int3" ::"a"(CALL_HALT), "D"(counter), "c"((uint32_t)seen) : "memory", "cc");
@@ -65,7 +69,10 @@ static inline struct cpuid call_cpuid(uint32_t leaf, uint32_t subleaf)
 {
 	struct cpuid r = {.eax = CALL_CPUID, .ecx = subleaf};
 
-	__asm__ volatile("int3" : "+a"(r.eax), "=b"(r.ebx), "+c"(r.ecx), "=d"(r.edx) : "D"(leaf) : "memory", "cc");
+	__asm__ volatile("int3"
+			 : "+a"(r.eax), "=b"(r.ebx), "+c"(r.ecx), "=d"(r.edx)
+			 : "D"(leaf)
+			 : "memory", "cc");
 	return r;
 }
 
@@ -73,7 +80,10 @@ static inline void call_wrmsr(uint32_t msr, uint64_t value)
 {
 	uint32_t call = CALL_WRMSR;
 
-	__asm__ volatile("int3" : "+a"(call) : "c"(msr), "D"(value), "d"((uint32_t)(value >> 32)) : "memory", "cc");
+	__asm__ volatile("int3"
+			 : "+a"(call)
+			 : "c"(msr), "D"(value), "d"((uint32_t)(value >> 32))
+			 : "memory", "cc");
 }
 
 static inline uint32_t mmio_read(uint64_t address)

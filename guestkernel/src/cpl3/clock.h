@@ -1,6 +1,7 @@
 /*
- * Time. Everything is measured in TSC ticks, which CPL 3 reads in nanoseconds; kvmclock, which the hypervisor keeps and
- * migrates on its own, is read beside it so that a step of either across a migration can be seen.
+ * Time. Everything is measured in TSC ticks, which CPL 3 reads in nanoseconds; kvmclock, which the
+ * hypervisor keeps and migrates on its own, is read beside it so that a step of either across a
+ * migration can be seen.
  */
 #ifndef CLOCK_H
 #define CLOCK_H

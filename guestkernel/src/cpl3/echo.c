@@ -1,6 +1,6 @@
 /*
- * workload=echo: sends back each line that comes in on COM1, behind "echo: ". Its receive interrupt goes through the
- * IOAPIC; without one, the timer tick polls.
+ * workload=echo: sends back each line that comes in on COM1, behind "echo: ". Its receive interrupt
+ * goes through the IOAPIC; without one, the timer tick polls.
  */
 #include "lapic.h"
 #include "workloads.h"

@@ -1,4 +1,5 @@
-/* Memory for the workloads: all RAM that the image does not take, handed out once and never given back. */
+/* Memory for the workloads: all RAM that the image does not take, handed out once and never given
+ * back. */
 #ifndef HEAP_H
 #define HEAP_H
 #include "lib.h"

@@ -1,4 +1,5 @@
-/* Counts of values in buckets whose width grows with the value: each is within 3% of what it stands for. */
+/* Counts of values in buckets whose width grows with the value: each is within 3% of what it stands
+ * for. */
 #ifndef HISTOGRAM_H
 #define HISTOGRAM_H
 #include "lib.h"
@@ -22,7 +23,8 @@ static inline void histogram_add(struct histogram *h, uint64_t value)
 		h->max = value;
 }
 
-/* The value that so many of 1000 are not above, rounded up to the end of its bucket; 0 of an empty one. */
+/* The value that so many of 1000 are not above, rounded up to the end of its bucket; 0 of an empty
+ * one. */
 static inline uint64_t histogram_permille(const struct histogram *h, unsigned permille)
 {
 	uint64_t rank = (h->count * permille + 999) / 1000, seen = 0;

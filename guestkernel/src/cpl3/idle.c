@@ -1,7 +1,7 @@
 /*
- * workload=idle: halts between timer ticks, or with spin=1 spins and so sees every pause. With touch=SIZE it fills that
- * much memory once; with verify=1 it goes on verifying it, a few pages a turn. fill=zero leaves truly zero pages, which
- * nonetheless have been written.
+ * workload=idle: halts between timer ticks, or with spin=1 spins and so sees every pause. With
+ * touch=SIZE it fills that much memory once; with verify=1 it goes on verifying it, a few pages a
+ * turn. fill=zero leaves truly zero pages, which nonetheless have been written.
  */
 #include "heap.h"
 #include "pages.h"
@@ -19,7 +19,8 @@ static void prepare(const struct options *options, int tasks)
 		return;
 	if (options->touch > boot_info.ram_bytes)
 		heap_require(options->touch, "the memory to touch");
-	heap_require((uint64_t)tasks * pageset_cost(options->touch), "the memory to touch of all tasks");
+	heap_require((uint64_t)tasks * pageset_cost(options->touch),
+		     "the memory to touch of all tasks");
 	for (int i = 0; i < tasks; i++)
 		pageset_init(&sets[i], (unsigned)i, (enum fill)options->fill, options->touch);
 }

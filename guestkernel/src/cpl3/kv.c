@@ -1,12 +1,13 @@
 /*
- * workload=kv: a key-value store, a hash table with open addressing. Clients' requests arrive at a fixed rate, whatever
- * the store is doing, and nearly all of them read; the time from a request's arrival to its answer is its latency, so
- * that after a pause every request that should have come in it counts with the time it had to wait. In its busy phase the
- * store takes in a burst of updates to random keys besides, as fast as it can. In its cool phase it only serves; the few
+ * workload=kv: a key-value store, a hash table with open addressing. Clients' requests arrive at a
+ * fixed rate, whatever the store is doing, and nearly all of them read; the time from a request's
+ * arrival to its answer is its latency, so that after a pause every request that should have come
+ * in it counts with the time it had to wait. In its busy phase the store takes in a burst of
+ * updates to random keys besides, as fast as it can. In its cool phase it only serves; the few
  * updates among the requests go to the keys of the first `hot` bytes.
  *
- * Every value is derived from its key and a version, which a table of its own keeps as well: each request verifies the
- * whole entry that it finds.
+ * Every value is derived from its key and a version, which a table of its own keeps as well: each
+ * request verifies the whole entry that it finds.
  */
 #include "heap.h"
 #include "histogram.h"
@@ -48,7 +49,8 @@ static void prepare(const struct options *options, int tasks)
 
 	if (options->ws > boot_info.ram_bytes)
 		heap_require(options->ws, "the working set");
-	heap_require((uint64_t)tasks * (options->ws + keys * sizeof(uint64_t) + PAGE), "the stores of all tasks");
+	heap_require((uint64_t)tasks * (options->ws + keys * sizeof(uint64_t) + PAGE),
+		     "the stores of all tasks");
 	for (int i = 0; i < tasks; i++) {
 		struct store *s = &stores[i];
 		s->capacity = capacity;
@@ -94,14 +96,16 @@ static inline uint64_t first_word(uint64_t key, uint64_t version)
 	return mix64(key ^ mix64(version));
 }
 
-static void verify_entry(const struct task *task, const struct store *s, uint64_t key, const struct entry *e)
+static void verify_entry(const struct task *task, const struct store *s, uint64_t key,
+			 const struct entry *e)
 {
 	uint64_t page = (uint64_t)(e - s->entries) / (PAGE / sizeof *e), wrong = 0, word;
 
 	if (e->name != key + 1)
 		corrupt((unsigned)task->id, "missing", page, key, key + 1, e->name);
 	if (e->version != s->versions[key])
-		corrupt((unsigned)task->id, e->version < s->versions[key] ? "lost-write" : "version", page, key,
+		corrupt((unsigned)task->id,
+			e->version < s->versions[key] ? "lost-write" : "version", page, key,
 			s->versions[key], e->version);
 	word = first_word(key, e->version);
 	for (unsigned i = 0; i < VALUE_WORDS; i++) {
@@ -221,7 +225,8 @@ static void run(struct task *task)
 			serve(task, s);
 			uint64_t now = rdtsc();
 			if (now < task->last_step) {
-				/* The TSC has stepped back meanwhile; so must the schedule, before the two are compared. */
+				/* The TSC has stepped back meanwhile; so must the schedule, before the two are
+				 * compared. */
 				task_step(task);
 				now = task->last_step;
 			}

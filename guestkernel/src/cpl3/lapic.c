@@ -50,7 +50,8 @@ uint32_t lapic_count(void)
 	return mmio_read(LAPIC_BASE + LAPIC_TIMER_CURRENT);
 }
 
-/* Ticks of the timer in about 10 ms, and TSC ticks meanwhile. False when this vCPU was not run for a while in between. */
+/* Ticks of the timer in about 10 ms, and TSC ticks meanwhile. False when this vCPU was not run for
+ * a while in between. */
 static bool count_both(uint64_t *timer, uint64_t *tsc)
 {
 	uint64_t before, start, end, after, allowed = ticks_from_us(200);

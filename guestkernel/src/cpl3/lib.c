@@ -108,8 +108,8 @@ void put_key(struct line *line, const char *key, uint64_t value)
 static volatile int console_lock;
 
 /*
- * A vCPU that faulted while it held the lock would never give it back, and its last words must come out: after about
- * a second of waiting the lock counts as abandoned.
+ * A vCPU that faulted while it held the lock would never give it back, and its last words must come
+ * out: after about a second of waiting the lock counts as abandoned.
  */
 static void lock_console(void)
 {
@@ -138,8 +138,9 @@ void console_init(void)
 }
 
 /*
- * A virtual UART takes bytes at the speed of the exits, so one look at the line status before the line is enough, and
- * one call carries the whole line. Where there is no UART at all (it reads 0xff) that look does not hang either.
+ * A virtual UART takes bytes at the speed of the exits, so one look at the line status before the
+ * line is enough, and one call carries the whole line. Where there is no UART at all (it reads
+ * 0xff) that look does not hang either.
  */
 void console_send(struct line *line)
 {

@@ -1,6 +1,6 @@
 /*
- * Where every vCPU arrives at CPL 3. The boot processor reads the command line, finds out about time, wakes the others,
- * and then all of them run their task or idle.
+ * Where every vCPU arrives at CPL 3. The boot processor reads the command line, finds out about
+ * time, wakes the others, and then all of them run their task or idle.
  */
 #include "heap.h"
 #include "lapic.h"
@@ -74,7 +74,8 @@ static void start_other(int cpu)
 	while (!go)
 		pause();
 	if (number >= cpu_count && options.cpus == 0)
-		console_say("a vCPU came too late and stays idle; cpus=N on the kernel command line waits for N");
+		console_say("a vCPU came too late and stays idle; "
+			    "cpus=N on the kernel command line waits for N");
 	run_cpu(number, cpu);
 }
 
@@ -102,7 +103,8 @@ static void check_counts(void)
 	struct line line = {0};
 	uint64_t wanted = options.cpus != 0 ? options.cpus : options.tasks;
 
-	if ((options.cpus == 0 || options.cpus <= (uint64_t)cpu_count) && options.tasks <= (uint64_t)cpu_count)
+	if ((options.cpus == 0 || options.cpus <= (uint64_t)cpu_count) &&
+	    options.tasks <= (uint64_t)cpu_count)
 		return;
 	put(&line, "usage: the kernel command line asks for ");
 	put_dec(&line, wanted);

@@ -1,12 +1,13 @@
 /*
- * workload=matmul: in its cool phase a task multiplies matrices, C = A * B, by blocks, which writes little: one panel of
- * C at a time. In its busy phase it updates all three matrices in place, row by row, which writes as fast as memory
- * goes.
+ * workload=matmul: in its cool phase a task multiplies matrices, C = A * B, by blocks, which writes
+ * little: one panel of C at a time. In its busy phase it updates all three matrices in place, row
+ * by row, which writes as fast as memory goes.
  *
- * All elements are small integers in doubles, so that every sum here is exact and results compare for equality. With a
- * fixed vector w of weights, the fingerprint of a row is its product with w. Each row's fingerprint is kept apart and
- * compared before the row is updated; and since those of B make the vector B*w, a row of the product is right if
- * C[i]*w = A[i]*(B*w) (Freivalds' algorithm; a wrong one passes with a probability of about 1/64).
+ * All elements are small integers in doubles, so that every sum here is exact and results compare
+ * for equality. With a fixed vector w of weights, the fingerprint of a row is its product with w.
+ * Each row's fingerprint is kept apart and compared before the row is updated; and since those of B
+ * make the vector B*w, a row of the product is right if C[i]*w = A[i]*(B*w) (Freivalds' algorithm;
+ * a wrong one passes with a probability of about 1/64).
  */
 #include "heap.h"
 #include "pages.h"
@@ -61,7 +62,8 @@ static void prepare(const struct options *options, int tasks)
 	}
 	matrix = n * n * sizeof(double);
 	vector = (n * sizeof(double) + PAGE - 1) & -PAGE;
-	heap_require((uint64_t)tasks * (MATRICES * (matrix + vector) + vector), "the matrices of all tasks");
+	heap_require((uint64_t)tasks * (MATRICES * (matrix + vector) + vector),
+		     "the matrices of all tasks");
 	for (int i = 0; i < tasks; i++) {
 		all[i].n = n;
 		for (int m = 0; m < MATRICES; m++) {
@@ -102,8 +104,9 @@ static void fill(struct task *task, struct matrices *s)
 		}
 }
 
-static __attribute__((noreturn)) void corrupt_row(const struct task *task, const struct matrices *s, const char *kind,
-						  int m, uint64_t row, double want, double got)
+static __attribute__((noreturn)) void corrupt_row(const struct task *task,
+						  const struct matrices *s, const char *kind, int m,
+						  uint64_t row, double want, double got)
 {
 	uint64_t page = (uint64_t)(s->m[m] + row * s->n - s->m[A]) / ELEMENTS_PER_PAGE;
 
@@ -111,9 +114,11 @@ static __attribute__((noreturn)) void corrupt_row(const struct task *task, const
 }
 
 /* block += A[first.., depth..] * B[depth.., column..], for one tile of it. */
-static inline void multiply_tile(struct matrices *s, uint64_t first, uint64_t depth, uint64_t column, unsigned i, unsigned j)
+static inline void multiply_tile(struct matrices *s, uint64_t first, uint64_t depth,
+				 uint64_t column, unsigned i, unsigned j)
 {
-	const double *a = s->m[A] + (first + i) * s->n + depth, *b = s->m[B] + depth * s->n + column + j;
+	const double *a = s->m[A] + (first + i) * s->n + depth;
+	const double *b = s->m[B] + depth * s->n + column + j;
 	uint64_t n = s->n;
 	pair sum[TILE][2];
 
@@ -149,7 +154,8 @@ static void multiply_block(struct task *task, struct matrices *s, uint64_t first
 		memcpy(s->m[C] + (first + i) * s->n + column, s->block[i], sizeof s->block[i]);
 }
 
-/* Computes the next panel of C and verifies it. A panel is done within one phase: updates change A and B. */
+/* Computes the next panel of C and verifies it. A panel is done within one phase: updates change A
+ * and B. */
 static void multiply_panel(struct task *task, struct matrices *s)
 {
 	uint64_t n = s->n, first = s->panel;
@@ -160,7 +166,8 @@ static void multiply_panel(struct task *task, struct matrices *s)
 			return;
 	}
 	for (uint64_t i = first; i < first + PANEL; i++) {
-		double want = dot(s->m[A] + i * n, s->fingerprint[B], n), got = dot(s->m[C] + i * n, s->w, n);
+		double want = dot(s->m[A] + i * n, s->fingerprint[B], n);
+		double got = dot(s->m[C] + i * n, s->w, n);
 		if (want != got)
 			corrupt_row(task, s, "product", C, i, want, got);
 		s->fingerprint[C][i] = got;

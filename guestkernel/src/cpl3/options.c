@@ -14,7 +14,10 @@ struct option {
 #define AT(field) __builtin_offsetof(struct options, field)
 
 static const struct option table[] = {
-	{"workload", KIND_NAME, AT(workload), {"idle", "phased", "echo", "fault", "tagbench", "matmul", "sort", "kv"}},
+	{"workload",
+	 KIND_NAME,
+	 AT(workload),
+	 {"idle", "phased", "echo", "fault", "tagbench", "matmul", "sort", "kv"}},
 	{"ws", KIND_SIZE, AT(ws), {0}},
 	{"hot", KIND_SIZE, AT(hot), {0}},
 	{"busy", KIND_TIME, AT(busy), {0}},
@@ -33,6 +36,7 @@ static const struct option table[] = {
 	{"watch", KIND_NUMBER, AT(watch), {0}},
 	{"rate", KIND_NUMBER, AT(rate), {0}},
 	{"seed", KIND_NUMBER, AT(seed), {0}},
+	{"dots", KIND_TIME, AT(dots), {0}},
 };
 
 static const struct options defaults = {
@@ -47,7 +51,8 @@ static const struct options defaults = {
 	.rate = 50000,
 };
 
-__attribute__((noreturn)) static void reject(const char *problem, const char *word, size_t length, const char *remedy)
+__attribute__((noreturn)) static void reject(const char *problem, const char *word, size_t length,
+					     const char *remedy)
 {
 	struct line line = {0};
 
@@ -92,7 +97,8 @@ static bool parse_scaled(const char *s, const char *end, enum kind kind, uint64_
 		return false;
 	for (unsigned i = 0; i < sizeof scales / sizeof scales[0]; i++) {
 		size_t length = strlen(scales[i].suffix);
-		if (scales[i].kind == kind && length == (size_t)(end - s) && memcmp(s, scales[i].suffix, length) == 0)
+		if (scales[i].kind == kind && length == (size_t)(end - s) &&
+		    memcmp(s, scales[i].suffix, length) == 0)
 			return !__builtin_mul_overflow(*value, scales[i].scale, value);
 	}
 	return false;
@@ -117,9 +123,9 @@ static const char *remedy(const struct option *option)
 	case KIND_NUMBER:
 		return "give a number";
 	case KIND_SIZE:
-		return "give a size such as 4096, 64K, 16M or 2G";
+		return "give a size, like 4096, 64K, 16M or 2G";
 	case KIND_TIME:
-		return "give a time such as 2s, 500ms, or a number of seconds";
+		return "give a time, like 2s, 500ms, or a number of seconds";
 	default:
 		put(&line, "give one of");
 		for (unsigned i = 0; i < MAX_NAMES && option->names[i] != NULL; i++) {
@@ -149,7 +155,8 @@ static void parse_word(const char *word, const char *end, struct options *option
 			reject("cannot use", word, (size_t)(end - word), remedy(option));
 		return;
 	}
-	reject("unknown option", word, (size_t)(end - word), "see the package documentation of guestkernel for what it knows");
+	reject("unknown option", word, (size_t)(end - word),
+	       "see the package documentation of guestkernel for what it knows");
 }
 
 void options_parse(const char *cmdline, struct options *options)

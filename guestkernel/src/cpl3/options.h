@@ -16,7 +16,14 @@ enum workload {
 
 enum fill { FILL_ZERO, FILL_PATTERN, FILL_RANDOM };
 enum step { STEP_OUT, STEP_IN };
-enum tag_mode { TAG_MODE_NONE, TAG_MODE_COOL, TAG_MODE_FAST, TAG_MODE_PORT, TAG_MODE_BUSY, TAG_MODE_RANDOM };
+enum tag_mode {
+	TAG_MODE_NONE,
+	TAG_MODE_COOL,
+	TAG_MODE_FAST,
+	TAG_MODE_PORT,
+	TAG_MODE_BUSY,
+	TAG_MODE_RANDOM
+};
 enum inject { INJECT_NONE, INJECT_FLIP, INJECT_STALE, INJECT_TORN };
 
 /* Times are microseconds, sizes bytes. */
@@ -32,6 +39,7 @@ struct options {
 	uint64_t inject;
 	uint64_t tag, coop, watch, seed;
 	uint64_t rate; /* requests a second of each task */
+	uint64_t dots; /* between two dots of task 0; 0 = none */
 };
 
 /* Ends the VM with STATUS_USAGE and a line that names the word when it makes no sense. */

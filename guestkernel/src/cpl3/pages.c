@@ -43,7 +43,8 @@ void pageset_init(struct pageset *set, unsigned task, enum fill fill, uint64_t b
 	set->generations = heap_take(set->count * sizeof(uint64_t));
 }
 
-/* The body as a stream: two pairs of words at a time, 127 times. The last word of the last one is the stamp's place. */
+/* The body as a stream: two pairs of words at a time, 127 times. The last word of the last one is
+ * the stamp's place. */
 struct body {
 	enum fill fill;
 	pair a, b;
@@ -122,7 +123,8 @@ static uint64_t body_differs(enum fill fill, uint64_t stamp, const uint64_t *wor
 	return 0;
 }
 
-void corrupt(unsigned task, const char *kind, uint64_t page, uint64_t word, uint64_t want, uint64_t got)
+void corrupt(unsigned task, const char *kind, uint64_t page, uint64_t word, uint64_t want,
+	     uint64_t got)
 {
 	struct line line = {0};
 
@@ -140,7 +142,8 @@ void corrupt(unsigned task, const char *kind, uint64_t page, uint64_t word, uint
 	vm_exit(STATUS_CORRUPT);
 }
 
-static __attribute__((noreturn, noinline)) void report(const struct pageset *set, uint64_t page, const struct header *h)
+static __attribute__((noreturn, noinline)) void report(const struct pageset *set, uint64_t page,
+						       const struct header *h)
 {
 	const uint64_t *words = set->base + page * WORDS;
 
@@ -149,8 +152,9 @@ static __attribute__((noreturn, noinline)) void report(const struct pageset *set
 	if (words[IDENTITY] != h->identity)
 		corrupt(set->task, "misplaced", page, IDENTITY, h->identity, words[IDENTITY]);
 	if (words[GENERATION] != h->generation)
-		corrupt(set->task, words[GENERATION] < h->generation ? "lost-write" : "generation", page, GENERATION,
-			h->generation, words[GENERATION]);
+		corrupt(set->task,
+			words[GENERATION] < h->generation ? "lost-write" : "generation", page,
+			GENERATION, h->generation, words[GENERATION]);
 	if (words[CHECK] != h->check)
 		corrupt(set->task, "check", page, CHECK, h->check, words[CHECK]);
 	corrupt(set->task, "stamp", page, STAMP, h->stamp, words[STAMP]);
@@ -158,8 +162,9 @@ static __attribute__((noreturn, noinline)) void report(const struct pageset *set
 
 static inline bool header_differs(const uint64_t *words, const struct header *h)
 {
-	return ((words[STAMP] ^ h->stamp) | (words[IDENTITY] ^ h->identity) | (words[GENERATION] ^ h->generation) |
-		(words[CHECK] ^ h->check) | (words[LAST] ^ h->stamp)) != 0;
+	return ((words[STAMP] ^ h->stamp) | (words[IDENTITY] ^ h->identity) |
+		(words[GENERATION] ^ h->generation) | (words[CHECK] ^ h->check) |
+		(words[LAST] ^ h->stamp)) != 0;
 }
 
 void page_verify(const struct pageset *set, uint64_t page)

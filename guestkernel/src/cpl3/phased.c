@@ -1,6 +1,6 @@
 /*
- * workload=phased: a busy phase, in which the task rewrites its whole working set again and again, alternates with a cool
- * one, in which it rewrites only the first `hot` bytes.
+ * workload=phased: a busy phase, in which the task rewrites its whole working set again and again,
+ * alternates with a cool one, in which it rewrites only the first `hot` bytes.
  */
 #include "heap.h"
 #include "pages.h"
@@ -33,7 +33,8 @@ static inline void visit(struct task *task, struct pageset *set, uint64_t page, 
 	task->writes++;
 }
 
-/* Damages a page whose turn to be verified whole is in the coming pass; a set of a few pages may have none this time. */
+/* Damages a page whose turn to be verified whole is in the coming pass; a set of a few pages may
+ * have none this time. */
 static void inject_damage(const struct task *task, struct pageset *set)
 {
 	for (uint64_t page = set->count / 2; page < set->count; page++)
@@ -44,8 +45,8 @@ static void inject_damage(const struct task *task, struct pageset *set)
 }
 
 /*
- * Rewrites the working set until the phase is over. The generations add up to the number of writes, which the tasks
- * count apart: so even a lost write to the table of generations would be found.
+ * Rewrites the working set until the phase is over. The generations add up to the number of writes,
+ * which the tasks count apart: so even a lost write to the table of generations would be found.
  */
 static void busy_phase(struct task *task, struct pageset *set, uint64_t *cursor)
 {

@@ -1,7 +1,8 @@
 #include "phases.h"
 #include "workloads.h"
 
-/* A phase ends so long after the one before was due to end, not did: tasks stay in or out of step however late they notice. */
+/* A phase ends so long after the one before was due to end, not did: tasks stay in or out of step
+ * however late they notice. */
 static void begin_phase(struct task *task, bool cool, uint64_t length)
 {
 	task->cool = cool;

@@ -1,8 +1,9 @@
 /*
- * workload=sort: a merge sort of random keys as it is done on disks, but in memory. In its busy phase a task makes keys,
- * sorts runs that fit the cache, and merges them from one half of its memory into the other, pass by pass, until one run
- * is left. In its cool phase it only reads: it verifies that the keys are in order and still the same ones. A phase
- * ends with the first whole sort, or verification, after its time.
+ * workload=sort: a merge sort of random keys as it is done on disks, but in memory. In its busy
+ * phase a task makes keys, sorts runs that fit the cache, and merges them from one half of its
+ * memory into the other, pass by pass, until one run is left. In its cool phase it only reads: it
+ * verifies that the keys are in order and still the same ones. A phase ends with the first whole
+ * sort, or verification, after its time.
  */
 #include "heap.h"
 #include "pages.h"
@@ -58,8 +59,8 @@ static bool digest_equal(const struct digest *a, const struct digest *b)
 	return a->sum == b->sum && a->mixed == b->mixed;
 }
 
-static __attribute__((noreturn)) void corrupt_keys(const struct task *task, const char *kind, uint64_t at, uint64_t want,
-						   uint64_t got)
+static __attribute__((noreturn)) void corrupt_keys(const struct task *task, const char *kind,
+						   uint64_t at, uint64_t want, uint64_t got)
 {
 	corrupt((unsigned)task->id, kind, at / KEYS_PER_PAGE, at, want, got);
 }
@@ -89,8 +90,8 @@ static void insertion_sort(uint64_t *keys, uint64_t count)
 }
 
 /* Merges [begin, middle) and [middle, end) of from into to. */
-static void merge(struct task *task, const uint64_t *from, uint64_t *to, uint64_t begin, uint64_t middle, uint64_t end,
-		  struct digest *digest)
+static void merge(struct task *task, const uint64_t *from, uint64_t *to, uint64_t begin,
+		  uint64_t middle, uint64_t end, struct digest *digest)
 {
 	uint64_t left = begin, right = middle;
 
@@ -106,11 +107,12 @@ static void merge(struct task *task, const uint64_t *from, uint64_t *to, uint64_
 }
 
 /* Merges all pairs of neighbouring runs of so many keys within [begin, end). */
-static void merge_runs(struct task *task, const uint64_t *from, uint64_t *to, uint64_t begin, uint64_t end, uint64_t run,
-		       struct digest *digest)
+static void merge_runs(struct task *task, const uint64_t *from, uint64_t *to, uint64_t begin,
+		       uint64_t end, uint64_t run, struct digest *digest)
 {
 	for (uint64_t at = begin; at < end; at += 2 * run) {
-		uint64_t middle = at + run < end ? at + run : end, last = at + 2 * run < end ? at + 2 * run : end;
+		uint64_t middle = at + run < end ? at + run : end;
+		uint64_t last = at + 2 * run < end ? at + 2 * run : end;
 		merge(task, from, to, at, middle, last, digest);
 	}
 }

@@ -1,12 +1,14 @@
 /*
- * workload=tagbench: what a tag costs when no migration goes on, each way of tagging by itself. Prints the median over
- * batches, so that being preempted by the host does not count, and ends with status 0.
+ * workload=tagbench: what a tag costs when no migration goes on, each way of tagging by itself.
+ * Prints the median over batches, so that being preempted by the host does not count, and ends with
+ * status 0.
  */
 #include "tag.h"
 #include "workloads.h"
 
 #define BATCHES 101
-/* Slow ways leave the VM at microseconds each; a fast tag takes nanoseconds, less than reading the TSC does. */
+/* Slow ways leave the VM at microseconds each; a fast tag takes nanoseconds, less than reading the
+ * TSC does. */
 #define SLOW_TAGS 20
 #define FAST_TAGS 20000
 #define TASK 0
@@ -62,7 +64,8 @@ static void sort_up(uint64_t *values, unsigned count)
 }
 
 /* Nanoseconds of one of the two operations that pair does. */
-static inline __attribute__((always_inline)) uint64_t measure(struct task *task, void (*pair)(void), unsigned operations)
+static inline __attribute__((always_inline)) uint64_t measure(struct task *task, void (*pair)(void),
+							      unsigned operations)
 {
 	uint64_t batches[BATCHES];
 
@@ -87,7 +90,8 @@ static void run(struct task *task)
 	put_key(&line, "mmio_ns", measure(task, by_mmio, SLOW_TAGS));
 	put_key(&line, "port_ns", measure(task, by_port, SLOW_TAGS));
 	tag_unregister(&port, TASK);
-	if (tag_page_init(&port, &page, (uint64_t)&page) == 0 && (slot = tag_fast_open(&port, TASK)) != NULL) {
+	if (tag_page_init(&port, &page, (uint64_t)&page) == 0 &&
+	    (slot = tag_fast_open(&port, TASK)) != NULL) {
 		fast = measure(task, by_slot, FAST_TAGS);
 		tag_fast_close(&port, slot);
 		tag_page_off(&port);

@@ -2,7 +2,8 @@
 #include "tag.h"
 #include "task.h"
 
-/* Reading EPOCH leaves the VM, at up to 25 us: seldom enough not to matter, often enough to tell where a move fell. */
+/* Reading EPOCH leaves the VM, at up to 25 us: seldom enough not to matter, often enough to tell
+ * where a move fell. */
 #define POLL_US 10000
 
 _Static_assert(TAG_REGISTERS == TAG_MMIO_BASE, "the page tables map what tag.h uses");
@@ -38,7 +39,8 @@ void tags_prepare(const struct options *options)
 /* By port: CPL 3 may not execute in and out, so that a call does. */
 static uint32_t read(uint32_t reg)
 {
-	return mode == TAG_MODE_PORT ? call_in32((uint16_t)(TAG_PORT_BASE + reg)) : tag_read(&port, reg);
+	return mode == TAG_MODE_PORT ? call_in32((uint16_t)(TAG_PORT_BASE + reg))
+				     : tag_read(&port, reg);
 }
 
 static void write(uint32_t reg, uint32_t value)
@@ -89,8 +91,8 @@ static void check_epoch(struct task *task)
 }
 
 /*
- * EPOCH is read on both sides of the tag. A change seen behind ENTER, or behind EXIT, fell into the tag itself or next
- * to it: it is neither clearly inside nor outside, and is told as such.
+ * EPOCH is read on both sides of the tag. A change seen behind ENTER, or behind EXIT, fell into the
+ * tag itself or next to it. It is neither clearly inside nor outside, and the line says that.
  */
 static void enter(struct task *task)
 {

@@ -1,6 +1,6 @@
 /*
- * Tags: how tasks tell the hypervisor about their calm phases, and what they notice of being moved. The tag port's
- * registers and the fast tags are those of tagging/include/tag.h.
+ * Tags: how tasks tell the hypervisor about their calm phases, and what they notice of being moved.
+ * The tag port's registers and the fast tags are those of tagging/include/tag.h.
  */
 #ifndef TAGS_H
 #define TAGS_H
@@ -31,7 +31,8 @@ void tags_prepare(const struct options *options);
 void tags_off(struct task *task);
 void tags_begin(struct task *task);
 void tags_end(struct task *task);
-/* Tells that the task goes over to its cool or busy phase: call it before the first write of a busy phase. */
+/* Tells that the task goes over to its cool or busy phase: call it before the first write of a busy
+ * phase. */
 void tags_phase(struct task *task);
 /* Reads EPOCH (and STATE), begins and ends random segments: whatever is due by now. */
 void tags_poll(struct task *task);

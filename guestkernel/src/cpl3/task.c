@@ -7,15 +7,21 @@ static void arm_for(struct task *task, uint64_t when)
 		task->deadline = when;
 }
 
-/* What is past already has been told to the workload, which may go on to a boundary of its own before it heeds it. */
+/* What is past already has been told to the workload, which may go on to a boundary of its own
+ * before it heeds it. */
 void task_arm(struct task *task)
 {
 	task->deadline = UINT64_MAX;
 	arm_for(task, task->heartbeat);
+	arm_for(task, task->dot);
 	arm_for(task, task->phase_end);
 	arm_for(task, task->end);
 	arm_for(task, task->tags.poll);
 	arm_for(task, task->tags.toggle);
+	/* A line may take longer to print than it is until the next dot, which must not be lost by
+	 * that. */
+	if (task->dot <= task->last_step)
+		task->deadline = task->last_step;
 }
 
 void task_prepare(struct task *task)
@@ -26,7 +32,7 @@ void task_prepare(struct task *task)
 	task->last_step = now;
 	task->gap = task->gap_max = task->print = task->excluded = 0;
 	task->heartbeat = now + ticks_from_us(1000000);
-	task->phase_end = task->end = task->schedule = UINT64_MAX;
+	task->phase_end = task->end = task->schedule = task->dot = UINT64_MAX;
 	task->kvmclock_tsc = now;
 	task->kvmclock = kvmclock_ns(task->cpu);
 	task->begun = false;
@@ -40,6 +46,8 @@ void task_begin(struct task *task)
 	task->begun = true;
 	if (task->options->run_time != 0)
 		task->end = task->started + ticks_from_us(task->options->run_time);
+	if (task->options->dots != 0 && task->id == 0)
+		task->dot = task->started + ticks_from_us(task->options->dots);
 	task_arm(task);
 }
 
@@ -70,14 +78,17 @@ static void put_counters(struct task *task, struct line *line, uint64_t now)
 }
 
 /*
- * The TSC stepped back: the VM came to a host whose TSC is younger. Every point in time that the task holds moves by the
- * same step, which kvmclock gives; without one the step itself counts as no time.
+ * The TSC stepped back: the VM came to a host whose TSC is younger. Every point in time that the
+ * task holds moves by the same step, which kvmclock gives; without one the step itself counts as no
+ * time.
  */
 static void rebase(struct task *task, uint64_t now)
 {
-	uint64_t *const points[] = {&task->boot,      &task->started, &task->kvmclock_tsc, &task->heartbeat,
-				    &task->phase_end, &task->end,     &task->schedule,	   &task->tags.poll,
-				    &task->tags.toggle};
+	uint64_t *const points[] = {
+		&task->boot,	  &task->started, &task->kvmclock_tsc, &task->heartbeat,
+		&task->phase_end, &task->end,	  &task->schedule,     &task->tags.poll,
+		&task->tags.toggle, &task->dot,
+	};
 	uint64_t then = task->last_step;
 
 	if (clock.has_kvmclock)
@@ -98,7 +109,8 @@ void task_print(struct task *task, struct line *line)
 {
 	uint64_t before = rdtsc(), after;
 
-	/* A line may follow work that no step has told of, such as a tag in which the VM was moved: that is no printing. */
+	/* A line may follow work that no step has told of: perhaps the VM was moved within a tag.
+	 * That time is no printing. */
 	if (before < task->last_step)
 		rebase(task, before);
 	else
@@ -133,6 +145,17 @@ static void heartbeat(struct task *task, uint64_t now)
 	task_print(task, &line);
 }
 
+/* A line of its own: who reads lines need not know of it. After a long pause one, not all missed.
+ * */
+static void put_dot(struct task *task)
+{
+	struct line line = {0};
+
+	put(&line, ".");
+	task_print(task, &line);
+	task->dot = task->last_step + ticks_from_us(task->options->dots);
+}
+
 static void say_stepped(struct task *task)
 {
 	struct line line = {0};
@@ -158,7 +181,9 @@ void task_slow_step(struct task *task, uint64_t now)
 		heartbeat(task, now);
 	if (now >= task->tags.poll || now >= task->tags.toggle)
 		tags_poll(task);
-	if (now >= task->deadline)
+	if (task->last_step >= task->dot)
+		put_dot(task);
+	if (task->last_step >= task->deadline)
 		task_arm(task);
 }
 

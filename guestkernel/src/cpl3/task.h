@@ -1,7 +1,7 @@
 /*
- * A task: what one vCPU does, in steps. A step is short (one page, one turn of a loop); the time from the end of one to
- * the end of the next is what a pause of the VM shows up in, so the longest one, the gap, is what the guest itself saw
- * of a migration.
+ * A task: what one vCPU does, in steps. A step is short (one page, one turn of a loop); the time
+ * from the end of one to the end of the next is what a pause of the VM shows up in, so the longest
+ * one, the gap, is what the guest itself saw of a migration.
  */
 #ifndef TASK_H
 #define TASK_H
@@ -19,20 +19,25 @@ struct task {
 	uint64_t gap, gap_max;
 	uint64_t print;     /* longest that a line took to print since the last heartbeat */
 	uint64_t deadline;  /* TSC of whatever task_event is due for next */
-	uint64_t heartbeat, phase_end, end; /* TSC; UINT64_MAX = never */
-	uint64_t schedule;  /* TSC: a workload's own, UINT64_MAX = none; kept here so that a TSC that steps takes it along */
+	uint64_t heartbeat, dot, phase_end, end; /* TSC; UINT64_MAX = never */
+	/* TSC: a workload's own, UINT64_MAX = none; it is kept here so that a TSC that steps takes it
+	 * along */
+	uint64_t schedule;
 	uint64_t passes, writes;
-	uint64_t kvmclock;  /* ns at the last heartbeat, and the TSC then: to bridge a TSC that steps back */
+	/* ns at the last heartbeat, and the TSC then: to bridge a TSC that steps back */
+	uint64_t kvmclock;
 	uint64_t kvmclock_tsc;
 	uint64_t stepped;   /* TSC ticks that it has stepped back and that have not been told yet */
 	uint64_t excluded;  /* TSC ticks that printing has taken since the task began */
 	bool begun;         /* its run, that is: it does not prepare any more */
 	bool cool;          /* in a cool phase */
 	struct tagging tags;
-	void (*put_extra)(struct task *task, struct line *line); /* a workload's own fields of the heartbeat, or NULL */
+	/* a workload's own fields of the heartbeat, or NULL */
+	void (*put_extra)(struct task *task, struct line *line);
 };
 
-/* Starts a task's heartbeat, while it prepares its memory: that takes as long as it takes, whatever secs= says. */
+/* Starts a task's heartbeat, while it prepares its memory: that takes as long as it takes, whatever
+ * secs= says. */
 void task_prepare(struct task *task);
 /* Starts the clock of its run, without tags. What came before does not count. */
 void task_begin(struct task *task);
@@ -45,7 +50,8 @@ void task_arm(struct task *task);
 /* Prints a line, which does not count as a gap. */
 void task_print(struct task *task, struct line *line);
 
-/* Counts one step. Returns true when something is due: the phase or the run is over, see task_phase_over and task_over. */
+/* Counts one step. Returns true when something is due: the phase or the run is over, see
+ * task_phase_over and task_over. */
 static inline __attribute__((always_inline)) bool task_step(struct task *task)
 {
 	uint64_t now = rdtsc();

@@ -1,7 +1,7 @@
 //go:build stockkvm_broken
 
-// These break on purpose, each in one way that the rig must report. Only the rig's
-// own tests build and run them, inside an emulated host.
+// These tests break on purpose, each in one way that the rig must report. Only the rig's own tests
+// build and run them, inside an emulated host.
 package selftest
 
 import (
@@ -27,7 +27,14 @@ func TestBrokenStops(t *testing.T) {
 	require.NoError(t, unix.Kill(os.Getpid(), unix.SIGSTOP))
 }
 
+// heard is a file that the rig makes inside once it has read that the test runs, because a panic
+// can overtake the line that says so on its way out of the host.
+const heard = "/tmp/heard"
+
 func TestBrokenPanicsKernel(t *testing.T) {
+	for _, err := os.Stat(heard); err != nil; _, err = os.Stat(heard) {
+		time.Sleep(10 * time.Millisecond)
+	}
 	require.NoError(t, os.WriteFile("/proc/sysrq-trigger", []byte("c"), 0))
 	time.Sleep(time.Hour)
 }

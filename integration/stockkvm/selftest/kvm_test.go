@@ -39,11 +39,14 @@ func newMachine(t *testing.T, code []byte) *machine {
 	vm, err := kvm.CreateVM(dev.Fd())
 	require.NoError(t, err)
 	t.Cleanup(func() { unix.Close(int(vm)) })
-	ram, err := unix.Mmap(-1, 0, ramBytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS)
+	ram, err := unix.Mmap(-1, 0, ramBytes, unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_SHARED|unix.MAP_ANONYMOUS)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, unix.Munmap(ram)) })
 	copy(ram[entry:], code)
-	region := kvm.UserspaceMemoryRegion{MemorySize: ramBytes, UserspaceAddr: uint64(uintptr(unsafe.Pointer(&ram[0])))}
+	region := kvm.UserspaceMemoryRegion{
+		MemorySize: ramBytes, UserspaceAddr: uint64(uintptr(unsafe.Pointer(&ram[0]))),
+	}
 	region.SetMemLogDirtyPages()
 	require.NoError(t, kvm.SetUserMemoryRegion(vm, &region))
 
@@ -52,7 +55,8 @@ func newMachine(t *testing.T, code []byte) *machine {
 	t.Cleanup(func() { unix.Close(int(cpu)) })
 	size, err := kvm.GetVCPUMMmapSize(dev.Fd())
 	require.NoError(t, err)
-	shared, err := unix.Mmap(int(cpu), 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	shared, err := unix.Mmap(int(cpu), 0, int(size), unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_SHARED)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, unix.Munmap(shared)) })
 
@@ -77,7 +81,7 @@ func (m *machine) exit(t *testing.T) int {
 	}
 }
 
-// code adds 2 and 3, stores the sum, tells it to a port, and halts.
+// code adds 2 and 3, stores the sum, writes it to a port, and halts.
 var code = []byte{
 	0xb0, 2, // mov al, 2
 	0x04, 3, // add al, 3
@@ -106,7 +110,7 @@ func TestDirtyLogNamesThePageWritten(t *testing.T) {
 	require.NoError(t, kvm.GetDirtyLog(m.vm, &log))
 	const written, executed = uint64(1 << (writtenTo >> 12)), uint64(1 << (entry >> 12))
 	require.NotZero(t, bitmap&written, "dirty pages are %#x", bitmap)
-	// A page that was only read may be reported too: KVM maps it writable on
-	// the first access, and marks it, where host memory allows.
+	// A page that was only read may be reported, too: if host memory allows, KVM maps it writable
+	// on the first access, and marks it.
 	require.Zero(t, bitmap&^(written|executed), "dirty pages are %#x", bitmap)
 }

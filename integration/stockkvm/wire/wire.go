@@ -1,11 +1,11 @@
-// Package wire is the language between the rig on the developer's machine and
-// the agent that is process 1 of the emulated host.
+// Package wire is the protocol between the rig on the developer's machine and the agent that is
+// process 1 of the emulated host.
 //
-// Both ends write JSON objects, one a line, over one virtio-serial port. A
-// Request names a job by a number that the rig chose; every Event about that job
-// carries the number back, so that several jobs (a running machine, a migration,
-// a command that looks at both) share the port. Output travels as bytes (base64
-// in JSON): test output is not always text, and never escapes into the framing.
+// Both ends write JSON objects, one in each line, over one virtio-serial port. A Request names a
+// job by a number that the rig chose. Every Event about that job carries the number back, so
+// several jobs (a running machine, a migration, a command that looks at both) share the port.
+// Output travels as bytes (base64 in JSON), because test output is not always text, and must not be
+// taken for framing.
 package wire
 
 import (
@@ -21,16 +21,15 @@ import (
 // /sys/class/virtio-ports/*/name.
 const PortName = "stockkvm.control"
 
-// MaxLine bounds one message in bytes, so that a broken peer cannot make the
-// other end allocate without limit. Output is cut in pieces far below it.
+// MaxLine bounds one message, in bytes, so that a broken peer cannot make the other end allocate
+// without limit. Output is cut into much smaller pieces.
 const MaxLine = 1 << 20
 
-// ErrLineTooLong says that the peer sent more than MaxLine bytes without a
-// newline: whatever it is, it does not speak this protocol.
+// ErrLineTooLong is returned if the peer sent more than MaxLine bytes without a newline. It does
+// not speak this protocol.
 var ErrLineTooLong = errors.New("message longer than the protocol allows")
 
-// Request is one message from the rig to the agent. Exactly one of the pointers
-// or slices is set.
+// Request is one message from the rig to the agent. Exactly one of its pointers or slices is set.
 type Request struct {
 	Job    int     `json:"job"`
 	Start  *Start  `json:"start,omitempty"`
@@ -44,16 +43,19 @@ type Start struct {
 	Argv []string `json:"argv"`
 	Env  []string `json:"env,omitempty"` // added to the agent's own, NAME=VALUE
 	Dir  string   `json:"dir,omitempty"`
+
+	// Input says that the program reads what the rig sends. Otherwise it has no input.
+	Input bool `json:"input,omitempty"`
 }
 
-// Adjust steps the inner machine's CLOCK_REALTIME. The answer is an Event with
-// Clock set, so that Adjust{} just reads the clock.
+// Adjust steps the inner machine's CLOCK_REALTIME. The answer is an Event with Clock set, so
+// Adjust{} just reads the clock.
 type Adjust struct {
 	StepNanos int64 `json:"step_ns"`
 }
 
-// Event is one message from the agent to the rig.
-type Event struct {
+// Message is one message from the agent to the rig.
+type Message struct {
 	Job   int    `json:"job"`
 	Hello *Hello `json:"hello,omitempty"` // once, job 0: the inner machine is up
 	Out   []byte `json:"out,omitempty"`
@@ -74,7 +76,20 @@ type Hello struct {
 // Exit is how a job ended.
 type Exit struct {
 	Code   int    `json:"code"`             // -1 when a signal ended it or it never started
+	Signal int    `json:"signal,omitempty"` // the signal that ended it
 	Reason string `json:"reason,omitempty"` // "" for a plain exit
+}
+
+// Status is the exit status as a shell reports it: 128 plus the number of the signal that ended the
+// program, or 127 if it did not start.
+func (e Exit) Status() int {
+	switch {
+	case e.Signal != 0:
+		return 128 + e.Signal
+	case e.Code < 0:
+		return 127
+	}
+	return e.Code
 }
 
 // Reader reads messages of type T, one a line.
@@ -87,7 +102,7 @@ func NewReader[T any](r io.Reader) *Reader[T] {
 	return &Reader[T]{s: s}
 }
 
-// Read returns the next message, io.EOF at the end of the stream.
+// Read returns the next message, or io.EOF at the end of the stream.
 func (r *Reader[T]) Read() (T, error) {
 	var m T
 	if !r.s.Scan() {

@@ -1,209 +1,124 @@
-// Command stockkvm runs the project's KVM-dependent test suites, or a shell, on an
-// emulated host with a stock KVM.
+// Command stockkvm runs anybody's commands on emulated hosts with a stock KVM: on one, on two that
+// share a network, or from a shell on one. It also runs the project's KVM-dependent test suites
+// there. docs/rig.md is the manual.
 package main
 
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"os/signal"
 	"path/filepath"
-	"slices"
-	"strings"
 	"syscall"
-	"time"
 
-	"taskguide/integration/stockkvm"
+	"github.com/spf13/cobra"
+
+	"taskguide/integration/stockkvm/agent"
 )
 
-const usage = `usage:
-  stockkvm test [--suite NAME[,NAME]] [--run REGEXP] [--count N] [--timeout D]
-  stockkvm shell [--cpu MODEL]`
+// These are the statuses of the rig's own failures, as timeout and docker run have them.
+const (
+	statusUsage   = 2
+	statusTimeout = 124
+	statusRig     = 125
+)
+
+// usageError is a mistake in what the user typed.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// exitStatus ends the program with a command's own status and prints nothing.
+type exitStatus int
+
+func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
+// interrupted is the cause of a context that a signal ended.
+type interrupted syscall.Signal
+
+func (i interrupted) Error() string { return syscall.Signal(i).String() }
+
+// errTimeout is the cause of a context that --timeout ended.
+var errTimeout = errors.New("not done in the time that --timeout gives")
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	err := run(ctx, os.Args[1:])
-	switch {
-	case err == nil:
-	case errors.Is(err, errUsage):
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(2)
-	default:
-		fmt.Fprintln(os.Stderr, "stockkvm:", err)
+	// In an emulated host this program is process 1.
+	if filepath.Base(os.Args[0]) == agent.Name {
+		fmt.Fprintln(os.Stderr, "agent:", agent.Serve())
 		os.Exit(1)
 	}
+	ctx, cancel := context.WithCancelCause(context.Background())
+	endBySignal(cancel)
+	os.Exit(execute(ctx, os.Args[1:]))
 }
 
-var errUsage = errors.New(usage)
+// endBySignal ends the context at the first signal. A second signal ends the program in the default
+// way, and QEMU dies with it.
+func endBySignal(cancel context.CancelCauseFunc) {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	go func() {
+		s := <-signals
+		signal.Stop(signals)
+		cancel(interrupted(s.(syscall.Signal)))
+	}()
+}
 
-func run(ctx context.Context, args []string) error {
-	if len(args) == 0 {
-		return errUsage
+// execute runs one command line and returns the program's exit status.
+func execute(ctx context.Context, args []string) int {
+	root := newRoot()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	var (
+		status exitStatus
+		signal interrupted
+		usage  usageError
+	)
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &status):
+		return int(status)
+	case errors.As(context.Cause(ctx), &signal):
+		// The signal is the cause of any other error.
+		return 128 + int(signal)
 	}
-	switch args[0] {
-	case "test":
-		return runTests(ctx, args[1:])
-	case "shell":
-		return runShell(ctx, args[1:])
+	fmt.Fprintln(os.Stderr, "stockkvm:", err)
+	switch {
+	case errors.As(err, &usage):
+		return statusUsage
+	case errors.Is(err, errTimeout):
+		return statusTimeout
 	}
-	return errUsage
+	return statusRig
 }
 
-// blackBox are the tests of the binary as a whole in which KVM has a part. The others
-// are about processes, peers and terminals, or take the speed of metal for granted.
-const blackBox = "^(TestMigrate|TestExitStatus|TestKernelFromFile|TestPauseAndResume|TestPausedGuestStaysPaused)$"
-
-// hang is when a suite counts as hung: many times what any takes, for machines that have
-// more to do than this.
-const hang = 6 * time.Minute
-
-// suites are the packages whose tests touch KVM, and those of the engine, whose timing
-// is another where everything is slower.
-var suites = []stockkvm.Suite{
-	{Name: "selftest", Package: "./integration/stockkvm/selftest", Timeout: hang},
-	{Name: "dirtylog", Package: "./dirtylog", Timeout: hang},
-	{Name: "tagging", Package: "./tagging", Data: []string{"include"}, Timeout: hang},
-	{Name: "migration", Package: "./migration", Timeout: hang},
-	{Name: "vmm", Package: "./vmm", Timeout: hang},
-	{
-		Name: "integration", Package: "./integration", Run: blackBox, Timeout: hang,
-		Env: []string{"VMM_BIN=" + vmmInside}, Args: []string{"-test.parallel=2"},
-	},
-}
-
-// vmmInside is where the tests find vmm.
-const vmmInside = "/bin/vmm"
-
-func selectSuites(names, run string, count int) ([]stockkvm.Suite, error) {
-	chosen := suites
-	if names != "" {
-		chosen = nil
-		for name := range strings.SplitSeq(names, ",") {
-			found := false
-			for _, s := range suites {
-				if s.Name == name {
-					chosen, found = append(chosen, s), true
-				}
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "stockkvm",
+		Short: "run commands and tests on emulated hosts with a stock KVM",
+		Long: `Run commands and tests on emulated hosts with a stock KVM: kvm_amd of Debian's
+kernel, on a processor that QEMU emulates. It needs no KVM and no root, and is
+20 to 30 times slower than metal.`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usagef("unknown command %q: see stockkvm --help", args[0])
 			}
-			if !found {
-				return nil, fmt.Errorf("no suite named %q", name)
-			}
-		}
+			return nil
+		},
+		RunE: func(*cobra.Command, []string) error {
+			return usagef("no command given: see stockkvm --help")
+		},
 	}
-	chosen = slices.Clone(chosen)
-	for i := range chosen {
-		if run != "" {
-			chosen[i].Run = run
-		}
-		if count != 1 {
-			chosen[i].Args = append(slices.Clone(chosen[i].Args), fmt.Sprintf("-test.count=%d", count))
-		}
-	}
-	return chosen, nil
-}
-
-func runTests(ctx context.Context, args []string) error {
-	flags := flag.NewFlagSet("test", flag.ContinueOnError)
-	names := flags.String("suite", "", "only these suites, separated by commas")
-	pattern := flags.String("run", "", "only tests whose name matches")
-	count := flags.Int("count", 1, "times that each test runs")
-	timeout := flags.Duration("timeout", 20*time.Minute, "for everything together")
-	if err := flags.Parse(args); err != nil {
-		return errUsage
-	}
-	chosen, err := selectSuites(*names, *pattern, *count)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, *timeout)
-	defer cancel()
-	return withRig(ctx, func(rig *stockkvm.Rig) error {
-		files, err := rig.SuiteFiles(ctx, chosen)
-		if err != nil {
-			return err
-		}
-		vmm, err := rig.Build(ctx, "./cmd/vmm")
-		if err != nil {
-			return err
-		}
-		files = append(files, stockkvm.File{Source: vmm, Target: vmmInside})
-		return testOn(ctx, rig, files, chosen)
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usageError{fmt.Errorf("%w: see %s --help", err, cmd.CommandPath())}
 	})
-}
-
-func testOn(ctx context.Context, rig *stockkvm.Rig, files []stockkvm.File, chosen []stockkvm.Suite) error {
-	cache, err := stockkvm.CacheDir()
-	if err != nil {
-		return err
-	}
-	logs := filepath.Join(cache, "stockkvm", "logs")
-	if err := os.MkdirAll(logs, 0o755); err != nil {
-		return err
-	}
-	initramfs, err := rig.Initramfs("suites", files)
-	if err != nil {
-		return err
-	}
-	cfg, err := rig.HostConfig("host", initramfs)
-	if err != nil {
-		return err
-	}
-	started := time.Now()
-	host, err := stockkvm.StartHost(ctx, cfg)
-	if err != nil {
-		return err
-	}
-	defer host.Close()
-	hello := host.Hello()
-	fmt.Printf("a host with stock KVM is up after %.1f s: %s on %s, %d CPUs, Linux %s\n",
-		time.Since(started).Seconds(), hello.KVM, hello.CPU, hello.CPUs, hello.Kernel)
-	results := host.RunSuites(ctx, chosen, os.Stdout, logs)
-	if err := os.WriteFile(filepath.Join(logs, "console.log"), []byte(host.Console()), 0o644); err != nil {
-		return err
-	}
-	if !stockkvm.Summary(os.Stdout, results) {
-		return fmt.Errorf("not all is well on stock KVM; logs are in %s", logs)
-	}
-	return nil
-}
-
-// withRig makes a rig with scratch space that is removed afterwards.
-func withRig(ctx context.Context, do func(*stockkvm.Rig) error) error {
-	dir, err := os.MkdirTemp("", "stockkvm-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir)
-	rig, err := stockkvm.NewRig(ctx, dir)
-	if err != nil {
-		return err
-	}
-	return do(rig)
-}
-
-func runShell(ctx context.Context, args []string) error {
-	flags := flag.NewFlagSet("shell", flag.ContinueOnError)
-	cpu := flags.String("cpu", stockkvm.DefaultCPU, "QEMU CPU model of the host")
-	if err := flags.Parse(args); err != nil {
-		return errUsage
-	}
-	return withRig(ctx, func(rig *stockkvm.Rig) error {
-		vmm, err := rig.Build(ctx, "./cmd/vmm")
-		if err != nil {
-			return err
-		}
-		initramfs, err := rig.Initramfs("shell", []stockkvm.File{{Source: vmm, Target: vmmInside}})
-		if err != nil {
-			return err
-		}
-		cfg, err := rig.HostConfig("shell", initramfs)
-		if err != nil {
-			return err
-		}
-		cfg.CPU = *cpu
-		return stockkvm.Shell(ctx, cfg, os.Stdin, os.Stdout)
-	})
+	root.AddCommand(newExec(), newPair(), newShell(), newTest())
+	return root
 }

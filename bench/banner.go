@@ -1,0 +1,68 @@
+package bench
+
+import (
+	"fmt"
+
+	"taskguide/bench/trial"
+)
+
+// Banner warns of a weakness of a run. It stands above everything else that the report says.
+type Banner struct {
+	Kind string `json:"kind"` // QUICK, PARTIAL or NOISY
+	Text string `json:"text"`
+}
+
+func (b Banner) String() string { return b.Kind + ": " + b.Text }
+
+// banners looks for reasons why a run must not be quoted.
+func banners(run Run, results []trial.Result) []Banner {
+	var all []Banner
+	if run.Size == Quick {
+		all = append(
+			all,
+			Banner{
+				"QUICK",
+				"few and small trials, to see that all is well; not for figures to quote",
+			},
+		)
+	}
+	good := valid(results)
+	if len(good) < run.Trials {
+		all = append(
+			all,
+			Banner{
+				"PARTIAL",
+				fmt.Sprintf(
+					"%d of %d trials have a result, %d are void, %d were not run; --resume goes on",
+					len(good),
+					run.Trials,
+					len(results)-len(good),
+					max(0, run.Trials-len(results)),
+				),
+			},
+		)
+	}
+	noisy := filter(good, func(r trial.Result) bool { return r.Noise.Noisy() })
+	if len(noisy) > 0 {
+		worst := 0.0
+		for _, r := range noisy {
+			worst = max(worst, loudest(r.Noise))
+		}
+		all = append(
+			all,
+			Banner{"NOISY", fmt.Sprintf("in %d of %d trials others took up to %.1f of %d CPUs; "+
+				"--resume --repeat-noisy runs those trials again",
+				len(noisy), len(good), worst, run.Host.CPUs)},
+		)
+	}
+	return all
+}
+
+// loudest is the most that other processes took, in CPUs.
+func loudest(n trial.Noise) float64 {
+	most := max(n.BusyCPUs, n.StolenCPUs)
+	if d := n.During; d != nil {
+		most = max(most, d.OthersPeakCPUs, d.StolenPeakCPUs)
+	}
+	return most
+}

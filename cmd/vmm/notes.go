@@ -1,0 +1,102 @@
+package main
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"taskguide/migration"
+	"taskguide/migration/policy"
+	"taskguide/transport"
+)
+
+// note says that flags have no effect, because a user who gives one relies on it. It is not an
+// error, because scripts give all of their flags and vary one.
+type note struct {
+	flags []string
+	why   string
+}
+
+// printNotes prints notes to standard error, one in each line.
+func printNotes(cmd *cobra.Command, notes []note) {
+	for _, n := range notes {
+		cmd.PrintErrf("vmm: note: --%s: %s\n", strings.Join(n.flags, ", --"), n.why)
+	}
+}
+
+// given returns those of the flags that are on the command line.
+func given(cmd *cobra.Command, names ...string) []string {
+	var flags []string
+	for _, name := range names {
+		if cmd.Flags().Changed(name) {
+			flags = append(flags, name)
+		}
+	}
+	return flags
+}
+
+// withoutEffect returns the notes about a command line of vmm migrate. p are its parameters.
+func (m *migrateFlags) withoutEffect(cmd *cobra.Command, p migration.Params) []note {
+	var notes []note
+	add := func(why string, names ...string) {
+		if flags := given(cmd, names...); len(flags) > 0 {
+			notes = append(notes, note{flags, why})
+		}
+	}
+	switch p.Guidance {
+	case migration.GuidanceOff:
+		add("no effect with --guidance off, where nothing waits for the gate",
+			"gate", "switch-at-exit", "max-defer", "on-timeout")
+	case migration.GuidanceStart:
+		add("no effect with --guidance start, where no switchover waits for the gate",
+			"switch-at-exit")
+	}
+	c := m.policy.choice
+	if inPolicy(c, "max-rounds") {
+		add("no effect: max-rounds of --policy counts", "max-rounds")
+	}
+	switch standstill := cmd.Flags().Changed("standstill-limit"); {
+	case inPolicy(c, "limit"):
+		add("no effect: limit of --policy counts", "downtime-limit")
+	case c.Value("limit", nil) != "":
+	case standstill:
+		add(fmt.Sprintf("no effect with --policy %s, which has no limit", c.Name()),
+			"downtime-limit")
+	default:
+		add(fmt.Sprintf("--policy %s has no limit: only the standstill limit follows from it",
+			c.Name()), "downtime-limit")
+	}
+	if staysHere(p.Destination) {
+		add(noOtherHost(p.Destination), "insecure")
+	}
+	if p.StandstillLimit == migration.NoStandstillLimit {
+		add("no effect with --standstill-limit 0, where no switchover is taken back",
+			"standstill-retries")
+	}
+	return notes
+}
+
+// staysHere tells whether an address can be reached from this host only: a unix socket, or a
+// loopback address. A host name may belong to any host.
+func staysHere(addr string) bool {
+	network, address, err := transport.ParseAddress(addr)
+	if err != nil || network == "unix" {
+		return err == nil
+	}
+	at, err := netip.ParseAddrPort(address)
+	return err == nil && at.Addr().Unmap().IsLoopback()
+}
+
+// noOtherHost says why --insecure has no effect for that address.
+func noOtherHost(address string) string {
+	return fmt.Sprintf("no effect with %s, which no other host can reach", address)
+}
+
+// inPolicy tells whether a parameter was given after the policy's name.
+func inPolicy(c policy.Choice, name string) bool {
+	const other = "?" // the value of a parameter that was not given
+	v := c.Value(name, policy.Values{name: other})
+	return v != "" && v != other
+}

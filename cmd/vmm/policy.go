@@ -1,0 +1,75 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"taskguide/control/text"
+	"taskguide/migration/policy"
+)
+
+// policyFlag is a policy as NAME[:k=v,...].
+type policyFlag struct{ choice policy.Choice }
+
+func newPolicy() policyFlag {
+	var f policyFlag
+	if err := f.Set(policy.Default); err != nil {
+		panic(err) // the registry's default
+	}
+	return f
+}
+
+func (f *policyFlag) String() string { return f.choice.String() }
+func (f *policyFlag) Type() string   { return "NAME[:k=v,...]" }
+func (f *policyFlag) Set(s string) error {
+	c, err := policy.Parse(s)
+	if err != nil {
+		return fmt.Errorf("%w%s", err, meantByPolicy(s))
+	}
+	f.choice = c
+	return nil
+}
+
+// meantByPolicy asks whether the user meant another policy, or another name for the first parameter
+// that the policy does not have.
+func meantByPolicy(typed string) string {
+	name, list, _ := strings.Cut(typed, ":")
+	all := policy.All()
+	i := slices.IndexFunc(all, func(s policy.Spec) bool { return s.Name == name })
+	if i < 0 {
+		return meant(name, policy.Names())
+	}
+	var params []string
+	for _, p := range all[i].Parameters() {
+		params = append(params, p.Name)
+	}
+	for setting := range strings.SplitSeq(list, ",") {
+		if k, _, valued := strings.Cut(setting, "="); valued && !slices.Contains(params, k) {
+			return meant(k, params)
+		}
+	}
+	return ""
+}
+
+// policyColumns is the width of the list of policies. man indents it once more.
+const policyColumns = text.Columns - 7
+
+// policyHelp lists the policies, with their parameters and defaults.
+func policyHelp() string {
+	lines := []string{"Policies, NAME[:k=v,...]:"}
+	add := func(head, words string) {
+		for _, line := range text.Wrap(words, policyColumns-len(head)) {
+			lines = append(lines, head+line)
+			head = strings.Repeat(" ", len(head))
+		}
+	}
+	for _, s := range policy.All() {
+		add(fmt.Sprintf("  %-12s ", s.Name), s.Help)
+		for _, p := range s.Parameters() {
+			add(fmt.Sprintf("    %-10s ", p.Name),
+				fmt.Sprintf("%s (default %s)", p.Help, p.Default))
+		}
+	}
+	return strings.Join(lines, "\n")
+}

@@ -1,0 +1,44 @@
+package control
+
+import "fmt"
+
+// Debug is what the vCPUs are doing. It helps to find out why a guest hangs.
+type Debug struct {
+	VCPUs []VCPUDebug `json:"vcpus"`
+}
+
+// VCPUDebug is what one vCPU is doing.
+type VCPUDebug struct {
+	ID int `json:"id"`
+	// Error says why the fields below are unknown. It is empty if they are known.
+	Error string `json:"error,omitempty"`
+	// MPState is KVM's state of the vCPU: runnable, halted, uninitialized, ...
+	MPState string   `json:"mp_state"`
+	RIP     Register `json:"rip"`
+	// LVTT is the LAPIC's timer register. In TSC-deadline mode, the timer fires when TSC reaches
+	// TSCDeadline, unless that is 0.
+	LVTT        Register `json:"lvtt"`
+	TSCDeadline Register `json:"tsc_deadline"`
+	TSC         Register `json:"tsc"`
+	// IRR are the interrupt vectors that the LAPIC has requested, ISR those in service.
+	IRR []int `json:"irr"`
+	ISR []int `json:"isr"`
+}
+
+// Register is a processor's register. In JSON it is a hexadecimal string, because many programs
+// keep only 53 bits of a number.
+type Register uint64
+
+// String returns the register in hexadecimal.
+func (r Register) String() string { return fmt.Sprintf("%#x", uint64(r)) }
+
+// MarshalText implements [encoding.TextMarshaler].
+func (r Register) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
+
+// UnmarshalText implements [encoding.TextUnmarshaler].
+func (r *Register) UnmarshalText(text []byte) error {
+	if _, err := fmt.Sscanf(string(text), "0x%x", (*uint64)(r)); err != nil {
+		return fmt.Errorf("register %q: want a number as 0x1f", text)
+	}
+	return nil
+}

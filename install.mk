@@ -1,0 +1,62 @@
+# Targets to install, and to make releases. A release contains what make install installs.
+
+PREFIX  ?= /usr/local
+DESTDIR ?=
+INSTALL ?= install
+
+# The packages of the programs to install.
+PROGRAMS := ./cmd/vmm ./integration/stockkvm/cmd/stockkvm
+
+# Where shells and man look, below PREFIX. A distribution may have its own folders.
+BINDIR  ?= $(PREFIX)/bin
+MANDIR  ?= $(PREFIX)/share/man
+BASHDIR ?= $(PREFIX)/share/bash-completion/completions
+ZSHDIR  ?= $(PREFIX)/share/zsh/site-functions
+FISHDIR ?= $(PREFIX)/share/fish/vendor_completions.d
+
+# The date of the built files is the commit's, so that the same sources always give the same files.
+SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+export SOURCE_DATE_EPOCH
+
+# make install copies from this folder.
+STAGE := bin/install
+
+.PHONY: stage
+stage:
+	rm -rf $(STAGE)
+	mkdir -p $(STAGE)/bin $(STAGE)/man1 $(STAGE)/completions
+	$(GOBUILD) $(RELEASE_FLAGS) -o $(STAGE)/bin/ $(PROGRAMS)
+	$(GOBUILD) $(RELEASE_FLAGS) -tags man -o $(STAGE)/vmm-man ./cmd/vmm
+	$(STAGE)/vmm-man man $(STAGE)/man1
+	rm $(STAGE)/vmm-man
+	for shell in bash zsh fish; do \
+		$(STAGE)/bin/vmm completion $$shell > $(STAGE)/completions/$$shell || exit 1; done
+
+.PHONY: install
+install: stage ## install programs, manual pages and completions (PREFIX=/usr/local)
+	@$(MAKE) --no-print-directory install-staged
+
+# Installs what stage has made. A different user, who may write to PREFIX, can run it.
+.PHONY: install-staged
+install-staged:
+	$(INSTALL) -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(MANDIR)/man1 \
+		$(DESTDIR)$(BASHDIR) $(DESTDIR)$(ZSHDIR) $(DESTDIR)$(FISHDIR)
+	$(INSTALL) -m 755 $(STAGE)/bin/* $(DESTDIR)$(BINDIR)
+	$(INSTALL) -m 644 $(STAGE)/man1/*.1 $(DESTDIR)$(MANDIR)/man1
+	$(INSTALL) -m 644 $(STAGE)/completions/bash $(DESTDIR)$(BASHDIR)/vmm
+	$(INSTALL) -m 644 $(STAGE)/completions/zsh $(DESTDIR)$(ZSHDIR)/_vmm
+	$(INSTALL) -m 644 $(STAGE)/completions/fish $(DESTDIR)$(FISHDIR)/vmm.fish
+
+.PHONY: uninstall
+uninstall: ## remove what make install has installed at that PREFIX
+	rm -f $(addprefix $(DESTDIR)$(BINDIR)/,$(notdir $(PROGRAMS)))
+	rm -f $(DESTDIR)$(MANDIR)/man1/vmm.1 $(DESTDIR)$(MANDIR)/man1/vmm-*.1
+	rm -f $(DESTDIR)$(BASHDIR)/vmm $(DESTDIR)$(ZSHDIR)/_vmm $(DESTDIR)$(FISHDIR)/vmm.fish
+
+.PHONY: release
+release: ## make reproducible archives with checksums and SBOMs in dist/
+	@GO='$(GO)' ./scripts/release.sh dist
+
+.PHONY: release-check
+release-check: ## make a release twice, from checkouts at two places, and compare
+	@GO='$(GO)' ./scripts/release-check.sh

@@ -1,0 +1,103 @@
+package integration
+
+import (
+	"bytes"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/stretchr/testify/require"
+)
+
+// installed returns the files below a folder with their permissions.
+func installed(t *testing.T, root string) map[string]fs.FileMode {
+	t.Helper()
+	files := map[string]fs.FileMode{}
+	require.NoError(t, filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		info, err := e.Info()
+		files["/"+strings.TrimPrefix(path, root+"/")] = info.Mode()
+		return err
+	}))
+	return files
+}
+
+// TestInstall: make install puts files where shells and man look, and make uninstall removes all of
+// them.
+func TestInstall(t *testing.T) {
+	b := newBox(t)
+	root := b.path("root")
+	run := func(target string) {
+		t.Helper()
+		cmd := exec.CommandContext(b.ctx, "make", "-C", "..", target, "VCS=false",
+			"STAGE="+b.path("stage"), "DESTDIR="+root, "PREFIX=/usr")
+		cmd.Env = append(os.Environ(), "SOURCE_DATE_EPOCH=86400", "TZ=America/New_York")
+		r := b.finish(cmd)
+		require.Equal(t, 0, r.status, r.stderr)
+	}
+	run("install")
+	files := installed(t, root)
+	pages := 0
+	for path, mode := range files {
+		want := fs.FileMode(0o644)
+		if strings.HasPrefix(path, "/usr/bin/") {
+			want = 0o755
+		}
+		require.Equal(t, want, mode, path)
+		if strings.HasPrefix(path, "/usr/share/man/man1/vmm") {
+			pages++
+			page, err := os.ReadFile(root + path)
+			require.NoError(t, err)
+			require.Contains(t, string(page), `"Jan 1970"`, "%s has the date of the sources", path)
+			requireMan(t, root+path)
+		}
+	}
+	for _, path := range []string{
+		"/usr/bin/vmm", "/usr/bin/stockkvm", "/usr/share/man/man1/vmm.1",
+		"/usr/share/man/man1/vmm-migrate.1",
+		"/usr/share/man/man1/vmm-bench-run.1", "/usr/share/bash-completion/completions/vmm",
+		"/usr/share/zsh/site-functions/_vmm", "/usr/share/fish/vendor_completions.d/vmm.fish",
+	} {
+		require.Contains(t, files, path)
+	}
+	require.GreaterOrEqual(t, pages, 18, "a page for each command")
+	require.NotContains(t, files, "/usr/share/man/man1/vmm-man.1", "it is not shipped")
+
+	out, err := exec.CommandContext(b.ctx, root+"/usr/bin/vmm", "--version").Output()
+	require.NoError(t, err)
+	require.Equal(t, "vmm devel\n", string(out))
+	require.NoError(t, exec.CommandContext(b.ctx, "bash", "-n",
+		root+"/usr/share/bash-completion/completions/vmm").Run())
+
+	stranger := root + "/usr/bin/other"
+	require.NoError(t, os.WriteFile(stranger, nil, 0o600))
+	run("uninstall")
+	left := installed(t, root)
+	require.Equal(t, map[string]fs.FileMode{"/usr/bin/other": 0o600}, left)
+}
+
+// requireMan has man read a page, if man is installed. It must find no fault, and write nothing
+// wider than a terminal.
+func requireMan(t *testing.T, page string) {
+	t.Helper()
+	if _, err := exec.LookPath("man"); err != nil {
+		return // the generator's own tests must suffice
+	}
+	cmd := exec.CommandContext(t.Context(), "man", "--warnings", "--local-file", page)
+	cmd.Env = append(os.Environ(), "MANWIDTH=80", "LC_ALL=C.UTF-8", "MANPAGER=cat")
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	require.NoError(t, cmd.Run())
+	require.Empty(t, stderr.String(), page)
+	require.Contains(t, stdout.String(), "DESCRIPTION")
+	require.NotRegexp(t, `--[a-z-]+=0\s`, stdout.String(), "0 stands for what the text says")
+	for line := range strings.Lines(stdout.String()) {
+		require.LessOrEqual(t, utf8.RuneCountInString(line), 81, line)
+	}
+}

@@ -1,0 +1,144 @@
+package stream
+
+import (
+	"time"
+
+	"taskguide/transport"
+)
+
+// packingChoice decides, frame by frame, how a worker packs its pages. It knows how fast page
+// content got through with each candidate, including the time to pack, and uses the fastest:
+// compression pays only where the link is the bottleneck. Now and then it tries, on a small frame,
+// a candidate that takes one step more or less effort. A candidate that loses is tried less and
+// less often, so that data that does not compress costs next to nothing.
+type packingChoice struct {
+	candidates []transport.Packing // by effort
+	use        int                 // index of the fastest so far
+	pace       map[int]float64     // by candidate: ns a byte of content, smoothed
+	trial      int                 // index of the candidate on trial, or -1
+	less       bool                // the next trial is of a candidate with less effort
+	spent      time.Duration       // on frames so far
+	until      int64               // frames in use until the next trial
+	interval   int64               // frames between trials
+	seen       int64               // frames that were learned from
+	shareNS    float64             // ns a byte on the wire, at a share of the limit; 0: not shared
+}
+
+const (
+	trialBytes       = 128 << 10
+	minTrialInterval = 16  // frames
+	maxTrialInterval = 512 // frames
+	smoothing        = 0.3 // weight of the newest frame of those in use
+	trialWeight      = 0.7 // weight of the newest trial; the one before is old
+	clearGain        = 0.9 // of the pace in use: a faster candidate is worth a change
+
+	// noGain is a pace of raw content, in ns per byte (some 7 Gbit/s), that compressors do not
+	// beat: staging and packing pages takes as long, even if they compress well (BenchmarkEncode).
+	// Buffers also show this pace for the first frames of a slow link, so it only delays trials.
+	noGain = 1.2
+	// beforeTrials is how long a worker sends before its first trial, because a compressor must set
+	// up tables, and a short migration would only pay for them.
+	beforeTrials = 50 * time.Millisecond
+)
+
+func newPackingChoice(candidates []transport.Packing) *packingChoice {
+	return &packingChoice{
+		candidates: candidates,
+		pace:       make(map[int]float64),
+		trial:      -1,
+		interval:   minTrialInterval,
+	}
+}
+
+// shareLimit says that channels share a limit, in bit/s. The limiter serves them in turn, so how
+// long it held a frame depends more on the others' frames than on this one, above all for a trial's
+// small frame. So the frame's part of the limit is computed, not measured.
+func (c *packingChoice) shareLimit(bitsPerSecond int64, channels int) {
+	if bitsPerSecond > 0 && channels > 1 {
+		c.shareNS = 8e9 * float64(channels) / float64(bitsPerSecond)
+	}
+}
+
+// next learns from the last frame and returns the packing for the next one; trial
+// asks for a small frame.
+func (c *packingChoice) next(last transport.FrameStats) (p transport.Packing, trial bool) {
+	if len(c.candidates) > 1 && last.Frames != c.seen {
+		c.seen = last.Frames
+		if last.Plain > 0 {
+			c.learn(last)
+		}
+	}
+	if c.trial >= 0 {
+		return c.candidates[c.trial], true
+	}
+	return c.candidates[c.use], false
+}
+
+func (c *packingChoice) learn(last transport.FrameStats) {
+	if c.trial >= 0 {
+		if last.Asked == c.candidates[c.trial] {
+			c.note(c.trial, last, trialWeight)
+			c.endTrial()
+		}
+		return
+	}
+	c.note(c.use, last, smoothing)
+	c.spent += last.Pack + last.Send
+	if c.until--; c.until < 0 && c.spent >= beforeTrials && !c.unbeatable() {
+		c.trial = c.nextTurn()
+	}
+}
+
+func (c *packingChoice) note(candidate int, last transport.FrameStats, weight float64) {
+	pace := float64(c.took(last)) / float64(time.Nanosecond) / float64(last.Plain)
+	if old, known := c.pace[candidate]; known {
+		pace = weight*pace + (1-weight)*old
+	}
+	c.pace[candidate] = pace
+}
+
+// took is how long a frame occupies its channel. A channel that has the limit to itself waits for
+// its own bytes only, so the measured time counts. One of several channels takes the longer of two
+// times: its own work, and its share of the limit if all of them packed like this.
+func (c *packingChoice) took(last transport.FrameStats) time.Duration {
+	if c.shareNS == 0 {
+		return last.Pack + last.Send
+	}
+	own := last.Pack + last.Send - last.Held
+	return max(own, time.Duration(c.shareNS*float64(last.Wire)))
+}
+
+// unbeatable tells whether raw content gets through so fast that no trial can win.
+func (c *packingChoice) unbeatable() bool {
+	return c.candidates[c.use] == transport.PackRaw && c.pace[c.use] < noGain
+}
+
+func (c *packingChoice) endTrial() {
+	won := c.pace[c.trial] < clearGain*c.pace[c.use]
+	if won {
+		c.less = c.trial < c.use // further in that direction
+		c.use, c.interval = c.trial, minTrialInterval
+	} else {
+		c.interval = min(2*c.interval, maxTrialInterval)
+	}
+	c.trial, c.until = -1, c.interval
+	if _, known := c.pace[c.neighbour()]; won && !known {
+		c.until = 0
+	}
+}
+
+// nextTurn returns the candidate to try next.
+func (c *packingChoice) nextTurn() int {
+	n := c.neighbour()
+	c.less = !c.less
+	return n
+}
+
+// neighbour returns a candidate next to the one in use, on the side whose turn it is if there is
+// one.
+func (c *packingChoice) neighbour() int {
+	if c.use > 0 && (c.less || c.use == len(c.candidates)-1) {
+		return c.use - 1
+	}
+	return c.use + 1
+}

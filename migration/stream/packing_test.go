@@ -1,0 +1,222 @@
+package stream
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"taskguide/transport"
+)
+
+// What there is to choose from.
+var (
+	raw        = []transport.Packing{transport.PackRaw}
+	compressed = []transport.Packing{transport.PackFast, transport.PackSmall}
+	all        = []transport.Packing{transport.PackRaw, transport.PackFast, transport.PackSmall}
+)
+
+// simulate sends frames over a link, in ns a byte, with compression of some cost
+// and ratio, and returns the time taken and what was used at the end.
+func simulate(candidates []transport.Packing, frames int, linkNS, packNS, ratio float64) (
+	total time.Duration, last transport.Packing,
+) {
+	c := newPackingChoice(candidates)
+	var stats transport.FrameStats
+	for range frames {
+		p, trial := c.next(stats)
+		n := 1 << 20
+		if trial {
+			n = trialBytes
+		}
+		stats = transport.FrameStats{Frames: stats.Frames + 1, Asked: p, Plain: n}
+		wire := float64(n)
+		switch p {
+		case transport.PackFast:
+			stats.Pack = time.Duration(packNS * float64(n))
+			wire *= ratio
+		case transport.PackSmall:
+			stats.Pack = time.Duration(3 * packNS * float64(n))
+			if ratio < 1 {
+				wire *= ratio * 0.8
+			}
+		}
+		stats.Send = time.Duration(linkNS * wire)
+		total += (stats.Pack + stats.Send) * time.Duration(1<<20/n) // as for as much content
+		last = p
+		if !trial {
+			continue
+		}
+		total -= (stats.Pack + stats.Send) * time.Duration(1<<20/n-1) // it was a small frame only
+	}
+	return total, last
+}
+
+func TestPackingChoice(t *testing.T) {
+	for _, test := range []struct {
+		name                  string
+		linkNS, packNS, ratio float64
+		want                  transport.Packing
+	}{
+		{"fast link, compressible", 0.25, 2, 0.3, transport.PackRaw},
+		{"fast link, incompressible", 0.25, 1, 1, transport.PackRaw},
+		{"slow link, incompressible", 80, 1, 1, transport.PackRaw},
+		{"slow link, compressible", 800, 2, 0.3, transport.PackSmall},
+		{"medium link, compressible", 8, 2, 0.3, transport.PackFast},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			auto, used := simulate(all, 1000, test.linkNS, test.packNS, test.ratio)
+			require.Equal(t, test.want, used)
+			asItIs, _ := simulate(raw, 1000, test.linkNS, test.packNS, test.ratio)
+			zstd, _ := simulate(compressed, 1000, test.linkNS, test.packNS, test.ratio)
+			best := min(asItIs, zstd)
+			require.Less(t, float64(auto), 1.1*float64(best), "auto %v, best %v", auto, best)
+		})
+	}
+}
+
+// TestPackingChoiceLeavesAFastLinkAlone: no trial while content goes raw at the speed
+// of memory, and trials as soon as it does not.
+func TestPackingChoiceLeavesAFastLinkAlone(t *testing.T) {
+	c := newPackingChoice(all)
+	var stats transport.FrameStats
+	frame := func(ns float64) (transport.Packing, bool) {
+		p, trial := c.next(stats)
+		stats = transport.FrameStats{
+			Frames: stats.Frames + 1, Asked: p, Plain: 1 << 20, Send: time.Duration(ns * (1 << 20)),
+		}
+		return p, trial
+	}
+	for range 100 {
+		p, trial := frame(0.25)
+		require.Equal(t, transport.PackRaw, p)
+		require.False(t, trial)
+	}
+	trials := 0
+	for range 20 {
+		if _, trial := frame(8); trial {
+			trials++
+		}
+	}
+	require.Positive(t, trials)
+}
+
+// TestPackingChoiceFollowsChange: the content or the link may change.
+func TestPackingChoiceFollowsChange(t *testing.T) {
+	c := newPackingChoice(all)
+	var stats transport.FrameStats
+	send := func(frames int, rawNS, fastNS float64) transport.Packing {
+		var used transport.Packing
+		for range frames {
+			p, _ := c.next(stats)
+			ns := map[transport.Packing]float64{
+				transport.PackRaw: rawNS, transport.PackFast: fastNS,
+				transport.PackSmall: 2 * fastNS,
+			}[p]
+			stats = transport.FrameStats{
+				Frames: stats.Frames + 1, Asked: p, Plain: 1e6, Send: time.Duration(ns * 1e6),
+			}
+			used = c.candidates[c.use]
+		}
+		return used
+	}
+	require.Equal(t, transport.PackRaw, send(100, 1, 5))
+	require.Equal(t, transport.PackFast, send(2000, 20, 5))
+	require.Equal(t, transport.PackRaw, send(3000, 1, 5))
+}
+
+// simulateShared has channels send through one limiter of 1 Gbit/s, each in its turn, and
+// returns what each uses in the end. Time is simulated, in ns.
+func simulateShared(channels int) []transport.Packing {
+	const (
+		bits    = 1e9
+		limitNS = 8e9 / bits // a byte
+		writeNS = 0.25       // a byte
+		frame   = 500_000    // bytes: what suits that limit
+	)
+	type sending struct {
+		choice *packingChoice
+		frame  transport.FrameStats
+		asks   float64 // when the frame comes to the limiter
+	}
+	pack := func(s *sending, now float64) {
+		p, trial := s.choice.next(s.frame)
+		n := frame
+		if trial {
+			n = trialBytes
+		}
+		packNS, ratio := 0.0, 1.0
+		switch p {
+		case transport.PackFast:
+			packNS, ratio = 2, 0.3
+		case transport.PackSmall:
+			packNS, ratio = 6, 0.24
+		}
+		took := packNS * float64(n)
+		s.frame = transport.FrameStats{
+			Frames: s.frame.Frames + 1, Asked: p, Plain: n, Wire: int(ratio * float64(n)),
+			Pack: time.Duration(took),
+		}
+		s.asks = now + took
+	}
+	channel := make([]sending, channels)
+	for i := range channel {
+		channel[i].choice = newPackingChoice(all)
+		channel[i].choice.shareLimit(bits, channels)
+		pack(&channel[i], 0)
+	}
+	due := 0.0 // when the limiter, a bucket that begins empty, has let through all it was asked for
+	for range 300 * channels {
+		s := &channel[0]
+		for i := range channel {
+			if channel[i].asks < s.asks {
+				s = &channel[i]
+			}
+		}
+		wire := float64(s.frame.Wire)
+		due = max(due, s.asks-frame*limitNS) + wire*limitNS
+		held := max(due-s.asks, 0)
+		send := held + writeNS*wire
+		s.frame.Held, s.frame.Send = time.Duration(held), time.Duration(send)
+		pack(s, s.asks+send)
+	}
+	var used []transport.Packing
+	for i := range channel {
+		used = append(used, channel[i].choice.candidates[channel[i].choice.use])
+	}
+	return used
+}
+
+// TestPackingChoiceSharesALimit: compression does not look slow when a trial waits for the other
+// channels' turns, and the more channels pack, the more effort pays.
+func TestPackingChoiceSharesALimit(t *testing.T) {
+	for channels, want := range map[int]transport.Packing{
+		1:  transport.PackFast,
+		2:  transport.PackFast,
+		4:  transport.PackSmall,
+		16: transport.PackSmall,
+	} {
+		for i, used := range simulateShared(channels) {
+			require.Equal(t, want, used, "channel %d of %d", i, channels)
+		}
+	}
+}
+
+// TestWiresKnowTheirShare: a wire knows its share of a limit if there are a limit and other
+// channels.
+func TestWiresKnowTheirShare(t *testing.T) {
+	for _, test := range []struct {
+		bits     int64
+		channels int
+		want     float64
+	}{{1e9, 1, 0}, {1e9, 2, 16}, {0, 2, 0}} {
+		w, err := NewWire(t.Context(), nil, 0, WireConfig{
+			Channels:      test.channels,
+			Packings:      all,
+			Limiter:       transport.NewLimiter(test.bits),
+			BitsPerSecond: test.bits,
+		})
+		require.NoError(t, err)
+		require.InDelta(t, test.want, w.choice.shareNS, 0)
+	}
+}

@@ -1,0 +1,90 @@
+package stream_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"taskguide/migration/stream"
+)
+
+// protected is how many pages are protected by one call.
+const protected = 1024
+
+// stopAt ends the round once the sink has got the given number of pages, a multiple of its frame.
+// It calls then before that.
+func stopAt(s *stream.Stream, sink *copySink, given int64, then func()) {
+	sink.onWrite = func(int64) {
+		if s.Progress().Done == given {
+			then()
+			s.Stop()
+		}
+	}
+}
+
+// TestRemaining: what a switchover would have to send, in the middle of a round of 96 pages that
+// ends after 64, and between it and the next one. It does not depend on how far ahead pages are
+// protected: those not protected yet are also in the dirty log, and those protected are neither in
+// a log nor at the destination.
+func TestRemaining(t *testing.T) {
+	for _, test := range []struct {
+		name     string
+		onDemand bool
+		first    int // of the round's pages in the first stretch that is protected
+	}{
+		{"protected at the harvest", false, 96},
+		{"none protected ahead", true, 64},
+		{"some protected ahead", true, 80},
+		{"all protected ahead", true, 96},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			g := newGuest(t, test.onDemand)
+			g.write(0, test.first)
+			g.write(protected, 96-test.first)
+			s, sink := begun(t, g, stream.Config{})
+			require.Zero(t, s.AtLeast())
+			stopAt(s, sink, 64, func() {
+				g.write(2*protected, 5)
+				require.True(t, s.InRound())
+				require.Equal(t, 32, s.AtLeast())
+				require.Equal(t, 32+5, remaining(t, s))
+			})
+			require.EqualValues(t, 64, send(t, s, stream.Running).Content)
+			require.Equal(t, 32+5, take(t, s))
+			require.False(t, s.InRound())
+			require.Equal(t, 32+5, s.AtLeast())
+			g.write(3*protected, 7)
+			require.Equal(t, 32+5+7, remaining(t, s))
+			s.Begin()
+			require.Equal(t, 32+5+7, remaining(t, s), "and in the next round")
+		})
+	}
+}
+
+// TestLeftoversAreCountedOnce: rounds that are cut short, one after the other, each leave
+// pages behind that the next one protects again. They must not add up: a migration that is
+// suspended again and again would never switch over.
+func TestLeftoversAreCountedOnce(t *testing.T) {
+	g := newGuest(t, true)
+	g.write(0, ramPages)
+	s, sink := begun(t, g, stream.Config{})
+	round := func(given int) {
+		t.Helper()
+		stopAt(s, sink, int64(given), func() {})
+		send(t, s, stream.Running)
+		require.Equal(t, ramPages-given, remaining(t, s), "all else")
+	}
+	for range 20 {
+		round(2992) // of 3072 that are protected
+		g.write(0, 2992)
+		require.Equal(t, ramPages, take(t, s))
+	}
+	// A round that does not get as far leaves the pages above it as they were.
+	round(992)
+	g.write(0, 992)
+	require.Equal(t, ramPages, take(t, s))
+	// One that gets through leaves nothing.
+	round(ramPages)
+	require.Zero(t, take(t, s))
+	require.Zero(t, remaining(t, s))
+}

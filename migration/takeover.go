@@ -1,0 +1,103 @@
+package migration
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"taskguide/migration/peer"
+	"taskguide/transport"
+)
+
+// takeOver loads the state, which came in a frame with the given header, and runs the guest when
+// told to.
+func (d *Destination) takeOver(ctx context.Context, a *attempt, machine Incoming,
+	header transport.Header, state []byte, w *peer.Watch) error {
+	if err := a.links.Main().Announce(peer.WorkLimit(machine.RAM().Size())); err != nil {
+		return err
+	}
+	var err error
+	if header.Arg&stateVerify != 0 {
+		err = loadVerified(a.verification(machine, w), machine, state)
+	} else {
+		err = load(machine, state)
+	}
+	if err != nil {
+		return err
+	}
+	if err := d.awaitCommit(ctx, a); err != nil {
+		return fmt.Errorf("not told to run the guest: %w", err)
+	}
+	if err := d.admission.start(a); err != nil {
+		return err
+	}
+	if err := machine.Run(header.Arg&statePaused != 0); err != nil {
+		return fmt.Errorf("run the guest: %w", err)
+	}
+	return nil
+}
+
+func load(machine Incoming, state []byte) error {
+	if err := machine.LoadState(state); err != nil {
+		return fmt.Errorf("load the machine's state: %w", err)
+	}
+	return nil
+}
+
+// loadVerified loads the state, and compares what has arrived with the source. RAM is compared
+// before the load, because KVM updates its clock pages in guest RAM when vCPU state is loaded.
+func loadVerified(v arrived, machine Incoming, state []byte) error {
+	if err := v.ram(); err != nil {
+		return err
+	}
+	if err := load(machine, state); err != nil {
+		return err
+	}
+	if err := v.loaded(); err != nil {
+		return err
+	}
+	return v.agree()
+}
+
+// verification returns the way in which the source wants to compare.
+func (a *attempt) verification(machine Incoming, w *peer.Watch) arrived {
+	v := verification{main: a.links.Main(), machine: machine, watch: w}
+	if a.terms.Features&transport.FeatureParts != 0 {
+		return &arrivedParts{verification: v}
+	}
+	return &arrivedSums{verification: v}
+}
+
+// awaitCommit tells the source that the guest is ready to run, and waits for its word.
+func (d *Destination) awaitCommit(ctx context.Context, a *attempt) error {
+	// The count begins before prepared is written, so that the source's count begins later.
+	a.until = d.clock() + peer.Lifetime
+	expiring, stop := context.WithCancel(ctx)
+	defer stop()
+	go d.expire(expiring, a, a.until)
+	main := a.links.Main()
+	err := main.WriteMessage(transport.TypePrepared, uint32(peer.Lifetime.Milliseconds()), nil)
+	if err != nil {
+		return err
+	}
+	_, err = readMessage(main, transport.TypeCommit)
+	return err
+}
+
+// expire ends the attempt when its lifetime is over, unless ctx ends before. A timer does not count
+// the time for which a host sleeps, so expire looks at the clock again and again. The decisive look
+// is that of admission.start.
+func (d *Destination) expire(ctx context.Context, a *attempt, until time.Duration) {
+	for {
+		left := until - d.clock()
+		if left <= 0 {
+			a.end(errExpired)
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(min(left, peer.Pace)):
+		}
+	}
+}

@@ -1,0 +1,58 @@
+package abi
+
+// These say where the registers are, and how much address space they take.
+const (
+	PortBase  = 0x0d00     // I/O port of the first register
+	PortBytes = 0x30       // of I/O ports
+	MMIOBase  = 0xd0000000 // guest-physical address of the same registers
+	MMIOBytes = 4096
+)
+
+// These are the offsets of the registers, which are 32-bit words, little-endian.
+const (
+	RegID         = 0x00
+	RegVersion    = 0x04
+	RegEnter      = 0x08
+	RegExit       = 0x0c
+	RegState      = 0x10
+	RegEpoch      = 0x14
+	RegRegister   = 0x18
+	RegUnregister = 0x1c
+	RegPageLo     = 0x20
+	RegPageHi     = 0x24
+	RegClockLo    = 0x28
+	RegClockHi    = 0x2c
+)
+
+// RegID and RegVersion read as these values.
+const (
+	ID      = 0x31474154 // "TAG1"
+	Version = 1
+)
+
+// MigrationState is what a guest reads from RegState.
+type MigrationState uint32
+
+// The states of a migration.
+const (
+	StateNone          MigrationState = 0 // no migration
+	StateWaiting       MigrationState = 1 // requested, waiting for the gate
+	StatePreCopy       MigrationState = 2
+	StateSuspended     MigrationState = 3 // the gate closed; no page is sent
+	StateSwitchingOver MigrationState = 4
+)
+
+// The tag page is the same as struct tag_page of tag.h.
+const (
+	PageSize    = 4096
+	PageMagic   = 0x50474154 // "TAGP"
+	PageVersion = 1
+	PageSlots   = 63
+)
+
+// A slot's flags have these values.
+const (
+	SlotFree    = 0
+	SlotUsed    = 1
+	SlotClaimed = 2 // being set up; the host ignores it
+)

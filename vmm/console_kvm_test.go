@@ -1,0 +1,57 @@
+package vmm
+
+import (
+	"io"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// blockedWriter blocks until it is opened.
+type blockedWriter struct {
+	open chan struct{}
+	w    io.Writer
+}
+
+func (b *blockedWriter) Write(p []byte) (int, error) {
+	<-b.open
+	return b.w.Write(p)
+}
+
+func TestSlowConsoleDoesNotHoldUpAPause(t *testing.T) {
+	var out syncBuffer
+	slow := &blockedWriter{open: make(chan struct{}), w: &out}
+	vm, err := New(Config{
+		MemoryBytes: 16 << 20, CPUs: 1,
+		Options: Options{Console: slow, consoleBytes: 1000},
+	})
+	require.NoError(t, err)
+	defer vm.Close()
+	// The guest writes 0, 1, 2, ... to COM1 for ever.
+	require.NoError(t, vm.Boot(testKernel(code(
+		0x31, 0xc0, // xor eax, eax
+		0x66, 0xba, 0xf8, 0x03, // mov dx, 0x3f8
+		0xee,       // 1: out dx, al
+		0xfe, 0xc0, // inc al
+		0xeb, 0xfb, // jmp 1b
+	)), nil, ""))
+	require.NoError(t, vm.Resume())
+	queued := vm.devices.Serial.Unwritten
+	require.Eventually(t, func() bool { return queued() >= 1000 }, testTimeout, 1e6)
+	for range 10 {
+		require.NoError(t, vm.Pause())
+		_, err := vm.SaveState()
+		require.NoError(t, err)
+		require.NoError(t, vm.Resume())
+	}
+	require.Less(t, queued(), 1000+20, "the guest waits for the console")
+	require.NoError(t, vm.Pause())
+	close(slow.open)
+	require.Eventually(t, func() bool { return queued() == 0 }, testTimeout, 1e6)
+	vm.Stop()
+	_, err = vm.Wait()
+	require.NoError(t, err)
+	for i, v := range []byte(out.String()) {
+		require.Equal(t, byte(i), v, "byte %d", i)
+	}
+}

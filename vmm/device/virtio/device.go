@@ -1,0 +1,296 @@
+package virtio
+
+import (
+	"log/slog"
+	"sync"
+
+	"taskguide/memory"
+	"taskguide/vmm/device"
+	"taskguide/vmm/device/pci"
+	"taskguide/vmm/state"
+)
+
+// Features that do not depend on the kind of device.
+const (
+	featureIndirect   = 1 << 28 // VIRTIO_F_RING_INDIRECT_DESC
+	featureEventIndex = 1 << 29 // VIRTIO_F_RING_EVENT_IDX
+	featureVersion1   = 1 << 32 // VIRTIO_F_VERSION_1
+	commonFeatures    = featureIndirect | featureEventIndex | featureVersion1
+)
+
+// Bits of the status register: how far the driver has come.
+const (
+	statusAcknowledge = 1 << 0
+	statusDriver      = 1 << 1
+	statusDriverOK    = 1 << 2
+	statusFeaturesOK  = 1 << 3
+	statusNeedsReset  = 1 << 6 // set by the device
+	statusFailed      = 1 << 7
+	driverBits        = statusAcknowledge | statusDriver | statusDriverOK | statusFeaturesOK |
+		statusFailed
+)
+
+// spec describes a device.
+type spec struct {
+	name     string   // of its state's kind
+	slot     int      // on the bus
+	id       uint16   // as the standard numbers kinds of devices
+	class    uint32   // as PCI numbers classes
+	features uint64   // beyond commonFeatures
+	sizes    []uint16 // the greatest sizes of its queues
+	config   []byte   // device-specific registers, which a driver only reads
+}
+
+// backend is what a device does for its driver.
+type backend interface {
+	// start passes the guest's RAM. It comes before any request.
+	start(ram *memory.Guest)
+	// serve carries out a request, at once or later. The queue's goroutine calls it, and may be
+	// kept waiting.
+	serve(r request)
+	// close ends the backend. serve is not called any more.
+	close()
+}
+
+// request is a chain that a backend is to serve.
+type request struct {
+	chain
+	features uint64 // what the driver and the device agreed on
+	// done must be called once, from any goroutine, with the number of bytes written. An error
+	// means that the driver is at fault, and breaks the device.
+	done func(written uint32, err error)
+}
+
+// Device is a virtio device. Each of its queues has a goroutine, so no vCPU waits for a backend.
+type Device struct {
+	spec
+	*pci.Function
+	host    *pci.Host
+	backend backend
+	log     *slog.Logger
+
+	bells   []device.Doorbell // one a queue
+	workers sync.WaitGroup
+
+	// mu guards what follows. The function's lock and the board's are taken with it.
+	mu sync.Mutex
+	registers
+	queues   []*queue
+	quiet    bool
+	closed   bool
+	loaded   bool // a state was loaded, and the device not resumed yet
+	accused  bool // the log has been told of a driver that breaks rules
+	inFlight int  // chains that the backend has
+	// stale counts the chains that the backend has had since before the last reset. The reset is
+	// complete once there are none.
+	stale int
+	life  uint64    // counts resets
+	idle  sync.Cond // inFlight is 0
+}
+
+// Offsets of the parts of the BAR, which take a page each.
+const (
+	barCommon  = 0x0000
+	barISR     = 0x1000
+	barConfig  = 0x2000
+	barNotify  = 0x3000
+	barTable   = 0x4000
+	barPending = 0x5000
+	barBytes   = 0x8000
+	barPage    = 0x1000
+
+	// notifyStride is the distance between two queues' doorbells, in bytes.
+	notifyStride = 4
+)
+
+const (
+	pciVendor      = 0x1af4
+	pciFirstDevice = 0x1040
+	pciRevision    = 1
+	pciSubsystem   = 0x40
+)
+
+// newDevice makes a device that is not attached yet.
+func newDevice(host *pci.Host, s spec, b backend, log *slog.Logger) *Device {
+	s.features |= commonFeatures
+	d := &Device{spec: s, host: host, backend: b, log: log, quiet: true}
+	d.idle.L = &d.mu
+	d.Function = pci.NewFunction(pci.Spec{
+		Slot: s.slot, Vendor: pciVendor, Device: pciFirstDevice + s.id,
+		Class: s.class, Revision: pciRevision, Subsystem: pciSubsystem,
+		BARBytes: barBytes, Capabilities: s.capabilities(),
+		Vectors: 1 + len(s.sizes), TableOffset: barTable, PendingOffset: barPending,
+		OnMaster: d.ring,
+	})
+	for _, size := range s.sizes {
+		d.queues = append(d.queues, &queue{max: size})
+	}
+	d.clear()
+	return d
+}
+
+// Kind implements [device.Device].
+func (d *Device) Kind() state.Kind { return state.Kind{Name: d.name, Version: 1} }
+
+// Attach implements [device.Device].
+func (d *Device) Attach(b device.Board) []device.Window {
+	d.Function.Attach(b)
+	d.host.Plug(d.Function)
+	d.backend.start(b.RAM())
+	for i, q := range d.queues {
+		q.ram = b.RAM()
+		bell := b.Doorbell(d.BARAddress() + barNotify + uint64(i)*notifyStride)
+		d.bells = append(d.bells, bell)
+		d.workers.Go(func() {
+			for bell.Wait() {
+				d.serveAll(i)
+			}
+		})
+	}
+	return []device.Window{
+		{Space: device.MMIO, Start: d.BARAddress(), Size: barBytes, Access: d.access},
+	}
+}
+
+// serveAll serves a queue until it is empty or the device must stop.
+func (d *Device) serveAll(i int) {
+	for {
+		r, ok := d.take(i)
+		if !ok {
+			return
+		}
+		d.backend.serve(r)
+	}
+}
+
+// take takes the next chain of a queue.
+func (d *Device) take(i int) (r request, ok bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.quiet || d.closed || !d.works() || !d.queues[i].enabled {
+		return request{}, false
+	}
+	c, ok, err := d.queues[i].take()
+	if err != nil {
+		d.breakDown(i, err)
+	}
+	if !ok {
+		return request{}, false
+	}
+	d.inFlight++
+	life := d.life
+	done := func(written uint32, err error) { d.give(i, life, c.head, written, err) }
+	return request{chain: c, features: d.driverFeatures, done: done}, true
+}
+
+// works tells whether the device may act; mu is held.
+func (d *Device) works() bool {
+	return d.status&(statusDriverOK|statusNeedsReset) == statusDriverOK && d.Masters()
+}
+
+// give gives a chain back that the backend is done with.
+func (d *Device) give(i int, life uint64, head uint16, written uint32, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.inFlight--
+	if d.inFlight == 0 {
+		d.idle.Broadcast()
+	}
+	switch {
+	case life != d.life:
+		d.stale-- // the queue was reset, so the chain is not given back
+	case d.status&statusNeedsReset != 0:
+	case err != nil:
+		d.breakDown(i, err)
+	case d.queues[i].give(head, written):
+		d.interruptQueue(i)
+	}
+}
+
+// breakDown ends the device's work until it is reset; mu is held.
+func (d *Device) breakDown(i int, err error) {
+	d.status |= statusNeedsReset
+	if d.status&statusDriverOK != 0 {
+		d.interruptConfig()
+	}
+	if !d.accused {
+		d.accused = true
+		d.log.Warn("device "+d.name+" stops until its guest resets it; this is said once",
+			"queue", i, "error", err)
+	}
+}
+
+// interruptQueue and interruptConfig tell the driver of chains given back, and of a change of the
+// device; mu is held.
+func (d *Device) interruptQueue(i int) {
+	d.isr |= isrQueue
+	d.Signal(int(d.vectors[i]))
+}
+
+func (d *Device) interruptConfig() {
+	d.isr |= isrConfig
+	d.Signal(int(d.configVector))
+}
+
+// ring makes the workers look at their queues.
+func (d *Device) ring() {
+	for _, b := range d.bells {
+		b.Ring()
+	}
+}
+
+// Quiesce implements [device.Device].
+func (d *Device) Quiesce() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.quiet = true
+	d.awaitIdle()
+}
+
+// awaitIdle returns once the backend has no chain; mu is held.
+func (d *Device) awaitIdle() {
+	for d.inFlight > 0 {
+		d.idle.Wait()
+	}
+}
+
+// Resume implements [device.Device].
+func (d *Device) Resume() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.quiet = false
+	if d.loaded {
+		d.loaded = false
+		d.interruptAll()
+	}
+	d.ring() // what came meanwhile has not been looked at
+}
+
+// interruptAll interrupts for everything that may have been given back on the host before; mu is
+// held.
+func (d *Device) interruptAll() {
+	if d.status&statusDriverOK == 0 {
+		return
+	}
+	for i, q := range d.queues {
+		if q.enabled {
+			d.interruptQueue(i)
+		}
+	}
+	if d.status&statusNeedsReset != 0 {
+		d.interruptConfig()
+	}
+}
+
+// Close implements [device.Device].
+func (d *Device) Close() {
+	d.mu.Lock()
+	d.closed = true
+	d.awaitIdle()
+	d.mu.Unlock()
+	for _, b := range d.bells {
+		b.Close()
+	}
+	d.workers.Wait()
+	d.backend.close()
+}

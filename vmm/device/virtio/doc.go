@@ -1,0 +1,41 @@
+// Package virtio has the devices that a guest drives through queues in its own RAM (Virtual I/O
+// Device, VIRTIO, version 1.2: modern devices on PCI).
+//
+// # A queue
+//
+// A driver describes each request by a chain of descriptors: ranges of RAM that the device reads,
+// then ranges that it writes. It puts the number of the first one into a ring, the available ring,
+// and rings the queue's doorbell. The device does what the chain asks for, puts its number into a
+// second ring, the used ring, and interrupts. Neither side waits for the other.
+//
+//	driver: descriptors --> available ring --> doorbell --> device
+//	driver: <-- interrupt <-- used ring <-----------------------+
+//
+// Both sides write to RAM when they next want to be told (the event index), as in "ring when you
+// put the next one in". That saves most doorbells and interrupts.
+//
+// # Who does what
+//
+//	queue.go    the rings; pure but for RAM
+//	chain.go    from a descriptor to checked ranges of RAM
+//	device.go   a device's life: registers, status, workers, quiescing
+//	common.go   the registers that all devices have, as a driver sees them
+//	saved.go    the state that moves
+//	rng.go, ... one device each: what it does with a chain
+//
+// # Nothing of it is trusted
+//
+// The guest may write everything in the rings at any time. Each descriptor is copied before it is
+// checked, a chain is no longer than its queue, and each range lies in RAM. When a driver breaks a
+// rule, the device is broken (status DEVICE_NEEDS_RESET) and does nothing until it is reset, and
+// the log gets one line.
+//
+// # Under migration
+//
+// A quiesced device has no request in flight: it takes no more requests, and those that it took are
+// done and their pages marked. So the state has no requests, only the positions in the rings. After
+// Resume the device looks at each queue once, because a doorbell may have rung meanwhile. After a
+// move each queue interrupts once, because an interrupt may have been under way when the state was
+// saved. One interrupt too many does no harm, while one too few hangs a driver. For the same reason
+// the first request after a move interrupts whatever the event index says.
+package virtio

@@ -1,0 +1,80 @@
+package vmm
+
+import (
+	"fmt"
+	"slices"
+
+	"taskguide/memory"
+	"taskguide/tagging"
+	"taskguide/vmm/device"
+	"taskguide/vmm/device/pci"
+	"taskguide/vmm/device/virtio"
+	"taskguide/vmm/kvm"
+	"taskguide/vmm/state"
+)
+
+// newDevices makes the devices of a machine on this host, with the disks that were opened for it.
+func newDevices(opts Options, disks []*virtio.Disk) *device.Set {
+	bus := pci.NewHost()
+	more := []device.Device{bus, virtio.NewRNG(bus, opts.log())}
+	for i, d := range disks {
+		more = append(more, virtio.NewBlock(bus, i, d, opts.log()))
+	}
+	return device.New(device.Console{
+		Writer: opts.Console, Lossy: opts.ConsoleLossy, Queue: opts.consoleBytes,
+	}, append(more, opts.Devices...)...)
+}
+
+// reads returns the sections of state that a machine with these devices reads.
+func reads(devices state.Catalog) state.Catalog { return slices.Concat(kvmKinds, devices) }
+
+// announced returns the sections of its state that not every machine has.
+func announced(devices state.Catalog) []state.Kind {
+	return reads(devices).Beyond(slices.Concat(baseKinds, device.Base()))
+}
+
+// board is what a machine is to its devices.
+type board struct{ vm *VM }
+
+// RAM implements [device.Board].
+func (b board) RAM() *memory.Guest { return b.vm.guest }
+
+// SetIRQ implements [device.Board].
+func (b board) SetIRQ(line uint32, level bool) {
+	l := kvm.IRQLevel{IRQ: line}
+	if level {
+		l.Level = 1
+	}
+	if err := kvm.SetIRQLine.Do(b.vm.fd, &l); err != nil {
+		b.vm.fail(fmt.Errorf("raise interrupt %d: %w", line, err))
+	}
+}
+
+// fail ends the machine with an error. It does so from another goroutine, because the calling
+// device may hold its locks, which come after the machine's in the order of locks.
+func (vm *VM) fail(err error) { go vm.end(Exit{Reason: ExitError}, err) }
+
+// MayWait implements [device.Board].
+func (b board) MayWait() bool { return b.vm.Running() }
+
+// Exit implements [device.Board].
+func (b board) Exit(status uint8) { b.vm.end(Exit{Reason: ExitGuest, Status: status}, nil) }
+
+// Reset implements [device.Board].
+func (b board) Reset() { b.vm.end(Exit{Reason: ExitReset}, nil) }
+
+// PowerOff implements [device.Board].
+func (b board) PowerOff() { b.vm.end(Exit{Reason: ExitPowerOff}, nil) }
+
+// Prefer implements [device.Board].
+func (b board) Prefer(name string) {
+	nameThread(name)
+	preferLatency()
+}
+
+// Tags is the tag port.
+func (vm *VM) Tags() *tagging.Port { return vm.devices.Tags.Port }
+
+// SerialInput sends bytes to the guest's COM1. It returns how many were taken, which is fewer than
+// all if the guest does not read them.
+func (vm *VM) SerialInput(p []byte) int { return vm.devices.Serial.Input(p) }

@@ -1,0 +1,134 @@
+package vmm
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+
+	"taskguide/vmm/device/virtio"
+	"taskguide/vmm/state"
+)
+
+// A machine's disks are files of the host, and their ownership moves with the guest: a machine owns
+// its disks from its start, or its arrival, until its state was saved. To go on after that it must
+// take them again. Package virtio says what ownership means.
+
+// Disk says which file is a disk, and how it is used.
+type Disk = virtio.DiskConfig
+
+// ErrDisks is returned for disks that are not the guest's.
+var ErrDisks = errors.New("disks do not fit the guest")
+
+// openDisks opens a machine's disks.
+func openDisks(files []Disk, log *slog.Logger) ([]*virtio.Disk, error) {
+	if len(files) > virtio.MaxDisks {
+		return nil, fmt.Errorf("%d disks: a machine has at most %d", len(files), virtio.MaxDisks)
+	}
+	var disks []*virtio.Disk
+	for _, c := range files {
+		d, err := virtio.OpenDisk(c, log)
+		if err != nil {
+			closeDisks(disks)
+			return nil, err
+		}
+		disks = append(disks, d)
+	}
+	return disks, nil
+}
+
+func closeDisks(disks []*virtio.Disk) {
+	for _, d := range disks {
+		d.Close()
+	}
+}
+
+// ownDisks takes disks, all of them or none.
+func ownDisks(disks []*virtio.Disk) error {
+	for i, d := range disks {
+		if err := d.Own(); err != nil {
+			return errors.Join(err, releaseDisks(disks[:i]))
+		}
+	}
+	return nil
+}
+
+// releaseDisks makes what was written durable and lets disks go, all of them or none.
+func releaseDisks(disks []*virtio.Disk) error {
+	for i, d := range disks {
+		if err := d.Release(); err != nil {
+			return errors.Join(err, ownDisks(disks[:i]))
+		}
+	}
+	return nil
+}
+
+// identities returns the descriptions of disks for a destination.
+func identities(disks []*virtio.Disk) []virtio.DiskIdentity {
+	var all []virtio.DiskIdentity
+	for _, d := range disks {
+		all = append(all, d.Identity())
+	}
+	return all
+}
+
+// openSameDisks opens the disks of a guest that will arrive. They are owned only once it runs here.
+func openSameDisks(files []Disk, source []virtio.DiskIdentity, log *slog.Logger,
+) ([]*virtio.Disk, error) {
+	if len(source) > virtio.MaxDisks {
+		return nil, fmt.Errorf("%w: it has %d, more than any machine", ErrDisks, len(source))
+	}
+	if len(files) != len(source) {
+		return nil, fmt.Errorf("%w: it has %d and %d were given: use vmm run --incoming%s",
+			ErrDisks, len(source), len(files), diskFlags(source))
+	}
+	disks, err := openDisks(files, log)
+	if err != nil {
+		return nil, err
+	}
+	for i, d := range disks {
+		if err := d.Is(source[i]); err != nil {
+			closeDisks(disks)
+			return nil, fmt.Errorf("%w: %w", ErrDisks, err)
+		}
+	}
+	return disks, nil
+}
+
+// diskFlags returns the command line's flags that a guest's disks need.
+func diskFlags(source []virtio.DiskIdentity) string {
+	var b strings.Builder
+	for _, d := range source {
+		b.WriteString(" --disk FILE")
+		if d.ReadOnly {
+			b.WriteString(",readonly")
+		}
+		if d.Proof == 0 {
+			b.WriteString(",lock=none")
+		}
+	}
+	if b.Len() == 0 {
+		return " without --disk"
+	}
+	return b.String()
+}
+
+// diskKinds returns the sections of all disks that a machine may have.
+func diskKinds() state.Catalog {
+	var c state.Catalog
+	for n := range virtio.MaxDisks {
+		c = append(c, virtio.BlockKind(n))
+	}
+	return c
+}
+
+// TakeDisks takes back the disks of a machine that stands still, after its state was saved for
+// another machine that never ran.
+func (vm *VM) TakeDisks() error {
+	vm.mu.Lock()
+	defer vm.mu.Unlock()
+	if vm.ended {
+		return ErrEnded
+	}
+	return ownDisks(vm.disks)
+}
