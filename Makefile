@@ -15,7 +15,7 @@ CC      ?= cc
 
 # Suites that need more than Go and /dev/kvm have build tags, and so has the generator of the manual
 # pages. lint still checks all of them.
-TAGS := qemu,stockkvm,man,examples,grub
+TAGS := qemu,stockkvm,man,examples,grub,mutants
 
 .DEFAULT_GOAL := help
 
@@ -46,6 +46,10 @@ test: preflight ## all tests; again under the race detector if there is a C comp
 .PHONY: test-long
 test-long: preflight ## the endurance tests at their full length
 	TASKGUIDE_LONG=1 $(GOTEST) -timeout 60m -v -run BackAndForth ./integration
+
+.PHONY: test-mutants
+test-mutants: preflight ## each rule of the handover is left out once, and a test must notice
+	$(GOTEST) -tags mutants -v -run TestMutantsDie ./integration
 
 .PHONY: test-readme
 test-readme: preflight ## README's tour, every command of it as a reader types it

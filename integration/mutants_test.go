@@ -1,0 +1,164 @@
+//go:build mutants
+
+package integration
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// edit replaces a piece of a file, which must be there once.
+type edit struct{ file, piece, by string }
+
+// mutant is the program without one rule of the handover, and a test that must find that out.
+// migration/model_test.go has the same mutations of the protocol.
+type mutant struct {
+	name  string
+	edits []edit
+	pkg   string
+	test  string
+}
+
+// Files that mutants change.
+const (
+	admissionFile = "migration/admission.go"
+	doubtFile     = "migration/peer/doubt.go"
+	ownerFile     = "vmm/device/virtio/owner.go"
+	runFile       = "vmm/run.go"
+)
+
+// The two places at which a machine takes its disks before it runs.
+const (
+	takesToRun = "if err := vm.TakeDisks(); err != nil {\n\t\treturn err\n\t}"
+	takesAgain = "if err := ownDisks(vm.disks); err != nil {\n\t\treturn err\n\t}"
+)
+
+var mutants = []mutant{
+	{
+		"the destination does not look at its clock before it starts",
+		[]edit{{admissionFile, "case m.clock() >= a.until:", "case false:"}},
+		"./migration", "TestLastLook",
+	},
+	{
+		"the source may be forced before lifetime and margin are over",
+		[]edit{{doubtFile, "if left > 0 {", "if left > maxLifetime {"}},
+		"./migration", "TestForce",
+	},
+	{
+		"a fence ends a guest that is starting",
+		[]edit{{admissionFile, "o == transport.OutcomePending", "o != transport.OutcomeRunning"}},
+		"./migration", "TestLastLook",
+	},
+	{
+		"the destination answers discarded and may still run",
+		[]edit{{admissionFile, "a.fenced = true", "return transport.OutcomeDiscarded, true"}},
+		"./migration", "TestFence",
+	},
+	{
+		"the source resumes when it hears nothing after commit",
+		[]edit{{doubtFile, `return fmt.Errorf("%w (%w): it is kept here`,
+			"d.conclude(FateStays)\n" + `return fmt.Errorf("%w (%w): it is kept here`}},
+		"./migration", "TestDoubtIsKept",
+	},
+	{
+		"the destination runs without the lock of the disk",
+		[]edit{
+			{runFile, takesToRun, "_ = vm.TakeDisks()"},
+			{runFile, takesAgain, "_ = ownDisks(vm.disks)"},
+		},
+		"./vmm", "TestDestinationWithoutTheDisk",
+	},
+	{
+		"a lock that another has counts as taken",
+		[]edit{{ownerFile, "return errInUse", "return nil"}},
+		"./vmm/device/virtio", "TestOwnership",
+	},
+	{
+		"a paused guest arrives without the lock of its disk",
+		[]edit{{runFile, takesToRun, ""}},
+		"./vmm", "TestDiskMovesWithItsGuest",
+	},
+	{
+		"the source resumes without the lock of the disk",
+		[]edit{{runFile, takesAgain, "_ = ownDisks(vm.disks)"}},
+		"./vmm", "TestDiskComesBack",
+	},
+	{
+		"a paused guest stays without the lock of its disk",
+		[]edit{{"control/process/vm.go", "switch err := h.vm.TakeDisks(); {",
+			"switch err := error(nil); {"}},
+		"./control/process", "TestGuestWhoseDisksCameLate",
+	},
+	{
+		"the source resumes over a disk that changed meanwhile",
+		[]edit{{ownerFile, "case was != nil && (", "case was != nil && false && ("}},
+		"./vmm", "TestDiskMovesWithItsGuest",
+	},
+	{
+		"the source does not let go of the disk",
+		[]edit{{ownerFile, "return d.lock(lockByte, unix.F_UNLCK)", "return nil"}},
+		"./vmm", "TestDiskMovesWithItsGuest",
+	},
+	{
+		"the source lets go of a disk that is not durable",
+		[]edit{{ownerFile, "d.owed = d.sync()", "_ = d.sync()"}},
+		"./vmm/device/virtio", "TestReleaseThatFails",
+	},
+	{
+		"a copy of the disk passes for the disk",
+		[]edit{{ownerFile, "return d.hasLock(theirs.Proof)", "return nil"}},
+		"./vmm/device/virtio", "TestSameDisk",
+	},
+}
+
+// TestMutantsDie builds each mutant from changed copies of its files, and has the test find it.
+func TestMutantsDie(t *testing.T) {
+	for _, m := range mutants {
+		t.Run(m.name, func(t *testing.T) {
+			overlay := m.overlay(t)
+			run := exec.CommandContext(t.Context(), "go", "test", "-vet=off", "-count=1",
+				"-overlay", overlay, "-run", "^"+m.test+"$", m.pkg)
+			run.Dir = ".."
+			out, err := run.CombinedOutput()
+			require.Error(t, err, "the mutant lives")
+			require.Contains(t, string(out), "--- FAIL: "+m.test+" ", "it must be built, and run")
+		})
+	}
+}
+
+// overlay writes the mutant's files, and the list by which the go command takes them for the
+// project's.
+func (m mutant) overlay(t *testing.T) string {
+	dir := t.TempDir()
+	root, err := filepath.Abs("..")
+	require.NoError(t, err)
+	replace := map[string]string{}
+	for _, e := range m.edits {
+		original := filepath.Join(root, e.file)
+		changed, again := replace[original]
+		if !again {
+			changed = filepath.Join(dir, strings.ReplaceAll(e.file, "/", "_"))
+		}
+		from := original
+		if again {
+			from = changed
+		}
+		text, err := os.ReadFile(from)
+		require.NoError(t, err)
+		require.Equal(t, 1, strings.Count(string(text), e.piece), "%s: %s", e.file, e.piece)
+		text = []byte(strings.Replace(string(text), e.piece, e.by, 1))
+		require.NoError(t, os.WriteFile(changed, text, 0o600))
+		replace[original] = changed
+	}
+	list, err := json.Marshal(map[string]any{"Replace": replace})
+	require.NoError(t, err)
+	path := filepath.Join(dir, "overlay.json")
+	require.NoError(t, os.WriteFile(path, list, 0o600))
+	return path
+}
