@@ -97,8 +97,13 @@ var mutants = []mutant{
 	},
 	{
 		"the source resumes over a disk that changed meanwhile",
-		[]edit{{ownerFile, "case was != nil && (", "case was != nil && false && ("}},
+		[]edit{{ownerFile, "case was != nil && *was != now", "case false && *was != now"}},
 		"./vmm", "TestDiskMovesWithItsGuest",
+	},
+	{
+		"the source resumes over a block device that changed meanwhile",
+		[]edit{{"vmm/device/virtio/imprint.go", "n += v", "n = 0 * v"}},
+		"./vmm/device/virtio", "TestBlockDeviceThatChanged",
 	},
 	{
 		"the source does not let go of the disk",

@@ -28,13 +28,28 @@ func openDisks(files []Disk, log *slog.Logger) ([]*virtio.Disk, error) {
 	var disks []*virtio.Disk
 	for _, c := range files {
 		d, err := virtio.OpenDisk(c, log)
+		if err == nil {
+			disks = append(disks, d)
+			err = firstTime(disks)
+		}
 		if err != nil {
 			closeDisks(disks)
 			return nil, err
 		}
-		disks = append(disks, d)
 	}
 	return disks, nil
+}
+
+// firstTime returns an error if the last disk is one of those before it. Without this check its
+// locks would look as if another process had it.
+func firstTime(disks []*virtio.Disk) error {
+	last := len(disks) - 1
+	for _, before := range disks[:last] {
+		if err := disks[last].Twice(before); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func closeDisks(disks []*virtio.Disk) {

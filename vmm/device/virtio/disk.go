@@ -55,8 +55,8 @@ type Disk struct {
 
 	mu      sync.Mutex // guards what follows
 	owned   bool
-	owed    error         // error of lost data that the guest has not been told of, see flush
-	left    *unix.Statx_t // the file when it was released; nil: never released
+	owed    error    // error of lost data that the guest has not been told of, see flush
+	left    *imprint // the disk when it was released; nil: never released
 	closed  bool
 	failed  int64     // requests since errors began; 0: there are none
 	lastBad time.Time // when the last request failed

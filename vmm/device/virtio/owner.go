@@ -51,14 +51,14 @@ func (d *Disk) own() error {
 // unchanged returns an error if the file is not as it was when it was released, or its size has
 // changed.
 func (d *Disk) unchanged() error {
-	now, err := d.stat()
+	now, err := d.look()
 	if err != nil {
 		return err
 	}
 	switch was := d.left; {
-	case now.Mode&unix.S_IFMT == unix.S_IFREG && int64(now.Size) != d.bytes:
-		return fmt.Errorf("it has %d bytes now, and had %d", now.Size, d.bytes)
-	case was != nil && (now.Mtime != was.Mtime || now.Ctime != was.Ctime):
+	case now.bytes != d.bytes:
+		return fmt.Errorf("it has %d bytes now, and had %d", now.bytes, d.bytes)
+	case was != nil && *was != now:
 		return errors.New("it changed since the guest stood still here: " +
 			"the guest must not go on with it")
 	}
@@ -90,11 +90,11 @@ func (d *Disk) release() error {
 				d.owed)
 		}
 	}
-	now, err := d.stat()
+	now, err := d.look()
 	if err != nil {
 		return err
 	}
-	d.left = now
+	d.left = &now
 	return d.lock(lockByte, unix.F_UNLCK)
 }
 
