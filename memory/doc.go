@@ -6,6 +6,14 @@
 // destination to readv, without a copy in between. The memfd also knows which pages were never
 // touched: they are holes, read as zero, and cost nothing to skip.
 //
+// # Memory that goes away
+//
+// A guest may give memory back ([Guest.Release]); then its pages are holes again, until somebody
+// touches them. So RAM does not only grow: what was found backed need not be so a moment later, and
+// what was populated need not stay so. A released page counts as written, because it reads as zero
+// from then on. Nothing lists the pages that the guest does without, because it takes them back
+// without a word. [RAM.Holes] asks the memfd instead.
+//
 // # Page numbers
 //
 // A guest-physical address space has a hole for MMIO (3..4 GiB), RAM does not. A

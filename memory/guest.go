@@ -1,5 +1,7 @@
 package memory
 
+import "fmt"
+
 // Guest is guest RAM as a device sees it. Devices write RAM only through it.
 //
 // A dirty log sees what vCPUs write, and nothing that the host writes. So each write through Guest
@@ -89,6 +91,21 @@ func (g *Guest) FillRanges(ranges []Range, f func(dst [][]byte)) bool {
 	return true
 }
 
+// Release gives the whole pages among n bytes of RAM at a guest-physical address back to the host,
+// see [RAM.Release]. They count as written. If any of the bytes is not RAM, Release does nothing.
+func (g *Guest) Release(gpa uint64, n int) error {
+	if _, ok := g.ram.Slice(gpa, n); !ok {
+		return fmt.Errorf("release %d bytes at %#x: not all of them are RAM", n, gpa)
+	}
+	begin, end := (gpa+PageSize-1)&^(PageSize-1), (gpa+uint64(n))&^(PageSize-1)
+	if begin >= end {
+		return nil
+	}
+	first, _ := g.ram.PageOf(begin)
+	defer g.mark(begin, int(end-begin))
+	return g.ram.Release(first, int(end-begin)/PageSize)
+}
+
 // Slices is Slice for several ranges.
 func (g *Guest) Slices(ranges []Range) ([][]byte, bool) {
 	slices := make([][]byte, 0, len(ranges))
@@ -105,6 +122,10 @@ func (g *Guest) Slices(ranges []Range) ([][]byte, bool) {
 // TakeMarked moves all marks to a set over all pages of RAM, and returns how many of them the set
 // did not have yet.
 func (g *Guest) TakeMarked(to *Bitmap) int { return g.marks.TakeInto(to) }
+
+// DropMarked takes all marks away. What was written before is then unknown, so whoever calls it
+// must go through all of RAM afterwards.
+func (g *Guest) DropMarked() { g.marks.Drop() }
 
 // mark marks the pages of n bytes of RAM.
 func (g *Guest) mark(gpa uint64, n int) {

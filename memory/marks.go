@@ -35,22 +35,34 @@ func (m *Marks) Add(page int) {
 	}
 }
 
+// Drop takes all pages out.
+func (m *Marks) Drop() {
+	m.each(func(word int) { m.words[word].Store(0) })
+}
+
 // TakeInto moves all pages to a set over at least as many pages, and returns how many of them the
 // set did not have yet.
 func (m *Marks) TakeInto(to *Bitmap) int {
 	added := 0
+	m.each(func(word int) {
+		w := m.words[word].Swap(0)
+		added += bits.OnesCount64(w &^ to.Word(word))
+		to.OrWord(word, w)
+	})
+	return added
+}
+
+// each calls f for each word with pages, and forgets the blocks that they are in. f takes the pages
+// out.
+func (m *Marks) each(f func(word int)) {
 	for i := range m.some {
 		for blocks := m.some[i].Swap(0); blocks != 0; blocks &= blocks - 1 {
 			at := (i<<6 + bits.TrailingZeros64(blocks)) * blockWords
 			for j := at; j < min(at+blockWords, len(m.words)); j++ {
-				if m.words[j].Load() == 0 {
-					continue
+				if m.words[j].Load() != 0 {
+					f(j)
 				}
-				w := m.words[j].Swap(0)
-				added += bits.OnesCount64(w &^ to.Word(j))
-				to.OrWord(j, w)
 			}
 		}
 	}
-	return added
 }

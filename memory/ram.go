@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
@@ -35,9 +36,13 @@ type RAM struct {
 	fd  int
 	mem []byte
 
-	// populated says that all of RAM is backed and mapped. It stays true, because nothing here
-	// takes memory away.
-	populated atomic.Bool
+	// maybeHoles has every page that was released and not found backed since. It may have others.
+	maybeHoles []atomic.Uint64 // bit i of word i/64 is page i
+
+	mu       sync.Mutex // guards what follows
+	releases int        // calls of Release
+	// populated says that all of RAM is backed and mapped.
+	populated bool
 }
 
 // Region is a contiguous guest-physical part of RAM.
@@ -84,7 +89,8 @@ func New(size int64) (*RAM, error) {
 	// dump that includes the guest is merely larger.
 	_ = unix.Madvise(mem, unix.MADV_HUGEPAGE)
 	_ = unix.Madvise(mem, unix.MADV_DONTDUMP)
-	return &RAM{fd: fd, mem: mem}, nil
+	pages := int(size / PageSize)
+	return &RAM{fd: fd, mem: mem, maybeHoles: make([]atomic.Uint64, (pages+63)/64)}, nil
 }
 
 // Close unmaps RAM. Its slices must not be used afterwards.
@@ -168,8 +174,11 @@ const populateChunk = 8 << 20
 
 // Populate backs all RAM with host memory, so that no first touch costs a fault later. It keeps the
 // content, even if others write at the same time. Several goroutines call progress, if it is not
-// nil, with the bytes done so far.
+// nil, with the bytes done so far. What is released afterwards loses its memory again.
 func (r *RAM) Populate(ctx context.Context, workers int, progress func(doneBytes int64)) error {
+	r.mu.Lock()
+	releases := r.releases
+	r.mu.Unlock()
 	var next, done atomic.Int64
 	g, ctx := errgroup.WithContext(ctx)
 	for range max(workers, 1) {
@@ -193,13 +202,22 @@ func (r *RAM) Populate(ctx context.Context, workers int, progress func(doneBytes
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	r.populated.Store(true)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.populated = r.releases == releases
 	return nil
+}
+
+// Populated tells whether all of RAM was populated and nothing was released since.
+func (r *RAM) Populated() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.populated
 }
 
 // PopulateRange backs count pages from first on, as Populate does.
 func (r *RAM) PopulateRange(first, count int) error {
-	if r.populated.Load() {
+	if r.Populated() {
 		return nil // finding that out would take some 50 ns a page
 	}
 	if err := populate(r.Range(first, count)); err != nil {
@@ -226,8 +244,8 @@ func populate(chunk []byte) error {
 }
 
 // Backed is how many pages the host backs with memory (stat(2), st_blocks). It is a count, not a
-// set. A page counts as soon as the host allocates it, before Allocated finds it, so an equal count
-// does not mean equal content.
+// set: RAM loses pages by Release and gets others. A page counts as soon as the host allocates it,
+// before Allocated finds it, so an equal count does not mean equal content.
 func (r *RAM) Backed() (int, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(r.fd, &st); err != nil {
@@ -238,7 +256,8 @@ func (r *RAM) Backed() (int, error) {
 }
 
 // Allocated adds to pages every page that the host backs with memory. It does not read the others:
-// they were never written, so they are holes of the memfd and read as zero (lseek(2), SEEK_DATA).
+// they were never written, or released, so they are holes of the memfd and read as zero (lseek(2),
+// SEEK_DATA).
 func (r *RAM) Allocated(pages *Bitmap) error {
 	for off := int64(0); off < r.Size(); {
 		data, err := unix.Seek(r.fd, off, unix.SEEK_DATA)

@@ -42,6 +42,16 @@ func (g *guest) writeRange(first, count int) {
 	}
 }
 
+// release gives the memory of pages back to the host.
+func (g *guest) release(first, count int) {
+	if err := g.m.ram.Release(first, count); err != nil {
+		panic(err)
+	}
+	for p := first; p < first+count; p++ {
+		g.m.tracker.mark(p)
+	}
+}
+
 func (g *guest) enter(task uint32) { g.m.port.Write(tagging.RegEnter, 4, task); g.m.boundary() }
 func (g *guest) exit(task uint32)  { g.m.port.Write(tagging.RegExit, 4, task); g.m.boundary() }
 

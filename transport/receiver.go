@@ -22,6 +22,9 @@ type Receiver struct {
 	// the words of its own chunks. Zero pages outside it are zero already and must not be touched,
 	// because that would make the host back them with memory.
 	written *memory.Bitmap
+	// release says that zero pages give their memory back. If RAM was populated before the guest
+	// came, they keep it.
+	release bool
 
 	table   []byte
 	runs    []run
@@ -45,6 +48,7 @@ func NewReceivers(conns []*Conn, ram *memory.RAM) []*Receiver {
 			channel:  i,
 			channels: len(conns),
 			written:  written,
+			release:  !ram.Populated(),
 			table:    make([]byte, MaxEntries*entrySize),
 			runs:     make([]run, 0, MaxEntries),
 			bufs:     make([][]byte, 0, MaxEntries),
@@ -75,7 +79,9 @@ func (r *Receiver) Apply(h Header) error {
 		return fmt.Errorf("%w: %d bytes announced as %d for %d pages and %d deltas", ErrFrame,
 			length, plain, pages[kindContent], pages[kindDelta])
 	}
-	r.clearZeros()
+	if err := r.clearZeros(); err != nil {
+		return err
+	}
 	if h.Encoding == EncodingRaw && pages[kindDelta] == 0 {
 		if plain == 0 {
 			return nil
@@ -129,10 +135,23 @@ func (r *Receiver) check(e run) error {
 	return nil
 }
 
-// clearZeros applies the runs of zero pages. It writes only to pages that have ever got content.
-func (r *Receiver) clearZeros() {
+// holePages is the least number of zero pages in a row that are given back to the host, which a
+// guest that reports free memory does by much longer rows. To clear a few pages is cheaper, and
+// leaves huge pages in one piece.
+const holePages = 16
+
+// clearZeros applies the runs of zero pages. It touches only pages that have ever got content. Rows
+// of others may have been populated ahead of their content, so these are given back as well.
+func (r *Receiver) clearZeros() error {
 	for _, e := range r.runs {
 		if e.kind != kindZero {
+			continue
+		}
+		if r.release && e.count >= holePages {
+			if err := r.ram.Release(e.first, e.count); err != nil {
+				return err
+			}
+			r.written.ClearRange(e.first, e.count)
 			continue
 		}
 		for from, end := e.first, e.first+e.count; from < end; {
@@ -145,6 +164,7 @@ func (r *Receiver) clearZeros() {
 			from = first + n
 		}
 	}
+	return nil
 }
 
 // scatter lists where the frame's content goes, and marks those pages as written.

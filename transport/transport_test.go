@@ -168,6 +168,53 @@ func TestFreshZerosStayHoles(t *testing.T) {
 	require.True(t, got.Test(5))
 }
 
+// TestZerosGiveMemoryBack: many pages in a row that become zero are holes at the destination, few
+// are cleared, and so are all of them where RAM was populated before the guest came.
+func TestZerosGiveMemoryBack(t *testing.T) {
+	for _, populated := range []bool{false, true} {
+		a, b := newRAM(t), newRAM(t)
+		if populated {
+			require.NoError(t, b.Populate(context.Background(), 1, nil))
+		} else {
+			require.NoError(t, b.PopulateRange(0, 512)) // ahead of its content
+		}
+		for p := 200; p < 300; p++ {
+			a.Page(p)[7] = 1
+		}
+		src, dst := connect(t)
+		s, r := NewSender(src, nil), NewReceivers([]*Conn{dst}, b)[0]
+		set := memory.NewBitmap(a.Pages())
+		set.SetRange(100, 200)
+		for round := range 2 {
+			done := make(chan error, 1)
+			go func() { done <- sendSet(s, a, set, 0, 1) }()
+			require.NoError(t, receive(r))
+			require.NoError(t, <-done)
+			if round > 0 {
+				break
+			}
+			for p := 204; p < 300; p++ {
+				clear(a.Page(p)) // but not the first 4
+			}
+			for p := 290; p < 292; p++ {
+				a.Page(p)[0] = 2 // behind them are 8 zero pages
+			}
+		}
+		got := memory.NewBitmap(b.Pages())
+		require.NoError(t, b.Allocated(got))
+		switch {
+		case populated:
+			require.Equal(t, b.Pages(), got.Count())
+		default:
+			require.Zero(t, got.CountRange(204, 290-204))
+			require.Equal(t, 10, got.CountRange(290, 10))
+			require.Equal(t, 212, got.CountRange(300, 212), "not in the set")
+			require.Zero(t, got.CountRange(100, 100), "populated, and zero from the beginning")
+		}
+		require.True(t, bytes.Equal(a.Range(100, 200), b.Range(100, 200)))
+	}
+}
+
 func TestOwnRunCoversEachPageOnce(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(3, 4))
 	const pages = 5000

@@ -12,8 +12,14 @@ type tracker struct {
 	guest *memory.Guest
 }
 
-// Harvest adds the pages marked since the last harvest. It may report a page that was marked before
-// Start, which is then sent twice.
+// Start drops the marks from before. Otherwise the first harvest would report every page that any
+// device has ever written or released.
+func (t *tracker) Start() error {
+	t.guest.DropMarked()
+	return t.Tracker.Start()
+}
+
+// Harvest adds the pages marked since the last harvest.
 func (t *tracker) Harvest(dirty *memory.Bitmap) (int, error) {
 	n, err := t.Tracker.Harvest(dirty)
 	return n + t.guest.TakeMarked(dirty), err

@@ -61,3 +61,27 @@ func TestHarvestAddsHostMarks(t *testing.T) {
 	require.NoError(t, err)
 	require.Zero(t, n, "reported once")
 }
+
+// Start implements [dirtylog.Tracker].
+func (l *guestLog) Start() error { return nil }
+
+// TestStartDropsOlderMarks: what was written before a migration is sent with all of RAM, and not
+// once more because of its mark.
+func TestStartDropsOlderMarks(t *testing.T) {
+	ram, err := memory.New(memory.MinSize)
+	require.NoError(t, err)
+	defer ram.Close()
+	guest := memory.NewGuest(ram)
+	tr := &tracker{&guestLog{}, guest}
+	guest.Write(5*memory.PageSize, []byte{1})
+	require.NoError(t, guest.Release(64*memory.PageSize, memory.PageSize))
+	require.NoError(t, tr.Start())
+	guest.Write(6*memory.PageSize, []byte{1})
+	require.NoError(t, guest.Release(65*memory.PageSize, memory.PageSize))
+	dirty := memory.NewBitmap(ram.Pages())
+	_, err = tr.Harvest(dirty)
+	require.NoError(t, err)
+	require.Equal(t, 2, dirty.Count())
+	require.True(t, dirty.Test(6))
+	require.True(t, dirty.Test(65))
+}

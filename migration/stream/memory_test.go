@@ -57,6 +57,18 @@ func (g *guest) clear(page int) {
 	g.mark(page)
 }
 
+// release gives the memory of pages back to the host.
+func (g *guest) release(first, count int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err := g.ram.Release(first, count); err != nil {
+		panic(err)
+	}
+	for p := first; p < first+count; p++ {
+		g.mark(p)
+	}
+}
+
 func (g *guest) mark(page int) {
 	if g.on {
 		g.dirty.Set(page)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"taskguide/memory"
 	"taskguide/migration/stream"
 )
 
@@ -62,6 +63,8 @@ func (o busy) test(t *testing.T) {
 				g.write(own.IntN(ramPages), 1)
 			case 4:
 				g.clear(own.IntN(ramPages))
+			case 7:
+				g.release(own.IntN(ramPages-300), own.IntN(300))
 			case 5:
 				if own.IntN(5) == 0 {
 					s.Stop()
@@ -93,6 +96,33 @@ func (o busy) test(t *testing.T) {
 	require.Zero(t, s.Pending().Count())
 	require.Zero(t, whole.differ())
 	require.NoError(t, s.StopTracking())
+}
+
+// TestReleasedPagesStayHoles: pages that the guest gave back to the host are sent as zeros, and are
+// holes afterwards, because nobody has read them. Pages that it took back are sent with what it
+// wrote.
+func TestReleasedPagesStayHoles(t *testing.T) {
+	for _, onDemand := range []bool{false, true} {
+		g := newGuest(t, onDemand)
+		g.write(0, 1000)
+		g.release(10, 20) // never sent
+		s, sink := begun(t, g, stream.Config{})
+		g.release(100, 200) // after they were found to have content
+		require.EqualValues(t, 200, send(t, s, stream.Running).Zero)
+		g.release(400, 300)
+		g.write(500, 1)
+		take(t, s)
+		r := send(t, s, stream.Still)
+		require.EqualValues(t, 1, r.Content)
+		content := memory.NewBitmap(ramPages)
+		require.NoError(t, g.ram.Allocated(content))
+		for p := range 1000 {
+			hole := p >= 10 && p < 30 || p >= 100 && p < 300 || p >= 400 && p < 700 && p != 500
+			require.Equal(t, !hole, content.Test(p), "page %d", p)
+		}
+		require.Zero(t, sink.differ())
+		require.NoError(t, s.StopTracking())
+	}
 }
 
 // TestStopLeavesTheRest: a round that ends early leaves what it did not come to for the next.

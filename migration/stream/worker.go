@@ -10,7 +10,7 @@ import (
 
 // stepPages is how many pages a worker takes on at a time: few enough to stop soon, and enough to
 // make the cost of bookkeeping small.
-const stepPages = 64
+const stepPages = memory.HolesAtOnce
 
 // worker sends the pages that are bound to one channel.
 type worker struct {
@@ -52,10 +52,11 @@ func (w *worker) send(ctx context.Context, skip Skipping, yield func()) error {
 // sendRun sends a run of pages, cut where their kind changes.
 func (w *worker) sendRun(ctx context.Context, first, count int, skip Skipping) error {
 	round := &w.s.round
+	step := step{first: first, holes: w.s.ram.Holes(first, count), skip: skip}
 	for end := first + count; first < end; {
-		kind := w.classify(first, skip)
+		kind := w.classify(first, step)
 		n := 1
-		for first+n < end && w.classify(first+n, skip) == kind {
+		for first+n < end && w.classify(first+n, step) == kind {
 			n++
 		}
 		var err error
@@ -87,11 +88,20 @@ const (
 	pageSkipped
 )
 
-func (w *worker) classify(page int, skip Skipping) pageKind {
-	if skip == SkipDirty && w.s.again[page>>6].Load()&(1<<(page&63)) != 0 {
+// step is what a worker knows of the pages that it takes on.
+type step struct {
+	first int
+	holes uint64 // bit i is page first+i; see memory.RAM.Holes
+	skip  Skipping
+}
+
+// classify does not read holes, because that would back them with memory: the guest has just given
+// them back.
+func (w *worker) classify(page int, s step) pageKind {
+	if s.skip == SkipDirty && w.s.again[page>>6].Load()&(1<<(page&63)) != 0 {
 		return pageSkipped
 	}
-	if memory.IsZero(w.s.ram.Page(page)) {
+	if s.holes&(1<<(page-s.first)) != 0 || memory.IsZero(w.s.ram.Page(page)) {
 		return pageZero
 	}
 	return pageContent
