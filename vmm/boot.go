@@ -84,6 +84,6 @@ func (c *vcpu) startWith(r boot.Registers) error {
 	sregs.GDT = kvm.Descriptor{Base: r.GDTBase, Limit: r.GDTLimit}
 	sregs.IDT = kvm.Descriptor{}
 	sregs.CR0, sregs.CR3, sregs.CR4, sregs.EFER = r.CR0, r.CR3, r.CR4, r.EFER
-	regs := kvm.Regs{RBX: r.RBX, RSI: r.RSI, RIP: r.RIP, RFLAGS: 2}
+	regs := kvm.Regs{RAX: r.RAX, RBX: r.RBX, RSI: r.RSI, RIP: r.RIP, RFLAGS: 2}
 	return errors.Join(kvm.SetSregs.Do(c.fd, &sregs), kvm.SetRegs.Do(c.fd, &regs))
 }

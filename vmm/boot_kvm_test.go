@@ -46,6 +46,38 @@ func TestELF32(t *testing.T) {
 	require.Equal(t, Exit{Reason: ExitGuest, Status: 9}, waitEnd(t, vm))
 }
 
+// TestMultiboot boots kernels with a multiboot header, which read what they are told: the magic
+// number in EAX, and by EBX the command line, the module and the memory map. They print the command
+// line's first byte and the module's, and end with the status 5.
+func TestMultiboot(t *testing.T) {
+	kernel := code(
+		0x3d, imm32(0x2badb002), // cmp eax, magic
+		0x74, 0x04, // je 1f
+		exitWith(6),
+		0x66, 0xba, 0xf8, 0x03, // 1: mov dx, COM1
+		0x8b, 0x73, 16, // mov esi, [ebx + cmdline]
+		0x8a, 0x06, 0xee, // mov al, [esi]; out dx, al
+		0x8b, 0x73, 24, // mov esi, [ebx + mods_addr]
+		0x8b, 0x36, // mov esi, [esi + mod_start]
+		0x8a, 0x06, 0xee, // mov al, [esi]; out dx, al
+		exitWith(5),
+	)
+	for name, file := range map[string][]byte{
+		"by address": boottest.Multiboot(kernel),
+		"ELF32":      boottest.MultibootELF(boottest.Class32, kernel),
+		"ELF64":      boottest.MultibootELF(boottest.Class64, kernel),
+	} {
+		t.Run(name, func(t *testing.T) {
+			var console syncBuffer
+			vm := newTestVM(t, 1, &console)
+			require.NoError(t, vm.Boot(file, []byte("module"), "command line"))
+			require.NoError(t, vm.Resume())
+			require.Equal(t, Exit{Reason: ExitGuest, Status: 5}, waitEnd(t, vm))
+			require.Equal(t, "cm", console.String())
+		})
+	}
+}
+
 // TestLinuxEntry boots a "kernel" of a few instructions of 64-bit code where guest
 // kernel code runs natively, and expects the refusal elsewhere.
 func TestLinuxEntry(t *testing.T) {

@@ -67,8 +67,9 @@ func (r *runFlags) register(cmd *cobra.Command) {
 	f.StringVar(&r.cpus, "cpu", "host", "hosts whose CPUs must all be able to run the guest: "+
 		"files of vmm doctor --cpu, with commas between; host is this one")
 	f.StringVar(&r.cfg.Kernel, "kernel", "",
-		"ELF file with a PVH note, or Linux bzImage (default: the embedded guest)")
-	f.StringVar(&r.cfg.Initrd, "initrd", "", "initial RAM disk for the kernel")
+		"Linux bzImage, ELF file with a PVH note, or multiboot kernel "+
+			"(default: the embedded guest)")
+	f.StringVar(&r.cfg.Initrd, "initrd", "", "initial RAM disk for the kernel, or its module")
 	f.StringVar(&r.cfg.Cmdline, "cmdline", "", "kernel command line")
 	f.Var(&r.disks, "disk", "a raw image or block device as a virtio disk, once for each; "+
 		"options: readonly, cache=auto|direct|host, lock=ofd|none")

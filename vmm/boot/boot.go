@@ -46,7 +46,7 @@ type Content struct {
 // Registers are the first vCPU's registers that a boot protocol defines. Segments are flat, and all
 // other registers are 0.
 type Registers struct {
-	RIP, RBX, RSI       uint64
+	RIP, RAX, RBX, RSI  uint64
 	CR0, CR3, CR4, EFER uint64
 	// Code is the selector in CS, and Data the selector in the other segment registers.
 	Code, Data uint16
@@ -76,15 +76,25 @@ type Kernel interface {
 	load(l *loader) (Registers, error)
 }
 
-// Parse reads a kernel file: an ELF file with a PVH note or a Linux bzImage.
+// Parse reads a kernel file. A PVH note counts for more than a multiboot header in the same file,
+// because it says more of where the kernel wants to be entered, and so does a bzImage's header.
 func Parse(file []byte) (Kernel, error) {
-	switch {
-	case isELF(file):
-		return parsePVH(file)
-	case isBzImage(file):
+	if isBzImage(file) {
 		return parseBzImage(file)
 	}
-	return nil, fmt.Errorf("%w: it is neither an ELF file nor a Linux bzImage", ErrKernel)
+	header, multiboot := findMultiboot(file)
+	switch {
+	case isELF(file):
+		k, err := parsePVH(file)
+		if err != nil && multiboot && (header.hasAddresses() || errors.Is(err, errNoPVHNote)) {
+			return parseMultiboot(file, header)
+		}
+		return k, err
+	case multiboot:
+		return parseMultiboot(file, header)
+	}
+	return nil, fmt.Errorf("%w: it is neither an ELF file nor a Linux bzImage, and has no "+
+		"multiboot header", ErrKernel)
 }
 
 // Load makes the image of a machine that starts a kernel.

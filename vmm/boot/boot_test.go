@@ -277,7 +277,7 @@ func TestLoadRefusals(t *testing.T) {
 		cmdline string
 		want    string
 	}{
-		{"neither", []byte("hello"), nil, "", "neither an ELF file nor a Linux bzImage"},
+		{"neither", []byte("hello"), nil, "", "has no multiboot header"},
 		{"empty", nil, nil, "", "neither"},
 		{"larger than RAM", big, nil, "", "does not fit RAM"},
 		{"absurd", huge, nil, "", "does not fit RAM"},
@@ -385,6 +385,9 @@ func FuzzLoad(f *testing.F) {
 	f.Add(boottest.PVH([]byte{0xf4}), []byte("initrd"), "cmdline")
 	f.Add(boottest.PVH32([]byte{0xf4}), []byte("initrd"), "cmdline")
 	f.Add(boottest.BzImage([]byte{0xf4}), []byte("initrd"), "cmdline")
+	f.Add(boottest.Multiboot([]byte{0xf4}), []byte("initrd"), "cmdline")
+	f.Add(boottest.MultibootELF(boottest.Class32, []byte{0xf4}), []byte("initrd"), "cmdline")
+	f.Add(boottest.MultibootELF(boottest.Class64, []byte{0xf4}), []byte("initrd"), "cmdline")
 	f.Fuzz(func(t *testing.T, file, initrd []byte, cmdline string) {
 		image, err := load(file, Payload{Initrd: initrd, Cmdline: cmdline})
 		if err != nil {

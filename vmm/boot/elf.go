@@ -36,6 +36,8 @@ type elfLayout struct {
 	table func(header []byte) (offset, size, count uint64)
 	// program reads one program header.
 	program func(b []byte) programHeader
+	// entry reads the entry point from the file's header.
+	entry func(header []byte) uint64
 }
 
 // elfLayouts are the two classes. PVH enters either of them in 32-bit protected mode.
@@ -47,10 +49,11 @@ var elfLayouts = map[byte]elfLayout{
 		},
 		program: func(b []byte) programHeader {
 			return programHeader{
-				kind: le.Uint32(b), offset: word(b[4:]), gpa: word(b[12:]),
+				kind: le.Uint32(b), offset: word(b[4:]), virtual: word(b[8:]), gpa: word(b[12:]),
 				fileBytes: word(b[16:]), memoryBytes: word(b[20:]), align: word(b[28:]),
 			}
 		},
+		entry: func(h []byte) uint64 { return word(h[24:]) },
 	},
 	elfClass64: {
 		machine: elfMachineX86_64, headerBytes: 64, programBytes: 56,
@@ -59,11 +62,12 @@ var elfLayouts = map[byte]elfLayout{
 		},
 		program: func(b []byte) programHeader {
 			return programHeader{
-				kind: le.Uint32(b), offset: le.Uint64(b[8:]), gpa: le.Uint64(b[24:]),
-				fileBytes: le.Uint64(b[32:]), memoryBytes: le.Uint64(b[40:]),
-				align: le.Uint64(b[48:]),
+				kind: le.Uint32(b), offset: le.Uint64(b[8:]), virtual: le.Uint64(b[16:]),
+				gpa: le.Uint64(b[24:]), fileBytes: le.Uint64(b[32:]),
+				memoryBytes: le.Uint64(b[40:]), align: le.Uint64(b[48:]),
 			}
 		},
+		entry: func(h []byte) uint64 { return le.Uint64(h[24:]) },
 	},
 }
 
@@ -75,6 +79,7 @@ type programHeader struct {
 	kind              uint32
 	offset, fileBytes uint64 // in the file
 	gpa, memoryBytes  uint64 // in memory
+	virtual           uint64 // address in memory once the kernel has turned on paging
 	align             uint64
 }
 
@@ -87,12 +92,30 @@ func (h programHeader) data(file []byte) ([]byte, error) {
 	return file[h.offset : h.offset+h.fileBytes], nil
 }
 
+// content returns what a segment puts into memory.
+func (h programHeader) content(file []byte) (Content, error) {
+	data, err := h.data(file)
+	if err != nil {
+		return Content{}, err
+	}
+	if h.memoryBytes < h.fileBytes || h.memoryBytes > math.MaxInt64 {
+		return Content{}, fmt.Errorf(
+			"%w: the ELF file has a segment of %d bytes for %d bytes of data",
+			ErrKernel, h.memoryBytes, h.fileBytes)
+	}
+	return Content{GPA: h.gpa, Data: data, Size: h.memoryBytes}, nil
+}
+
 // pvhImage is a kernel that is booted by PVH.
 type pvhImage struct {
 	entry    uint32 // guest-physical
 	linux    bool   // it is a Linux kernel
 	segments []Content
 }
+
+// errNoPVHNote is returned for an ELF file that is none of PVH's.
+var errNoPVHNote = fmt.Errorf("%w: the ELF file has no PVH note (XEN_ELFNOTE_PHYS32_ENTRY) and no "+
+	"multiboot header: for Linux, configure it with CONFIG_PVH or give its bzImage", ErrKernel)
 
 func isELF(file []byte) bool { return bytes.HasPrefix(file, []byte("\x7fELF")) }
 
@@ -105,39 +128,36 @@ func parsePVH(file []byte) (*pvhImage, error) {
 	image := &pvhImage{}
 	found := false
 	for _, h := range headers {
-		if h.kind != elfLoad && h.kind != elfNote {
-			continue
-		}
-		data, err := h.data(file)
-		if err != nil {
-			return nil, err
-		}
-		if h.kind == elfNote {
+		switch h.kind {
+		case elfNote:
+			data, err := h.data(file)
+			if err != nil {
+				return nil, err
+			}
 			if entry, ok := pvhEntry(data, h.align); ok {
 				image.entry, found = entry, true
 			}
 			image.linux = image.linux || isLinux(data, h.align)
-			continue
-		}
-		if h.memoryBytes < h.fileBytes || h.memoryBytes > math.MaxInt64 {
-			return nil, fmt.Errorf(
-				"%w: the ELF file has a segment of %d bytes for %d bytes of data",
-				ErrKernel, h.memoryBytes, h.fileBytes)
-		}
-		if h.memoryBytes > 0 {
-			image.segments = append(image.segments,
-				Content{GPA: h.gpa, Data: data, Size: h.memoryBytes})
+		case elfLoad:
+			segment, err := h.content(file)
+			if err != nil {
+				return nil, err
+			}
+			if segment.Size > 0 {
+				image.segments = append(image.segments, segment)
+			}
 		}
 	}
 	switch {
 	case !found:
-		return nil, fmt.Errorf("%w: the ELF file has no PVH note (XEN_ELFNOTE_PHYS32_ENTRY): for "+
-			"Linux, configure it with CONFIG_PVH or give its bzImage", ErrKernel)
+		return nil, errNoPVHNote
 	case len(image.segments) == 0:
-		return nil, fmt.Errorf("%w: the ELF file has nothing to load", ErrKernel)
+		return nil, errNothingToLoad
 	}
 	return image, nil
 }
+
+var errNothingToLoad = fmt.Errorf("%w: the file has nothing to load", ErrKernel)
 
 // programHeaders checks a file's ELF header and returns its program headers.
 func programHeaders(file []byte) ([]programHeader, error) {

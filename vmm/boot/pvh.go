@@ -20,7 +20,7 @@ func (k *pvhImage) Linux() bool { return k.linux }
 
 // load implements [Kernel]. The registers are those that PVH defines for the entry point.
 func (k *pvhImage) load(l *loader) (Registers, error) {
-	if err := l.putSegments(k); err != nil {
+	if err := l.putSegments(k.segments, uint64(k.entry)); err != nil {
 		return Registers{}, err
 	}
 	module, err := l.putInitrd()
@@ -38,9 +38,9 @@ func (k *pvhImage) load(l *loader) (Registers, error) {
 	}, err
 }
 
-// putSegments puts a kernel's segments to where it wants them.
-func (l *loader) putSegments(k *pvhImage) error {
-	for _, s := range k.segments {
+// putSegments puts a kernel's segments to where it wants them. Its entry point must be in RAM.
+func (l *loader) putSegments(segments []Content, entry uint64) error {
+	for _, s := range segments {
 		if !l.has(s.GPA, s.Size) {
 			return fmt.Errorf(
 				"%w: it does not fit RAM: it wants %d bytes at %#x and RAM has %d MiB",
@@ -49,8 +49,8 @@ func (l *loader) putSegments(k *pvhImage) error {
 		l.contents = append(l.contents, s)
 		l.layout.reserve(s.GPA, s.GPA+s.Size)
 	}
-	if !l.has(uint64(k.entry), 1) {
-		return fmt.Errorf("%w: its entry point %#x is outside of RAM", ErrKernel, k.entry)
+	if !l.has(entry, 1) {
+		return fmt.Errorf("%w: its entry point %#x is outside of RAM", ErrKernel, entry)
 	}
 	return nil
 }

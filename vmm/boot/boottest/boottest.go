@@ -106,3 +106,55 @@ func BzImage(code []byte) []byte {
 	le.PutUint32(b[0x260:], 4<<20)   // memory that it takes up there
 	return append(append(b, make([]byte, entry64)...), code...)
 }
+
+// MultibootHeader returns a multiboot header with flags, and the words of its address fields. Where
+// flags has bit 16, these are the addresses of header, text, end of data, end of bss, and entry.
+func MultibootHeader(flags uint32, addresses ...uint32) []byte {
+	const magic = 0x1badb002
+	b := le.AppendUint32(nil, magic)
+	b = le.AppendUint32(b, flags)
+	b = le.AppendUint32(b, -(magic + flags))
+	for _, a := range addresses {
+		b = le.AppendUint32(b, a)
+	}
+	return b
+}
+
+// Multiboot puts a multiboot header before 32-bit code. The file has no other header, so its
+// addresses say that it goes to Entry, and the code runs right behind its header.
+func Multiboot(code []byte) []byte {
+	const byAddress, headerBytes = 1 << 16, 32
+	header := MultibootHeader(byAddress, Entry, Entry, 0, 0, Entry+headerBytes)
+	return append(header, code...)
+}
+
+// MultibootELF wraps 32-bit code in an ELF64 or an ELF32 file with a multiboot header that has no
+// addresses. Elsewhere the kernel would be at virtual addresses, and its entry point is one, too.
+func MultibootELF(class Class, code []byte) []byte {
+	const virtual = 0x40000000
+	header := MultibootHeader(0)
+	content := append(header, code...)
+	entry := uint64(virtual + Entry + len(header))
+	var b []byte
+	if class == Class64 {
+		b = PVH(content)
+		le.PutUint64(b[24:], entry)
+		le.PutUint64(b[64+56+16:], virtual+Entry)
+		b[64] = 0 // the note's program header is unused
+		return b
+	}
+	b = PVH32(content)
+	le.PutUint32(b[24:], uint32(entry))
+	le.PutUint32(b[52+32+8:], virtual+Entry)
+	b[52] = 0
+	return b
+}
+
+// Class is the class of an ELF file: how many bits its words have.
+type Class int
+
+// The two classes.
+const (
+	Class32 Class = 32
+	Class64 Class = 64
+)
