@@ -37,6 +37,8 @@ type Options struct {
 	Console io.Writer
 	// ConsoleLossy, unless nil, is called when output is lost, see [device.Console].
 	ConsoleLossy func(lost int64)
+	// HVC gets what the guest sends to its second console, hvc0 for Linux. See [virtio.Console].
+	HVC device.Console
 	// DirtyLog says how writes are tracked. The zero value is KVM_GET_DIRTY_LOG. With
 	// dirtylog.KindManualProtect, which dirtylog.Auto may choose, the pages of
 	// [VM.Tracker] are protected on demand.

@@ -16,7 +16,9 @@ import (
 // newDevices makes the devices of a machine on this host, with the disks that were opened for it.
 func newDevices(opts Options, disks []*virtio.Disk) *device.Set {
 	bus := pci.NewHost()
-	more := []device.Device{bus, virtio.NewRNG(bus, opts.log())}
+	more := []device.Device{
+		bus, virtio.NewRNG(bus, opts.log()), virtio.NewConsole(bus, opts.HVC, opts.log()),
+	}
 	for i, d := range disks {
 		more = append(more, virtio.NewBlock(bus, i, d, opts.log()))
 	}
@@ -78,3 +80,13 @@ func (vm *VM) Tags() *tagging.Port { return vm.devices.Tags.Port }
 // SerialInput sends bytes to the guest's COM1. It returns how many were taken, which is fewer than
 // all if the guest does not read them.
 func (vm *VM) SerialInput(p []byte) int { return vm.devices.Serial.Input(p) }
+
+// HVCInput is SerialInput for the second console. Without one, input is dropped.
+func (vm *VM) HVCInput(p []byte) int {
+	for d := range vm.devices.All() {
+		if c, ok := d.(*virtio.Console); ok {
+			return c.Input(p)
+		}
+	}
+	return len(p)
+}

@@ -138,12 +138,16 @@ func diskKinds() state.Catalog {
 }
 
 // TakeDisks takes back the disks of a machine that stands still, after its state was saved for
-// another machine that never ran.
+// another machine that never ran, and whatever else its devices gave away with their state.
 func (vm *VM) TakeDisks() error {
 	vm.mu.Lock()
 	defer vm.mu.Unlock()
 	if vm.ended {
 		return ErrEnded
 	}
-	return ownDisks(vm.disks)
+	if err := ownDisks(vm.disks); err != nil {
+		return err
+	}
+	vm.devices.Stay()
+	return nil
 }

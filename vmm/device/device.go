@@ -52,6 +52,13 @@ type Waiter interface {
 	Hurry()
 }
 
+// Stayer is a device that gives something away with its state.
+type Stayer interface {
+	// Stay takes that back: the state was saved, and the guest stays here all the same. Resume does
+	// so, too; Stay is for a guest that was paused, and stays so.
+	Stay()
+}
+
 // Board is the machine that a device is attached to.
 type Board interface {
 	// RAM is guest RAM.

@@ -2,6 +2,7 @@ package device
 
 import (
 	"fmt"
+	"iter"
 	"slices"
 
 	"taskguide/vmm/state"
@@ -20,6 +21,9 @@ type Set struct {
 	buses   [2][]Window // by Space; fixed once attached
 	quiet   bool
 }
+
+// All returns the devices in their order.
+func (s *Set) All() iter.Seq[Device] { return slices.Values(s.devices) }
 
 // Catalog returns the sections that the devices' state has and that they read.
 func (s *Set) Catalog() state.Catalog {
@@ -118,6 +122,15 @@ func (s *Set) Hurry() {
 	for _, d := range s.devices {
 		if w, ok := d.(Waiter); ok {
 			w.Hurry()
+		}
+	}
+}
+
+// Stay makes all devices take back what they gave away, see [Stayer].
+func (s *Set) Stay() {
+	for _, d := range s.devices {
+		if k, ok := d.(Stayer); ok {
+			k.Stay()
 		}
 	}
 }

@@ -275,6 +275,9 @@ func (d *Device) featuresFit() bool {
 func (d *Device) clear() {
 	d.life++
 	d.stale = d.inFlight
+	if s, ok := d.backend.(stateful); ok {
+		s.reset()
+	}
 	d.registers = registers{configVector: noVector}
 	for _, q := range d.queues {
 		*q = queue{ram: q.ram, max: q.max, size: q.max}

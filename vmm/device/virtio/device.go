@@ -52,6 +52,27 @@ type backend interface {
 	close()
 }
 
+// prompt is a backend that serves chains at once, under the device's lock. So it has none in
+// flight, and may leave one in its queue until it has something for it. serve is not called.
+type prompt interface {
+	// handle serves the next chain of a queue. It returns false to leave the chain there; then it
+	// is called again when the driver or [Device.wake] rings. It must not wait.
+	handle(queue int, c chain) (written uint32, done bool, err error)
+}
+
+// stateful is a backend with a state of its own. The device's lock is held in all calls.
+type stateful interface {
+	// save returns the state. From then on the state belongs to whoever loads it, so what this
+	// backend does must not change it until stay is called.
+	save() []byte
+	// load replaces the state by one that comes from another host.
+	load(state []byte) error
+	// stay says that the guest goes on here.
+	stay()
+	// reset is called when the driver resets the device.
+	reset()
+}
+
 // request is a chain that a backend is to serve.
 type request struct {
 	chain
@@ -154,6 +175,11 @@ func (d *Device) Attach(b device.Board) []device.Window {
 
 // serveAll serves a queue until it is empty or the device must stop.
 func (d *Device) serveAll(i int) {
+	if p, ok := d.backend.(prompt); ok {
+		for d.handle(p, i) {
+		}
+		return
+	}
 	for {
 		r, ok := d.take(i)
 		if !ok {
@@ -181,6 +207,43 @@ func (d *Device) take(i int) (r request, ok bool) {
 	life := d.life
 	done := func(written uint32, err error) { d.give(i, life, c.head, written, err) }
 	return request{chain: c, features: d.driverFeatures, done: done}, true
+}
+
+// handle has the backend handle the next chain of a queue. It returns false when nothing is left to
+// do.
+func (d *Device) handle(p prompt, i int) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.quiet || d.closed || !d.works() || !d.queues[i].enabled {
+		return false
+	}
+	c, ok, err := d.queues[i].peek()
+	if err != nil {
+		d.breakDown(i, err)
+	}
+	if !ok {
+		return false
+	}
+	written, done, err := p.handle(i, c)
+	switch {
+	case err != nil:
+		d.breakDown(i, err)
+		return false
+	case !done:
+		return false
+	}
+	d.queues[i].taken++
+	if d.queues[i].give(c.head, written) {
+		d.interruptQueue(i)
+	}
+	return true
+}
+
+// wake makes a queue's worker look at it. The caller holds none of the backend's locks.
+func (d *Device) wake(i int) {
+	if i < len(d.bells) { // otherwise the machine came without this device
+		d.bells[i].Ring()
+	}
 }
 
 // works tells whether the device may act; mu is held.
@@ -259,11 +322,23 @@ func (d *Device) Resume() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.quiet = false
+	if s, ok := d.backend.(stateful); ok {
+		s.stay()
+	}
 	if d.loaded {
 		d.loaded = false
 		d.interruptAll()
 	}
 	d.ring() // what came meanwhile has not been looked at
+}
+
+// Stay implements [device.Stayer].
+func (d *Device) Stay() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if s, ok := d.backend.(stateful); ok {
+		s.stay()
+	}
 }
 
 // interruptAll interrupts for everything that may have been given back on the host before; mu is

@@ -23,6 +23,10 @@
 //	saved.go    the state that moves
 //	rng.go, ... one device each: what it does with a chain
 //
+// A backend serves chains in one of two ways. A disk needs time, so it gets each chain to keep
+// until it is done. A console or a socket answers at once, or not before something happens at the
+// host: it handles the chain under the device's lock, or leaves it in the queue.
+//
 // # Nothing of it is trusted
 //
 // The guest may write everything in the rings at any time. Each descriptor is copied before it is

@@ -61,7 +61,9 @@ func newDriver(t testing.TB, dev *Device) (*driver, *board) {
 	b := &board{Board: plain}
 	d := driverOf(t, dev, dev.Attach(b)[0], b.RAM())
 	t.Cleanup(func() {
-		dev.Close()
+		if !dev.closed { // by the test
+			dev.Close()
+		}
 		plain.Close()
 	})
 	return d, b

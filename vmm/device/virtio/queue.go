@@ -77,9 +77,18 @@ func (q *queue) available() (int, error) {
 	return int(n), nil
 }
 
-// take takes the next chain, if there is one. If there is none, it asks the driver to ring the
-// doorbell for the next one.
+// take takes the next chain, if there is one.
 func (q *queue) take() (c chain, ok bool, err error) {
+	c, ok, err = q.peek()
+	if ok {
+		q.taken++
+	}
+	return c, ok, err
+}
+
+// peek returns the next chain, if there is one, and leaves it in the queue. If there is none, it
+// asks the driver to ring the doorbell for the next one.
+func (q *queue) peek() (c chain, ok bool, err error) {
 	n, err := q.available()
 	if n == 0 && err == nil && q.eventIndex {
 		// The driver reads this after it has put a chain in. So the device must look once more
@@ -95,7 +104,6 @@ func (q *queue) take() (c chain, ok bool, err error) {
 	if c, err = q.walk(head); err != nil {
 		return chain{}, false, err
 	}
-	q.taken++
 	return c, true, nil
 }
 

@@ -4,7 +4,8 @@ import (
 	"fmt"
 )
 
-// The state is that of the function on the bus, then the registers, then the queues.
+// The state is that of the function on the bus, then the registers, the queues, and what the
+// backend has, if it has any.
 const (
 	savedRegisters = 1 + 1 + 4 + 4 + 8 + 2 + 2
 	savedQueue     = 2 + 2 + 2 + 8 + 8 + 8 + 2 + 2
@@ -14,6 +15,22 @@ const (
 func (d *Device) Save() []byte {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	b := d.visible()
+	if s, ok := d.backend.(stateful); ok {
+		b = append(b, s.save()...)
+	}
+	return b
+}
+
+// Fingerprint implements [device.Device]. The guest does not see what the backend has.
+func (d *Device) Fingerprint() []byte {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.visible()
+}
+
+// visible returns the state without the backend's; mu is held.
+func (d *Device) visible() []byte {
 	b := d.Function.Save()
 	b = append(b, d.status, d.isr)
 	b = le.AppendUint32(b, d.deviceSelect)
@@ -34,15 +51,14 @@ func (d *Device) Save() []byte {
 	return b
 }
 
-// Fingerprint implements [device.Device].
-func (d *Device) Fingerprint() []byte { return d.Save() }
-
 // Load implements [device.Device]. The queues are checked as if their driver enabled them here.
 func (d *Device) Load(_ uint16, data []byte) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	own := d.SaveBytes()
-	if want := own + savedRegisters + len(d.queues)*savedQueue; len(data) != want {
+	want := own + savedRegisters + len(d.queues)*savedQueue
+	s, more := d.backend.(stateful)
+	if len(data) < want || len(data) > want && !more {
 		return d.refuse(fmt.Errorf("%d bytes, want %d", len(data), want))
 	}
 	if err := d.Function.Load(data[:own]); err != nil {
@@ -56,6 +72,11 @@ func (d *Device) Load(_ uint16, data []byte) error {
 		saved := data[own+savedRegisters+i*savedQueue:][:savedQueue]
 		if err := d.loadQueue(i, saved); err != nil {
 			return d.refuse(fmt.Errorf("queue %d: %w", i, err))
+		}
+	}
+	if more {
+		if err := s.load(data[want:]); err != nil {
+			return d.refuse(err)
 		}
 	}
 	d.loaded = true
