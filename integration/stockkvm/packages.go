@@ -76,6 +76,28 @@ func FetchPackages(ctx context.Context, dir string) (Packages, error) {
 // FetchPackage returns a folder under dir with the files of one more Debian package, and fetches it
 // if it is missing.
 func FetchPackage(ctx context.Context, dir, name string) (string, error) {
+	return fetchMore(ctx, dir, name, func(ctx context.Context, a *apt, debs string) error {
+		_, err := a.run(ctx, debs, "apt-get", "download", "-qq", name)
+		return err
+	})
+}
+
+// FetchWithDependencies returns a folder under dir with the files of Debian packages and of all
+// that they depend on, and fetches them if they are missing. No script of a package runs, so
+// nothing is configured.
+func FetchWithDependencies(ctx context.Context, dir string, names ...string) (string, error) {
+	name := strings.Join(names, "+")
+	return fetchMore(ctx, dir, name, func(ctx context.Context, a *apt, debs string) error {
+		return a.downloadAll(ctx, debs, names)
+	})
+}
+
+// fetcher makes apt fetch packages into debs.
+type fetcher func(ctx context.Context, a *apt, debs string) error
+
+// fetchMore returns the folder dir/more/name. If it is missing, it is unpacked from the packages in
+// the folder beside it, and if that has none, get fetches them.
+func fetchMore(ctx context.Context, dir, name string, get fetcher) (string, error) {
 	root := filepath.Join(dir, "more", name)
 	debs := root + ".debs"
 	if err := os.MkdirAll(debs, 0o755); err != nil {
@@ -89,9 +111,10 @@ func FetchPackage(ctx context.Context, dir, name string) (string, error) {
 	if isDir(root) {
 		return root, nil
 	}
-	if !anyFile(debs, name+"_*.deb") {
-		if err := download(ctx, dir, debs, name); err != nil {
-			return "", fmt.Errorf("%w: %w", ErrPackages, err)
+	if !anyFile(debs, "*.deb") {
+		if err := download(ctx, dir, debs, get); err != nil {
+			return "", fmt.Errorf("%w: %w: put the .deb files of %s into %s", ErrPackages, err,
+				name, debs)
 		}
 	}
 	if err := unpackDebs(ctx, debs, root); err != nil {
@@ -100,17 +123,30 @@ func FetchPackage(ctx context.Context, dir, name string) (string, error) {
 	return root, nil
 }
 
-// download makes apt, whose state is in dir, fetch a package into debs.
-func download(ctx context.Context, dir, debs, name string) error {
+// download makes apt, whose state is in dir, fetch packages into debs. It fetches into a folder
+// beside debs first, so that an interrupted run leaves no part of them that looks whole.
+func download(ctx context.Context, dir, debs string, get fetcher) error {
 	a, err := newApt(dir)
 	if err != nil {
 		return err
 	}
-	if _, err := a.run(ctx, debs, "apt-get", "update", "-qq"); err != nil {
-		return fmt.Errorf("%w: put the .deb file of %s into %s", err, name, debs)
+	partial := debs + ".partial"
+	if err := os.RemoveAll(partial); err != nil {
+		return err
 	}
-	_, err = a.run(ctx, debs, "apt-get", "download", "-qq", name)
-	return err
+	if err := os.MkdirAll(filepath.Join(partial, "partial"), 0o755); err != nil {
+		return err
+	}
+	if _, err := a.run(ctx, partial, "apt-get", "update", "-qq"); err != nil {
+		return err
+	}
+	if err := get(ctx, a, partial); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(debs); err != nil {
+		return err
+	}
+	return os.Rename(partial, debs)
 }
 
 // lockDir keeps a second rig from fetching into the same cache at the same time.
@@ -237,6 +273,22 @@ func (a *apt) run(ctx context.Context, dir, tool string, args ...string) (string
 		return "", fmt.Errorf("%s %s: %w%s", tool, args[0], err, detail)
 	}
 	return string(out), nil
+}
+
+// downloadAll downloads packages and all that they depend on into debs. apt believes that nothing
+// is installed, because the files are for another system than this one.
+func (a *apt) downloadAll(ctx context.Context, debs string, names []string) error {
+	status := filepath.Join(debs, "status")
+	if err := os.WriteFile(status, nil, 0o644); err != nil {
+		return err
+	}
+	args := []string{
+		"install", "--download-only", "--no-install-recommends", "-y", "-qq",
+		"-o", "Dir::State::status=" + status,
+		"-o", "Dir::Cache::archives=" + debs,
+	}
+	_, err := a.run(ctx, debs, "apt-get", append(args, names...)...)
+	return err
 }
 
 // kernelName returns the package that the meta package currently stands for.

@@ -72,6 +72,19 @@ func TestPackagesAlreadyUnpackedNeedNoApt(t *testing.T) {
 	require.Equal(t, filepath.Join(dir, "root/boot/vmlinuz-6.1"), p.Kernel)
 }
 
+func TestMorePackagesAlreadyUnpackedNeedNoApt(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	dir := t.TempDir()
+	root := filepath.Join(dir, "more", "one+two")
+	_, err := FetchWithDependencies(t.Context(), dir, "one", "two")
+	require.ErrorIs(t, err, ErrPackages)
+	require.ErrorContains(t, err, "put the .deb files of one+two into "+root+".debs")
+	require.NoError(t, os.Mkdir(root, 0o755))
+	got, err := FetchWithDependencies(t.Context(), dir, "one", "two")
+	require.NoError(t, err)
+	require.Equal(t, root, got)
+}
+
 // collect runs recorded output of a test binary through the collector.
 func collect(t *testing.T, output string) (Result, string) {
 	t.Helper()
