@@ -45,6 +45,8 @@ type Options struct {
 	DirtyLog dirtylog.Kind
 	// Disks are the machine's, in the order in which its guest finds them.
 	Disks []Disk
+	// Nets are the machine's network cards, in the order in which its guest finds them.
+	Nets []Net
 	// Log gets the messages of devices; nil drops them.
 	Log *slog.Logger
 	// Devices are those that the machine has besides the ones from package vmm. A machine from
@@ -82,6 +84,8 @@ type machineConfig struct {
 	Sections []state.Kind `json:"sections,omitempty"`
 	// Disks are the machine's. A destination must have the same.
 	Disks []virtio.DiskIdentity `json:"disks,omitempty"`
+	// Nets are the machine's network cards. A destination must have the same.
+	Nets []virtio.NetIdentity `json:"nets,omitempty"`
 	// Optional holds what a destination may ignore if it does not know it. It refuses any other
 	// unknown key by name. See options.
 	Optional map[string]json.RawMessage `json:"optional,omitempty"`

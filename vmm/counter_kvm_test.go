@@ -192,7 +192,7 @@ func TestADestinationWithoutTheDeviceRefuses(t *testing.T) {
 	require.NoError(t, vm.Pause())
 	data, err := vm.SaveState()
 	require.NoError(t, err)
-	_, err = decodeState(data, 1, newDevices(Options{}, nil).Catalog())
+	_, err = decodeState(data, 1, newDevices(Options{}, backends{}).Catalog())
 	require.ErrorIs(t, err, ErrState, "if it came so far")
 	require.ErrorContains(t, err, `unknown section "counter"`)
 }

@@ -13,14 +13,17 @@ import (
 	"taskguide/vmm/state"
 )
 
-// newDevices makes the devices of a machine on this host, with the disks that were opened for it.
-func newDevices(opts Options, disks []*virtio.Disk) *device.Set {
+// newDevices makes the devices of a machine on this host, with what was opened for them.
+func newDevices(opts Options, b backends) *device.Set {
 	bus := pci.NewHost()
 	more := []device.Device{
 		bus, virtio.NewRNG(bus, opts.log()), virtio.NewConsole(bus, opts.HVC, opts.log()),
 	}
-	for i, d := range disks {
+	for i, d := range b.disks {
 		more = append(more, virtio.NewBlock(bus, i, d, opts.log()))
+	}
+	for i, n := range b.nets {
+		more = append(more, virtio.NewNet(bus, i, n, opts.log()))
 	}
 	return device.New(device.Console{
 		Writer: opts.Console, Lossy: opts.ConsoleLossy, Queue: opts.consoleBytes,

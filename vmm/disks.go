@@ -88,21 +88,20 @@ func identities(disks []*virtio.Disk) []virtio.DiskIdentity {
 }
 
 // openSameDisks opens the disks of a guest that will arrive. They are owned only once it runs here.
-func openSameDisks(files []Disk, source []virtio.DiskIdentity, log *slog.Logger,
-) ([]*virtio.Disk, error) {
-	if len(source) > virtio.MaxDisks {
-		return nil, fmt.Errorf("%w: it has %d, more than any machine", ErrDisks, len(source))
+func openSameDisks(files []Disk, source *machineConfig, log *slog.Logger) ([]*virtio.Disk, error) {
+	if len(source.Disks) > virtio.MaxDisks {
+		return nil, fmt.Errorf("%w: it has %d, more than any machine", ErrDisks, len(source.Disks))
 	}
-	if len(files) != len(source) {
+	if len(files) != len(source.Disks) {
 		return nil, fmt.Errorf("%w: it has %d and %d were given: use vmm run --incoming%s",
-			ErrDisks, len(source), len(files), diskFlags(source))
+			ErrDisks, len(source.Disks), len(files), backendFlags(source))
 	}
 	disks, err := openDisks(files, log)
 	if err != nil {
 		return nil, err
 	}
 	for i, d := range disks {
-		if err := d.Is(source[i]); err != nil {
+		if err := d.Is(source.Disks[i]); err != nil {
 			closeDisks(disks)
 			return nil, fmt.Errorf("%w: %w", ErrDisks, err)
 		}
@@ -121,9 +120,6 @@ func diskFlags(source []virtio.DiskIdentity) string {
 		if d.Proof == 0 {
 			b.WriteString(",lock=none")
 		}
-	}
-	if b.Len() == 0 {
-		return " without --disk"
 	}
 	return b.String()
 }

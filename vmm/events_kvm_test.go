@@ -208,7 +208,7 @@ func TestRandomNumbersMove(t *testing.T) {
 // TestMachineWithoutABus: one that comes from a program without PCI has none, and can move on.
 func TestMachineWithoutABus(t *testing.T) {
 	config := recorded(t, "sample.config", nil)
-	devices := newDevices(Options{}, nil)
+	devices := newDevices(Options{}, backends{})
 	mc, err := parseConfig(config, reads(devices.Catalog()))
 	require.NoError(t, err)
 	devices.Keep(mc.Sections)

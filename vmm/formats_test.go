@@ -14,7 +14,7 @@ func TestUnderstood(t *testing.T) {
 	f := Understood()
 	require.Equal(t, configVersion, f.Configuration)
 	require.Equal(t, 2, f.State)
-	require.Len(t, f.Sections, len(kvmKinds)+len(newDevices(Options{}, nil).Catalog()))
+	require.Len(t, f.Sections, len(kvmKinds)+len(newDevices(Options{}, backends{}).Catalog()))
 	for _, name := range []string{"regs", "clock", "serial", "tags", "acpi"} {
 		require.Contains(t, f.Sections, state.Range{Name: name, Oldest: 1, Version: 1})
 	}

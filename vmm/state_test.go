@@ -141,7 +141,7 @@ func TestStateOfANewerProgram(t *testing.T) {
 // TestSectionNamesDiffer: no device has the name of a section of KVM's.
 func TestSectionNamesDiffer(t *testing.T) {
 	require.NoError(t,
-		state.Catalog{}.AdmitAll(optional(reads(newDevices(Options{}, nil).Catalog()))))
+		state.Catalog{}.AdmitAll(optional(reads(newDevices(Options{}, backends{}).Catalog()))))
 	taken := device.Base()
 	taken[0].Name = kvmKinds[0].Name
 	require.ErrorContains(t, state.Catalog{}.AdmitAll(optional(reads(taken))), "twice")

@@ -13,7 +13,6 @@ import (
 	"taskguide/memory"
 	"taskguide/vmm/cpu"
 	"taskguide/vmm/device"
-	"taskguide/vmm/device/virtio"
 	"taskguide/vmm/kvm"
 	"taskguide/vmm/probe"
 )
@@ -47,8 +46,8 @@ type VM struct {
 	tracker *tracker
 	devices *device.Set
 	routes  *routes
-	disks   []*virtio.Disk
 
+	backends
 	// hold asks the vCPUs to park and ending tells them to leave for good. Both are
 	// set before the vCPUs are kicked.
 	hold   atomic.Bool
@@ -100,34 +99,30 @@ func New(cfg Config) (*VM, error) {
 		Version: configVersion, MemoryBytes: cfg.MemoryBytes, CPUs: cfg.CPUs,
 		XSaveBytes: max(guest.XSaveBytes(), xsaveMinBytes), Optional: newOptions(),
 	}
-	disks, err := openDisks(cfg.Disks, cfg.log())
-	if err == nil {
-		err = ownDisks(disks)
-	}
+	b, err := openBackends(cfg.Options)
 	if err != nil {
-		closeDisks(disks)
 		kvmFD.Close()
 		return nil, err
 	}
-	devices := newDevices(cfg.Options, disks)
+	devices := newDevices(cfg.Options, b)
 	mc.Sections = announced(devices.Catalog())
-	return build(kvmFD, mc, guest, devices, disks, cfg.Options)
+	return build(kvmFD, mc, guest, devices, b, cfg.Options)
 }
 
 // NewFromConfig makes a machine like the one that [VM.Config] described, usually on another host.
 // It refuses a machine that this host cannot run faithfully; the error names what is missing, see
 // [ErrCPUFeatures].
 func NewFromConfig(config []byte, opts Options) (*VM, error) {
-	known := slices.Concat(newDevices(opts, nil).Catalog(), diskKinds())
+	known := slices.Concat(newDevices(opts, backends{}).Catalog(), diskKinds(), netKinds())
 	mc, err := parseConfig(config, reads(known))
 	if err != nil {
 		return nil, err
 	}
-	disks, err := openSameDisks(opts.Disks, mc.Disks, opts.log())
+	b, err := openSameBackends(mc, opts)
 	if err != nil {
 		return nil, err
 	}
-	devices := newDevices(opts, disks)
+	devices := newDevices(opts, b)
 	devices.Keep(mc.Sections)
 	// The next destination need not know sections that this machine does not have.
 	mc.Sections = announced(devices.Catalog())
@@ -139,22 +134,21 @@ func NewFromConfig(config []byte, opts Options) (*VM, error) {
 		}
 	}
 	if err != nil {
-		closeDisks(disks)
+		b.close()
 		return nil, err
 	}
-	return build(kvmFD, *mc, nil, devices, disks, opts)
+	return build(kvmFD, *mc, nil, devices, b, opts)
 }
 
-// build makes the machine, which owns kvmFD and disks from here on. It fills in what mc does not
+// build makes the machine, which owns kvmFD and b from here on. It fills in what mc does not
 // say yet: CPUID from guest, which is what the guest may see, and MSRs and TSC frequency from this
 // host.
 func build(
-	kvmFD kvm.FD, mc machineConfig, guest cpu.Table, devices *device.Set, disks []*virtio.Disk,
-	opts Options,
+	kvmFD kvm.FD, mc machineConfig, guest cpu.Table, devices *device.Set, b backends, opts Options,
 ) (*VM, error) {
-	mc.Disks = identities(disks)
+	mc.Disks, mc.Nets = identities(b.disks), netIdentities(b.nets)
 	vm := &VM{
-		config: mc, kvmFD: kvmFD, fd: kvm.Closed, devices: devices, disks: disks,
+		config: mc, kvmFD: kvmFD, fd: kvm.Closed, devices: devices, backends: b,
 		done: make(chan struct{}),
 	}
 	vm.allStill.L, vm.mayRun.L = &vm.mu, &vm.mu
@@ -355,7 +349,7 @@ func (vm *VM) release() {
 		c.release()
 	}
 	vm.vcpus = nil
-	closeDisks(vm.disks) // including disks whose devices were never attached
+	vm.backends.close() // including those whose devices were never attached
 	if vm.routes != nil {
 		vm.routes.close()
 	}

@@ -19,6 +19,7 @@ type runFlags struct {
 	cfg                process.Config
 	size               sizeFlag
 	disks              disksFlag
+	nets               netsFlag
 	cpus               string
 	prefault, insecure bool
 	logLevel           choice[string]
@@ -73,6 +74,8 @@ func (r *runFlags) register(cmd *cobra.Command) {
 	f.StringVar(&r.cfg.Cmdline, "cmdline", "", "kernel command line")
 	f.Var(&r.disks, "disk", "a raw image or block device as a virtio disk, once for each; "+
 		"options: readonly, cache=auto|direct|host, lock=ofd|none")
+	f.Var(&r.nets, "net", "tap:IFNAME, a TAP interface, or unix:PATH, a stream socket, as a "+
+		"virtio network card, once for each; option: mac=MAC")
 	f.StringVar(&r.cfg.Console, "console", "stdio",
 		"where COM1 goes: stdio, file:PATH (begun anew) or off")
 	f.StringVar(&r.cfg.Incoming, "incoming", "",
@@ -109,6 +112,7 @@ func (r *runFlags) complete(cmd *cobra.Command) {
 	completeFlag(cmd, "tls-dir", folders)
 	completeFlag(cmd, "console", completeConsole)
 	completeFlag(cmd, "disk", completeDisk)
+	completeFlag(cmd, "net", completeNet)
 	completeFlag(cmd, "name", cobra.NoFileCompletions)
 	completeFlag(cmd, "cmdline", cobra.NoFileCompletions)
 }
@@ -138,7 +142,7 @@ func (r *runFlags) run(cmd *cobra.Command, std streams) error {
 func (r *runFlags) config(cmd *cobra.Command) (process.Config, error) {
 	cfg := r.cfg
 	cfg.MemoryBytes, cfg.DirtyLog = r.size.bytes, r.dirtyLog.value
-	cfg.Disks = r.disks.disks
+	cfg.Disks, cfg.Nets = r.disks.disks, r.nets.cards
 	cfg.Log.Format = r.logFormat.value
 	if err := cfg.Log.Level.UnmarshalText([]byte(r.logLevel.value)); err != nil {
 		return cfg, err
@@ -186,6 +190,10 @@ func checkRun(cfg process.Config) error {
 	if len(cfg.Disks) > virtio.MaxDisks {
 		return usagef("--disk %d times: a machine has at most %d disks", len(cfg.Disks),
 			virtio.MaxDisks)
+	}
+	if len(cfg.Nets) > virtio.MaxNets {
+		return usagef("--net %d times: a machine has at most %d network cards", len(cfg.Nets),
+			virtio.MaxNets)
 	}
 	return checkIncoming(cfg)
 }

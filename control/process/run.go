@@ -41,6 +41,7 @@ type Config struct {
 	Initrd      string // file; empty: none
 	Cmdline     string
 	Disks       []vmm.Disk
+	Nets        []vmm.Net
 	CPU         []*cpu.Processor // as in vmm.Config
 
 	Incoming string          // address on which to wait for a migration; empty: boot a kernel
@@ -267,6 +268,7 @@ func (p *process) boot(ctx context.Context) (*vmm.VM, error) {
 	if err := p.console.begin(); err != nil {
 		return nil, err
 	}
+	p.cfg.Nets = vmm.WithAddresses(p.cfg.Nets) // which stay when the guest starts again
 	vm, err := vmm.New(vmm.Config{
 		MemoryBytes: p.cfg.MemoryBytes, CPUs: p.cfg.CPUs, CPU: p.cfg.CPU, Options: p.options(),
 	})
@@ -289,7 +291,8 @@ func (p *process) boot(ctx context.Context) (*vmm.VM, error) {
 
 func (p *process) options() vmm.Options {
 	opts := vmm.Options{
-		DirtyLog: cmp.Or(p.cfg.DirtyLog, dirtylog.Auto), Disks: p.cfg.Disks, Log: p.log,
+		DirtyLog: cmp.Or(p.cfg.DirtyLog, dirtylog.Auto), Disks: p.cfg.Disks, Nets: p.cfg.Nets,
+		Log: p.log,
 	}
 	if p.cfg.Console != consoleOff {
 		opts.Console, opts.ConsoleLossy = p.console, p.console.lossy

@@ -90,6 +90,8 @@ func (d *Device) accessConfig(offset uint64, a device.Access) {
 	if a.Write {
 		return
 	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	a.Each(func(p []byte) {
 		clear(p)
 		if offset < uint64(len(d.config)) {
@@ -129,7 +131,7 @@ var fields = []field{
 		func(d *Device, v uint64) { d.configVector = d.vector(v) }},
 	{0x12, 2, func(d *Device) uint64 { return uint64(len(d.queues)) }, nil},
 	{0x14, 1, (*Device).readStatus, (*Device).writeStatus},
-	{0x15, 1, func(*Device) uint64 { return 0 }, nil}, // the configuration never changes
+	{0x15, 1, func(d *Device) uint64 { return uint64(d.generation) }, nil},
 	{0x16, 2, func(d *Device) uint64 { return uint64(d.queueSelect) },
 		func(d *Device, v uint64) { d.queueSelect = uint16(v) }},
 	ofQueue(0x18, 2, func(d *Device, i int) uint64 { return uint64(d.queues[i].size) },

@@ -60,6 +60,20 @@ type prompt interface {
 	handle(queue int, c chain) (written uint32, done bool, err error)
 }
 
+// actor is a backend that also acts unasked: it has something for its driver that comes from
+// outside. Except for rung, its methods are called with the device's lock held and must not wait.
+type actor interface {
+	// pulls tells whether the backend takes a queue's chains itself, by [Device.takeRoom]. Then the
+	// queue's goroutine calls rung when its doorbell rings.
+	pulls(queue int) bool
+	rung(queue int)
+	// quiesce makes requests end that wait for the host. The device then waits for them.
+	quiesce()
+	// arrive comes before the first resume after a move.
+	arrive()
+	resume()
+}
+
 // stateful is a backend with a state of its own. The device's lock is held in all calls.
 type stateful interface {
 	// save returns the state. From then on the state belongs to whoever loads it, so what this
@@ -76,6 +90,7 @@ type stateful interface {
 // request is a chain that a backend is to serve.
 type request struct {
 	chain
+	queue    int
 	features uint64 // what the driver and the device agreed on
 	// done must be called once, from any goroutine, with the number of bytes written. An error
 	// means that the driver is at fault, and breaks the device.
@@ -88,6 +103,7 @@ type Device struct {
 	*pci.Function
 	host    *pci.Host
 	backend backend
+	actor   actor // the backend, or nil if it does not act unasked
 	log     *slog.Logger
 
 	bells   []device.Doorbell // one a queue
@@ -98,15 +114,19 @@ type Device struct {
 	registers
 	queues   []*queue
 	quiet    bool
+	begun    bool // it was resumed once
 	closed   bool
 	loaded   bool // a state was loaded, and the device not resumed yet
 	accused  bool // the log has been told of a driver that breaks rules
 	inFlight int  // chains that the backend has
 	// stale counts the chains that the backend has had since before the last reset. The reset is
 	// complete once there are none.
-	stale int
-	life  uint64    // counts resets
-	idle  sync.Cond // inFlight is 0
+	stale   int
+	life    uint64    // counts resets
+	idle    sync.Cond // inFlight is 0
+	resumed sync.Cond // quiet or closed has changed
+	// generation counts the changes of spec.config, modulo 256.
+	generation uint8
 }
 
 // Offsets of the parts of the BAR, which take a page each.
@@ -135,7 +155,7 @@ const (
 func newDevice(host *pci.Host, s spec, b backend, log *slog.Logger) *Device {
 	s.features |= commonFeatures
 	d := &Device{spec: s, host: host, backend: b, log: log, quiet: true}
-	d.idle.L = &d.mu
+	d.idle.L, d.resumed.L = &d.mu, &d.mu
 	d.Function = pci.NewFunction(pci.Spec{
 		Slot: s.slot, Vendor: pciVendor, Device: pciFirstDevice + s.id,
 		Class: s.class, Revision: pciRevision, Subsystem: pciSubsystem,
@@ -146,6 +166,7 @@ func newDevice(host *pci.Host, s spec, b backend, log *slog.Logger) *Device {
 	for _, size := range s.sizes {
 		d.queues = append(d.queues, &queue{max: size})
 	}
+	d.actor, _ = b.(actor)
 	d.clear()
 	return d
 }
@@ -164,13 +185,22 @@ func (d *Device) Attach(b device.Board) []device.Window {
 		d.bells = append(d.bells, bell)
 		d.workers.Go(func() {
 			for bell.Wait() {
-				d.serveAll(i)
+				d.answer(i)
 			}
 		})
 	}
 	return []device.Window{
 		{Space: device.MMIO, Start: d.BARAddress(), Size: barBytes, Access: d.access},
 	}
+}
+
+// answer does what a queue's doorbell asks for.
+func (d *Device) answer(i int) {
+	if d.actor != nil && d.actor.pulls(i) {
+		d.actor.rung(i)
+		return
+	}
+	d.serveAll(i)
 }
 
 // serveAll serves a queue until it is empty or the device must stop.
@@ -193,7 +223,7 @@ func (d *Device) serveAll(i int) {
 func (d *Device) take(i int) (r request, ok bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.quiet || d.closed || !d.works() || !d.queues[i].enabled {
+	if !d.serves(i) {
 		return request{}, false
 	}
 	c, ok, err := d.queues[i].take()
@@ -205,8 +235,13 @@ func (d *Device) take(i int) (r request, ok bool) {
 	}
 	d.inFlight++
 	life := d.life
-	done := func(written uint32, err error) { d.give(i, life, c.head, written, err) }
-	return request{chain: c, features: d.driverFeatures, done: done}, true
+	done := func(written uint32, err error) { d.give(i, life, []used{{c.head, written}}, err) }
+	return request{chain: c, queue: i, features: d.driverFeatures, done: done}, true
+}
+
+// serves tells whether chains of a queue may be taken; mu is held.
+func (d *Device) serves(i int) bool {
+	return !d.quiet && !d.closed && d.works() && d.queues[i].enabled
 }
 
 // handle has the backend handle the next chain of a queue. It returns false when nothing is left to
@@ -214,7 +249,7 @@ func (d *Device) take(i int) (r request, ok bool) {
 func (d *Device) handle(p prompt, i int) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.quiet || d.closed || !d.works() || !d.queues[i].enabled {
+	if !d.serves(i) {
 		return false
 	}
 	c, ok, err := d.queues[i].peek()
@@ -233,7 +268,7 @@ func (d *Device) handle(p prompt, i int) bool {
 		return false
 	}
 	d.queues[i].taken++
-	if d.queues[i].give(c.head, written) {
+	if d.queues[i].give(used{c.head, written}) {
 		d.interruptQueue(i)
 	}
 	return true
@@ -251,22 +286,27 @@ func (d *Device) works() bool {
 	return d.status&(statusDriverOK|statusNeedsReset) == statusDriverOK && d.Masters()
 }
 
-// give gives a chain back that the backend is done with.
-func (d *Device) give(i int, life uint64, head uint16, written uint32, err error) {
+// give gives chains back that the backend is done with.
+func (d *Device) give(i int, life uint64, chains []used, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.inFlight--
-	if d.inFlight == 0 {
-		d.idle.Broadcast()
-	}
+	d.land(len(chains))
 	switch {
 	case life != d.life:
-		d.stale-- // the queue was reset, so the chain is not given back
+		d.stale -= len(chains) // the queue was reset, so they are not given back
 	case d.status&statusNeedsReset != 0:
 	case err != nil:
 		d.breakDown(i, err)
-	case d.queues[i].give(head, written):
+	case d.queues[i].give(chains...):
 		d.interruptQueue(i)
+	}
+}
+
+// land counts chains that the backend no longer has; mu is held.
+func (d *Device) land(n int) {
+	d.inFlight -= n
+	if d.inFlight == 0 {
+		d.idle.Broadcast()
 	}
 }
 
@@ -307,6 +347,9 @@ func (d *Device) Quiesce() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.quiet = true
+	if d.actor != nil {
+		d.actor.quiesce()
+	}
 	d.awaitIdle()
 }
 
@@ -321,14 +364,22 @@ func (d *Device) awaitIdle() {
 func (d *Device) Resume() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.quiet = false
+	d.quiet, d.begun = false, true
+	moved := d.loaded
+	d.loaded = false
+	if moved {
+		d.interruptAll()
+	}
 	if s, ok := d.backend.(stateful); ok {
 		s.stay()
 	}
-	if d.loaded {
-		d.loaded = false
-		d.interruptAll()
+	if d.actor != nil {
+		if moved {
+			d.actor.arrive()
+		}
+		d.actor.resume()
 	}
+	d.resumed.Broadcast()
 	d.ring() // what came meanwhile has not been looked at
 }
 
@@ -361,6 +412,10 @@ func (d *Device) interruptAll() {
 func (d *Device) Close() {
 	d.mu.Lock()
 	d.closed = true
+	if d.actor != nil {
+		d.actor.quiesce()
+	}
+	d.resumed.Broadcast()
 	d.awaitIdle()
 	d.mu.Unlock()
 	for _, b := range d.bells {

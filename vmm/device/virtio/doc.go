@@ -21,6 +21,7 @@
 //	device.go   a device's life: registers, status, workers, quiescing
 //	common.go   the registers that all devices have, as a driver sees them
 //	saved.go    the state that moves
+//	room.go     chains for what comes unasked, as frames from a network do
 //	rng.go, ... one device each: what it does with a chain
 //
 // A backend serves chains in one of two ways. A disk needs time, so it gets each chain to keep
@@ -42,4 +43,7 @@
 // move each queue interrupts once, because an interrupt may have been under way when the state was
 // saved. One interrupt too many does no harm, while one too few hangs a driver. For the same reason
 // the first request after a move interrupts whatever the event index says.
+//
+// What comes from outside waits where it is while a device is quiesced: a network card reads no
+// frame. A card that has not run yet drops them, because they are not its guest's.
 package virtio

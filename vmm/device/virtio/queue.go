@@ -107,14 +107,45 @@ func (q *queue) peek() (c chain, ok bool, err error) {
 	return c, true, nil
 }
 
-// give gives a chain back with the number of bytes that the device wrote to it. It tells whether
-// the driver wants an interrupt.
-func (q *queue) give(head uint16, written uint32) (interrupt bool) {
-	var entry [usedEntry]byte
-	le.PutUint32(entry[:], uint32(head))
-	le.PutUint32(entry[usedLength:], written)
-	q.ram.Write(q.used+ringEntries+uint64(q.given%q.size)*usedEntry, entry[:])
-	q.given++
+// takeRoom takes chains with room for n bytes together: as many as are needed, up to a number. It
+// takes none if there are too few, and then asks the driver to ring for the next one.
+func (q *queue) takeRoom(n, most int) (chains []chain, err error) {
+	before := q.taken
+	for n > 0 {
+		c, ok, err := q.take()
+		switch {
+		case err != nil:
+		case ok && c.writeBytes == 0:
+			err = broken("a chain for data of the device that has no room for any")
+		case !ok || len(chains) == most-1 && c.writeBytes < n:
+			err = errNoRoom
+		}
+		if err != nil {
+			q.taken = before
+			return nil, err
+		}
+		chains = append(chains, c)
+		n -= c.writeBytes
+	}
+	return chains, nil
+}
+
+// used is a chain that is given back, with the number of bytes that the device wrote to it.
+type used struct {
+	head    uint16
+	written uint32
+}
+
+// give gives chains back. The driver sees all of them at once, or none yet. give tells whether the
+// driver wants an interrupt.
+func (q *queue) give(chains ...used) (interrupt bool) {
+	for _, c := range chains {
+		var entry [usedEntry]byte
+		le.PutUint32(entry[:], uint32(c.head))
+		le.PutUint32(entry[usedLength:], c.written)
+		q.ram.Write(q.used+ringEntries+uint64(q.given%q.size)*usedEntry, entry[:])
+		q.given++
+	}
 	q.ram.StoreUint16(q.used+ringIndex, q.given)
 	return q.interrupts()
 }

@@ -213,7 +213,7 @@ func TestEventIndex(t *testing.T) {
 			c, ok, err := q.take()
 			require.NoError(t, err)
 			require.True(t, ok)
-			interrupts := q.give(c.head, 0)
+			interrupts := q.give(used{c.head, 0})
 			due := begin+3*round+i == want || first
 			require.Equal(t, due, interrupts, "%d of round %d", i, round)
 			first = false // where the driver was interrupted last is not known at first
@@ -236,7 +236,7 @@ func TestNoEventIndex(t *testing.T) {
 		c, ok, err := q.take()
 		require.NoError(t, err)
 		require.True(t, ok)
-		require.Equal(t, no == 0, q.give(c.head, 7))
+		require.Equal(t, no == 0, q.give(used{c.head, 7}))
 		_, written := r.used(q.given - 1)
 		require.EqualValues(t, 7, written)
 	}
@@ -261,7 +261,7 @@ func TestNoRingIsLost(t *testing.T) {
 				t.Error(err)
 				return
 			case ok:
-				q.give(c.head, uint32(n))
+				q.give(used{c.head, uint32(n)})
 				n++
 			default:
 				<-bell
@@ -326,7 +326,7 @@ func FuzzQueue(f *testing.F) {
 			require.LessOrEqual(t, len(c.readable)+len(c.writable), testQueue)
 			_, inside := ram.Slices(append(c.readable, c.writable...))
 			require.True(t, inside)
-			q.give(c.head, uint32(c.writeBytes))
+			q.give(used{c.head, uint32(c.writeBytes)})
 			require.Equal(t, q.taken, q.given)
 		}
 		t.Fatal("more chains than the queue has")
