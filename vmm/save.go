@@ -219,17 +219,51 @@ func (vm *VM) writePlatform(s *machineState) error {
 
 // writeClock sets kvmclock to what it would be had it gone on running.
 func (vm *VM) writeClock(s clockState) error {
+	return s.settle(func() error { return vm.setClock(s) }, vm.readMoment)
+}
+
+// setClock sets kvmclock once.
+func (vm *VM) setClock(s clockState) error {
 	d := kvm.ClockData{Clock: s.Nanoseconds}
 	now := uint64(time.Now().UnixNano())
 	if elapsed := standstill(s.Realtime, now); elapsed > 0 {
 		if vm.kvmFD.Check(kvm.CapAdjustClock)&kvm.ClockRealtime != 0 {
-			// KVM itself adds the time since then, at the moment at which it sets the clock.
+			// KVM itself adds the time since then, about when it sets the clock.
 			d.Flags, d.Realtime = kvm.ClockRealtime, s.Realtime
 		} else {
 			d.Clock += uint64(elapsed)
 		}
 	}
 	return kvm.SetClock.Do(vm.fd, &d)
+}
+
+const (
+	// clockTolerance is how far kvmclock may be off after a move, in ns. A step of it between
+	// kvmclock and the TSC is what a guest may notice.
+	clockTolerance = 100_000
+	// clockTries bounds the attempts on a host that is interrupted each time.
+	clockTries = 5
+)
+
+// settle sets kvmclock, and sets it again while it is off. KVM_SET_CLOCK reads the host's time and
+// the host's TSC one after the other, and a host that is interrupted in between leaves a guest
+// whose kvmclock is ahead of its TSC by that time for good. After the last attempt it stays as it
+// is, because a clock that is off by milliseconds is no reason to lose a guest.
+func (s clockState) settle(set func() error, read func() (moment, error)) error {
+	for range clockTries {
+		if err := set(); err != nil {
+			return err
+		}
+		at, err := read()
+		if err != nil || !at.exact {
+			return err // nothing to compare with
+		}
+		want := s.Nanoseconds + uint64(standstill(s.Realtime, at.realtime))
+		if at.clock-want+clockTolerance <= 2*clockTolerance {
+			return nil
+		}
+	}
+	return nil
 }
 
 // writeState loads a vCPU's state, except its time-stamp counter. The order matters:

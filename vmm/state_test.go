@@ -271,3 +271,34 @@ func TestSameFrequency(t *testing.T) {
 	require.False(t, sameFrequency(2_000_000, 2_000_501))
 	require.False(t, sameFrequency(1, 4294967295))
 }
+
+// TestClockIsSetAgain: a kvmclock that an interrupted host has set wrongly is set again, a right
+// one is not, and the attempts end.
+func TestClockIsSetAgain(t *testing.T) {
+	s := clockState{Nanoseconds: 5e9, Realtime: 1e18}
+	for name, c := range map[string]struct {
+		off    []int64 // of kvmclock after each attempt, ns
+		exact  bool
+		wanted int
+	}{
+		"right at once":       {[]int64{0}, true, 1},
+		"late within reason":  {[]int64{90_000}, true, 1},
+		"early within reason": {[]int64{-90_000}, true, 1},
+		"ahead, then right":   {[]int64{16e6, 0}, true, 2},
+		"behind, then right":  {[]int64{-16e6, 0}, true, 2},
+		"never right":         {[]int64{1e6, 1e6, 1e6, 1e6, 1e6, 1e6}, true, clockTries},
+		"cannot tell":         {[]int64{1e6, 0}, false, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tries := 0
+			require.NoError(t, s.settle(func() error { tries++; return nil },
+				func() (moment, error) {
+					return moment{
+						clock: uint64(5e9 + 3e6 + c.off[tries-1]), realtime: 1e18 + 3e6,
+						exact: c.exact,
+					}, nil
+				}))
+			require.Equal(t, c.wanted, tries)
+		})
+	}
+}

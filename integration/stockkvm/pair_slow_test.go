@@ -75,10 +75,33 @@ func at(p *Pair, host int) string { return fmt.Sprintf("tcp:%s:7000", p.Address(
 func boot(ctx context.Context, t *testing.T, p *Pair, cmdline string) *traveller {
 	t.Helper()
 	v := &traveller{t: t, pair: p}
+	t.Cleanup(v.explain)
 	v.run = v.start(ctx, 0, "--name", name(0), "--memory", "32M", "--cmdline", cmdline)
 	_, err := v.run.console.WaitBeats(ctx, 0)
 	require.NoError(t, err, v.run.stderr.String())
 	return v
+}
+
+// explain logs, after a failure, what the guest and the hosts were doing: a guest that hangs, a VMM
+// that hangs and a rig that lost its output look the same from outside. It ends the VMMs.
+func (v *traveller) explain() {
+	if !v.t.Failed() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	const ask = `for n in $(vmm list | awk 'NR > 1 {print $1}'); do
+		vmm status $n; vmm debug $n; vmm debug $n; done
+		for p in $(pidof vmm); do for t in /proc/$p/task/*; do
+		echo $t $(cat $t/comm $t/wchan $t/syscall); done; kill -QUIT $p; done
+		kill -USR1 1; sleep 2; dmesg | tail -n 20`
+	for i, h := range v.pair.Hosts {
+		out, err := h.Run(ctx, "sh", "-c", ask)
+		v.t.Logf("host %d: %v\n%s%s", i, err, out.Stdout, out.Stderr)
+		v.t.Logf("its console:\n%s", h.Console())
+	}
+	v.t.Logf("%s printed: %s", name(v.hop), v.run.console.String())
+	v.t.Logf("and logged: %s", v.run.stderr.String())
 }
 
 // awaitUp waits until a vmm run on a host has its control socket.

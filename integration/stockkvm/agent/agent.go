@@ -12,8 +12,10 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime"
+	"runtime/pprof"
 	"strings"
 	"sync"
 	"syscall"
@@ -35,6 +37,7 @@ func Serve() error {
 	if err != nil {
 		return err
 	}
+	go dumpOnSignal()
 	a := &agent{events: wire.NewWriter[wire.Message](port), jobs: map[int]*job{}}
 	if err := a.events.Write(wire.Message{Hello: hello()}); err != nil {
 		return err
@@ -48,6 +51,16 @@ func Serve() error {
 		if err := a.handle(req); err != nil {
 			return err
 		}
+	}
+}
+
+// dumpOnSignal writes the agent's goroutines to the console at each SIGUSR1, for whoever looks for
+// the cause of a hang.
+func dumpOnSignal() {
+	asked := make(chan os.Signal, 1)
+	signal.Notify(asked, syscall.SIGUSR1)
+	for range asked {
+		_ = pprof.Lookup("goroutine").WriteTo(os.Stderr, 2)
 	}
 }
 
