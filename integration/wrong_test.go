@@ -178,6 +178,8 @@ var wrongOrders = []wrong{
 		"--cpu: {dir}/cpu.json: not a CPU file of vmm doctor --cpu: version 0, this " +
 			"program knows version 1"},
 	{"run --console tty", 2, `console "tty": use stdio, file:PATH or off`},
+	{"run --hvc tty", 2, `second console "tty": use off, stdio, file:PATH or unix:PATH`},
+	{"run --hvc stdio", 2, "second console on stdio, where COM1 is: use --console off"},
 	{"run --initrd {dir}/text", 2, "--initrd without --kernel: the embedded guest takes none"},
 	{"run --name ../x", 2,
 		`name "../x": use 1 to 64 letters, digits, '.', '_' or '-', beginning with a ` +

@@ -30,6 +30,9 @@ type Config struct {
 	Options
 }
 
+// Output is where what a guest prints goes.
+type Output = device.Console
+
 // Options are what a machine has on this host and what does not move with it.
 type Options struct {
 	// Console gets what the guest sends to COM1; nil drops it. One goroutine of the machine writes
@@ -38,7 +41,7 @@ type Options struct {
 	// ConsoleLossy, unless nil, is called when output is lost, see [device.Console].
 	ConsoleLossy func(lost int64)
 	// HVC gets what the guest sends to its second console, hvc0 for Linux. See [virtio.Console].
-	HVC device.Console
+	HVC Output
 	// DirtyLog says how writes are tracked. The zero value is KVM_GET_DIRTY_LOG. With
 	// dirtylog.KindManualProtect, which dirtylog.Auto may choose, the pages of
 	// [VM.Tracker] are protected on demand.

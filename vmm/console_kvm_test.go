@@ -1,10 +1,14 @@
 package vmm
 
 import (
+	"encoding/json"
 	"io"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"taskguide/vmm/state"
 )
 
 // blockedWriter blocks until it is opened.
@@ -54,4 +58,24 @@ func TestSlowConsoleDoesNotHoldUpAPause(t *testing.T) {
 	for i, v := range []byte(out.String()) {
 		require.Equal(t, byte(i), v, "byte %d", i)
 	}
+}
+
+// TestMachineWithoutASecondConsole came from an older program. What is typed for the console that
+// it lacks is dropped.
+func TestMachineWithoutASecondConsole(t *testing.T) {
+	vm := newTestVM(t, 1, nil)
+	var mc machineConfig
+	config, err := vm.Config()
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(config, &mc))
+	mc.Sections = slices.DeleteFunc(mc.Sections, func(k state.Kind) bool {
+		return k.Name == "console"
+	})
+	config, err = json.Marshal(mc)
+	require.NoError(t, err)
+	old, err := NewFromConfig(config, Options{})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, old.Close()) }()
+	require.Equal(t, 5000, old.HVCInput(make([]byte, 5000)))
+	require.Equal(t, 4096, vm.HVCInput(make([]byte, 5000)))
 }

@@ -104,6 +104,16 @@ func completeConsole(_ *cobra.Command, _ []string, typed string) (
 	return completions{"stdio", "file:", "off"}, goesOn
 }
 
+// completeHVC completes the value of --hvc.
+func completeHVC(_ *cobra.Command, _ []string, typed string) (
+	completions, cobra.ShellCompDirective,
+) {
+	if strings.HasPrefix(typed, "file:") || strings.HasPrefix(typed, "unix:") {
+		return nil, noFiles
+	}
+	return completions{"off", "stdio", "file:", "unix:"}, goesOn
+}
+
 // completeDisk completes the file of a disk.
 func completeDisk(*cobra.Command, []string, string) (completions, cobra.ShellCompDirective) {
 	return nil, cobra.ShellCompDirectiveDefault

@@ -41,6 +41,7 @@ func TestCompletion(t *testing.T) {
 	require.Empty(t, migrate(""))
 	require.Equal(t, []string{"tcp:", "unix:"}, complete(t, "migrate", "a", ""))
 	require.Equal(t, []string{"stdio", "file:", "off"}, complete(t, "run", "--console", ""))
+	require.Equal(t, []string{"off", "stdio", "file:", "unix:"}, complete(t, "run", "--hvc", ""))
 	require.Contains(t, complete(t, "run", "--dirty-log", ""), "ring")
 	require.Equal(t, []string{"bash", "zsh", "fish"}, complete(t, "completion", ""))
 	require.Contains(t, complete(t, "help", ""), "migrate")

@@ -78,6 +78,9 @@ func (r *runFlags) register(cmd *cobra.Command) {
 		"virtio network card, once for each; option: mac=MAC")
 	f.StringVar(&r.cfg.Console, "console", "stdio",
 		"where COM1 goes: stdio, file:PATH (begun anew) or off")
+	f.StringVar(&r.cfg.HVC, "hvc", "off",
+		"where the second console goes, hvc0 for Linux: off, stdio, file:PATH (begun anew) or "+
+			"unix:PATH (a socket for one program at a time)")
 	f.StringVar(&r.cfg.Incoming, "incoming", "",
 		"wait for a migration on tcp:HOST:PORT or unix:PATH")
 	f.StringVar(&r.cfg.TLSDir, "tls-dir", "",
@@ -111,6 +114,7 @@ func (r *runFlags) complete(cmd *cobra.Command) {
 	completeFlag(cmd, "allow", cobra.NoFileCompletions)
 	completeFlag(cmd, "tls-dir", folders)
 	completeFlag(cmd, "console", completeConsole)
+	completeFlag(cmd, "hvc", completeHVC)
 	completeFlag(cmd, "disk", completeDisk)
 	completeFlag(cmd, "net", completeNet)
 	completeFlag(cmd, "name", cobra.NoFileCompletions)
@@ -182,6 +186,9 @@ func checkRun(cfg process.Config) error {
 		return usagef("--moved-status %d: use 0 to 255", cfg.MovedStatus)
 	}
 	if err := process.CheckConsole(cfg.Console); err != nil {
+		return err
+	}
+	if err := process.CheckHVC(cfg.HVC, cfg.Console); err != nil {
 		return err
 	}
 	if cfg.Initrd != "" && cfg.Kernel == "" {

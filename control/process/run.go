@@ -54,6 +54,7 @@ type Config struct {
 	ReadyBytes int64
 	DirtyLog   dirtylog.Kind // how writes are tracked; empty: what suits the KVM
 	Console    string        // "stdio", "file:PATH" or "off"
+	HVC        string        // the second console: "off", "stdio", "file:PATH" or "unix:PATH"
 	Log        LogConfig
 	// ShutdownTimeout is how long a guest has to shut down before it is ended. 0: it is ended
 	// without being asked.
@@ -111,6 +112,13 @@ func Run(cfg Config, std Streams) (status int, err error) {
 	log.shares(out)
 	p := &process{cfg: cfg, std: std, console: out, log: log.Logger}
 	p.vm = newVM(cfg.Name, func(e control.Event) { p.server.Publish(e) })
+	if p.hvc, err = openHVC(cfg.HVC, std.Stdout, log.Logger, p.vm.hvcInput); err != nil {
+		return 0, errors.Join(err, socket.Close())
+	}
+	defer p.hvc.Close()
+	if p.hvc.file != nil {
+		log.shares(p.hvc.file)
+	}
 	p.vm.log, p.vm.shutdown, p.vm.onReset = p.log, cfg.ShutdownTimeout, cfg.OnReset
 	p.server = control.NewServer(p.vm, p.vm)
 	return p.run(socket)
@@ -124,6 +132,7 @@ type process struct {
 	server  *control.Server
 	log     *slog.Logger
 	console *console
+	hvc     *hvc
 	ready   *memory.RAM // populated for the guest to come; nil: none
 	// answers is where a guest has arrived, and where its source can ask about it for as long as
 	// this process lives. nil: the guest was booted here.
@@ -158,6 +167,9 @@ func (p *process) run(socket net.Listener) (int, error) {
 	}
 	err = errors.Join(vm.Close(), <-served)
 	p.console.end()
+	if p.hvc.file != nil {
+		p.hvc.file.end()
+	}
 	if errLive != nil {
 		return 0, errors.Join(errLive, err)
 	}
@@ -265,7 +277,7 @@ func (p *process) boot(ctx context.Context) (*vmm.VM, error) {
 	if err := checkHostMemory(p.cfg.MemoryBytes); err != nil {
 		return nil, err
 	}
-	if err := p.console.begin(); err != nil {
+	if err := p.beginOutput(); err != nil {
 		return nil, err
 	}
 	p.cfg.Nets = vmm.WithAddresses(p.cfg.Nets) // which stay when the guest starts again
@@ -289,10 +301,13 @@ func (p *process) boot(ctx context.Context) (*vmm.VM, error) {
 	return vm, nil
 }
 
+// beginOutput empties the files of the guest's consoles.
+func (p *process) beginOutput() error { return errors.Join(p.console.begin(), p.hvc.begin()) }
+
 func (p *process) options() vmm.Options {
 	opts := vmm.Options{
 		DirtyLog: cmp.Or(p.cfg.DirtyLog, dirtylog.Auto), Disks: p.cfg.Disks, Nets: p.cfg.Nets,
-		Log: p.log,
+		HVC: p.hvc.Output, Log: p.log,
 	}
 	if p.cfg.Console != consoleOff {
 		opts.Console, opts.ConsoleLossy = p.console, p.console.lossy
@@ -366,7 +381,7 @@ func (p *process) receive(ctx context.Context) (*vmm.VM, error) {
 		return nil, err
 	}
 	addr := transport.Bound(p.cfg.Incoming, ln)
-	if err = p.console.begin(); err == nil {
+	if err = p.beginOutput(); err == nil {
 		err = p.readyRAM(ctx)
 	}
 	if err != nil {
@@ -490,10 +505,14 @@ func (p *process) followSignals() (stop func()) {
 // followInput sends standard input to the guest's console, from a terminal key by key. restore
 // resets the terminal.
 func (p *process) followInput() (restore func()) {
-	if p.cfg.Console != consoleStdio {
+	in := input{deliver: p.vm.input, quit: p.quit}
+	switch consoleStdio {
+	case p.cfg.Console:
+	case p.cfg.HVC:
+		in.deliver = p.vm.hvcInput
+	default:
 		return func() {}
 	}
-	in := input{deliver: p.vm.input, quit: p.quit}
 	restore = func() {}
 	if IsTerminal(p.std.Stdin) {
 		if !inForeground(p.std.Stdin) {

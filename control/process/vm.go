@@ -27,6 +27,7 @@ type machine interface {
 	Wait() (vmm.Exit, error)
 	Done() <-chan struct{}
 	SerialInput(p []byte) int
+	HVCInput(p []byte) int
 	TakeDisks() error
 	Debug(context.Context) ([]vmm.VCPUInfo, error)
 	PressPowerButton() (heard bool, err error)
@@ -167,13 +168,20 @@ func (h *VM) start(vm machine) error {
 // input sends console input to the guest and returns how much of it was taken. Without a guest,
 // input is dropped.
 func (h *VM) input(p []byte) int {
-	h.mu.Lock()
-	vm := h.vm
-	h.mu.Unlock()
-	if vm == nil {
+	vm, err := h.guest()
+	if err != nil {
 		return len(p)
 	}
 	return vm.SerialInput(p)
+}
+
+// hvcInput is input for the second console.
+func (h *VM) hvcInput(p []byte) int {
+	vm, err := h.guest()
+	if err != nil {
+		return len(p)
+	}
+	return vm.HVCInput(p)
 }
 
 // Version describes the build of this process.

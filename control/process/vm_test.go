@@ -58,6 +58,7 @@ func (m *fakeMachine) CPUs() int                 { return 3 }
 func (m *fakeMachine) Tags() *tagging.Port       { return m.port }
 func (m *fakeMachine) Tracker() dirtylog.Tracker { return fakeTracker{} }
 func (m *fakeMachine) SerialInput(p []byte) int  { return len(p) }
+func (m *fakeMachine) HVCInput(p []byte) int     { return len(p) }
 func (m *fakeMachine) Done() <-chan struct{}     { return m.done }
 func (m *fakeMachine) Close() error              { return nil }
 
