@@ -112,7 +112,7 @@ var mutants = []mutant{
 	},
 	{
 		"the source lets go of a disk that is not durable",
-		[]edit{{ownerFile, "d.owed = d.sync()", "_ = d.sync()"}},
+		[]edit{{ownerFile, "if err = d.sync(); err", "if _ = d.sync(); err"}},
 		"./vmm/device/virtio", "TestReleaseThatFails",
 	},
 	{

@@ -1,6 +1,8 @@
 package migration
 
 import (
+	"context"
+
 	"taskguide/dirtylog"
 	"taskguide/memory"
 	"taskguide/tagging"
@@ -34,6 +36,10 @@ type Machine interface {
 	Resume() error
 	// SaveState returns the device and vCPU state of a paused machine.
 	SaveState() ([]byte, error)
+	// ReleaseDisks makes durable what the guest wrote to the disks of a paused machine, and lets go
+	// of them, so that the destination can take them. If ctx ends before, or after an error, they
+	// stay here. Resume takes them back.
+	ReleaseDisks(ctx context.Context) error
 	Comparable
 }
 

@@ -2,6 +2,7 @@ package migration
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -218,6 +219,8 @@ func (m *fakeMachine) SaveState() ([]byte, error) {
 	state = binary.LittleEndian.AppendUint64(state, m.writes)
 	return append(state, m.port.Save()...), m.failSave
 }
+
+func (m *fakeMachine) ReleaseDisks(context.Context) error { return nil }
 
 func (m *fakeMachine) StateDigest() (uint64, error) {
 	if m.onDigest != nil {

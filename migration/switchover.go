@@ -137,7 +137,7 @@ func (s *Source) stopAndCopy(ctx context.Context, st *standstill,
 	var g errgroup.Group
 	g.Go(func() (err error) {
 		save := &stopwatch{last: time.Now()}
-		state, err = s.save(st)
+		state, err = s.save(ctx, st)
 		parts.SaveMS = save.lap()
 		return err
 	})
@@ -159,7 +159,7 @@ func (s *Source) stopAndCopy(ctx context.Context, st *standstill,
 }
 
 // save saves the state of a machine, which stands still and stays so meanwhile.
-func (s *Source) save(st *standstill) ([]byte, error) {
+func (s *Source) save(ctx context.Context, st *standstill) ([]byte, error) {
 	s.vcpus.Lock()
 	defer s.vcpus.Unlock()
 	if err := s.pass(st, func() {}); err != nil {
@@ -169,7 +169,7 @@ func (s *Source) save(st *standstill) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("save the machine's state: %w", err)
 	}
-	return state, nil
+	return state, s.m.ReleaseDisks(ctx)
 }
 
 // sendLast sends what is left, waits until the destination has it, and returns the number of pages.

@@ -1,18 +1,21 @@
 package vmm
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
+
+	"golang.org/x/sync/errgroup"
 
 	"taskguide/vmm/device/virtio"
 	"taskguide/vmm/state"
 )
 
 // A machine's disks are files of the host, and their ownership moves with the guest: a machine owns
-// its disks from its start, or its arrival, until its state was saved. To go on after that it must
-// take them again. Package virtio says what ownership means.
+// its disks from its start, or its arrival, until it releases them for another machine. To go on
+// after that it must take them again. Package virtio says what ownership means.
 
 // Disk says which file is a disk, and how it is used.
 type Disk = virtio.DiskConfig
@@ -62,18 +65,51 @@ func closeDisks(disks []*virtio.Disk) {
 func ownDisks(disks []*virtio.Disk) error {
 	for i, d := range disks {
 		if err := d.Own(); err != nil {
-			return errors.Join(err, releaseDisks(disks[:i]))
+			ctx, stop := hostPatience()
+			defer stop()
+			return errors.Join(err, releaseDisks(ctx, disks[:i]))
 		}
 	}
 	return nil
 }
 
+// syncDisks makes what was written durable.
+func syncDisks(ctx context.Context, disks []*virtio.Disk) error {
+	var g errgroup.Group
+	for _, d := range disks {
+		g.Go(func() error { return d.Sync(ctx) })
+	}
+	return g.Wait()
+}
+
 // releaseDisks makes what was written durable and lets disks go, all of them or none.
-func releaseDisks(disks []*virtio.Disk) error {
+func releaseDisks(ctx context.Context, disks []*virtio.Disk) error {
+	if err := syncDisks(ctx, disks); err != nil {
+		return err
+	}
 	for i, d := range disks {
-		if err := d.Release(); err != nil {
-			return errors.Join(err, ownDisks(disks[:i]))
+		if err := d.Release(ctx); err != nil {
+			return errors.Join(err, ownDisks(disks[:i+1]))
 		}
+	}
+	return nil
+}
+
+// SyncDisks makes durable what the guest has written so far, while it runs, so that less is left to
+// ReleaseDisks. If ctx ends before, the host goes on with it in the background.
+func (vm *VM) SyncDisks(ctx context.Context) error { return syncDisks(ctx, vm.disks) }
+
+// ReleaseDisks makes durable what the guest of a paused machine wrote to its disks, and releases
+// them, so that the machine at the other end can take them. [VM.Resume] and [VM.TakeDisks] take
+// them back; neither may be called meanwhile. After an error, and if ctx ends before the host is
+// done, the disks stay here.
+func (vm *VM) ReleaseDisks(ctx context.Context) error {
+	if err := vm.still(func() error { return nil }); err != nil {
+		return err
+	}
+	// vm.mu is not held, because the host may hang.
+	if err := releaseDisks(ctx, vm.disks); err != nil {
+		return fmt.Errorf("release the disks: %w", err)
 	}
 	return nil
 }
@@ -133,8 +169,8 @@ func diskKinds() state.Catalog {
 	return c
 }
 
-// TakeDisks takes back the disks of a machine that stands still, after its state was saved for
-// another machine that never ran, and whatever else its devices gave away with their state.
+// TakeDisks takes back the disks of a machine that stands still, after it released them for another
+// machine that never ran, and whatever else its devices gave away with their state.
 func (vm *VM) TakeDisks() error {
 	vm.mu.Lock()
 	defer vm.mu.Unlock()

@@ -1,6 +1,7 @@
 package vmm
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -49,15 +50,23 @@ func (vm *VM) RequestPause() {
 // paused machine does nothing. A vCPU's own thread must not call it. It returns ErrEnded for a
 // machine that has ended, and ErrRunning if the machine was resumed meanwhile.
 //
+// The vCPUs run until the devices have finished what they ask of the host. If the host hangs, Pause
+// returns an error after a while, and a machine that ran goes on running.
+//
 // It takes the time of a signal to each vCPU, and of the Go scheduler to run the vCPUs' goroutines.
 // A goroutine that comes out of KVM_RUN needs one of GOMAXPROCS processors. A program that keeps
 // them busy with other work should set GOMAXPROCS to one more than its busy goroutines, or a pause
 // can take milliseconds.
 func (vm *VM) Pause() error {
+	ctx, stop := hostPatience()
+	defer stop()
+	if err := vm.Drain(ctx); err != nil {
+		vm.Undrain()
+		return err
+	}
 	vm.RequestPause()
-	vm.mu.Lock()
-	defer vm.mu.Unlock()
-	return vm.awaitStill()
+	// A machine that was paused all the time and is being resumed may not be drained.
+	return vm.Quiesce(ctx)
 }
 
 // Resume lets the vCPUs run. Resuming a running machine does nothing. If somebody else owns the
@@ -109,29 +118,10 @@ func (vm *VM) Run(paused bool) error {
 func (vm *VM) still(f func() error) error {
 	vm.mu.Lock()
 	defer vm.mu.Unlock()
-	if err := vm.awaitStill(); err != nil {
+	if err := vm.awaitStill(context.Background()); err != nil {
 		return err
 	}
 	return f()
-}
-
-// awaitStill waits until all vCPUs are parked, and quiesces the devices. vm.mu is held, but another
-// goroutine may resume the machine during the wait.
-//
-// It checks each time whether the machine stands still. A stored answer could be stale after a
-// pause and a resume that overtake each other.
-func (vm *VM) awaitStill() error {
-	for vm.parked < vm.CPUs() && !vm.ended && vm.hold.Load() {
-		vm.allStill.Wait()
-	}
-	switch {
-	case vm.ended:
-		return ErrEnded
-	case !vm.hold.Load():
-		return ErrRunning
-	}
-	vm.devices.Quiesce()
-	return nil
 }
 
 // Stop ends the machine. It does not wait for that: see Wait.
@@ -160,6 +150,7 @@ func (vm *VM) end(exit Exit, err error) {
 	}
 	vm.ended, vm.exit, vm.exitErr = true, exit, err
 	vm.ending.Store(true)
+	close(vm.over)
 	vm.devices.Hurry()
 	vm.allStill.Broadcast()
 	vm.mayRun.Broadcast()

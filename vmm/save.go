@@ -14,17 +14,13 @@ const (
 	chipIOAPIC    = 2
 )
 
-// SaveState returns the state of all vCPUs and devices of a paused machine, without RAM. It makes
-// durable what the guest wrote to its disks, and releases the disks, so that the machine that the
-// state is loaded into can take them. [VM.Resume] and [VM.TakeDisks] take them back. A running
-// machine gets ErrRunning.
+// SaveState returns the state of all vCPUs and devices of a paused machine, without RAM. Before a
+// machine that the state is loaded into runs, this one must let go of its disks, see
+// [VM.ReleaseDisks]. A running machine gets ErrRunning.
 func (vm *VM) SaveState() ([]byte, error) {
 	var data []byte
 	err := vm.still(func() error {
 		s, err := vm.readState()
-		if err == nil {
-			err = releaseDisks(vm.disks)
-		}
 		if err == nil {
 			data = s.encode()
 		}

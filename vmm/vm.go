@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -46,6 +47,7 @@ type VM struct {
 	tracker *tracker
 	devices *device.Set
 	routes  *routes
+	log     *slog.Logger
 
 	backends
 	// hold asks the vCPUs to park and ending tells them to leave for good. Both are
@@ -67,7 +69,9 @@ type VM struct {
 	// life keeps vCPUs from being freed while they are kicked.
 	life    sync.RWMutex
 	threads sync.WaitGroup
-	done    chan struct{} // closed once the machine has ended and no vCPU is left
+	over    chan struct{}   // closed with ended set
+	done    chan struct{}   // closed once the machine has ended and no vCPU is left
+	unused  <-chan struct{} // closed once no device uses RAM any more; set before done is closed
 	close   sync.Once
 }
 
@@ -148,8 +152,8 @@ func build(
 ) (*VM, error) {
 	mc.Disks, mc.Nets = identities(b.disks), netIdentities(b.nets)
 	vm := &VM{
-		config: mc, kvmFD: kvmFD, fd: kvm.Closed, devices: devices, backends: b,
-		done: make(chan struct{}),
+		config: mc, kvmFD: kvmFD, fd: kvm.Closed, devices: devices, backends: b, log: opts.log(),
+		over: make(chan struct{}), done: make(chan struct{}),
 	}
 	vm.allStill.L, vm.mayRun.L = &vm.mu, &vm.mu
 	vm.hold.Store(true)
@@ -173,7 +177,7 @@ func build(
 	}
 	go func() {
 		vm.threads.Wait()
-		vm.devices.Close()
+		vm.unused = vm.devices.Close(patience)
 		close(vm.done)
 	}()
 	return vm, nil
@@ -334,8 +338,22 @@ func (vm *VM) DirtyLog() dirtylog.Kind { return vm.kind }
 func (vm *VM) Close() error {
 	vm.Stop()
 	<-vm.done
-	vm.close.Do(vm.release)
+	vm.close.Do(vm.free)
 	return nil
+}
+
+// free frees the machine, as soon as no device uses its RAM. If the host hangs, that is in the
+// background, and may be never.
+func (vm *VM) free() {
+	if allClosed([]<-chan struct{}{vm.unused}) {
+		vm.release()
+		return
+	}
+	vm.log.Warn("ended without waiting for the host any longer", "busy", vm.Busy())
+	go func() {
+		<-vm.unused
+		vm.release()
+	}()
 }
 
 // release frees what the machine has. No vCPU runs any more.

@@ -22,10 +22,10 @@ type Device interface {
 	// Quiesce stops the device: after it returns and until Resume, the device does not change its
 	// state, write RAM or drive an interrupt line. What comes from outside meanwhile waits. No vCPU
 	// runs. Quiesce is part of the downtime, so it takes microseconds and waits only for the
-	// device's own goroutines. Only a disk waits for the host, until the requests that it has begun
-	// are done.
+	// device's own goroutines. A device that may have to wait for the host is a [Drainer].
 	Quiesce()
-	// Resume lets the device work, and take in what has waited. No vCPU runs yet.
+	// Resume lets the device work, and take in what has waited. No vCPU runs yet, except when it
+	// undoes [Drainer.Drain].
 	Resume()
 	// Close ends the device and its goroutines, because RAM is unmapped once it returns. It is the
 	// last call, whether or not the device is quiesced.
@@ -57,6 +57,20 @@ type Stayer interface {
 	// Stay takes that back: the state was saved, and the guest stays here all the same. Resume does
 	// so, too; Stay is for a guest that was paused, and stays so.
 	Stay()
+}
+
+// Drainer is a device that carries out requests for which it may have to wait for the host, like a
+// disk. The machine drains it while its vCPUs still run, so that Quiesce finds nothing to wait for,
+// and never calls Quiesce before that. A host that hangs keeps the machine from being quiesced, but
+// keeps no lock and no vCPU.
+type Drainer interface {
+	// Drain makes the device take no new request, and returns at once. vCPUs may run, and what they
+	// ask for waits. The channel is closed once the requests that the device has taken are done and
+	// their pages marked, or Resume undoes Drain. A second call changes nothing.
+	Drain() (idle <-chan struct{})
+	// Busy names what the device still waits for, in words for people. It is empty if that is
+	// nothing.
+	Busy() string
 }
 
 // Board is the machine that a device is attached to.

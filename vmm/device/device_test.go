@@ -3,6 +3,7 @@ package device_test
 import (
 	"encoding/binary"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -113,7 +114,7 @@ func TestSetRefusesWhatIsTaken(t *testing.T) {
 			err = s.Attach(m)
 			if c.want == "" {
 				require.NoError(t, err)
-				s.Close()
+				s.Close(time.Minute)
 				return
 			}
 			require.ErrorContains(t, err, c.want)
@@ -175,7 +176,7 @@ func TestOrder(t *testing.T) {
 	s.Quiesce()
 	s.Quiesce()
 	require.Len(t, s.Fingerprint(), 4, "a destination may lack an optional device")
-	s.Close()
+	s.Close(time.Minute)
 	require.Equal(t, []string{
 		"load a", "load b", "resume a", "resume b", "quiesce b", "quiesce a", "close b", "close a",
 	}, calls)
@@ -188,7 +189,7 @@ func TestNobodyAnswers(t *testing.T) {
 	require.NoError(t, err)
 	defer m.Close()
 	require.NoError(t, s.Attach(m))
-	defer s.Close()
+	defer s.Close(time.Minute)
 	data := []byte{1, 2}
 	s.Access(device.Ports, 0x80, 2, data, true)
 	require.Equal(t, []byte{1, 2}, data)

@@ -16,6 +16,10 @@
 // every device is quiesced. It starts in the reverse order. In between, state and RAM belong to one
 // moment and do not change.
 //
+// A device that asks the host for something that may take long, like a disk, is a [Drainer]: it
+// finishes its requests and takes no new ones before the vCPUs are parked. So a slow host costs no
+// downtime, and one that hangs holds no vCPU.
+//
 // # Two rules
 //
 // A device writes RAM only through [memory.Guest], which marks each write for the dirty log. It

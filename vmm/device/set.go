@@ -4,6 +4,9 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"strings"
+	"sync"
+	"time"
 
 	"taskguide/vmm/state"
 )
@@ -17,9 +20,10 @@ type Set struct {
 	Tags   *Tags
 	ACPI   *ACPI
 
-	devices []Device
-	buses   [2][]Window // by Space; fixed once attached
-	quiet   bool
+	devices  []Device
+	buses    [2][]Window // by Space; fixed once attached
+	quiet    bool
+	draining bool // some devices take no new requests; not quiet yet
 }
 
 // All returns the devices in their order.
@@ -135,7 +139,40 @@ func (s *Set) Stay() {
 	}
 }
 
-// Quiesce quiesces the devices, unless they are already quiesced. No vCPU runs.
+// Drain drains all devices that may have to wait for the host, see [Drainer]. It returns at once,
+// with what to wait for. vCPUs may run. Quiesced devices have nothing to do.
+func (s *Set) Drain() []<-chan struct{} {
+	if s.quiet {
+		return nil
+	}
+	s.draining = true
+	var idle []<-chan struct{}
+	for _, d := range s.devices {
+		if r, ok := d.(Drainer); ok {
+			idle = append(idle, r.Drain())
+		}
+	}
+	return idle
+}
+
+// Busy names what the devices still wait for, in words for people. Any thread may call it.
+func (s *Set) Busy() string {
+	var busy []string
+	for _, d := range s.devices {
+		if r, ok := d.(Drainer); ok {
+			if b := r.Busy(); b != "" {
+				busy = append(busy, b)
+			}
+		}
+	}
+	return strings.Join(busy, ", ")
+}
+
+// Quiet tells whether the devices are quiesced.
+func (s *Set) Quiet() bool { return s.quiet }
+
+// Quiesce quiesces the devices, unless they are already quiesced. They must be drained. No vCPU
+// runs.
 func (s *Set) Quiesce() {
 	if s.quiet {
 		return
@@ -143,22 +180,49 @@ func (s *Set) Quiesce() {
 	for i := len(s.devices) - 1; i >= 0; i-- {
 		s.devices[i].Quiesce()
 	}
-	s.quiet = true
+	s.quiet, s.draining = true, false
 }
 
-// Resume lets the devices work, unless they already do. No vCPU runs yet.
+// Resume lets the devices work, unless they already do. No vCPU runs yet, unless the devices were
+// only drained.
 func (s *Set) Resume() {
-	if !s.quiet {
-		return
-	}
 	for _, d := range s.devices {
-		d.Resume()
+		if _, drains := d.(Drainer); s.quiet || s.draining && drains {
+			d.Resume()
+		}
 	}
-	s.quiet = false
+	s.quiet, s.draining = false, false
 }
 
-// Close ends the devices.
-func (s *Set) Close() { s.close(s.devices) }
+// Close ends the devices. Those that still wait for the host after patience are ended in the
+// background once the host answers. The channel is closed once all devices are ended: until then
+// RAM must stay. No vCPU runs.
+func (s *Set) Close(patience time.Duration) (ended <-chan struct{}) {
+	idle := s.Drain()
+	timeout := time.NewTimer(patience)
+	defer timeout.Stop()
+	for _, c := range idle {
+		select {
+		case <-c:
+		case <-timeout.C:
+			timeout.Reset(0) // the others have no more time
+		}
+	}
+	var late sync.WaitGroup
+	for _, d := range slices.Backward(s.devices) {
+		if r, ok := d.(Drainer); ok && r.Busy() != "" {
+			late.Go(d.Close)
+		} else {
+			d.Close()
+		}
+	}
+	done := make(chan struct{})
+	go func() {
+		late.Wait()
+		close(done)
+	}()
+	return done
+}
 
 func (s *Set) close(devices []Device) {
 	for i := len(devices) - 1; i >= 0; i-- {

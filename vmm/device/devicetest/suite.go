@@ -55,6 +55,7 @@ var checks = []struct {
 	{"names and addresses", Suite.checkNames},
 	{"begins quiesced", Suite.checkBeginning},
 	{"quiesced does nothing", Suite.checkQuiesce},
+	{"drained begins nothing", Suite.checkDrain},
 	{"writes mark themselves", Suite.checkMarks},
 	{"state moves", Suite.checkState},
 	{"state of others is judged", Suite.checkForeignState},
@@ -138,6 +139,30 @@ func (s Suite) checkQuiesce() error {
 				return err
 			}
 		}
+		return nil
+	})
+}
+
+// checkDrain drains a device that can be drained. Then it is as quiet as a quiesced one, and goes
+// on when that is undone.
+func (s Suite) checkDrain() error {
+	return s.with(func(m *Board) error {
+		r, ok := m.Device.(device.Drainer)
+		if !ok {
+			return nil
+		}
+		for range rounds {
+			m.Device.Resume()
+			s.work(m)
+			<-r.Drain()
+			if r.Busy() != "" {
+				return errors.New("it is idle and busy at the same time")
+			}
+			if err := s.watch(m); err != nil {
+				return err
+			}
+		}
+		m.Device.Quiesce()
 		return nil
 	})
 }

@@ -5,8 +5,6 @@ import (
 	"log/slog"
 	"sync"
 
-	"golang.org/x/sys/unix"
-
 	"taskguide/memory"
 	"taskguide/vmm/device/pci"
 	"taskguide/vmm/state"
@@ -61,7 +59,7 @@ const (
 	blockIDBytes = 20
 )
 
-// block is a disk's device.
+// block is the backend.
 type block struct {
 	ram  *memory.Guest
 	disk *Disk
@@ -74,13 +72,31 @@ type block struct {
 // BlockKind returns the kind of the n-th disk's state, counted from 0.
 func BlockKind(n int) state.Kind { return state.Kind{Name: fmt.Sprintf("blk%d", n), Version: 1} }
 
+// Block is a disk's device. It waits for the disk's storage.
+type Block struct {
+	*Device
+	name string
+}
+
+// Drain implements [device.Drainer].
+func (b *Block) Drain() (idle <-chan struct{}) { return b.drain() }
+
+// Busy implements [device.Drainer].
+func (b *Block) Busy() string {
+	if b.busy() {
+		return b.name
+	}
+	return ""
+}
+
 // NewBlock returns the n-th disk on a bus. The device closes the disk.
-func NewBlock(host *pci.Host, n int, disk *Disk, log *slog.Logger) *Device {
+func NewBlock(host *pci.Host, n int, disk *Disk, log *slog.Logger) *Block {
 	b := &block{disk: disk, id: fmt.Sprintf("disk%d", n), jobs: make(chan request)}
-	return newDevice(host, spec{
+	d := newDevice(host, spec{
 		name: BlockKind(n).Name, slot: slotDisk + n, id: idBlock, class: classBlock,
 		features: b.features(), sizes: []uint16{blockQueue}, config: b.config(),
 	}, b, log)
+	return &Block{Device: d, name: "disk " + disk.Path}
 }
 
 func (b *block) features() uint64 {
@@ -191,7 +207,7 @@ func (b *block) read(in []memory.Range, n int, sector uint64) byte {
 	offset := int64(sector * sectorBytes)
 	if !b.straight(in) {
 		return b.answer(b.bounced(in, n, func(part []byte, at int64, ranges []memory.Range) error {
-			if err := b.disk.transfer(unix.Preadv, [][]byte{part}, offset+at); err != nil {
+			if err := b.disk.transfer(b.disk.preadv, [][]byte{part}, offset+at); err != nil {
 				return err
 			}
 			scatter(b.ram, ranges, part)
@@ -199,7 +215,7 @@ func (b *block) read(in []memory.Range, n int, sector uint64) byte {
 		}))
 	}
 	var err error
-	b.ram.FillRanges(in, func(dst [][]byte) { err = b.disk.transfer(unix.Preadv, dst, offset) })
+	b.ram.FillRanges(in, func(dst [][]byte) { err = b.disk.transfer(b.disk.preadv, dst, offset) })
 	return b.answer(err)
 }
 
@@ -220,11 +236,11 @@ func (b *block) write(out []memory.Range, n int, sector uint64) byte {
 	var err error
 	if b.straight(out) {
 		src, _ := b.ram.Slices(out)
-		err = b.disk.transfer(unix.Pwritev, src, offset)
+		err = b.disk.transfer(b.disk.pwritev, src, offset)
 	} else {
 		err = b.bounced(out, n, func(part []byte, at int64, ranges []memory.Range) error {
 			copy(part, gather(b.ram, ranges))
-			return b.disk.transfer(unix.Pwritev, [][]byte{part}, offset+at)
+			return b.disk.transfer(b.disk.pwritev, [][]byte{part}, offset+at)
 		})
 	}
 	return b.answer(err)

@@ -60,7 +60,7 @@ func newBlock(t testing.TB, c DiskConfig, without uint64) *driver {
 
 func startBlock(t testing.TB, disk *Disk, without uint64) *driver {
 	dev := NewBlock(pci.NewHost(), 0, disk, noLog)
-	d, _ := newDriver(t, dev)
+	d, _ := newDriver(t, dev.Device)
 	dev.Resume()
 	d.start(64, without)
 	return d
@@ -128,7 +128,7 @@ func TestBlockKeepsTheContract(t *testing.T) {
 			return NewBlock(pci.NewHost(), 0, openDisk(t, c), noLog)
 		},
 		Work: func(m *devicetest.Board) {
-			d := driverOf(t, m.Device.(*Device), m.Windows[0], m.RAM())
+			d := driverOf(t, m.Device.(*Block).Device, m.Windows[0], m.RAM())
 			d.start(64, 0)
 			in := d.header(blockIn, 0)
 			for i := range uint64(20) {
@@ -185,7 +185,7 @@ func TestBlockReadsAndWrites(t *testing.T) {
 func TestBlockAnswersLast(t *testing.T) {
 	caches(t, func(t *testing.T, c DiskConfig, content []byte) {
 		dev := NewBlock(pci.NewHost(), 0, openDisk(t, c), noLog)
-		d, _ := newDriver(t, dev)
+		d, _ := newDriver(t, dev.Device)
 		for name, at := range map[string]uint64{"straight": dataAt, "copied": dataAt + 1} {
 			d.header(blockIn, 8)
 			req := request{chain: chain{
@@ -398,13 +398,16 @@ func TestBlockDurable(t *testing.T) {
 			disk := openDisk(t, DiskConfig{Path: path, Cache: CacheHost, Lock: LockOFD})
 			var synced atomic.Int32
 			var fails atomic.Bool
-			disk.datasync = func(int) error {
+			disk.Intercept(func(op Op) error {
+				if op != OpSync {
+					return nil
+				}
 				synced.Add(1)
 				if fails.Load() {
 					return unix.EIO
 				}
 				return nil
-			}
+			})
 			d := startBlock(t, disk, c.without)
 			do := func() byte {
 				data := desc{gpa: dataAt, bytes: 512}
@@ -476,7 +479,7 @@ func TestBlockFailures(t *testing.T) {
 		slog.New(slog.NewTextHandler(&log, nil)))
 	require.NoError(t, err)
 	dev := NewBlock(pci.NewHost(), 0, disk, noLog)
-	d, _ := newDriver(t, dev)
+	d, _ := newDriver(t, dev.Device)
 	dev.Resume()
 	d.start(64, 0)
 	full, err := unix.Open("/dev/full", unix.O_RDWR|unix.O_CLOEXEC, 0)

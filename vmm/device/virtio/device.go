@@ -125,6 +125,9 @@ type Device struct {
 	life    uint64    // counts resets
 	idle    sync.Cond // inFlight is 0
 	resumed sync.Cond // quiet or closed has changed
+	// drained is closed and set to nil once inFlight is 0, or the device resumed. nil: nobody waits
+	// for it.
+	drained chan struct{}
 	// generation counts the changes of spec.config, modulo 256.
 	generation uint8
 }
@@ -291,6 +294,9 @@ func (d *Device) give(i int, life uint64, chains []used, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.land(len(chains))
+	if d.inFlight == 0 {
+		defer d.endDrain() // the chains are not given back yet
+	}
 	switch {
 	case life != d.life:
 		d.stale -= len(chains) // the queue was reset, so they are not given back
@@ -342,6 +348,38 @@ func (d *Device) ring() {
 	}
 }
 
+// drain is Drain of a device that is a [device.Drainer]. A device is one if its backend may have to
+// wait for the host, and gives every chain back.
+func (d *Device) drain() (idle <-chan struct{}) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.quiet = true
+	if d.inFlight == 0 {
+		none := make(chan struct{})
+		close(none)
+		return none
+	}
+	if d.drained == nil {
+		d.drained = make(chan struct{})
+	}
+	return d.drained
+}
+
+// endDrain ends waits for a drained device; mu is held.
+func (d *Device) endDrain() {
+	if d.drained != nil {
+		close(d.drained)
+		d.drained = nil
+	}
+}
+
+// busy tells whether the backend has a chain.
+func (d *Device) busy() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.inFlight > 0
+}
+
 // Quiesce implements [device.Device].
 func (d *Device) Quiesce() {
 	d.mu.Lock()
@@ -373,6 +411,7 @@ func (d *Device) Resume() {
 	if s, ok := d.backend.(stateful); ok {
 		s.stay()
 	}
+	d.endDrain()
 	if d.actor != nil {
 		if moved {
 			d.actor.arrive()

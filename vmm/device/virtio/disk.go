@@ -1,12 +1,14 @@
 package virtio
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -50,13 +52,20 @@ type Disk struct {
 	proof  int64 // see DiskIdentity; 0 without locks
 	log    *slog.Logger
 
-	// datasync is fdatasync(2), or a test's replacement.
-	datasync func(fd int) error
+	// before comes before everything that a request or a sync asks of the host, see Intercept.
+	before func(Op) error
+	// turn is held by whoever takes, releases or closes the disk, or syncs it for a release. Since
+	// the host may hang, nobody waits for it without an end.
+	turn chan struct{}
+	left *imprint // the disk when it was released; nil: never released; guarded by turn
+	// unsynced says that something was written since the last sync began. It is set once a write is
+	// done, whether or not it failed. syncing counts the syncs under way.
+	unsynced atomic.Bool
+	syncing  atomic.Int32
 
-	mu      sync.Mutex // guards what follows
+	mu      sync.Mutex // guards what follows; never held while the host is asked
 	owned   bool
-	owed    error    // error of lost data that the guest has not been told of, see flush
-	left    *imprint // the disk when it was released; nil: never released
+	owed    error // error of lost data that the guest has not been told of, see flush
 	closed  bool
 	failed  int64     // requests since errors began; 0: there are none
 	lastBad time.Time // when the last request failed
@@ -64,7 +73,11 @@ type Disk struct {
 
 // OpenDisk opens a disk that is not owned yet.
 func OpenDisk(c DiskConfig, log *slog.Logger) (*Disk, error) {
-	d := &Disk{DiskConfig: c, log: log, block: sectorBytes, datasync: unix.Fdatasync}
+	d := &Disk{
+		DiskConfig: c, log: log, block: sectorBytes, turn: make(chan struct{}, 1),
+		before: func(Op) error { return nil },
+	}
+	d.unsynced.Store(true) // who had the file before may not have synced it
 	if err := d.open(); err != nil {
 		return nil, d.wrap(err)
 	}
@@ -79,7 +92,55 @@ func OpenDisk(c DiskConfig, log *slog.Logger) (*Disk, error) {
 	return d, nil
 }
 
-func (d *Disk) wrap(err error) error { return fmt.Errorf("disk %s: %w", d.Path, err) }
+func (d *Disk) wrap(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("disk %s: %w", d.Path, err)
+}
+
+// Op is something that a disk asks of the host.
+type Op string
+
+// The operations that Intercept sees.
+const (
+	OpRead  Op = "read"
+	OpWrite Op = "write"
+	OpClear Op = "clear" // discard, or write zeros
+	OpSync  Op = "sync"
+)
+
+// Intercept makes f come before all that requests and syncs ask of the host from now on, so that a
+// test can make the host slow, fail or hang. An error of f counts as the host's. No request is in
+// flight.
+func (d *Disk) Intercept(f func(Op) error) { d.before = f }
+
+// hostPatience is how long the host has for what a disk asks of it when nobody says how long.
+const hostPatience = 5 * time.Second
+
+// ask carries out f, which asks the host and so may hang, in its turn. If ctx ends before f does, f
+// goes on in the background, and keeps its turn until it is done. If ctx ends before f's turn has
+// come, f is not called.
+func (d *Disk) ask(ctx context.Context, f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		select {
+		case d.turn <- struct{}{}:
+		case <-ctx.Done():
+			return
+		}
+		defer func() { <-d.turn }()
+		if ctx.Err() == nil {
+			done <- f()
+		}
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("the host has not answered: %w", context.Cause(ctx))
+	}
+}
 
 func (d *Disk) open() error {
 	info, err := os.Stat(d.Path)
@@ -147,16 +208,27 @@ func (d *Disk) measure() error {
 	return nil
 }
 
-// Close closes the disk, which ends its locks.
+// Close closes the disk, which ends its locks. If the host hangs, it returns after a while, and the
+// disk is closed once the host answers.
 func (d *Disk) Close() {
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.closed {
-		return
-	}
+	was := d.closed
 	d.closed, d.owned = true, false
 	d.troubleOver("it is closed")
-	unix.Close(d.fd)
+	d.mu.Unlock()
+	if was {
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		d.turn <- struct{}{} // never given back: the descriptor may soon be another file's
+		unix.Close(d.fd)
+	}()
+	select {
+	case <-done:
+	case <-time.After(hostPatience):
+	}
 }
 
 // calm is the time without a failure after which errors count as over, so that a disk that fails in
@@ -185,6 +257,22 @@ func (d *Disk) troubleOver(how string) {
 		d.log.Warn("disk "+d.Path+": "+how, "failed_requests", d.failed)
 		d.failed = 0
 	}
+}
+
+// preadv and pwritev are the system calls.
+func (d *Disk) preadv(fd int, parts [][]byte, offset int64) (int, error) {
+	if err := d.before(OpRead); err != nil {
+		return 0, err
+	}
+	return unix.Preadv(fd, parts, offset)
+}
+
+func (d *Disk) pwritev(fd int, parts [][]byte, offset int64) (int, error) {
+	defer d.unsynced.Store(true)
+	if err := d.before(OpWrite); err != nil {
+		return 0, err
+	}
+	return unix.Pwritev(fd, parts, offset)
 }
 
 // transfer reads or writes slices from an offset on, by preadv or pwritev.
@@ -222,10 +310,22 @@ func behind(parts [][]byte, n int) [][]byte {
 
 // sync makes what was written durable.
 func (d *Disk) sync() error {
+	d.syncing.Add(1)
+	defer d.syncing.Add(-1)
+	d.unsynced.Store(false) // a write that is done from here on may miss this sync
 	for {
-		if err := d.datasync(d.fd); err != unix.EINTR {
-			return err
+		err := d.before(OpSync)
+		if err == nil {
+			err = unix.Fdatasync(d.fd)
 		}
+		switch err {
+		case nil:
+			return nil
+		case unix.EINTR:
+			continue
+		}
+		d.unsynced.Store(true)
+		return err
 	}
 }
 
@@ -268,7 +368,7 @@ func (d *Disk) zero(offset, n int64, unmap bool) error {
 	defer zeros.free()
 	for n > 0 {
 		part := min(n, bounceBytes)
-		if err := d.transfer(unix.Pwritev, [][]byte{zeros[:part]}, offset); err != nil {
+		if err := d.transfer(d.pwritev, [][]byte{zeros[:part]}, offset); err != nil {
 			return err
 		}
 		offset, n = offset+part, n-part
@@ -277,8 +377,13 @@ func (d *Disk) zero(offset, n int64, unmap bool) error {
 }
 
 func (d *Disk) allocate(mode uint32, offset, n int64) error {
+	defer d.unsynced.Store(true)
 	for {
-		if err := unix.Fallocate(d.fd, mode, offset, n); err != unix.EINTR {
+		err := d.before(OpClear)
+		if err == nil {
+			err = unix.Fallocate(d.fd, mode, offset, n)
+		}
+		if err != unix.EINTR {
 			return err
 		}
 	}

@@ -38,7 +38,8 @@
 // # Under migration
 //
 // A quiesced device has no request in flight: it takes no more requests, and those that it took are
-// done and their pages marked. So the state has no requests, only the positions in the rings. After
+// done and their pages marked. That begins while the vCPUs still run ([Block.Drain]), because a
+// disk may take long. So the state has no requests, only the positions in the rings. After
 // Resume the device looks at each queue once, because a doorbell may have rung meanwhile. After a
 // move each queue interrupts once, because an interrupt may have been under way when the state was
 // saved. One interrupt too many does no harm, while one too few hangs a driver. For the same reason

@@ -1,6 +1,7 @@
 package virtio
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -21,19 +22,40 @@ var errInUse = errors.New("in use: another process has locked it; end that first
 // since it was released: then another guest has gone on with it, and what the guest here knows of
 // it is out of date.
 func (d *Disk) Own() error {
+	if d.Owned() {
+		return nil // even if a sync of a release that was given up still hangs
+	}
+	ctx, stop := context.WithTimeoutCause(context.Background(), hostPatience, errSilent)
+	defer stop()
+	return d.wrap(d.ask(ctx, d.own))
+}
+
+// errSilent is why the host was no longer waited for.
+var errSilent = fmt.Errorf("waited for %v", hostPatience)
+
+// Owned tells whether the disk is owned here.
+func (d *Disk) Owned() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.owned {
+	return d.owned
+}
+
+// own takes the disk; in its turn.
+func (d *Disk) own() error {
+	if d.Owned() {
 		return nil
 	}
-	if err := d.own(); err != nil {
-		return d.wrap(err)
+	if err := d.take(); err != nil {
+		return err
 	}
-	d.owned, d.left = true, nil
+	d.left = nil
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.owned = true
 	return nil
 }
 
-func (d *Disk) own() error {
+func (d *Disk) take() error {
 	if err := d.lock(lockByte, d.lockKind()); err != nil {
 		return err
 	}
@@ -65,30 +87,54 @@ func (d *Disk) unchanged() error {
 	return nil
 }
 
-// Release makes durable what was written, and releases the disk. If that fails the disk stays
-// owned, and cannot be released until a flush has told its guest.
-func (d *Disk) Release() error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if !d.owned {
+// Sync makes durable what was written so far, if that is not yet so. Requests may come meanwhile.
+// If it fails, the disk cannot be released until a flush has told its guest. If ctx ends before the
+// host is done, that goes on in the background.
+func (d *Disk) Sync(ctx context.Context) error {
+	if d.ReadOnly || !d.Owned() {
 		return nil
 	}
-	if err := d.release(); err != nil {
-		return d.wrap(err)
+	if err := d.ask(ctx, d.makeDurable); err != nil {
+		return d.wrap(fmt.Errorf("make it durable: %w", err))
 	}
-	d.owned = false
 	return nil
 }
 
+func (d *Disk) makeDurable() error {
+	d.mu.Lock()
+	err := d.owed
+	d.mu.Unlock()
+	if err == nil && (d.unsynced.Load() || d.syncing.Load() > 0) {
+		if err = d.sync(); err != nil {
+			d.mu.Lock()
+			d.owed = err
+			d.mu.Unlock()
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("%w: the guest learns of it when it flushes", err)
+	}
+	return nil
+}
+
+// Release makes durable what was written, and releases the disk. No request is in flight. If the
+// disk cannot be made durable, or ctx ends before it is, it stays owned.
+func (d *Disk) Release(ctx context.Context) error {
+	if err := d.Sync(ctx); err != nil {
+		return err
+	}
+	return d.wrap(d.ask(ctx, d.release))
+}
+
+// release releases a disk that is durable; in its turn. From its first step on the disk counts as
+// not owned, so that whoever wants it back waits until it has been let go.
 func (d *Disk) release() error {
-	if !d.ReadOnly {
-		if d.owed == nil {
-			d.owed = d.sync()
-		}
-		if d.owed != nil {
-			return fmt.Errorf("make it durable: %w: the guest learns of it when it flushes",
-				d.owed)
-		}
+	d.mu.Lock()
+	was := d.owned
+	d.owned = false
+	d.mu.Unlock()
+	if !was {
+		return nil
 	}
 	now, err := d.look()
 	if err != nil {

@@ -42,15 +42,15 @@ func TestOwnership(t *testing.T) {
 	require.NoError(t, source.Own())
 	require.NoError(t, source.Own(), "once more")
 	require.ErrorIs(t, destination.Own(), errInUse)
-	require.NoError(t, source.Release())
-	require.NoError(t, source.Release(), "once more")
+	require.NoError(t, source.Release(t.Context()))
+	require.NoError(t, source.Release(t.Context()), "once more")
 	require.NoError(t, source.Own(), "nobody took it")
-	require.NoError(t, source.Release())
+	require.NoError(t, source.Release(t.Context()))
 	require.NoError(t, destination.Own())
 	require.ErrorIs(t, source.Own(), errInUse)
-	require.NoError(t, destination.Release())
+	require.NoError(t, destination.Release(t.Context()))
 	require.NoError(t, source.Own(), "nobody wrote it")
-	require.NoError(t, source.Release())
+	require.NoError(t, source.Release(t.Context()))
 	for name, change := range map[string]func(){
 		"written": func() {
 			f, err := os.OpenFile(path, os.O_WRONLY, 0)
@@ -66,7 +66,7 @@ func TestOwnership(t *testing.T) {
 	} {
 		fresh := open()
 		require.NoError(t, fresh.Own(), name)
-		require.NoError(t, fresh.Release())
+		require.NoError(t, fresh.Release(t.Context()))
 		time.Sleep(20 * time.Millisecond) // so that the file's times differ
 		change()
 		require.ErrorContains(t, fresh.Own(), "disk "+path+": it", name)
@@ -82,15 +82,15 @@ func TestReleaseThatFails(t *testing.T) {
 	c := DiskConfig{Path: path, Cache: CacheHost, Lock: LockOFD}
 	disk := openDisk(t, c)
 	said := []error{unix.EINTR, unix.EIO}
-	disk.datasync = func(int) error {
-		if len(said) == 0 {
+	disk.Intercept(func(op Op) error {
+		if op != OpSync || len(said) == 0 {
 			return nil
 		}
 		defer func() { said = said[1:] }()
 		return said[0]
-	}
+	})
 	for range 2 {
-		require.ErrorContains(t, disk.Release(),
+		require.ErrorContains(t, disk.Release(t.Context()),
 			"disk "+path+": make it durable: input/output error")
 		require.True(t, disk.owned)
 		_, err := own(c)
@@ -98,7 +98,7 @@ func TestReleaseThatFails(t *testing.T) {
 	}
 	require.ErrorIs(t, disk.flush(), unix.EIO)
 	require.NoError(t, disk.flush())
-	require.NoError(t, disk.Release())
+	require.NoError(t, disk.Release(t.Context()))
 	openDisk(t, c)
 }
 

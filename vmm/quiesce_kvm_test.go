@@ -1,0 +1,181 @@
+package vmm
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"taskguide/vmm/device/virtio"
+)
+
+// hanging is storage whose operations of one kind hang until a test lets them go on.
+type hanging struct {
+	begun chan struct{} // closed once one hangs
+	once  sync.Once
+	free  chan struct{}
+	goOn  func()
+}
+
+// hang makes a disk's operations of one kind hang, and then fail if err is not nil.
+func hang(t *testing.T, d *virtio.Disk, what virtio.Op, err error) *hanging {
+	h := &hanging{begun: make(chan struct{}), free: make(chan struct{})}
+	h.goOn = sync.OnceFunc(func() { close(h.free) })
+	t.Cleanup(h.goOn)
+	d.Intercept(func(op virtio.Op) error {
+		if op != what {
+			return nil
+		}
+		h.once.Do(func() { close(h.begun) })
+		<-h.free
+		return err
+	})
+	return h
+}
+
+// soon is a context for what must hang.
+func soon() (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(context.Background(), 50*time.Millisecond,
+		errors.New("no more time"))
+}
+
+// newHangingVM makes a machine whose guest writes to a disk that hangs, and waits for that.
+func newHangingVM(t *testing.T) (*VM, *hanging, Disk) {
+	disk := newImage(t)
+	vm := newDiskVM(t, disk)
+	h := hang(t, vm.disks[0], virtio.OpWrite, nil)
+	t.Cleanup(h.goOn) // before the machine is closed
+	require.NoError(t, vm.Resume())
+	<-h.begun
+	return vm, h, disk
+}
+
+// TestDrainLeavesTheGuestRunning: storage that hangs holds up nothing but the drain. The vCPUs run
+// on, and the write is done once the storage goes on.
+func TestDrainLeavesTheGuestRunning(t *testing.T) {
+	vm, h, disk := newHangingVM(t)
+	ctx, stop := soon()
+	defer stop()
+	err := vm.Drain(ctx)
+	require.ErrorIs(t, err, ErrHostBusy)
+	require.ErrorContains(t, err, "disk "+disk.Path+": no more time")
+	require.Equal(t, "disk "+disk.Path, vm.Busy())
+	require.True(t, vm.Running())
+	vm.Undrain()
+	h.goOn()
+	requireWritten(t, vm, disk)
+}
+
+// TestPauseOfAMachineThatHangs ends after a while, with the guest running.
+func TestPauseOfAMachineThatHangs(t *testing.T) {
+	vm, h, disk := newHangingVM(t)
+	err := vm.Pause()
+	require.ErrorIs(t, err, ErrHostBusy)
+	require.ErrorContains(t, err, "waited for 5s")
+	require.True(t, vm.Running())
+	h.goOn()
+	requireWritten(t, vm, disk)
+}
+
+// TestQuiesceThatHangs: a machine whose vCPUs stand still already, as at an EXIT, can be resumed
+// while its storage hangs; and once it does not, the machine stands still with the write done.
+func TestQuiesceThatHangs(t *testing.T) {
+	vm, h, disk := newHangingVM(t)
+	vm.RequestPause()
+	require.NoError(t, vm.Park())
+	ctx, stop := soon()
+	defer stop()
+	require.ErrorIs(t, vm.Quiesce(ctx), ErrHostBusy)
+	require.False(t, vm.Running())
+	require.NoError(t, vm.Resume())
+	require.True(t, vm.Running())
+	vm.RequestPause()
+	quiesced := make(chan error, 1)
+	go func() { quiesced <- vm.Quiesce(context.Background()) }()
+	h.goOn()
+	require.NoError(t, <-quiesced)
+	require.Empty(t, vm.Busy())
+	answer, _ := vm.guest.Slice(diskAnswer, 1)
+	require.Zero(t, answer[0])
+	require.NoError(t, vm.Resume())
+	requireWritten(t, vm, disk)
+}
+
+// TestResumeEndsAQuiesce: whoever waits for the devices learns that the machine was resumed.
+func TestResumeEndsAQuiesce(t *testing.T) {
+	vm, h, disk := newHangingVM(t)
+	vm.RequestPause()
+	quiesced := make(chan error, 1)
+	go func() { quiesced <- vm.Quiesce(context.Background()) }()
+	require.NoError(t, vm.Park())
+	require.Eventually(t, func() bool {
+		require.NoError(t, vm.Resume())
+		select {
+		case err := <-quiesced:
+			require.ErrorIs(t, err, ErrRunning)
+			return true
+		default:
+			return false
+		}
+	}, testTimeout, time.Millisecond)
+	h.goOn()
+	requireWritten(t, vm, disk)
+}
+
+// TestEndOfAMachineThatHangs: a machine ends whatever its storage does, says what it did not wait
+// for, and keeps RAM and disk until the storage is done with them.
+func TestEndOfAMachineThatHangs(t *testing.T) {
+	vm, h, disk := newHangingVM(t)
+	var log strings.Builder
+	vm.log = slog.New(slog.NewTextHandler(&log, nil))
+	quiesced := make(chan error, 1)
+	go func() { quiesced <- vm.Drain(context.Background()) }()
+	vm.Stop()
+	require.ErrorIs(t, <-quiesced, ErrEnded)
+	exit, err := vm.Wait()
+	require.NoError(t, err)
+	require.Equal(t, ExitStopped, exit.Reason)
+	require.NoError(t, vm.Close())
+	require.Contains(t, log.String(), "disk "+disk.Path)
+	require.NotPanics(t, func() { vm.guest.Slice(diskData, 512) })
+	require.False(t, takes(t, disk), "the write that hangs may still reach the file")
+	h.goOn()
+	require.Eventually(t, func() bool { return takes(t, disk) }, testTimeout, time.Millisecond)
+}
+
+// TestReleaseOfDisksThatHang: it ends with its context, and leaves all disks here. The guest goes
+// on at once, although the storage still hangs.
+func TestReleaseOfDisksThatHang(t *testing.T) {
+	disk, other := newImage(t), newImage(t)
+	vm := newDiskVM(t, disk, other)
+	h := hang(t, vm.disks[1], virtio.OpSync, unix.EIO)
+	ctx, stop := soon()
+	defer stop()
+	err := vm.ReleaseDisks(ctx)
+	require.ErrorContains(t, err, "disk "+other.Path+": make it durable")
+	require.ErrorContains(t, err, "no more time")
+	require.False(t, takes(t, disk))
+	require.False(t, takes(t, other))
+	require.NoError(t, vm.Resume())
+	requireWritten(t, vm, disk)
+	h.goOn()
+}
+
+// TestSyncBeforeTheRelease leaves nothing to do for it.
+func TestSyncBeforeTheRelease(t *testing.T) {
+	disk := newImage(t)
+	vm := newDiskVM(t, disk)
+	require.NoError(t, vm.SyncDisks(t.Context()))
+	h := hang(t, vm.disks[0], virtio.OpSync, nil)
+	require.NoError(t, vm.ReleaseDisks(t.Context()))
+	require.True(t, takes(t, disk))
+	h.goOn()
+	require.NoError(t, vm.Resume())
+	requireWritten(t, vm, disk)
+}
