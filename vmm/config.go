@@ -27,11 +27,21 @@ type Config struct {
 	// for this host. The guest sees what they have in common. Without any, it sees all that this
 	// host has.
 	CPU []*cpu.Processor
+	// Balloon says what becomes of memory that the guest does not use. Empty means BalloonOff.
+	Balloon Balloon
 	Options
 }
 
 // Output is where what a guest prints goes.
 type Output = device.Console
+
+// Balloon says what becomes of memory that a guest does not use.
+type Balloon string
+
+const (
+	BalloonOff       Balloon = "off"       // the guest keeps it
+	BalloonReporting Balloon = "reporting" // the guest reports it, and the host takes it
+)
 
 // Options are what a machine has on this host and what does not move with it.
 type Options struct {

@@ -13,11 +13,12 @@ import (
 	"taskguide/vmm/state"
 )
 
-// newDevices makes the devices of a machine on this host, with what was opened for them.
+// newDevices makes the devices that a machine on this host may have, with what was opened for them.
 func newDevices(opts Options, b backends) *device.Set {
 	bus := pci.NewHost()
 	more := []device.Device{
 		bus, virtio.NewRNG(bus, opts.log()), virtio.NewConsole(bus, opts.HVC, opts.log()),
+		virtio.NewBalloon(bus, opts.log()),
 	}
 	for i, d := range b.disks {
 		more = append(more, virtio.NewBlock(bus, i, d, opts.log()))
@@ -32,6 +33,11 @@ func newDevices(opts Options, b backends) *device.Set {
 
 // reads returns the sections of state that a machine with these devices reads.
 func reads(devices state.Catalog) state.Catalog { return slices.Concat(kvmKinds, devices) }
+
+// known returns the sections of all machines that can be made with these options.
+func known(opts Options) state.Catalog {
+	return slices.Concat(reads(newDevices(opts, backends{}).Catalog()), diskKinds(), netKinds())
+}
 
 // announced returns the sections of its state that not every machine has.
 func announced(devices state.Catalog) []state.Kind {

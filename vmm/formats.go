@@ -16,7 +16,7 @@ type Formats struct {
 // Understood returns this program's formats, including the sections of the given extra devices.
 func Understood(more ...device.Device) Formats {
 	f := Formats{Configuration: configVersion, State: state.Version}
-	for _, k := range reads(newDevices(Options{Devices: more}, backends{}).Catalog()) {
+	for _, k := range known(Options{Devices: more}) {
 		f.Sections = append(f.Sections, k.Range())
 	}
 	return f

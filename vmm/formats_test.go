@@ -14,8 +14,11 @@ func TestUnderstood(t *testing.T) {
 	f := Understood()
 	require.Equal(t, configVersion, f.Configuration)
 	require.Equal(t, 2, f.State)
-	require.Len(t, f.Sections, len(kvmKinds)+len(newDevices(Options{}, backends{}).Catalog()))
-	for _, name := range []string{"regs", "clock", "serial", "tags", "acpi"} {
+	require.Len(t, f.Sections, len(known(Options{})))
+	for _, name := range []string{
+		"regs", "clock", "serial", "tags", "acpi", "pci", "rng", "balloon", "blk0", "blk15",
+		"net0",
+	} {
 		require.Contains(t, f.Sections, state.Range{Name: name, Oldest: 1, Version: 1})
 	}
 	text, err := json.Marshal(f)

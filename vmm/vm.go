@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -14,6 +13,7 @@ import (
 	"taskguide/memory"
 	"taskguide/vmm/cpu"
 	"taskguide/vmm/device"
+	"taskguide/vmm/device/virtio"
 	"taskguide/vmm/kvm"
 	"taskguide/vmm/probe"
 )
@@ -109,6 +109,9 @@ func New(cfg Config) (*VM, error) {
 		return nil, err
 	}
 	devices := newDevices(cfg.Options, b)
+	if cfg.Balloon != BalloonReporting {
+		devices.Drop(virtio.BalloonKind().Name)
+	}
 	mc.Sections = announced(devices.Catalog())
 	return build(kvmFD, mc, guest, devices, b, cfg.Options)
 }
@@ -117,8 +120,7 @@ func New(cfg Config) (*VM, error) {
 // It refuses a machine that this host cannot run faithfully; the error names what is missing, see
 // [ErrCPUFeatures].
 func NewFromConfig(config []byte, opts Options) (*VM, error) {
-	known := slices.Concat(newDevices(opts, backends{}).Catalog(), diskKinds(), netKinds())
-	mc, err := parseConfig(config, reads(known))
+	mc, err := parseConfig(config, known(opts))
 	if err != nil {
 		return nil, err
 	}

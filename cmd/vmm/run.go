@@ -26,6 +26,7 @@ type runFlags struct {
 	logFormat          choice[process.LogFormat]
 	dirtyLog           choice[dirtylog.Kind]
 	onReset            choice[process.OnReset]
+	balloon            choice[vmm.Balloon]
 }
 
 func newRun(std streams) *cobra.Command {
@@ -35,6 +36,7 @@ func newRun(std streams) *cobra.Command {
 		logFormat: choose(process.LogText, process.LogJSON),
 		dirtyLog:  choose(append([]dirtylog.Kind{dirtylog.Auto}, dirtylog.Kinds...)...),
 		onReset:   choose(process.ResetExits, process.ResetReboots),
+		balloon:   choose(vmm.BalloonOff, vmm.BalloonReporting),
 	}
 	cmd := &cobra.Command{
 		Use:   "run [--name N] [--memory 512M] [--cpus 1] [--incoming ADDRESS]",
@@ -76,6 +78,8 @@ func (r *runFlags) register(cmd *cobra.Command) {
 		"options: readonly, cache=auto|direct|host, lock=ofd|none")
 	f.Var(&r.nets, "net", "tap:IFNAME, a TAP interface, or unix:PATH, a stream socket, as a "+
 		"virtio network card, once for each; option: mac=MAC")
+	f.Var(&r.balloon, "balloon", "whether the guest gives memory that it does not use back to "+
+		"the host: off, or reporting")
 	f.StringVar(&r.cfg.Console, "console", "stdio",
 		"where COM1 goes: stdio, file:PATH (begun anew) or off")
 	f.StringVar(&r.cfg.HVC, "hvc", "off",
@@ -147,6 +151,7 @@ func (r *runFlags) config(cmd *cobra.Command) (process.Config, error) {
 	cfg := r.cfg
 	cfg.MemoryBytes, cfg.DirtyLog = r.size.bytes, r.dirtyLog.value
 	cfg.Disks, cfg.Nets = r.disks.disks, r.nets.cards
+	cfg.Balloon = r.balloon.value
 	cfg.Log.Format = r.logFormat.value
 	if err := cfg.Log.Level.UnmarshalText([]byte(r.logLevel.value)); err != nil {
 		return cfg, err
@@ -232,13 +237,18 @@ func checkIncoming(cfg process.Config) error {
 	return nil
 }
 
-// ignored returns notes about flags without effect, because the guest that arrives decides.
+// ignored returns notes about flags without effect, most of them because the guest that arrives
+// decides.
 func ignored(cmd *cobra.Command, cfg process.Config) []note {
-	if cfg.Incoming == "" {
-		return nil
-	}
 	var notes []note
-	names := []string{"memory", "cpus", "cpu", "kernel", "initrd", "cmdline"}
+	if cfg.Incoming == "" {
+		if cfg.Prefault == process.PrefaultAll && cfg.Balloon == vmm.BalloonReporting {
+			notes = append(notes, note{[]string{"prefault"}, "with --balloon reporting, " +
+				"the host takes back what the guest does not use"})
+		}
+		return notes
+	}
+	names := []string{"memory", "cpus", "cpu", "kernel", "initrd", "cmdline", "balloon"}
 	if cfg.ReadyBytes > 0 {
 		names = names[1:]
 	}

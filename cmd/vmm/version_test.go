@@ -21,7 +21,8 @@ func TestVersion(t *testing.T) {
 	require.Contains(t, text, info.Go)
 	require.NotEmpty(t, info.Machine.Sections)
 	for _, s := range info.Machine.Sections {
-		require.Contains(t, strings.Join(strings.Fields(text), " "), s.Name+" ")
+		kind := strings.TrimRight(s.Name, "0123456789") // many of one kind are a range
+		require.Contains(t, strings.Join(strings.Fields(text), " "), kind)
 	}
 	_, short, _ := try(t, "--version")
 	require.Equal(t, "vmm "+info.Short()+"\n", short)

@@ -43,6 +43,7 @@ type Config struct {
 	Disks       []vmm.Disk
 	Nets        []vmm.Net
 	CPU         []*cpu.Processor // as in vmm.Config
+	Balloon     vmm.Balloon
 
 	Incoming string          // address on which to wait for a migration; empty: boot a kernel
 	TLSDir   string          // certificates for Incoming; empty: no TLS
@@ -282,7 +283,8 @@ func (p *process) boot(ctx context.Context) (*vmm.VM, error) {
 	}
 	p.cfg.Nets = vmm.WithAddresses(p.cfg.Nets) // which stay when the guest starts again
 	vm, err := vmm.New(vmm.Config{
-		MemoryBytes: p.cfg.MemoryBytes, CPUs: p.cfg.CPUs, CPU: p.cfg.CPU, Options: p.options(),
+		MemoryBytes: p.cfg.MemoryBytes, CPUs: p.cfg.CPUs, CPU: p.cfg.CPU,
+		Balloon: p.cfg.Balloon, Options: p.options(),
 	})
 	if err != nil {
 		return nil, err

@@ -3,6 +3,7 @@ package show
 import (
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 
 	"taskguide/control/text"
@@ -58,15 +59,40 @@ func span[T ~uint16 | ~uint32](oldest, newest T) string {
 	return fmt.Sprintf("%d to %d", oldest, newest)
 }
 
-// sections writes the sections with their versions.
+// sections writes the sections with their versions. Those of devices that a machine may have
+// several of, as blk0 and blk1, are one entry.
 func sections(all []state.Range) string {
-	words := make([]string, len(all))
-	for i, s := range all {
-		words[i] = s.Name + " " + span(s.Oldest, s.Version)
-		if s.Optional {
-			words[i] += " (optional)"
+	var words []string
+	for len(all) > 0 {
+		n, name := numbered(all), all[0].Name
+		if n < 3 {
+			n = 1
+		} else {
+			name += " to " + all[n-1].Name
 		}
-		words[i] = strings.ReplaceAll(words[i], " ", text.Glue)
+		word := name + " " + span(all[0].Oldest, all[0].Version)
+		if all[0].Optional {
+			word += " (optional)"
+		}
+		words = append(words, strings.ReplaceAll(word, " ", text.Glue))
+		all = all[n:]
 	}
 	return strings.Join(words, ", ")
+}
+
+// numbered returns how many of the first sections differ in nothing but a number, which counts up.
+func numbered(all []state.Range) int {
+	kind := strings.TrimRight(all[0].Name, "0123456789")
+	first, err := strconv.Atoi(all[0].Name[len(kind):])
+	if err != nil {
+		return 1
+	}
+	for i, s := range all {
+		want := all[0]
+		want.Name = kind + strconv.Itoa(first+i)
+		if s != want {
+			return i
+		}
+	}
+	return len(all)
 }

@@ -19,6 +19,9 @@ func TestVersion(t *testing.T) {
 			{Name: "regs", Oldest: 1, Version: 2}, {Name: "serial", Oldest: 1, Version: 1},
 			{Name: "extra", Oldest: 1, Version: 1, Optional: true},
 			{Name: "a-longer", Oldest: 1, Version: 1}, {Name: "b-longer", Oldest: 1, Version: 1},
+			{Name: "n9", Oldest: 1, Version: 1}, {Name: "n10", Oldest: 1, Version: 1},
+			{Name: "n11", Oldest: 1, Version: 1}, {Name: "n12", Oldest: 1, Version: 2},
+			{Name: "pic0", Oldest: 1, Version: 1}, {Name: "pic2", Oldest: 1, Version: 1},
 		}},
 	}
 	var out strings.Builder
@@ -30,7 +33,7 @@ go             go1.26.0, linux/amd64
 protocol       2 to 3; features: 0, 33
 configuration  2
 state          2; sections: regs 1 to 2, serial 1, extra 1 (optional),
-               a-longer 1, b-longer 1
+               a-longer 1, b-longer 1, n9 to n11 1, n12 1 to 2, pic0 1, pic2 1
 `, out.String())
 	requireColumns(t, out.String())
 

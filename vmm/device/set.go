@@ -40,6 +40,11 @@ func (s *Set) Catalog() state.Catalog {
 	return c
 }
 
+// Drop takes a device out of a machine that is to be made without it.
+func (s *Set) Drop(name string) {
+	s.devices = slices.DeleteFunc(s.devices, func(d Device) bool { return d.Kind().Name == name })
+}
+
 // Keep drops the devices that a machine from elsewhere does not have, so that its guest sees no new
 // ones: those with state that is neither in every machine nor announced.
 func (s *Set) Keep(announced []state.Kind) {

@@ -28,7 +28,7 @@ func broken(format string, args ...any) error {
 }
 
 // chain is a request: ranges of RAM. They were checked when the chain was taken, and stay valid
-// because RAM never goes away.
+// because RAM stays where it is: it may lose its content (see balloon), and not its place.
 type chain struct {
 	head       uint16 // number of its first descriptor
 	readable   []memory.Range

@@ -247,6 +247,13 @@ func (d *Device) serves(i int) bool {
 	return !d.quiet && !d.closed && d.works() && d.queues[i].enabled
 }
 
+// stopping tells whether somebody waits for the backend to be done with its requests.
+func (d *Device) stopping() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.quiet || d.closed
+}
+
 // handle has the backend handle the next chain of a queue. It returns false when nothing is left to
 // do.
 func (d *Device) handle(p prompt, i int) bool {
