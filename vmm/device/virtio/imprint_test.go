@@ -1,61 +1,22 @@
 package virtio
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 
 	"taskguide/integration/need"
 )
-
-// loopDevice makes a block device with the content of a file.
-func loopDevice(t *testing.T, file string) string {
-	t.Helper()
-	if os.Getuid() != 0 {
-		need.Skip(t, "only root can make a loop device")
-	}
-	backing, err := os.OpenFile(file, os.O_RDWR, 0)
-	require.NoError(t, err)
-	defer backing.Close()
-	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
-	if err != nil {
-		need.Skip(t, "no loop devices: "+err.Error())
-	}
-	defer control.Close()
-	for {
-		n, err := unix.IoctlRetInt(int(control.Fd()), unix.LOOP_CTL_GET_FREE)
-		require.NoError(t, err)
-		path := "/dev/loop" + strconv.Itoa(n)
-		device, err := os.OpenFile(path, os.O_RDWR, 0)
-		if err != nil {
-			need.Skip(t, "no loop devices: "+err.Error())
-		}
-		err = unix.IoctlSetInt(int(device.Fd()), unix.LOOP_SET_FD, int(backing.Fd()))
-		if errors.Is(err, unix.EBUSY) {
-			device.Close()
-			continue // somebody else was faster
-		}
-		require.NoError(t, err)
-		t.Cleanup(func() {
-			require.NoError(t, unix.IoctlSetInt(int(device.Fd()), unix.LOOP_CLR_FD, 0))
-			device.Close()
-		})
-		return path
-	}
-}
 
 // TestBlockDeviceThatChanged: a block device has no times that tell whether it was written, but the
 // kernel counts the writes.
 func TestBlockDeviceThatChanged(t *testing.T) {
 	file, _ := newFile(t)
-	device := loopDevice(t, file)
+	device := need.LoopDevice(t, file)
 	for _, cache := range []Cache{CacheHost, CacheAuto} {
 		c := DiskConfig{Path: device, Cache: cache, Lock: LockOFD}
 		disk := openDisk(t, c)
