@@ -114,6 +114,11 @@ func notifyOf(slot int) uint32 { return uint32(barOf(slot)) + 0x3000 }
 // setUpDevice does what a driver does, with one request available that it has not rung for: it
 // writes registers as a vCPU does, and descriptors that follow one another.
 func setUpDevice(vm *VM, slot int, descriptors ...[]byte) {
+	setUpQueue(vm, slot, 0, descriptors...)
+}
+
+// setUpQueue is setUpDevice for another queue than the first.
+func setUpQueue(vm *VM, slot, queue int, descriptors ...[]byte) {
 	write := func(gpa uint64, size int, v uint64) {
 		vm.devices.Access(device.MMIO, gpa, size, le.AppendUint64(nil, v)[:size], true)
 	}
@@ -128,6 +133,7 @@ func setUpDevice(vm *VM, slot int, descriptors ...[]byte) {
 	write(common+0x08, 4, 1)
 	write(common+0x0c, 4, offered)
 	write(common+0x14, 1, 11)
+	write(common+0x16, 2, uint64(queue))
 	write(common+0x18, 2, 4)
 	write(common+0x1a, 2, 1)
 	for offset, gpa := range map[uint64]uint64{
@@ -156,9 +162,12 @@ func setUpRNG(vm *VM) {
 
 // awaitUsed is code that rings a device's doorbell, waits until a request was used, and ends the
 // machine.
-func awaitUsed(slot int, status byte) []byte {
+func awaitUsed(slot int, status byte) []byte { return awaitUsedOf(notifyOf(slot), status) }
+
+// awaitUsedOf is awaitUsed for a doorbell.
+func awaitUsedOf(doorbell uint32, status byte) []byte {
 	return code(
-		0x66, 0xc7, 0x05, imm32(notifyOf(slot)), 0, 0, // mov word [notify], 0
+		0x66, 0xc7, 0x05, imm32(doorbell), 0, 0, // mov word [notify], 0
 		0x66, 0x83, 0x3d, imm32(testUsed+2), 1, // 1: cmp word [used index], 1
 		0x75, 0xf6, // jne 1b
 		exitWith(status),
