@@ -32,6 +32,10 @@ const (
 	multibootRangeBytes  = 24 // of an entry of the memory map
 	multibootLoaderName  = "taskguide vmm"
 
+	// biosBaseMemory is where a PC's firmware leaves the size of lower memory, in KiB. Xen believes
+	// it rather than the structure.
+	biosBaseMemory = 0x413
+
 	infoMemory     = 1 << 0
 	infoCmdline    = 1 << 2
 	infoModules    = 1 << 3
@@ -174,6 +178,10 @@ func (k *multibootImage) Linux() bool { return false }
 
 // load implements [Kernel]. The registers are those of section 3.2.
 func (k *multibootImage) load(l *loader) (Registers, error) {
+	base := le.AppendUint16(nil, legacyStart>>10)
+	if err := l.put(biosBaseMemory, base); err != nil {
+		return Registers{}, err
+	}
 	if err := l.putSegments(k.segments, k.entry); err != nil {
 		return Registers{}, err
 	}

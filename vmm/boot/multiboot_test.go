@@ -154,6 +154,8 @@ func TestMultibootLoad(t *testing.T) {
 			RIP: boottest.Entry + 12, RAX: 0x2badb002, RBX: bootDataFloor, CR0: 0x11,
 			Code: 0x10, Data: 0x18,
 		}, image.Registers)
+		require.Contains(t, image.Contents, Content{GPA: 0x413, Data: []byte{0x80, 2}, Size: 2},
+			"640 KiB of lower memory")
 	}
 }
 
