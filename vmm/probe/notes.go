@@ -23,6 +23,11 @@ func (h *KVM) notes() []string {
 		note("a guest's RDTSC reads the host's counter: " +
 			"time measured by it jumps when a guest moves between hosts")
 	}
+	if !h.HugePages && !h.EmulatedRing0 {
+		note("guest RAM has no huge pages, so guests that touch much of it for the first time, " +
+			"as Linux does at boot, are slow: " +
+			"echo advise >/sys/kernel/mm/transparent_hugepage/shmem_enabled, as root")
+	}
 	if h.LegacyCounters {
 		note("guests can program AMD's legacy performance counters, " +
 			"whose counts do not move: KVM cannot take them away (KVM_CAP_PMU_CAPABILITY)")

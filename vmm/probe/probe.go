@@ -28,6 +28,7 @@ type KVM struct {
 	TSCOffset     bool   `json:"tsc_offset"`     // a guest's TSC is set exactly, by its offset
 	ClockRealtime bool   `json:"clock_realtime"` // KVM_SET_CLOCK knows about CLOCK_REALTIME
 	PIT           bool   `json:"pit"`
+	HugePages     bool   `json:"huge_pages"` // the host gives them to guest RAM
 	// LegacyCounters says that guests can program AMD's first four performance counters. No CPUID
 	// bit announces them, and their counts do not migrate.
 	LegacyCounters bool `json:"legacy_counters"`
@@ -98,7 +99,7 @@ func Ask() (*KVM, error) {
 	here := readHost()
 	h := &KVM{
 		Kind: here.kind, EmulatedRing0: here.kind == PVM, Kernel: here.kernel, CPU: here.cpu,
-		APIVersion: kvm.APIVersion,
+		APIVersion: kvm.APIVersion, HugePages: here.hugePages,
 	}
 	for i, list := range [][]asked{neededCapabilities, usefulCapabilities} {
 		for _, a := range list {

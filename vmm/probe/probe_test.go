@@ -23,8 +23,13 @@ func TestKind(t *testing.T) {
 func TestNotes(t *testing.T) {
 	good := KVM{
 		Kind: AMD, TSCScaling: true, ClockRealtime: true, MaxCPUs: 8, RecommendedCPUs: 8,
+		HugePages: true,
 	}
 	require.Empty(t, good.notes())
+	small := good
+	small.HugePages = false
+	require.Len(t, small.notes(), 1)
+	require.Contains(t, small.notes()[0], "no huge pages")
 	bad := KVM{
 		Kind: PVM, EmulatedRing0: true, LegacyCounters: true, MaxCPUs: 8,
 		RecommendedCPUs: 2, TSCKHz: 2500000,
@@ -38,4 +43,16 @@ func TestNotes(t *testing.T) {
 	require.Contains(t, notes[3], "performance counters")
 	require.Contains(t, notes[4], "2500000 kHz")
 	require.Contains(t, notes[6], "at most 2 vCPUs")
+}
+
+func TestGivesHugePages(t *testing.T) {
+	for setting, want := range map[string]bool{
+		"always within_size advise [never] deny force\n": false,
+		"always within_size [advise] never deny force\n": true,
+		"[always] within_size advise never deny force\n": true,
+		"always within_size advise never [deny] force\n": false,
+		"": false, "[": false,
+	} {
+		require.Equal(t, want, givesHugePages(setting), setting)
+	}
 }

@@ -30,6 +30,8 @@ type host struct {
 	kind   Kind
 	cpu    string // model name
 	kernel string // release
+
+	hugePages bool // shared memory that asks for huge pages may get them
 }
 
 func readHost() host {
@@ -41,7 +43,18 @@ func readHost() host {
 	cpuinfo, _ := os.ReadFile("/proc/cpuinfo")
 	h.cpu = cpuinfoField(string(cpuinfo), "model name")
 	h.kind = kindOf(string(cpuinfo), hasPVM())
+	setting, _ := os.ReadFile("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
+	h.hugePages = givesHugePages(string(setting))
 	return h
+}
+
+// givesHugePages tells whether shared memory gets huge pages when it asks for them, from Linux'
+// setting for that: a list of words, with the one that holds in brackets
+// (Documentation/admin-guide/mm/transhuge.rst). It is empty in a kernel without huge pages.
+func givesHugePages(setting string) bool {
+	_, rest, _ := strings.Cut(setting, "[")
+	word, _, ok := strings.Cut(rest, "]")
+	return ok && word != "never" && word != "deny"
 }
 
 func hasPVM() bool {
