@@ -59,14 +59,16 @@ poweroff -f
 `
 
 // GuestFiles are Debian's kernel and an initial RAM disk for it, for vmm to run inside a host. The
-// RAM disk mounts root= of the command line, or starts a shell on the console without it.
-func (r *Rig) GuestFiles() ([]File, error) {
+// RAM disk mounts root= of the command line, or starts a shell on the console without it. It also
+// has the files that are given as inside.
+func (r *Rig) GuestFiles(inside ...File) ([]File, error) {
 	tree, err := systemTree(r.Packages, guestModules)
 	if err != nil {
 		return nil, err
 	}
 	var initrd bytes.Buffer
 	tree = append(tree, Content("/init", 0o755, []byte(guestInit)))
+	tree = append(tree, inside...)
 	if err := writeInitramfs(&initrd, tree); err != nil {
 		return nil, err
 	}
