@@ -10,7 +10,8 @@
 //	memory at 0xe0000000     4096 bytes for each function, one after the other (ECAM)
 //
 // The registers that a driver works with are elsewhere in guest-physical memory. Their address is
-// in the configuration space, in the base address register (BAR).
+// in the configuration space, in the base address register (BAR). A virtio device also has a
+// window in its configuration space that leads to them, for guests that have not mapped memory.
 //
 // # What is fixed
 //

@@ -55,6 +55,9 @@ type Spec struct {
 	// the BAR, and the pending bits are at PendingOffset. Each takes a page.
 	Vectors                    int
 	TableOffset, PendingOffset uint32
+	// Window, unless nil, answers accesses to the BAR that come by way of configuration space. The
+	// function then has a capability for them. No lock of the function is held.
+	Window func(a device.Access)
 	// OnMaster, unless nil, is called when the guest allows the function to access RAM and to send
 	// messages. It is called with the function's lock held.
 	OnMaster func()
@@ -74,7 +77,7 @@ type Function struct {
 // config is configuration space: mask has the bits that a guest can change.
 type config struct {
 	value, mask, reset [configBytes]byte
-	msixAt             int // register of the capability; 0: none
+	msixAt, windowAt   int // registers of the capabilities; 0: none
 }
 
 // NewFunction makes a function that is not on a bus yet.
@@ -130,6 +133,9 @@ func (f *Function) addCapabilities() {
 	for _, c := range f.Capabilities {
 		add(capabilityVendor, c)
 	}
+	if f.Window != nil {
+		f.addWindow(add(capabilityVendor, windowCapability()))
+	}
 	if link != regCapabilities {
 		f.value[regStatus] = statusHasList
 	}
@@ -161,6 +167,9 @@ func (f *Function) Masters() bool {
 
 // readConfig and writeConfig access a register, or a part of one.
 func (f *Function) readConfig(register int, p []byte) {
+	if f.readWindow(register, p) {
+		return
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	clear(p)
@@ -173,6 +182,7 @@ func (f *Function) writeConfig(register int, p []byte) {
 	if register >= configBytes {
 		return
 	}
+	f.writeWindow(register, p)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for i, v := range p {

@@ -58,6 +58,7 @@ func testSpec() Spec {
 		Subsystem: 0x40, BARBytes: bytesBAR, Vectors: vectors,
 		TableOffset: testTable, PendingOffset: testBits,
 		Capabilities: [][]byte{{16, 1, 0, 0}, {20, 2, 0, 0, 0, 0, 1, 2}},
+		Window:       func(a device.Access) { a.Ignore() },
 	}
 }
 
@@ -125,6 +126,7 @@ func (b *bus) entry(v int, address uint64, data, control uint32) {
 const (
 	command     = 4
 	msixAt      = 0x40
+	windowAt    = 0x60
 	apicAddress = 0xfee00000
 )
 
@@ -219,6 +221,10 @@ func TestWhatAGuestCanChange(t *testing.T) {
 		0x10:   0xffffffff &^ (bytesBAR - 1),
 		0x3c:   0xff,
 		msixAt: (msixEnable | msixMaskAll) << 16,
+
+		windowAt + windowBAR:    0xff,
+		windowAt + windowOffset: 0xffffffff,
+		windowAt + windowLength: 0xffffffff,
 	}
 	for register := uint64(0); register < configBytes; register += 4 {
 		b := newBus(t)
@@ -264,7 +270,10 @@ func TestCapabilities(t *testing.T) {
 		require.Zero(t, at%4)
 		ids = append(ids, b.ecam(testSlot, at, 1)|b.ecam(testSlot, at+3, 1)<<8)
 	}
-	want := []uint64{capabilityMSIX, capabilityVendor | 1<<8, capabilityVendor | 2<<8}
+	want := []uint64{
+		capabilityMSIX, capabilityVendor | 1<<8, capabilityVendor | 2<<8,
+		capabilityVendor | windowKind<<8,
+	}
 	require.Equal(t, want, ids)
 	require.EqualValues(t, vectors-1, b.ecam(testSlot, msixAt+2, 2))
 	require.EqualValues(t, testTable, b.ecam(testSlot, msixAt+4, 4))
@@ -355,6 +364,68 @@ func TestPendingMoves(t *testing.T) {
 	require.Empty(t, dst.board.take())
 	dst.msix(testTable+2*entryBytes+entryControl, 4, 0, true)
 	require.Equal(t, []sent{{2, apicAddress, 0x33}}, dst.board.take())
+}
+
+// TestWindow: a guest accesses the BAR by configuration space alone, in any part of it, and nothing
+// else. Where it had come to moves with it.
+func TestWindow(t *testing.T) {
+	b := newBus(t)
+	var got []device.Access
+	b.f.Window = func(a device.Access) {
+		if a.Write {
+			a.Data = append([]byte(nil), a.Data...)
+		} else {
+			copy(a.Data, []byte{0x11, 0x22, 0x33, 0x44})
+		}
+		got = append(got, a)
+	}
+	aim := func(bar, offset, length uint64) {
+		b.ecamWrite(testSlot, windowAt+windowBAR, 1, bar)
+		b.ecamWrite(testSlot, windowAt+windowOffset, 4, offset)
+		b.ecamWrite(testSlot, windowAt+windowLength, 4, length)
+		require.Empty(t, got)
+	}
+	take := func() []device.Access {
+		defer func() { got = nil }()
+		return got
+	}
+	require.Zero(t, b.ecam(testSlot, windowAt+windowData, 4), "it leads nowhere yet")
+	require.Empty(t, got)
+	for _, c := range []struct {
+		length uint64
+		want   uint64
+	}{{1, 0x11}, {2, 0x2211}, {4, 0x44332211}} {
+		aim(0, bytesBAR-4, c.length)
+		require.Equal(t, c.want, b.ecam(testSlot, windowAt+windowData, 4), "%d", c.length)
+		require.Len(t, take(), 1)
+		require.Equal(t, c.want>>8, b.ecam(testSlot, windowAt+windowData, 4)>>8)
+		require.EqualValues(t, c.want&0xff, b.ports(testSlot, windowAt+windowData, 1))
+		require.EqualValues(t, c.want>>16, b.ecam(testSlot, windowAt+windowData+2, 2))
+		require.Len(t, take(), 3)
+		b.ecamWrite(testSlot, windowAt+windowData, 4, 0xaabbccdd)
+		want := []byte{0xdd, 0xcc, 0xbb, 0xaa}[:c.length]
+		require.Equal(t, []device.Access{
+			{Offset: bytesBAR - 4, Size: int(c.length), Data: want, Write: true},
+		}, take())
+	}
+	b.ecamWrite(testSlot, windowAt+windowData, 2, 1)   // half of an access
+	b.ecamWrite(testSlot, windowAt+windowData+2, 2, 1) // the other half
+	require.Empty(t, got)
+	for _, c := range [][3]uint64{
+		{1, 0, 4}, {0, 2, 4}, {0, 1, 2}, {0, 0, 3}, {0, 0, 0}, {0, 0, 8}, {0, bytesBAR, 4},
+		{0, 0xfffffffc, 4}, {0, 0, 0xffffffff},
+	} {
+		aim(c[0], c[1], c[2])
+		b.ecamWrite(testSlot, windowAt+windowData, 4, 1)
+		require.Zero(t, b.ecam(testSlot, windowAt+windowData, 4), "%v", c)
+		require.Empty(t, got)
+	}
+	aim(0, 0x20, 4)
+	to := newBus(t)
+	require.NoError(t, to.f.Load(b.f.Save()))
+	to.f.Window = b.f.Window
+	require.EqualValues(t, 0x44332211, to.ecam(testSlot, windowAt+windowData, 4))
+	require.EqualValues(t, 0x20, take()[0].Offset)
 }
 
 // TestForeignState: bits that no guest can set are refused.

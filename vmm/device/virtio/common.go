@@ -50,12 +50,17 @@ func (s *spec) capabilities() [][]byte {
 	return list
 }
 
-// access answers an access to the BAR.
+// access answers an access to the BAR in memory.
 func (d *Device) access(a device.Access) {
 	if !d.Decodes() {
 		a.Ignore()
 		return
 	}
+	d.accessBAR(a)
+}
+
+// accessBAR answers an access to the BAR, however it came.
+func (d *Device) accessBAR(a device.Access) {
 	if d.AccessMSIX(a) {
 		return
 	}

@@ -164,7 +164,7 @@ func newDevice(host *pci.Host, s spec, b backend, log *slog.Logger) *Device {
 		Class: s.class, Revision: pciRevision, Subsystem: pciSubsystem,
 		BARBytes: barBytes, Capabilities: s.capabilities(),
 		Vectors: 1 + len(s.sizes), TableOffset: barTable, PendingOffset: barPending,
-		OnMaster: d.ring,
+		OnMaster: d.ring, Window: d.accessBAR,
 	})
 	for _, size := range s.sizes {
 		d.queues = append(d.queues, &queue{max: size})

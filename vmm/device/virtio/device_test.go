@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"taskguide/memory"
+	"taskguide/vmm/device"
 	"taskguide/vmm/device/pci"
 )
 
@@ -106,6 +107,43 @@ func TestRegistersOfAQueue(t *testing.T) {
 	require.EqualValues(t, 0x03, d.read(barConfig+2, 2))
 	require.EqualValues(t, 0, d.read(barConfig+3, 8))
 	require.EqualValues(t, 0xff, d.read(0x6000, 1))
+}
+
+// TestByConfigurationSpace: a driver that never maps the BAR drives the device by the window in
+// configuration space, doorbells and messages included.
+func TestByConfigurationSpace(t *testing.T) {
+	dev, h := newHeld(noLog)
+	d, b := newDriver(t, dev)
+	dev.Resume()
+	window := uint64(0)
+	for at := d.config(0x34, 1, 0, false); at != 0; at = d.config(at+1, 1, 0, false) {
+		if d.config(at, 1, 0, false) == 9 && d.config(at+3, 1, 0, false) == 5 {
+			window = at
+		}
+	}
+	require.NotZero(t, window)
+	inMemory := d.bar
+	d.bar = device.Window{Access: func(a device.Access) {
+		step := min(a.Size, 4) // more do not fit
+		for i := 0; i < a.Size; i += step {
+			d.config(window+8, 4, a.Offset+uint64(i), true)
+			d.config(window+12, 4, uint64(step), true)
+			part := a.Data[i : i+step]
+			d.bus[2].Access(device.Access{
+				Offset: uint64(dev.Slot)<<15 + window + 16, Size: step, Data: part, Write: a.Write,
+			})
+		}
+	}}
+	d.start(8, 0)
+	d.config(pciCommand, 2, 4, true) // it may access RAM, and does not answer in memory
+	require.EqualValues(t, 0xffffffff, access(inMemory, 0, 4, 0, false))
+	r := d.queues[1]
+	r.offer(r.chain(someBytes))
+	r.ring()
+	h.next(t).done(9, nil)
+	r.await(1)
+	require.Equal(t, []uint32{messageOf(2)}, b.messages())
+	require.EqualValues(t, isrQueue, d.read(barISR, 1))
 }
 
 // TestServed: a driver is interrupted by its vector, or not at all if it wants none.
