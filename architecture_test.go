@@ -45,6 +45,7 @@ var table = []row{
 	{"vmm/boot/...", "memory"},
 	{"vmm/device/...", "vmm/device, vmm/state, memory, tagging"},
 	{"vmm/device/pci/", "vmm/device, vmm/state"},
+	{"vmm/device/tagpci/", "vmm/device, vmm/device/pci, vmm/state, tagging"},
 	{"vmm/device/virtio/", "vmm/device, vmm/device/pci, vmm/state, memory"},
 	{"vmm/state/", "-"},
 	{"guestkernel/...", "-"},

@@ -53,6 +53,7 @@
 //	                  its own number:
 //	                    cool    by a store to the tag port's MMIO page
 //	                    fast    the same phases, by the tag page
+//	                    device  the same phases, by a tag page in the tag device's RAM
 //	                    port    the same phases, by I/O port
 //	                    busy    the wrong phases
 //	                    random  segments that begin and end at random times

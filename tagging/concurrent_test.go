@@ -115,15 +115,19 @@ func fastTask(g guestPage, slot int, id uint32) *guestTask {
 // Tasks wander while migrations come and go. Once a migration has attached, its view follows every
 // transition, whatever it missed before.
 func TestNoTransitionIsLost(t *testing.T) {
-	for _, kind := range []string{"plain", "fast", "mixed"} {
+	for _, kind := range []string{"plain", "fast", "mixed", "device"} {
 		for _, quorum := range []Quorum{All, Any} {
 			t.Run(kind+" "+string(quorum), func(t *testing.T) {
 				r := newRAM(4)
 				p := NewPort(r)
 				page := newPage(t, p, r)
+				device := useDevice(p)
+				device.commit(0, 5)
 				var tasks []*guestTask
 				for i := range 3 {
-					if kind == "fast" || kind == "mixed" && i > 0 {
+					if kind == "device" {
+						tasks = append(tasks, fastTask(device.page(i%2*5), i, uint32(i)))
+					} else if kind == "fast" || kind == "mixed" && i > 0 {
 						tasks = append(tasks, fastTask(page, i, uint32(i)))
 					} else {
 						tasks = append(tasks, plainTask(p, uint32(i)))
@@ -171,8 +175,11 @@ func TestEverythingAtOnce(t *testing.T) {
 	r := newRAM(4)
 	p := NewPort(r)
 	page := newPage(t, p, r)
+	device := useDevice(p)
+	device.commit(3)
 	tasks := []*guestTask{
 		plainTask(p, 10), plainTask(p, 11), fastTask(page, 0, 12), fastTask(page, 1, 13),
+		fastTask(device.page(3), 0, 14),
 	}
 	var guests, hosts sync.WaitGroup
 	stop := make(chan struct{})
@@ -209,6 +216,7 @@ func TestEverythingAtOnce(t *testing.T) {
 		p.Detach()
 	})
 	forever(func() { p.Snapshot(); p.Save(); p.Fingerprint() })
+	forever(func() { p.CountLeases(func() bool { return true }); p.HasDevicePages() })
 	forever(func() {
 		p.Read(RegState, 4)
 		p.Read(RegClockLo, 4)

@@ -39,6 +39,9 @@
 //	0x24 PAGE_HI     W  upper half; commits, 0 turns it off
 //	0x28 CLOCK_LO    R  host's CLOCK_REALTIME in ns, latched,
 //	0x2c CLOCK_HI    R  upper half
+//	0x30 DEADLINE_MS R  ms until the migration is forced, 0 if that does not happen
+//	0x34 CLONES      R  restores of a snapshot of this machine; 0 as long as there are none
+//	0x38 PAGES       RW the tag pages in device RAM, bit i for page i
 //
 // Any other access reads 0, changes nothing, and is counted in [GuestErrors]. So is anything that a
 // task cannot do: EXIT at depth 0, UNREGISTER of an unknown task, more than [MaxTasks] tasks, a tag
@@ -50,10 +53,12 @@
 // page of its RAM, in which each task has a slot that only it writes:
 //
 //	0x000  magic "TAGP"   version 1   notify   number of slots, up to 63
-//	0x040  slot 0: flags (0 free, 1 used, 2 being set up), task, depth
-//	0x080  slot 1 ...     64 bytes each, a cache line, the rest reserved
+//	0x010  lease   term in ms, both for device RAM
+//	0x040  slot 0: flags (0 free, 1 used, 2 being set up), task, depth; at 0x20 a name, 32 bytes
+//	0x080  slot 1 ...     64 bytes each, a cache line, the rest reserved and 0
 //
-// The slot is the truth about its task, including its registration. The host writes only notify.
+// The slot is the truth about its task, including its registration. Its name is for people:
+// printable ASCII, up to the first 0. The host writes only notify.
 // While it is set, which is while a listener is attached, a task rings after changing its slot: it
 // writes its id to the register that it would write as a plain task. That write means "look at the
 // page", and repeating it does no harm. No transition is lost because both sides store, fence, and
@@ -66,6 +71,38 @@
 // whenever it is asked for the gate. It writes notify only while the magic is in place, because a
 // program that dies leaves its page to the guest's kernel. These writes bypass KVM's dirty log;
 // [Memory].StoreUint32 adds them to it.
+//
+// # Pages in device RAM
+//
+// A page of guest RAM suits guests that own their frames. A program under an operating system does
+// not: its kernel may move the page, or give the frame to somebody else. So the tag device has RAM
+// of its own, [DevicePages] pages, which programs map. It is no guest RAM: no round of a migration
+// has it, and it is saved with the device's state, when the vCPUs stand.
+//
+// The pages have the layout above, and several may be in use at once, one for each client program.
+// Whoever owns the device, a daemon in the guest, keeps them:
+//
+//   - It writes a page's header, the magic last, and then PAGES, with the bits of all pages that
+//     there are to be. From then on the port looks at the page. A page without a header is left
+//     out, so reading PAGES tells which pages count. Writing PAGES again commits the same pages
+//     anew: notify is up to date afterwards, and their leases begin again.
+//   - It chooses slots and ids, and passes the pages on. Clients change depth only.
+//   - It renews the lease: it changes the lease word of each page, by any change, well within the
+//     page's term.
+//
+// When a lease has not been renewed for its term, the daemon is dead, and nobody would unregister
+// tasks that die. So the port clears the page's magic and looks at the page no more, and its tasks
+// leave the gate. Clients look at the magic, which is in the cache line of notify, at each tag. The
+// term is at least half a second and at most ten minutes, whatever the page says, and 0 means that
+// there is no lease. Time counts only while the vCPUs run, and not while a switchover is under way.
+// A lease begins anew with a commit, a resume and a load. See [Port.CountLeases].
+//
+// Everybody who maps device RAM can write all of it. What a client can do by that is to tag in the
+// names of others, or to end their tags, and nothing else. The host writes nothing to device RAM
+// but notify and a magic of 0.
+//
+// Device RAM may be uncached memory for the guest. On it, a task stores, executes a fence
+// instruction, and loads. A locked instruction would stop the bus of the whole host.
 //
 // # Two views
 //

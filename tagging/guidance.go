@@ -63,7 +63,7 @@ func (p *Port) Moved() {
 	p.refresh()
 }
 
-// Quiesce keeps the port from writing to guest RAM until Resume, whatever it is asked to do: the
+// Quiesce keeps the port from writing to tag pages until Resume, whatever it is asked to do: the
 // machine stands still, and its RAM may have been read for the last time. No register may be
 // written meanwhile.
 func (p *Port) Quiesce() {
@@ -78,6 +78,7 @@ func (p *Port) Resume() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.quiet = false
+	p.device.renew()
 	if p.notifyDue {
 		p.notify(p.attached != nil)
 	}
@@ -86,8 +87,14 @@ func (p *Port) Resume() {
 // notify tells tasks with fast tags whether to ring. mu must be held.
 func (p *Port) notify(on bool) {
 	p.notifyDue = p.quiet
-	if p.page != nil && !p.quiet {
-		p.page.setNotify(p.mem, on)
+	if p.quiet {
+		return
+	}
+	if p.page != nil {
+		p.page.setNotify(on)
+	}
+	for _, page := range p.device.all() {
+		page.setNotify(on)
 	}
 }
 
@@ -99,10 +106,14 @@ func (p *Port) refresh() {
 	p.apply(&c, seen)
 }
 
-// peek returns what the tag page has that the table does not know, and the slots, or false if the
-// page is no longer a tag page. It changes nothing. mu must be held.
+// peek returns what the tag pages have that the table does not know, and the slots, or false if one
+// of them is no longer a tag page. It changes nothing. mu must be held.
 func (p *Port) peek() (c change, seen slots, valid bool) {
+	seen = newSlots(len(p.seen.used))
 	valid = p.page == nil || p.page.read(&seen)
+	for _, page := range p.device.all() {
+		valid = page.read(&seen) && valid
+	}
 	p.compare(&seen, &c)
 	return c, seen, valid
 }

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"taskguide/tagging/abi"
 )
 
 // The registers are defined twice: for guests to compile in, and for the port.
@@ -40,11 +42,18 @@ func TestHeaderAgrees(t *testing.T) {
 		"TAG_REG_PAGE_HI":    RegPageHi,
 		"TAG_REG_CLOCK_LO":   RegClockLo,
 		"TAG_REG_CLOCK_HI":   RegClockHi,
+		"TAG_REG_DEADLINE":   RegDeadlineMS,
+		"TAG_REG_CLONES":     RegClones,
+		"TAG_REG_PAGES":      RegPages,
 		"TAG_ID":             ID,
 		"TAG_PAGE_MAGIC":     PageMagic,
 		"TAG_PAGE_VERSION":   PageVersion,
 		"TAG_PAGE_SIZE":      PageSize,
 		"TAG_PAGE_SLOTS":     PageSlots,
+		"TAG_NAME_SIZE":      abi.SlotNameBytes,
+		"TAG_PCI_VENDOR":     abi.PCIVendor,
+		"TAG_PCI_DEVICE":     abi.PCIDevice,
+		"TAG_DEVICE_PAGES":   DevicePages,
 		"TAG_SLOT_FREE":      0,
 		"TAG_SLOT_USED":      slotUsed,
 		"TAG_SLOT_CLAIMED":   2,
@@ -62,7 +71,8 @@ func TestHeaderAgrees(t *testing.T) {
 		"tag_page, notify": pageNotifyAt,
 		"tag_page, slots":  pageSlotsAt, "tag_page, slot": pageSlot0,
 		"tag_slot, flags": slotFlagsAt, "tag_slot, task": slotTaskAt,
-		"tag_slot, depth": slotDepthAt,
+		"tag_slot, depth": slotDepthAt, "tag_slot, name": slotNameAt,
+		"tag_page, lease": pageLeaseAt, "tag_page, term_ms": pageTermAt,
 	} {
 		want := "offsetof(struct " + field + ") == 0x" + strconv.FormatUint(at, 16) + ")"
 		require.True(t, strings.Contains(string(test), want), want)

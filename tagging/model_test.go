@@ -17,12 +17,13 @@ type modelTask struct {
 
 // model is the tag port at its simplest: it works everything out anew each time.
 type model struct {
-	t     testing.TB
-	port  *Port
-	ram   *ram
-	page  guestPage // valid even if not registered
-	l     *recorder
-	calls []string // calls that the listener must have got since the last step
+	t      testing.TB
+	port   *Port
+	ram    *ram
+	page   guestPage // valid even if not registered
+	ownRAM bool      // the page is in device RAM
+	l      *recorder
+	calls  []string // calls that the listener must have got since the last step
 
 	tasks      map[uint32]modelTask
 	registered bool // the page
@@ -30,15 +31,21 @@ type model struct {
 	quorum     Quorum
 	taskErrors uint64
 	epoch      uint32
+	// stale says that notify should have changed while the page was no tag page.
+	stale bool
 }
 
-func newModel(t testing.TB) *model {
+func newModel(t testing.TB, ownRAM bool) *model {
 	r := newRAM(4)
 	m := &model{
-		t: t, port: newPort(r, newClock().now), ram: r, l: &recorder{},
+		t: t, port: newPort(r, newClock().now), ram: r, l: &recorder{}, ownRAM: ownRAM,
 		quorum: All, tasks: map[uint32]modelTask{},
 	}
 	m.page = guestPage{formatPage(t, r, pageGPA), m.port}
+	if ownRAM {
+		m.page = useDevice(m.port).page(0)
+		m.page.format()
+	}
 	return m
 }
 
@@ -146,12 +153,12 @@ func (m *model) step(kind, a, b byte) string {
 		m.quorum = []Quorum{All, Any}[a%2]
 		got := m.port.Attach(m.quorum, m.l)
 		m.refreshed()
-		m.attached = true
+		m.attached, m.stale = true, !m.page.valid()
 		require.Equal(m.t, GateState{m.open(m.tasks), len(m.tasks)}, got)
 		return fmt.Sprintf("attach %s", m.quorum)
 	case 10:
 		m.port.Detach()
-		m.attached, m.quorum = false, All
+		m.attached, m.quorum, m.stale = false, All, !m.page.valid()
 		return "detach"
 	case 11:
 		m.port.Snapshot()
@@ -177,21 +184,41 @@ func (m *model) step(kind, a, b byte) string {
 }
 
 func (m *model) setPage(a byte) string {
+	if m.ownRAM {
+		return m.commit(a)
+	}
 	gpa := []uint32{pageGPA, pageGPA, pageGPA, 0, pageGPA + 64, 1 << 20}[a%6]
 	m.port.Write(RegPageLo, 4, gpa)
 	m.port.Write(RegPageHi, 4, 0)
 	if gpa == 0 || gpa == pageGPA && m.page.valid() {
-		m.registered = gpa != 0
+		m.registered, m.stale = gpa != 0, false
 		m.become(m.truth())
 	}
 	return fmt.Sprintf("page %#x", gpa)
 }
 
+// commit writes PAGES. A page that is no tag page is not committed.
+func (m *model) commit(a byte) string {
+	set := []uint32{1, 1, 1, 0, 1 << DevicePages, 2}[a%6]
+	m.port.Write(RegPages, 4, set)
+	if set < 1<<DevicePages {
+		m.registered, m.stale = set == 1 && m.page.valid(), false
+		m.become(m.truth())
+	}
+	return fmt.Sprintf("pages %#x", set)
+}
+
 // move goes on with another port, as after a migration.
 func (m *model) move() string {
 	m.port.Detach()
-	m.attached, m.quorum = false, All
+	m.attached, m.quorum, m.stale = false, All, !m.page.valid()
 	there := newPort(m.ram, m.port.now)
+	if m.ownRAM {
+		device := useDevice(there)
+		require.NoError(m.t, there.LoadDevice(m.port.SaveDevice()))
+		require.Equal(m.t, m.port.FingerprintDevice(), there.FingerprintDevice())
+		m.page = device.page(0)
+	}
 	require.NoError(m.t, there.Load(m.port.Save()))
 	require.Equal(m.t, m.port.Fingerprint(), there.Fingerprint())
 	there.Moved()
@@ -215,13 +242,13 @@ func (m *model) check(steps []string) {
 	require.Equal(m.t, GateState{m.open(truth), len(truth)}, m.port.Gate(), "%q", steps)
 	require.Equal(m.t, m.taskErrors, m.port.errors.Task, "%q", steps)
 	require.Equal(m.t, m.epoch, m.port.Read(RegEpoch, 4))
-	if m.registered && m.page.valid() {
+	if m.registered && m.page.valid() && !m.stale {
 		require.Equal(m.t, m.attached, m.page.notified(), "%q", steps)
 	}
 }
 
-func runModel(t testing.TB, script []byte) {
-	m := newModel(t)
+func runModel(t testing.TB, ownRAM bool, script []byte) {
+	m := newModel(t, ownRAM)
 	var steps []string
 	for ; len(script) >= 3; script = script[3:] {
 		steps = append(steps, m.step(script[0], script[1], script[2]))
@@ -231,16 +258,18 @@ func runModel(t testing.TB, script []byte) {
 
 func TestAgainstModel(t *testing.T) {
 	random := rand.NewChaCha8([32]byte{1})
-	for range 300 {
+	for i := range 400 {
 		script := make([]byte, 3*100)
 		random.Read(script)
-		runModel(t, script)
+		runModel(t, i%2 == 1, script)
 	}
 }
 
 func FuzzAgainstModel(f *testing.F) {
-	f.Add([]byte{12, 0, 0, 6, 0, 61, 9, 0, 0, 6, 0, 1, 0, 0, 1})
-	f.Fuzz(func(t *testing.T, script []byte) {
-		runModel(t, script[:min(len(script), 600)])
+	script := []byte{12, 0, 0, 6, 0, 61, 9, 0, 0, 6, 0, 1, 0, 0, 1}
+	f.Add(false, script)
+	f.Add(true, script)
+	f.Fuzz(func(t *testing.T, ownRAM bool, script []byte) {
+		runModel(t, ownRAM, script[:min(len(script), 600)])
 	})
 }

@@ -1,7 +1,10 @@
 package tagging
 
 import (
+	"bytes"
+	"encoding/binary"
 	"math"
+	"slices"
 	"sync/atomic"
 	"unsafe"
 
@@ -19,12 +22,15 @@ const (
 	pageVersionAt = 0x04
 	pageNotifyAt  = 0x08
 	pageSlotsAt   = 0x0c
+	pageLeaseAt   = 0x10 // renewed by a change
+	pageTermAt    = 0x14 // how long the lease lasts without one, in ms; 0: there is none
 	pageSlot0     = 0x40
 	pageSlotBytes = 0x40
 
 	slotFlagsAt = 0x0
 	slotTaskAt  = 0x4
 	slotDepthAt = 0x8
+	slotNameAt  = 0x20
 
 	slotUsed = abi.SlotUsed
 )
@@ -32,16 +38,22 @@ const (
 // slot is what a used slot of the tag page says.
 type slot struct{ task, depth uint32 }
 
-// slots is the result of one look at the tag page: the used slots, in order.
+// slots is the result of one look at the tag pages: the used slots, in order. The zero value
+// differs from the result of every look.
 type slots struct {
-	n    int
-	used [PageSlots]slot
+	looked bool
+	used   []slot
 }
 
-func (s *slots) list() []slot { return s.used[:s.n] }
+// newSlots returns the beginning of a look that will find about n slots.
+func newSlots(n int) slots { return slots{looked: true, used: make([]slot, 0, n)} }
+
+func (s *slots) equal(o *slots) bool {
+	return s.looked == o.looked && slices.Equal(s.used, o.used)
+}
 
 func (s *slots) has(task uint32) bool {
-	for _, u := range s.list() {
+	for _, u := range s.used {
 		if u.task == task {
 			return true
 		}
@@ -49,10 +61,12 @@ func (s *slots) has(task uint32) bool {
 	return false
 }
 
-// tagPage is a page of guest RAM that holds fast tags. The guest may change any of it at any time.
-// So words are loaded atomically, once each, and are trusted with nothing but the state of tasks.
+// tagPage is a page of guest RAM or device RAM that holds fast tags. The guest may change any of it
+// at any time. So words are loaded atomically, once each, and are trusted with nothing but the
+// state of tasks.
 type tagPage struct {
-	gpa   uint64
+	mem   Memory // RAM that the page is in; nil: device RAM, which no dirty log knows
+	gpa   uint64 // in RAM
 	bytes []byte // PageSize live bytes
 }
 
@@ -71,11 +85,11 @@ func newTagPage(mem Memory, gpa uint64) (*tagPage, bool) {
 	if mem == nil || gpa == 0 || gpa%PageSize != 0 || gpa > math.MaxUint64-PageSize {
 		return nil, false
 	}
-	bytes, ok := mem.Slice(gpa, PageSize)
-	if !ok || len(bytes) != PageSize || !aligned(bytes) {
+	b, ok := mem.Slice(gpa, PageSize)
+	if !ok || len(b) != PageSize || !aligned(b) {
 		return nil, false
 	}
-	return &tagPage{gpa: gpa, bytes: bytes}, true
+	return &tagPage{mem: mem, gpa: gpa, bytes: b}, true
 }
 
 // aligned tells whether 32-bit words of b can be accessed atomically. It checks only the address.
@@ -85,14 +99,13 @@ func aligned(b []byte) bool { return uintptr(unsafe.Pointer(&b[0]))%4 == 0 }
 // giving up its page leaves it to the guest's kernel, which uses it for something else. From then
 // on, the port must not write to it.
 func (p *tagPage) valid() bool {
-	return atomic.LoadUint32(p.word(pageMagicAt)) == PageMagic &&
-		atomic.LoadUint32(p.word(pageVersionAt)) == PageVersion
+	return p.load(pageMagicAt) == PageMagic && p.load(pageVersionAt) == PageVersion
 }
 
 // setNotify says whether the guest must ring the port after changing a slot. Slots that are read
 // afterwards include every change without a ring, because the atomic store is a full barrier on
 // amd64, as the Go memory model requires.
-func (p *tagPage) setNotify(mem Memory, on bool) {
+func (p *tagPage) setNotify(on bool) {
 	if !p.valid() {
 		return
 	}
@@ -100,26 +113,59 @@ func (p *tagPage) setNotify(mem Memory, on bool) {
 	if on {
 		v = 1
 	}
-	mem.StoreUint32(p.gpa+pageNotifyAt, v)
+	p.store(pageNotifyAt, v)
 }
 
-// read reads the slots. It returns false if the page is no longer a tag page.
+// store sets the word at offset at.
+func (p *tagPage) store(at int, v uint32) {
+	if p.mem != nil {
+		p.mem.StoreUint32(p.gpa+uint64(at), v)
+		return
+	}
+	atomic.StoreUint32(p.word(at), v)
+}
+
+// load returns the word at offset at.
+func (p *tagPage) load(at int) uint32 { return atomic.LoadUint32(p.word(at)) }
+
+// read adds the used slots to out. It returns false if the page is no longer a tag page.
 func (p *tagPage) read(out *slots) bool {
-	out.n = 0
 	if !p.valid() {
 		return false
 	}
-	count := min(atomic.LoadUint32(p.word(pageSlotsAt)), PageSlots)
+	p.each(func(at int) {
+		out.used = append(out.used, slot{
+			task: p.load(at + slotTaskAt), depth: p.load(at + slotDepthAt),
+		})
+	})
+	return true
+}
+
+// each calls f with the offset of each used slot.
+func (p *tagPage) each(f func(at int)) {
+	count := min(p.load(pageSlotsAt), PageSlots)
 	for i := range int(count) {
 		at := pageSlot0 + i*pageSlotBytes
-		if atomic.LoadUint32(p.word(at+slotFlagsAt)) != slotUsed {
-			continue
+		if p.load(at+slotFlagsAt) == slotUsed {
+			f(at)
 		}
-		out.used[out.n] = slot{
-			task:  atomic.LoadUint32(p.word(at + slotTaskAt)),
-			depth: atomic.LoadUint32(p.word(at + slotDepthAt)),
-		}
-		out.n++
 	}
-	return true
+}
+
+// name returns the name in the slot at offset at: its printable ASCII up to the first 0, with a
+// question mark for any other byte. The guest chooses it, and people read it.
+func (p *tagPage) name(at int) string {
+	var b []byte
+	for i := 0; i < abi.SlotNameBytes; i += 4 {
+		b = binary.LittleEndian.AppendUint32(b, p.load(at+slotNameAt+i))
+	}
+	if end := bytes.IndexByte(b, 0); end >= 0 {
+		b = b[:end]
+	}
+	for i, c := range b {
+		if c < ' ' || c > '~' {
+			b[i] = '?'
+		}
+	}
+	return string(b)
 }

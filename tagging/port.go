@@ -1,6 +1,7 @@
 package tagging
 
 import (
+	"math"
 	"sync"
 	"time"
 
@@ -26,6 +27,9 @@ const (
 	RegPageHi     = abi.RegPageHi
 	RegClockLo    = abi.RegClockLo
 	RegClockHi    = abi.RegClockHi
+	RegDeadlineMS = abi.RegDeadlineMS
+	RegClones     = abi.RegClones
+	RegPages      = abi.RegPages
 
 	ID      = abi.ID
 	Version = abi.Version
@@ -46,8 +50,9 @@ type Port struct {
 
 	mu       sync.Mutex
 	table    table
-	page     *tagPage // nil for none
-	seen     slots    // the page as the table knows it
+	page     *tagPage // in guest RAM; nil for none
+	device   devicePages
+	seen     slots // the pages as the table knows them
 	attached *attachment
 	// asking is set while a change waits for GateClosing to return. The table must not change then.
 	asking      bool
@@ -78,6 +83,7 @@ func newPort(mem Memory, now func() time.Time) *Port {
 		now:         now,
 		table:       newTable(),
 		subscribers: make(map[*subscriber]struct{}),
+		device:      devicePages{more: make(chan struct{}, 1)},
 	}
 }
 
@@ -105,6 +111,12 @@ func (p *Port) Read(offset uint64, size int) uint32 {
 		return uint32(ns)
 	case RegClockHi:
 		return p.clockHi
+	case RegDeadlineMS:
+		return p.deadline()
+	case RegClones:
+		return 0 // no snapshot of this machine was restored
+	case RegPages:
+		return p.device.committed
 	}
 	p.countErrors(GuestErrors{Access: 1})
 	return 0
@@ -139,13 +151,34 @@ func (p *Port) Write(offset uint64, size int, v uint32) {
 		p.pageLo = v
 	case RegPageHi:
 		p.setPage(uint64(v)<<32 | uint64(p.pageLo))
+	case RegPages:
+		p.commit(v)
 	default:
 		p.countErrors(GuestErrors{Access: 1})
 	}
 }
 
+// deadline returns how long the attached migration can still be held back, in ms, rounded up, or 0
+// if that is not known. mu must be held, and is released while the listener is asked.
+func (p *Port) deadline() uint32 {
+	if p.attached == nil {
+		return 0
+	}
+	l, ok := p.attached.listener.(Deadliner)
+	if !ok {
+		return 0
+	}
+	var left time.Duration
+	p.unlocked(func() { left, ok = l.Deadline() })
+	if !ok {
+		return 0
+	}
+	// 0 would say that there is no deadline.
+	return uint32(min(max(left.Milliseconds(), 1), math.MaxUint32))
+}
+
 // tag carries out what a task wrote. If the task has a slot, it only asks for a look at the tag
-// page. Both locks must be held.
+// pages. Both locks must be held.
 func (p *Port) tag(event Change, id uint32) {
 	var c change
 	seen := p.look(&c)
@@ -153,7 +186,7 @@ func (p *Port) tag(event Change, id uint32) {
 	case seen.has(id) && event == Unregistered:
 		c.errors.Task++ // it must give its slot up first
 	case seen.has(id):
-	case event == Unregistered && p.page != nil && !p.knows(&c, id):
+	case event == Unregistered && p.hasPages() && !p.knows(&c, id):
 		// It is a fast task's, whose freed slot was seen before this ring.
 	default:
 		p.table.tag(event, id, &c)
@@ -177,24 +210,34 @@ func (p *Port) setPage(gpa uint64) {
 		}
 	}
 	if p.page != nil {
-		p.page.setNotify(p.mem, false)
+		p.page.setNotify(false)
 	}
 	p.page = page
 	if page != nil {
-		page.setNotify(p.mem, p.attached != nil)
+		page.setNotify(p.attached != nil)
 	}
 	var c change
 	seen := p.look(&c)
 	p.transition(&c, seen)
 }
 
-// look adds to c what the tag page has that the table does not know, and returns the slots. It
-// gives up a page that is no longer a tag page, and then returns no slots. Both locks must be held.
+// hasPages tells whether tasks can have slots. mu must be held.
+func (p *Port) hasPages() bool { return p.page != nil || p.device.committed != 0 }
+
+// look adds to c what the tag pages have that the table does not know, and returns the slots. It
+// gives up pages that are no longer tag pages, whose slots it does not return. Both locks must be
+// held.
 func (p *Port) look(c *change) slots {
-	var seen slots
+	seen := newSlots(len(p.seen.used))
 	if p.page != nil && !p.page.read(&seen) {
 		p.page = nil
 		c.errors.Page++
+	}
+	for i, page := range p.device.all() {
+		if !page.read(&seen) {
+			p.device.committed &^= 1 << i
+			c.errors.Page++
+		}
 	}
 	p.compare(&seen, c)
 	return seen
@@ -202,7 +245,7 @@ func (p *Port) look(c *change) slots {
 
 // compare adds to c how seen differs from what the table knows of the tag page.
 func (p *Port) compare(seen *slots, c *change) {
-	if *seen != p.seen {
+	if !seen.equal(&p.seen) {
 		p.table.look(seen, c)
 	}
 }
@@ -250,9 +293,9 @@ func (p *Port) apply(c *change, seen slots) {
 	now := p.now()
 	for _, e := range c.edits {
 		if e.event == Unregistered {
-			// There is room again for a task of the tag page that was refused, so the next look
-			// must count.
-			p.seen = unknownSlots()
+			// There is room again for a task of a tag page that was refused, so the next look must
+			// count.
+			p.seen = slots{}
 		}
 		p.table.apply(e, now)
 		p.publish(e, now)

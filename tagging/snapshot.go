@@ -2,6 +2,7 @@ package tagging
 
 import (
 	"cmp"
+	"math/bits"
 	"slices"
 	"time"
 )
@@ -25,16 +26,44 @@ func (p *Port) describe() Info {
 		p.apply(&c, seen)
 		c = change{}
 	}
-	return Info{
+	info := Info{
 		Epoch:       p.epoch,
 		State:       p.state,
 		GateAll:     p.table.gateAfter(All, &c).Open,
 		GateAny:     p.table.gateAfter(Any, &c).Open,
 		Page:        p.pageGPA(),
+		DevicePages: bits.OnesCount32(p.device.committed),
+		LapsedPages: p.device.lapsed,
 		MaxTasks:    MaxTasks,
 		Tasks:       p.table.infos(&c, p.now()),
 		Counters:    p.counters,
 		GuestErrors: p.errors,
+	}
+	p.addNames(info.Tasks)
+	return info
+}
+
+// addNames adds the names in the tag pages. mu must be held.
+func (p *Port) addNames(tasks []TaskInfo) {
+	names := make(map[uint32]string)
+	add := func(page *tagPage) {
+		page.each(func(at int) {
+			id := page.load(at + slotTaskAt)
+			if _, named := names[id]; !named { // of two slots for one task, the first counts
+				names[id] = page.name(at)
+			}
+		})
+	}
+	if p.page != nil {
+		add(p.page)
+	}
+	for _, page := range p.device.all() {
+		add(page)
+	}
+	for i := range tasks {
+		if tasks[i].Fast {
+			tasks[i].Name = names[tasks[i].ID]
+		}
 	}
 }
 

@@ -95,12 +95,9 @@ func (p *Port) Load(state []byte) error {
 	p.pageLo, p.clockHi = loaded.pageLo, loaded.clockHi
 	p.counters, p.errors = loaded.counters, loaded.errors
 	p.table, p.page = loaded.table, loaded.page
-	p.seen = unknownSlots()
+	p.seen = slots{} // so that the next look counts
 	return nil
 }
-
-// unknownSlots differs from every look at the tag page, so that the next one counts.
-func unknownSlots() slots { return slots{n: -1} }
 
 // decoder takes fields off a byte slice that is known to be long enough.
 type decoder []byte
@@ -137,6 +134,7 @@ func (p *Port) parse(state []byte) (*Port, error) {
 		return nil, errors.New("reserved field is set")
 	}
 	loaded := newPort(p.mem, p.now)
+	loaded.device.pages = p.device.pages // which are loaded later
 	loaded.epoch, loaded.state = d.u32(), MigrationState(d.u32())
 	if loaded.state > StateSwitchingOver {
 		return nil, fmt.Errorf("migration state %d is unknown", loaded.state)
@@ -154,6 +152,15 @@ func (p *Port) parse(state []byte) (*Port, error) {
 		return nil, fmt.Errorf("%d tasks in %d bytes", tasks, len(d))
 	}
 	return loaded, loaded.parseTasks(d)
+}
+
+// slotsAtMost is how many slots of tag pages there can be.
+func (p *Port) slotsAtMost() int {
+	n := 0
+	if p.page != nil {
+		n = PageSlots
+	}
+	return n + len(p.device.pages)*PageSlots
 }
 
 func (p *Port) parsePage(gpa uint64) error {
@@ -181,7 +188,7 @@ func (p *Port) parseTasks(d decoder) error {
 			return fmt.Errorf("task %d is out of order", id)
 		case flags&^stateFastFlag != 0:
 			return fmt.Errorf("task %d has unknown flags %#x", id, flags)
-		case t.fast && (p.page == nil || len(p.table.fast) == PageSlots):
+		case t.fast && len(p.table.fast) >= p.slotsAtMost():
 			return fmt.Errorf("task %d has no slot in the tag page", id)
 		case inside > maxSpent || outside > maxSpent:
 			return fmt.Errorf("task %d was there for longer than a century", id)

@@ -211,6 +211,6 @@ func checkTable(t testing.TB, p *Port) {
 	}
 	require.Equal(t, inside, p.table.inside)
 	require.Len(t, p.table.fast, fast)
-	require.LessOrEqual(t, fast, PageSlots)
+	require.LessOrEqual(t, fast, p.slotsAtMost())
 	require.LessOrEqual(t, len(p.table.tasks), MaxTasks)
 }

@@ -61,6 +61,13 @@ type Listener interface {
 	GateClosed()
 }
 
+// Deadliner is a listener that knows how long the migration can still be held back. Deadline is
+// called on the thread of a vCPU that reads the register, at any time while the listener is
+// attached, or shortly afterwards. ok is false if nothing ends the wait.
+type Deadliner interface {
+	Deadline() (left time.Duration, ok bool)
+}
+
 // Change names what a task did.
 type Change string
 
@@ -91,7 +98,11 @@ type Info struct {
 	GateAll bool           `json:"gate_all"` // open with All as quorum
 	GateAny bool           `json:"gate_any"`
 	// Page is the guest-physical address of the tag page, 0 for none.
-	Page        uint64      `json:"page"`
+	Page uint64 `json:"page"`
+	// DevicePages is how many tag pages are in the device's own RAM, and LapsedPages how many were
+	// given up so far because nobody renewed their lease.
+	DevicePages int         `json:"device_pages"`
+	LapsedPages uint64      `json:"lapsed_pages"`
 	MaxTasks    int         `json:"max_tasks"`
 	Tasks       []TaskInfo  `json:"tasks"` // by id
 	Counters    Counters    `json:"counters"`
@@ -102,6 +113,7 @@ type Info struct {
 // page, which are rare without a migration.
 type TaskInfo struct {
 	ID        uint32    `json:"id"`
+	Name      string    `json:"name"` // from its slot of a tag page, printable ASCII; else empty
 	Depth     uint32    `json:"depth"`
 	Inside    bool      `json:"inside"` // depth is not 0
 	Fast      bool      `json:"fast"`   // has a slot of the tag page

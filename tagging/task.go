@@ -37,7 +37,7 @@ func (t *task) sumUp(now time.Time) {
 // last look at the tag page.
 type table struct {
 	tasks  map[uint32]*task
-	fast   []uint32 // ids of the fast ones, at most PageSlots
+	fast   []uint32 // ids of the fast ones, at most maxFast
 	inside int      // tasks whose depth is not 0
 	looks  uint64   // looks at the tag page; each look sees a task once
 }
@@ -57,10 +57,25 @@ type edit struct {
 type change struct {
 	edits  []edit
 	errors GuestErrors
+	// by finds an edit by its id. It is nil while there are only a few, which are searched faster
+	// without it.
+	by map[uint32]int
+	// tasks and inside are how many more tasks there will be, and how many more of them inside a
+	// segment. They are kept up to date because a look may find a thousand tasks.
+	tasks, inside int
 }
+
+// fewEdits is how many edits are searched without a map.
+const fewEdits = 16
 
 // find returns the edit of a task, or nil if there is none.
 func (c *change) find(id uint32) *edit {
+	if c.by != nil {
+		if i, ok := c.by[id]; ok {
+			return &c.edits[i]
+		}
+		return nil
+	}
 	for i := range c.edits {
 		if c.edits[i].id == id {
 			return &c.edits[i]
@@ -69,35 +84,51 @@ func (c *change) find(id uint32) *edit {
 	return nil
 }
 
-// put sets the edit of a task.
-func (c *change) put(e edit) {
-	if old := c.find(e.id); old != nil {
+// add appends the edit of a task that has none.
+func (c *change) add(e edit) {
+	c.edits = append(c.edits, e)
+	switch {
+	case c.by != nil:
+		c.by[e.id] = len(c.edits) - 1
+	case len(c.edits) > fewEdits:
+		c.by = make(map[uint32]int)
+		for i, e := range c.edits {
+			c.by[e.id] = i
+		}
+	}
+}
+
+// put sets the edit of a task in c.
+func (tb *table) put(c *change, e edit) {
+	old := c.find(e.id)
+	switch t := tb.tasks[e.id]; {
+	case old != nil:
+		c.count(old.event != Unregistered, old.depth, -1)
 		*old = e
+	case t != nil:
+		c.count(true, t.depth, -1)
+		c.add(e)
+	default:
+		c.add(e)
+	}
+	c.count(e.event != Unregistered, e.depth, 1)
+}
+
+// count adds a task that there is at this depth, or takes it off.
+func (c *change) count(there bool, depth uint32, by int) {
+	if !there {
 		return
 	}
-	c.edits = append(c.edits, e)
+	c.tasks += by
+	if depth > 0 {
+		c.inside += by
+	}
 }
 
 // counts returns how many tasks there will be, and how many of them inside a segment, once c is
 // applied.
 func (tb *table) counts(c *change) (tasks, inside int) {
-	tasks, inside = len(tb.tasks), tb.inside
-	for _, e := range c.edits {
-		t, known := tb.tasks[e.id]
-		if known {
-			tasks--
-			if t.depth > 0 {
-				inside--
-			}
-		}
-		if e.event != Unregistered {
-			tasks++
-			if e.depth > 0 {
-				inside++
-			}
-		}
-	}
-	return tasks, inside
+	return len(tb.tasks) + c.tasks, tb.inside + c.inside
 }
 
 // gate returns the gate under a quorum.
@@ -120,7 +151,7 @@ func (tb *table) gateAfter(quorum Quorum, c *change) GateState {
 // slot is gone.
 func (tb *table) look(seen *slots, c *change) {
 	tb.looks++
-	for _, s := range seen.list() {
+	for _, s := range seen.used {
 		t, known := tb.tasks[s.task]
 		if known && t.seen == tb.looks || !known && c.find(s.task) != nil {
 			c.errors.Page++ // two slots for one task: the first counts
@@ -133,16 +164,16 @@ func (tb *table) look(seen *slots, c *change) {
 		t.seen = tb.looks
 		switch {
 		case s.depth > t.depth:
-			c.put(edit{Entered, s.task, s.depth, true})
+			tb.put(c, edit{Entered, s.task, s.depth, true})
 		case s.depth < t.depth:
-			c.put(edit{Exited, s.task, s.depth, true})
+			tb.put(c, edit{Exited, s.task, s.depth, true})
 		case !t.fast:
-			c.put(edit{Registered, s.task, s.depth, true})
+			tb.put(c, edit{Registered, s.task, s.depth, true})
 		}
 	}
 	for _, id := range tb.fast {
 		if tb.tasks[id].seen != tb.looks {
-			c.put(edit{Unregistered, id, 0, true})
+			tb.put(c, edit{Unregistered, id, 0, true})
 		}
 	}
 }
@@ -153,7 +184,7 @@ func (tb *table) admit(c *change, e edit) {
 		c.errors.Full++
 		return
 	}
-	c.put(e)
+	tb.put(c, e)
 }
 
 // state returns a task as it will be once c is applied.
@@ -177,15 +208,15 @@ func (tb *table) tag(event Change, id uint32, c *change) {
 	case event == Entered && depth == math.MaxUint32:
 		c.errors.Task++
 	case event == Entered && known:
-		c.put(edit{event, id, depth + 1, false})
+		tb.put(c, edit{event, id, depth + 1, false})
 	case event == Entered:
 		tb.admit(c, edit{event, id, 1, false})
 	case event == Exited && depth == 0, event == Unregistered && !known:
 		c.errors.Task++
 	case event == Exited:
-		c.put(edit{event, id, depth - 1, false})
+		tb.put(c, edit{event, id, depth - 1, false})
 	case event == Unregistered:
-		c.put(edit{event, id, 0, false})
+		tb.put(c, edit{event, id, 0, false})
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"taskguide/tagging"
 	"taskguide/vmm/device"
 	"taskguide/vmm/device/pci"
+	"taskguide/vmm/device/tagpci"
 	"taskguide/vmm/device/virtio"
 	"taskguide/vmm/kvm"
 	"taskguide/vmm/state"
@@ -26,9 +27,11 @@ func newDevices(opts Options, b backends) *device.Set {
 	for i, n := range b.nets {
 		more = append(more, virtio.NewNet(bus, i, n, opts.log()))
 	}
-	return device.New(device.Console{
+	set := device.New(device.Console{
 		Writer: opts.Console, Lossy: opts.ConsoleLossy, Queue: opts.consoleBytes,
 	}, append(more, opts.Devices...)...)
+	set.Add(tagpci.New(bus, set.Tags, opts.log()))
+	return set
 }
 
 // reads returns the sections of state that a machine with these devices reads.
@@ -59,6 +62,27 @@ func (b board) SetIRQ(line uint32, level bool) {
 	if err := kvm.SetIRQLine.Do(b.vm.fd, &l); err != nil {
 		b.vm.fail(fmt.Errorf("raise interrupt %d: %w", line, err))
 	}
+}
+
+// Memory implements [device.Board].
+func (b board) Memory(gpa uint64, bytes int) []byte {
+	mem, err := memory.NewPrivate(bytes)
+	if err != nil {
+		b.vm.fail(fmt.Errorf("make memory for a device: %w", err))
+		return make([]byte, bytes)
+	}
+	b.vm.private = append(b.vm.private, mem)
+	// The slot comes after those of RAM, and no dirty log knows of it.
+	region := kvm.MemoryRegion{
+		Slot:          uint32(len(b.vm.slots) + len(b.vm.private) - 1),
+		GuestPhysAddr: gpa,
+		MemorySize:    uint64(bytes),
+		UserspaceAddr: uint64(kvm.Address(mem)),
+	}
+	if err := kvm.SetMemoryRegion.Do(b.vm.fd, &region); err != nil {
+		b.vm.fail(fmt.Errorf("give the guest a device's memory: %w", err))
+	}
+	return mem
 }
 
 // fail ends the machine with an error. It does so from another goroutine, because the calling

@@ -48,6 +48,7 @@ type VM struct {
 	devices *device.Set
 	routes  *routes
 	log     *slog.Logger
+	private [][]byte // memory of devices
 
 	backends
 	// hold asks the vCPUs to park and ending tells them to leave for good. Both are
@@ -377,6 +378,9 @@ func (vm *VM) release() {
 		vm.fd.Close()
 	}
 	vm.kvmFD.Close()
+	for _, b := range vm.private {
+		_ = memory.FreePrivate(b)
+	}
 	if vm.ram != nil {
 		vm.ram.Close()
 	}

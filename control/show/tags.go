@@ -3,6 +3,7 @@ package show
 import (
 	"fmt"
 	"io"
+	"slices"
 	"text/tabwriter"
 
 	"taskguide/control"
@@ -20,22 +21,42 @@ func Tags(w io.Writer, t tagging.Info) error {
 		text.Hanging(w, "guest errors: ", fmt.Sprintf("%s (access %d, task %d, full %d, page %d)",
 			Count(int64(g.Total)), g.Access, g.Task, g.Full, g.Page))
 	}
+	if t.LapsedPages > 0 {
+		fmt.Fprintf(w, "tag pages given up because their daemon was gone: %s\n",
+			Count(int64(t.LapsedPages)))
+	}
 	if len(t.Tasks) == 0 {
 		fmt.Fprintln(w, "no task is registered: nothing guides a migration")
 		return nil
 	}
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "TASK\tSEGMENT\tDEPTH\tSEGMENTS\tINSIDE\tOUTSIDE\tTAGS")
+	heading, named := "TASK\tSEGMENT\tDEPTH\tSEGMENTS\tINSIDE\tOUTSIDE\tTAGS", named(t.Tasks)
+	if named {
+		heading += "\tNAME"
+	}
+	fmt.Fprintln(table, heading)
 	for _, task := range t.Tasks {
 		kind := "port"
 		if task.Fast {
 			kind = "fast"
 		}
-		fmt.Fprintf(table, "%d\t%s\t%d\t%s\t%s\t%s\t%s\n", task.ID, side(task.Inside), task.Depth,
+		fmt.Fprintf(table, "%d\t%s\t%d\t%s\t%s\t%s\t%s", task.ID, side(task.Inside), task.Depth,
 			Count(int64(task.Segments)), units.Milliseconds(task.InsideMS),
 			units.Milliseconds(task.OutsideMS), kind)
+		if named {
+			fmt.Fprintf(table, "\t%.*s", nameColumns, task.Name)
+		}
+		fmt.Fprintln(table)
 	}
 	return table.Flush()
+}
+
+// nameColumns is how much of a name there is room for; --json has all of it.
+const nameColumns = 16
+
+// named tells whether a task has a name.
+func named(tasks []tagging.TaskInfo) bool {
+	return slices.ContainsFunc(tasks, func(t tagging.TaskInfo) bool { return t.Name != "" })
 }
 
 func side(inside bool) string {

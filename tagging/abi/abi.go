@@ -3,7 +3,7 @@ package abi
 // These say where the registers are, and how much address space they take.
 const (
 	PortBase  = 0x0d00     // I/O port of the first register
-	PortBytes = 0x30       // of I/O ports
+	PortBytes = 0x40       // of I/O ports
 	MMIOBase  = 0xd0000000 // guest-physical address of the same registers
 	MMIOBytes = 4096
 )
@@ -22,6 +22,9 @@ const (
 	RegPageHi     = 0x24
 	RegClockLo    = 0x28
 	RegClockHi    = 0x2c
+	RegDeadlineMS = 0x30
+	RegClones     = 0x34
+	RegPages      = 0x38
 )
 
 // RegID and RegVersion read as these values.
@@ -48,6 +51,18 @@ const (
 	PageMagic   = 0x50474154 // "TAGP"
 	PageVersion = 1
 	PageSlots   = 63
+
+	// SlotNameBytes is how many bytes a slot has for its task's name.
+	SlotNameBytes = 32
+)
+
+// The tag device as a PCI function. Its BAR 0 is a page of the same registers, and its BAR 2 is
+// device RAM that holds tag pages.
+const (
+	PCIVendor   = 0xf055
+	PCIDevice   = 0x7461
+	DevicePages = 16
+	DeviceBytes = DevicePages * PageSize
 )
 
 // A slot's flags have these values.

@@ -52,6 +52,9 @@ extern "C" {
 #define TAG_REG_PAGE_HI    0x24u /* W  upper half; commits. Both 0: no page */
 #define TAG_REG_CLOCK_LO   0x28u /* R  host's CLOCK_REALTIME in ns, latched */
 #define TAG_REG_CLOCK_HI   0x2cu /* R  upper half of what CLOCK_LO latched */
+#define TAG_REG_DEADLINE   0x30u /* R  ms until the migration is forced, 0: never */
+#define TAG_REG_CLONES     0x34u /* R  restores of a snapshot of this VM */
+#define TAG_REG_PAGES      0x38u /* RW bit i: page i of the device's RAM is a tag page */
 
 #define TAG_ID 0x31474154u /* "TAG1" */
 
@@ -83,6 +86,14 @@ enum tag_state {
 #define TAG_PAGE_VERSION 1u
 #define TAG_PAGE_SIZE    4096u
 #define TAG_PAGE_SLOTS   63u
+#define TAG_NAME_SIZE    32u
+
+/* The tag port is also a PCI function. BAR 0 is a page of the same registers. BAR 2
+ * is RAM of the device, and holds tag pages for programs whose own memory has no
+ * fixed physical address. See tag_device_page_init. */
+#define TAG_PCI_VENDOR   0xf055u
+#define TAG_PCI_DEVICE   0x7461u
+#define TAG_DEVICE_PAGES 16u
 
 #define TAG_SLOT_FREE    0u
 #define TAG_SLOT_USED    1u
@@ -92,7 +103,8 @@ struct tag_slot {
 	uint32_t flags;
 	uint32_t task;
 	uint32_t depth;
-	uint32_t reserved[13]; /* 0 */
+	uint32_t reserved[5];     /* 0 */
+	char name[TAG_NAME_SIZE]; /* for people; ends at the first 0 */
 };
 
 struct tag_page {
@@ -100,7 +112,12 @@ struct tag_page {
 	uint32_t version;
 	uint32_t notify; /* not 0: ring the port after changing a slot */
 	uint32_t slots;  /* how many follow, up to TAG_PAGE_SLOTS */
-	uint32_t reserved[12]; /* 0 */
+	/* In a page of the device's RAM: a word that the page's owner changes again and
+	 * again, and after how many ms without a change the owner is dead. Then the
+	 * hypervisor clears magic and forgets the tasks. 0: no lease. */
+	uint32_t lease;
+	uint32_t term_ms;
+	uint32_t reserved[10]; /* 0 */
 	struct tag_slot slot[TAG_PAGE_SLOTS];
 };
 
@@ -118,6 +135,7 @@ struct tag_port {
 	volatile uint32_t *mmio; /* NULL: I/O ports at io */
 	uint16_t io;
 	struct tag_page *page; /* NULL: no fast tags */
+	int device;            /* page is in the device's RAM */
 	int ring_fd;           /* holds the tag page's pin on Linux, -1 elsewhere */
 };
 
@@ -162,6 +180,7 @@ static inline int tag_init_mmio(struct tag_port *t, volatile void *regs)
 	t->mmio = (volatile uint32_t *)regs;
 	t->io = 0;
 	t->page = NULL;
+	t->device = 0;
 	t->ring_fd = -1;
 	return tag_present(t) ? 0 : -1;
 }
@@ -174,6 +193,7 @@ static inline int tag_init_port(struct tag_port *t, uint16_t base)
 	t->mmio = NULL;
 	t->io = base;
 	t->page = NULL;
+	t->device = 0;
 	t->ring_fd = -1;
 	return tag_present(t) ? 0 : -1;
 }
@@ -257,9 +277,60 @@ static inline int tag_page_init(struct tag_port *t, void *page, uint64_t gpa)
 	p->slots = TAG_PAGE_SLOTS;
 	__atomic_store_n(&p->magic, TAG_PAGE_MAGIC, __ATOMIC_RELEASE);
 	t->page = p;
+	t->device = 0;
 	tag_write(t, TAG_REG_PAGE_LO, (uint32_t)gpa);
 	tag_write(t, TAG_REG_PAGE_HI, (uint32_t)(gpa >> 32));
 	return 0;
+}
+
+/* Makes page number n of the device's RAM (BAR 2, mapped at ram) the tag page of this
+ * program, and commits it beside those that are committed already. The caller owns
+ * the device. Returns 0, or -1 if n is too large or the device refuses the page. */
+static inline int tag_device_page_init(struct tag_port *t, void *ram, uint32_t n)
+{
+	struct tag_page *p = (struct tag_page *)ram + n;
+	volatile uint32_t *word = (volatile uint32_t *)p;
+	uint32_t i, pages;
+
+	if (n >= TAG_DEVICE_PAGES)
+		return -1;
+	for (i = 0; i < TAG_PAGE_SIZE / 4; i++)
+		word[i] = 0;
+	word[1] = TAG_PAGE_VERSION;
+	word[3] = TAG_PAGE_SLOTS;
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+	word[0] = TAG_PAGE_MAGIC;
+	pages = tag_read(t, TAG_REG_PAGES) | 1u << n;
+	tag_write(t, TAG_REG_PAGES, pages);
+	if (tag_read(t, TAG_REG_PAGES) != pages)
+		return -1;
+	t->page = p;
+	t->device = 1;
+	return 0;
+}
+
+/* Takes the device's pages from the hypervisor, all of them; the tasks that have a
+ * slot are forgotten. */
+static inline void tag_device_pages_off(struct tag_port *t)
+{
+	tag_write(t, TAG_REG_PAGES, 0);
+	t->page = NULL;
+}
+
+/* Stores a word of the tag page, before any load that follows. The device's RAM may
+ * be uncached memory of the guest, where a locked instruction would stop the whole
+ * host's bus: there it is a plain store and a fence. */
+static inline void tag_store(const struct tag_port *t, uint32_t *word, uint32_t v)
+{
+#if defined(__x86_64__) || defined(__i386__)
+	if (t->device) {
+		__atomic_store_n(word, v, __ATOMIC_RELAXED);
+		__asm__ volatile("mfence" : : : "memory");
+		return;
+	}
+#endif
+	(void)t;
+	__atomic_store_n(word, v, __ATOMIC_SEQ_CST);
 }
 
 /* Takes the page from the hypervisor; the tasks that have a slot are forgotten. */
@@ -276,7 +347,7 @@ static inline struct tag_slot *tag_fast_open(const struct tag_port *t, uint32_t 
 {
 	uint32_t i;
 
-	for (i = 0; t->page && i < TAG_PAGE_SLOTS; i++) {
+	for (i = 0; t->page && !t->device && i < TAG_PAGE_SLOTS; i++) {
 		struct tag_slot *s = &t->page->slot[i];
 		uint32_t was = TAG_SLOT_FREE;
 
@@ -292,12 +363,37 @@ static inline struct tag_slot *tag_fast_open(const struct tag_port *t, uint32_t 
 	return NULL;
 }
 
+/* As tag_fast_open, for a page of the device's RAM. The caller chooses the slot, which
+ * nobody else uses: tasks that competed for one would need a locked instruction. name
+ * may be NULL. */
+static inline struct tag_slot *tag_device_slot_open(const struct tag_port *t, uint32_t n,
+						    uint32_t task, const char *name)
+{
+	struct tag_slot *s;
+	uint32_t i;
+
+	if (!t->page || !t->device || n >= TAG_PAGE_SLOTS)
+		return NULL;
+	s = &t->page->slot[n];
+	tag_store(t, &s->flags, TAG_SLOT_CLAIMED);
+	__atomic_store_n(&s->task, task, __ATOMIC_RELAXED);
+	__atomic_store_n(&s->depth, 0, __ATOMIC_RELAXED);
+	for (i = 0; i < TAG_NAME_SIZE; i++) {
+		*(volatile char *)&s->name[i] = name ? *name : 0;
+		if (name && *name)
+			name++;
+	}
+	tag_store(t, &s->flags, TAG_SLOT_USED);
+	tag_register(t, task);
+	return s;
+}
+
 /* As tag_enter, for a task with a slot. One thread at a time uses a slot. */
 static inline void tag_fast_enter(const struct tag_port *t, struct tag_slot *s)
 {
 	uint32_t depth = __atomic_load_n(&s->depth, __ATOMIC_RELAXED);
 
-	__atomic_store_n(&s->depth, depth + 1, __ATOMIC_SEQ_CST);
+	tag_store(t, &s->depth, depth + 1);
 	if (__atomic_load_n(&t->page->notify, __ATOMIC_SEQ_CST))
 		tag_write(t, TAG_REG_ENTER, s->task);
 }
@@ -309,7 +405,7 @@ static inline void tag_fast_exit(const struct tag_port *t, struct tag_slot *s)
 
 	if (depth == 0)
 		return;
-	__atomic_store_n(&s->depth, depth - 1, __ATOMIC_SEQ_CST);
+	tag_store(t, &s->depth, depth - 1);
 	if (__atomic_load_n(&t->page->notify, __ATOMIC_SEQ_CST))
 		tag_write(t, TAG_REG_EXIT, s->task);
 }
@@ -329,7 +425,7 @@ static inline void tag_fast_close(const struct tag_port *t, struct tag_slot *s)
 {
 	uint32_t task = s->task;
 
-	__atomic_store_n(&s->flags, TAG_SLOT_FREE, __ATOMIC_SEQ_CST);
+	tag_store(t, &s->flags, TAG_SLOT_FREE);
 	tag_write(t, TAG_REG_UNREGISTER, task);
 }
 
@@ -385,7 +481,7 @@ static inline int tag_open_mmio(struct tag_port *t)
  * access into single bytes, which the tag port refuses.) */
 static inline int tag_open_io(struct tag_port *t)
 {
-	if (ioperm(TAG_PORT_BASE, 0x30, 1))
+	if (ioperm(TAG_PORT_BASE, 0x40, 1))
 		return -errno;
 	return tag_init_port(t, TAG_PORT_BASE) ? -ENODEV : 0;
 }

@@ -96,6 +96,9 @@ static int test_layout(void)
 	CHECK(offsetof(struct tag_slot, flags) == 0x0);
 	CHECK(offsetof(struct tag_slot, task) == 0x4);
 	CHECK(offsetof(struct tag_slot, depth) == 0x8);
+	CHECK(offsetof(struct tag_slot, name) == 0x20);
+	CHECK(offsetof(struct tag_page, lease) == 0x10);
+	CHECK(offsetof(struct tag_page, term_ms) == 0x14);
 	return 0;
 }
 

@@ -80,6 +80,12 @@ type Board interface {
 	// SetIRQ drives an input line of the interrupt controllers. It may be called with a device's
 	// locks held.
 	SetIRQ(line uint32, level bool)
+	// Memory gives the guest memory of the device's own: that many bytes, all zero, at a
+	// guest-physical address outside of RAM, both multiples of a page. It belongs to the device's
+	// state, not to RAM: no round of a migration has it. A device calls it in Attach. If the
+	// machine cannot make the memory, it ends with the error, and the guest does not see what is
+	// returned. The memory stays mapped until the machine is closed.
+	Memory(gpa uint64, bytes int) []byte
 	// Interrupt makes an interrupt that is sent as a message, and Doorbell watches the guest's
 	// 16-bit stores to a guest-physical address. A device calls them in Attach. If the machine
 	// cannot make one, it ends with the error.

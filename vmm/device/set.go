@@ -99,6 +99,9 @@ func (s *Set) checkNames() error {
 	return nil
 }
 
+// Add adds devices, which come after all others. The machine is not attached yet.
+func (s *Set) Add(more ...Device) { s.devices = append(s.devices, more...) }
+
 // Plug adds a window. It refuses one whose addresses are taken. No vCPU runs.
 func (s *Set) Plug(w Window) error {
 	bus := &s.buses[w.Space]

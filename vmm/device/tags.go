@@ -22,13 +22,13 @@ func (d *Tags) Attach(h Board) []Window {
 	d.Port = tagging.NewPort(h.RAM())
 	d.Port.Quiesce()
 	return []Window{
-		{Ports, tagging.PortBase, tagging.PortBytes, d.access},
-		{MMIO, tagging.MMIOBase, tagging.MMIOBytes, d.access},
+		{Ports, tagging.PortBase, tagging.PortBytes, d.Access},
+		{MMIO, tagging.MMIOBase, tagging.MMIOBytes, d.Access},
 	}
 }
 
-// access hands accesses to the port, which judges offset and size itself.
-func (d *Tags) access(a Access) {
+// Access hands accesses to the port, which judges offset and size itself.
+func (d *Tags) Access(a Access) {
 	a.Each(func(p []byte) {
 		var word [8]byte
 		if a.Write {

@@ -163,7 +163,7 @@ cpus_started: .long 1
 
 /*
  * Page tables that are known when the image is built: the kernel's page (supervisor only), the user
- * pages of the image, and the three devices. kernel_start adds the heap. 7 = present, writable,
+ * pages of the image, and the four devices. kernel_start adds the heap. 7 = present, writable,
  * user; 0x80 = 2 MiB page; 0x18 = uncached.
  */
 	.section .data.tables, "aw"
@@ -179,7 +179,9 @@ low_pd:	.quad 0x000083
 	.quad 0x200087, 0x400087, 0x600087
 	.fill 508, 8, 0
 device_pd: /* from 3 GiB on */
-	.fill 128, 8, 0
+	.fill 3, 8, 0
+	.quad (TAG_DEVICE_RAM & ~0x1fffff) + 0x87 /* memory, though a device's */
+	.fill 124, 8, 0
 	.quad tag_pt + 7
 	.fill 373, 8, 0
 	.quad IOAPIC_BASE + 0x9f, LAPIC_BASE + 0x9f

@@ -31,7 +31,7 @@ static const struct option table[] = {
 	{"verify", KIND_NUMBER, AT(verify), {0}},
 	{"spin", KIND_NUMBER, AT(spin), {0}},
 	{"inject", KIND_NAME, AT(inject), {"0", "1", "stale", "torn"}},
-	{"tag", KIND_NAME, AT(tag), {"none", "cool", "fast", "port", "busy", "random"}},
+	{"tag", KIND_NAME, AT(tag), {"none", "cool", "fast", "port", "busy", "random", "device"}},
 	{"coop", KIND_NUMBER, AT(coop), {0}},
 	{"watch", KIND_NUMBER, AT(watch), {0}},
 	{"rate", KIND_NUMBER, AT(rate), {0}},

@@ -83,7 +83,7 @@ static inline __attribute__((always_inline)) uint64_t measure(struct task *task,
 static void run(struct task *task)
 {
 	struct line line = {0};
-	uint64_t fast = 0;
+	uint64_t fast = 0, device = 0;
 
 	put(&line, "tagbench");
 	tag_register(&port, TASK);
@@ -96,7 +96,14 @@ static void run(struct task *task)
 		tag_fast_close(&port, slot);
 		tag_page_off(&port);
 	}
+	if (tags_device_init(&port) &&
+	    (slot = tag_device_slot_open(&port, 0, TASK, "tagbench")) != NULL) {
+		device = measure(task, by_slot, FAST_TAGS);
+		tag_fast_close(&port, slot);
+		tag_device_pages_off(&port);
+	}
 	put_key(&line, "fast_ns", fast);
+	put_key(&line, "device_ns", device);
 	put_key(&line, "read_ns", measure(task, by_read, SLOW_TAGS));
 	task_print(task, &line);
 }

@@ -22,6 +22,27 @@ bool tags_port_present(void)
 	return call_in32(TAG_PORT_BASE + TAG_REG_ID) == TAG_ID;
 }
 
+/* Where the PCI bus has BAR 2 of the tag device; 0 if there is none. */
+static uint32_t device_ram(void)
+{
+	const uint32_t id = TAG_PCI_DEVICE << 16 | TAG_PCI_VENDOR;
+
+	for (uint32_t slot = 0; slot < 32; slot++) {
+		call_out32(0xcf8, 1u << 31 | slot << 11);
+		if (call_in32(0xcfc) != id)
+			continue;
+		call_out32(0xcf8, 1u << 31 | slot << 11 | 0x18);
+		return call_in32(0xcfc) & ~0xfu;
+	}
+	return 0;
+}
+
+bool tags_device_init(struct tag_port *p)
+{
+	return device_ram() == TAG_DEVICE_RAM &&
+	       tag_device_page_init(p, (void *)(uint64_t)TAG_DEVICE_RAM, 0) == 0;
+}
+
 void tags_prepare(const struct options *options)
 {
 	mode = (enum tag_mode)options->tag;
@@ -34,6 +55,10 @@ void tags_prepare(const struct options *options)
 	}
 	if (mode == TAG_MODE_FAST)
 		tag_page_init(&port, &page, (uint64_t)&page);
+	if (mode == TAG_MODE_DEVICE && !tags_device_init(&port)) {
+		console_say("tags: this machine has no tag device, going on with tag=none");
+		mode = TAG_MODE_NONE;
+	}
 }
 
 /* By port: CPL 3 may not execute in and out, so that a call does. */
@@ -148,6 +173,9 @@ void tags_begin(struct task *task)
 	tags->epoch = read(TAG_REG_EPOCH);
 	if (mode == TAG_MODE_FAST)
 		tags->slot = tag_fast_open(&port, (uint32_t)task->id);
+	if (mode == TAG_MODE_DEVICE)
+		tags->slot = tag_device_slot_open(&port, (uint32_t)task->id,
+						  (uint32_t)task->id, "phased");
 	if (!by_slot(task))
 		write(TAG_REG_REGISTER, (uint32_t)task->id);
 	tags->poll = task->last_step + ticks_from_us(POLL_US);

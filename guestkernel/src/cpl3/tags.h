@@ -8,6 +8,7 @@
 
 struct line;
 struct task;
+struct tag_port;
 struct tag_slot;
 
 /* What a task keeps about its tags. */
@@ -24,6 +25,8 @@ struct tagging {
 /* Whether a tag port answers by MMIO; by I/O port. */
 bool tags_mmio_present(void);
 bool tags_port_present(void);
+/* Makes page 0 of the tag device's RAM the tag page of a port. False if this machine has none. */
+bool tags_device_init(struct tag_port *port);
 /* Decides how all tasks tag. Without a tag port that is not at all, and one line says so. */
 void tags_prepare(const struct options *options);
 

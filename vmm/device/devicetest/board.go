@@ -19,6 +19,7 @@ type Board struct {
 	guest  *memory.Guest
 	shadow []byte // RAM at the last look; nil: no look yet, RAM was zero
 	marked *memory.Bitmap
+	memory [][]byte     // of the device's own
 	irqs   atomic.Int64 // how often a line was driven or a message was sent
 	ended  atomic.Bool
 	closed bool // the device is closed and must not be called any more
@@ -41,6 +42,9 @@ func NewBoard(d device.Device) (*Board, error) {
 // Close closes the device and frees RAM. A device that still writes RAM then crashes the test.
 func (m *Board) Close() {
 	m.closeDevice()
+	for _, b := range m.memory {
+		_ = memory.FreePrivate(b)
+	}
 	_ = m.ram.Close()
 }
 
@@ -64,6 +68,16 @@ func (m *Board) Interrupt() device.Interrupt { return interrupt{m} }
 type interrupt struct{ board *Board }
 
 func (i interrupt) Send(uint64, uint32) { i.board.irqs.Add(1) }
+
+// Memory implements [device.Board].
+func (m *Board) Memory(_ uint64, bytes int) []byte {
+	b, err := memory.NewPrivate(bytes)
+	if err != nil {
+		panic(err)
+	}
+	m.memory = append(m.memory, b)
+	return b
+}
 
 // Doorbell implements [device.Board]. There is no vCPU whose stores could ring it; a test's stores
 // are accesses.

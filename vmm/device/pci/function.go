@@ -18,6 +18,7 @@ const (
 	regClass        = 0x09
 	regCacheLine    = 0x0c
 	regBAR          = 0x10
+	regBAR2         = 0x18
 	regSubVendor    = 0x2c
 	regSubDevice    = 0x2e
 	regCapabilities = 0x34
@@ -34,6 +35,9 @@ const (
 	configBytes      = 256 // of functionBytes; the rest is empty
 	capabilityMSIX   = 0x11
 	capabilityVendor = 0x09
+
+	// barPrefetch says that reads of a BAR have no effect, so that it is memory.
+	barPrefetch = 1 << 3
 )
 
 // barStride is the distance between the BARs of two slots.
@@ -49,6 +53,10 @@ type Spec struct {
 	Subsystem      uint16
 	// BARBytes is the size of its BAR: 0 for none, or a power of 2 of at most 1 MiB.
 	BARBytes uint32
+	// RAMBytes is the size of BAR 2, which is memory: 0 for none, or a power of 2 of at most half
+	// of the distance between two slots' BARs. Its board gives the guest the memory, at RAMAddress
+	// and nowhere else, whether or not the guest has the function answer accesses.
+	RAMBytes uint32
 	// Capabilities are vendor-specific ones, without the two bytes that chain them.
 	Capabilities [][]byte
 	// Vectors is how many messages it may send, 0 to [MaxVectors]. Their table is at TableOffset in
@@ -94,6 +102,9 @@ func NewFunction(s Spec) *Function {
 	f.set16(regSubDevice, s.Subsystem, 0)
 	if s.BARBytes != 0 {
 		f.set32(regBAR, uint32(s.BARAddress()), ^(s.BARBytes - 1))
+	}
+	if s.RAMBytes != 0 {
+		f.set32(regBAR2, uint32(s.RAMAddress())|barPrefetch, ^(s.RAMBytes - 1))
 	}
 	f.addCapabilities()
 	f.reset = f.value
@@ -143,6 +154,9 @@ func (f *Function) addCapabilities() {
 
 // BARAddress returns the guest-physical address of the function's BAR.
 func (s *Spec) BARAddress() uint64 { return BARBase + uint64(s.Slot)*barStride }
+
+// RAMAddress returns the guest-physical address of BAR 2.
+func (s *Spec) RAMAddress() uint64 { return s.BARAddress() + barStride/2 }
 
 // Attach gives the function the interrupts that its board makes.
 func (f *Function) Attach(b device.Board) {
