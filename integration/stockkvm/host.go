@@ -222,6 +222,9 @@ func (c HostConfig) commandLine() string {
 		// Under emulation, when the machine outside is busy, the clock source watchdog rejects the
 		// TSC, and KVM would lose its master clock.
 		"tsc=reliable",
+		// Likewise a timer interrupt may come too late for the kernel's check at boot, which would
+		// end in a panic.
+		"no_timer_check",
 		"net.ifnames=0",
 	}
 	if c.TSCKHz != 0 {
