@@ -6,6 +6,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -14,15 +17,16 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"taskguide/integration/need"
 	"taskguide/integration/stockkvm"
 	"taskguide/migration"
 )
 
-// writes writes one block after the other to the guest's disk, waits until each is durable, and
-// prints its number and its sum.
+// writes makes one file after the other in the guest's file system, waits until each is durable,
+// and prints its number and its sum.
 const writes = "n=0; while n=$((n+1)); do " +
-	"dd if=/dev/urandom of=/x bs=4k count=1 2>/dev/null; " +
-	"dd if=/x of=/dev/vda bs=4k seek=$n oflag=direct conv=fsync 2>/dev/null && " +
+	"dd if=/dev/urandom of=/x bs=8k count=1 2>/dev/null; " +
+	"dd if=/x of=/mnt/$n bs=8k conv=fsync 2>/dev/null && " +
 	"echo wrote=$n $(md5sum </x | cut -c 1-32).; done &"
 
 // wrote finds these lines in the guest's output.
@@ -31,19 +35,58 @@ var wrote = regexp.MustCompile(`wrote=([0-9]+) ([0-9a-f]{32})\.`)
 // moves is how many times the guest moves.
 const moves = 5
 
-// TestDebianMovesWithItsDisk moves Debian's kernel, which writes to its disk all the time, from
-// process to process, and kills the last one. No write that was reported durable is lost, none is
-// reported twice, and the disk is free for the next VM.
-func TestDebianMovesWithItsDisk(t *testing.T) {
-	host := startHost(t)
+// ext4Image makes a file with an ext4 file system on it, which has a journal.
+func ext4Image(t *testing.T) string {
+	t.Helper()
+	image := filepath.Join(t.TempDir(), "disk.img")
+	require.NoError(t, os.WriteFile(image, nil, 0o600))
+	require.NoError(t, os.Truncate(image, 64<<20))
+	e2fs(t, "mke2fs", "-q", "-t", "ext4", image)
+	return image
+}
+
+// e2fs runs a program of e2fsprogs.
+func e2fs(t *testing.T, args ...string) {
+	t.Helper()
+	if _, err := exec.LookPath(args[0]); err != nil {
+		need.Skip(t, args[0]+" is not here: install the package e2fsprogs")
+	}
+	out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
+	require.NoError(t, err, "%s: %s", args, out)
+}
+
+// startHostWith is startHost, with a disk.
+func startHostWith(t *testing.T, disk string) *stockkvm.Host {
+	t.Helper()
+	rig := newRig(t)
+	cfg, err := rig.HostConfig("linux", hostFiles(t, rig, nil, nil, "virtio_blk"))
+	require.NoError(t, err)
+	cfg.Disks = []stockkvm.Disk{{Path: disk}}
+	host := booted(t, cfg)
+	requireRun(t.Context(), t, host, hugePages)
+	return host
+}
+
+// TestDebianMovesWithItsFileSystem moves Debian's kernel, which writes files to ext4 on its disk
+// all the time, from process to process, and kills the last one. No write that was reported durable
+// is lost, and none is reported twice. The disk, a block device of the host, is free for the next
+// VM, whose kernel recovers the file system from its journal.
+func TestDebianMovesWithItsFileSystem(t *testing.T) {
+	image := ext4Image(t)
+	host := startHostWith(t, image)
 	ctx, cancel := context.WithTimeout(t.Context(), 12*time.Minute)
 	defer cancel()
-	const disk = "/tmp/disk.img"
-	requireRun(ctx, t, host, "truncate -s 64M "+disk)
-	at := run(t, host, "--name", "vm0", "--memory", "128M", "--disk", disk+",cache=host",
-		"--kernel", stockkvm.GuestKernel, "--initrd", stockkvm.GuestInitrd,
-		"--cmdline", "console=ttyS0 quiet")
-	at.await(ctx, t, prompt)
+	const disk = "/dev/vda"
+	boot := func(name string) *machine {
+		m := run(t, host, "--name", name, "--memory", "128M", "--disk", disk,
+			"--kernel", stockkvm.GuestKernel, "--initrd", stockkvm.GuestInitrd,
+			"--cmdline", "console=ttyS0 quiet")
+		m.await(ctx, t, prompt)
+		m.typed(t, "mount -t ext4 /dev/vda /mnt && echo mounted=$((6*7))")
+		m.await(ctx, t, "mounted=42")
+		return m
+	}
+	at := boot("vm0")
 	at.typed(t, "cat /sys/class/misc/hw_random/rng_current; "+
 		"dd if=/dev/hwrng bs=16 count=1 2>/dev/null | md5sum")
 	at.await(ctx, t, "virtio_rng.0")
@@ -52,8 +95,7 @@ func TestDebianMovesWithItsDisk(t *testing.T) {
 	var said strings.Builder
 	for n := range moves {
 		from, to := fmt.Sprintf("vm%d", n), fmt.Sprintf("vm%d", n+1)
-		next := run(t, host, "--name", to, "--incoming", "unix:/run/"+to,
-			"--disk", disk+",cache=host")
+		next := run(t, host, "--name", to, "--incoming", "unix:/run/"+to, "--disk", disk)
 		awaitUp(ctx, t, host, to)
 		moved(ctx, t, host, from, "unix:/run/"+to)
 		_, err := at.Wait(ctx)
@@ -68,18 +110,26 @@ func TestDebianMovesWithItsDisk(t *testing.T) {
 	require.NoError(t, err)
 	said.WriteString(at.console.String())
 
-	blocks := wrote.FindAllStringSubmatch(said.String(), -1)
-	sums := strings.Fields(requireRun(ctx, t, host, fmt.Sprintf(
-		"for n in $(seq 1 %d); do dd if=%s bs=4k skip=$n count=1 2>/dev/null | md5sum | "+
-			"cut -c 1-32; done", len(blocks), disk)))
-	require.Len(t, sums, len(blocks))
-	for i, b := range blocks {
-		require.Equal(t, strconv.Itoa(i+1), b[1], "each write once, in order")
-		require.Equal(t, sums[i], b[2], "write %d", i+1)
+	files := wrote.FindAllStringSubmatch(said.String(), -1)
+	fresh := boot("fresh")
+	fresh.typed(t, fmt.Sprintf("dmesg | grep EXT4; for n in $(seq 1 %d); do "+
+		"echo found=$n $(md5sum </mnt/$n | cut -c 1-32).; done; "+
+		"echo more >/mnt/more && umount /mnt && echo clean=$((6*7))", len(files)))
+	fresh.await(ctx, t, "clean=42")
+	require.Contains(t, fresh.console.String(), "recovery complete")
+	found := regexp.MustCompile(`found=([0-9]+ [0-9a-f]{32}\.)`).
+		FindAllStringSubmatch(fresh.console.String(), -1)
+	require.Len(t, found, len(files))
+	for i, f := range files {
+		require.Equal(t, strconv.Itoa(i+1), f[1], "each write once, in order")
+		require.Equal(t, f[1]+" "+f[2]+".", found[i][1])
 	}
-	t.Logf("%d writes, %d moves", len(blocks), moves)
-	run(t, host, "--name", "fresh", "--disk", disk+",cache=host")
-	awaitUp(ctx, t, host, "fresh")
+	t.Logf("%d files, %d moves", len(files), moves)
+	requireRun(ctx, t, host, "vmm stop --now fresh")
+	_, err = fresh.Wait(ctx)
+	require.NoError(t, err)
+	host.Close()
+	e2fs(t, "e2fsck", "-fn", image)
 }
 
 // moved moves a guest and verifies it at the destination.

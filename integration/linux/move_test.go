@@ -45,16 +45,30 @@ func hostOf(
 	t *testing.T, rig *stockkvm.Rig, inside []stockkvm.File, more ...stockkvm.File,
 ) *stockkvm.Host {
 	t.Helper()
+	cfg, err := rig.HostConfig("linux", hostFiles(t, rig, inside, more))
+	require.NoError(t, err)
+	return booted(t, cfg)
+}
+
+// hostFiles makes the initramfs of a host like that of hostOf, which loads more kernel modules, and
+// returns its path.
+func hostFiles(
+	t *testing.T, rig *stockkvm.Rig, inside, more []stockkvm.File, modules ...string,
+) string {
+	t.Helper()
 	vmm, err := rig.Build(t.Context(), "./cmd/vmm")
 	require.NoError(t, err)
 	files, err := rig.GuestFiles(inside...)
 	require.NoError(t, err)
 	files = append(files, stockkvm.File{Source: vmm, Target: "/bin/vmm"})
 	files = append(files, more...)
-	initramfs, err := rig.Initramfs("linux", files)
+	initramfs, err := rig.Initramfs("linux", files, modules...)
 	require.NoError(t, err)
-	cfg, err := rig.HostConfig("linux", initramfs)
-	require.NoError(t, err)
+	return initramfs
+}
+
+func booted(t *testing.T, cfg stockkvm.HostConfig) *stockkvm.Host {
+	t.Helper()
 	host, err := stockkvm.StartHost(t.Context(), cfg)
 	require.NoError(t, err)
 	t.Cleanup(host.Close)
