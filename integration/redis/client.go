@@ -67,6 +67,25 @@ func (c *Client) Request() error {
 	return nil
 }
 
+// AwaitLoaded waits until redis, which has just started, has read its log.
+func (c *Client) AwaitLoaded() error {
+	const pause = 100 * time.Millisecond
+	for range patience / pause {
+		if err := c.send(command("PING")); err != nil {
+			return err
+		}
+		answer, err := c.line()
+		if err != nil || answer == "+PONG" {
+			return err
+		}
+		if !strings.HasPrefix(answer, "-LOADING ") {
+			return fmt.Errorf("%w: %q", ErrWrongAnswer, answer)
+		}
+		time.Sleep(pause)
+	}
+	return errors.New("redis does not end to load")
+}
+
 // Verify requires that redis has all of the requests 1 to answered. It may have one more: a request
 // that was carried out and whose answer did not arrive.
 func (c *Client) Verify(answered int) error {
@@ -146,7 +165,7 @@ func (c *Client) expect(want string) error {
 	return nil
 }
 
-// bulk reads a string of at most a few hundred bytes.
+// bulk reads a string that has no line break in it.
 func (c *Client) bulk() (string, error) {
 	head, err := c.line()
 	if err != nil {
@@ -157,11 +176,7 @@ func (c *Client) bulk() (string, error) {
 	if err != nil || !ok || size < 0 {
 		return "", fmt.Errorf("%w: %q is no string", ErrWrongAnswer, head)
 	}
-	text, err := c.line()
-	if err == nil && len(text) != size {
-		err = fmt.Errorf("%w: %q, want %d bytes", ErrWrongAnswer, text, size)
-	}
-	return text, err
+	return c.line()
 }
 
 // Summary says how long some requests took, in milliseconds.

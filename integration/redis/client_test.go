@@ -19,9 +19,10 @@ import (
 type server struct {
 	data map[string]string
 
-	forget string // the key that SET does not write
-	twice  int    // this INCR is carried out twice
-	hangUp int    // this INCR ends the connection
+	loading int // so many answers say that it has not read its log yet
+
+	twice  int // this INCR is carried out twice
+	hangUp int // this INCR ends the connection
 }
 
 // dial starts a server and returns a client that is connected to it.
@@ -81,7 +82,13 @@ func readCommand(in *bufio.Reader) ([]string, error) {
 }
 
 func (s *server) answer(words []string) (string, error) {
+	if s.loading > 0 {
+		s.loading--
+		return "-LOADING Redis is loading the dataset in memory\r\n", nil
+	}
 	switch words[0] {
+	case "PING":
+		return "+PONG\r\n", nil
 	case "INCR":
 		n, _ := strconv.Atoi(s.data[words[1]])
 		n++
@@ -94,9 +101,7 @@ func (s *server) answer(words []string) (string, error) {
 		s.data[words[1]] = strconv.Itoa(n)
 		return fmt.Sprintf(":%d\r\n", n), nil
 	case "SET":
-		if words[1] != s.forget {
-			s.data[words[1]] = words[2]
-		}
+		s.data[words[1]] = words[2]
 		return "+OK\r\n", nil
 	case "GET":
 		text, ok := s.data[words[1]]
@@ -125,10 +130,28 @@ func TestClientKnowsWhatWasKept(t *testing.T) {
 	require.ErrorIs(t, c.Verify(251), ErrWrongAnswer)
 }
 
+func TestClientWaitsUntilTheLogIsRead(t *testing.T) {
+	c := dial(t, &server{loading: 3})
+	require.NoError(t, c.AwaitLoaded())
+	requests(t, c, 1)
+}
+
 func TestClientNoticesWhatWasNotKept(t *testing.T) {
-	c := dial(t, &server{forget: key(120)})
-	requests(t, c, 250)
-	require.ErrorIs(t, c.Verify(250), ErrWrongAnswer)
+	for name, spoil := range map[string]func(data map[string]string){
+		"a key is gone":               func(d map[string]string) { delete(d, key(120)) },
+		"a key has another's value":   func(d map[string]string) { d[key(120)] = value(121) },
+		"the last one is gone":        func(d map[string]string) { delete(d, key(250)) },
+		"the count is that of before": func(d map[string]string) { d[counter] = "249" },
+		"the count is no number":      func(d map[string]string) { d[counter] = "many" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := &server{}
+			c := dial(t, s)
+			requests(t, c, 250)
+			spoil(s.data)
+			require.ErrorIs(t, c.Verify(250), ErrWrongAnswer)
+		})
+	}
 }
 
 func TestClientNoticesARequestThatWasCarriedOutTwice(t *testing.T) {

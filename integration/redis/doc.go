@@ -25,6 +25,6 @@
 //
 // redis runs with appendfsync always: it answers once the request is in its log and fsync of that
 // has returned. vmm ends a guest's flush after fdatasync of the disk's file. So an answer says that
-// the request outlives the power of the host. The test ends by killing the guest's process and
+// the request outlives the power of the host. The test ends with the death of the guest's host and
 // boots another guest from the disk, which must have every request that was answered.
 package redis

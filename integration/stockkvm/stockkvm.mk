@@ -27,8 +27,13 @@ test-stock-kvm-rig: stockkvm-deps ## the rig's own tests: red when anything insi
 		./integration/stockkvm ./integration/stockkvm/cmd/stockkvm
 
 .PHONY: test-linux
-test-linux: stockkvm-deps ## Debian's kernel as a guest, moved, in an emulated host
-	$(GOTEST) -tags stockkvm -v -skip Memtest ./integration/linux
+test-linux: stockkvm-deps ## Debian as a guest, moved, in emulated hosts; redis in it, moved twice
+	$(GOTEST) -tags stockkvm -v -p 1 -skip 'Memtest|OverTwenty' \
+		./integration/linux ./integration/redis
+
+.PHONY: test-redis
+test-redis: stockkvm-deps ## a guest that serves redis moves 20 times between two hosts; 10 minutes
+	$(GOTEST) -tags stockkvm -timeout 60m -v -run OverTwenty ./integration/redis
 
 .PHONY: test-memtest
 test-memtest: stockkvm-deps ## memtest86+ as a guest, moved ten times within a pass; takes minutes

@@ -3,10 +3,10 @@
 //	load run ADDRESS       sends requests until it is told to end, then checks all of them
 //	load verify ADDRESS N  checks that requests 1 to N were kept
 //
-// While it runs, each line on its standard input makes it print a JSON object: the line, and a
-// Summary of the requests since the line before. The line "end", or the end of its input, ends it:
-// it prints one Sample a line, which is when a request began, in microseconds of the Unix epoch,
-// and how many microseconds it took.
+// While it runs, each line on its standard input makes it do one more request and print a JSON
+// object: the line, and a Summary of the requests since the line before. The line "end", or the end
+// of its input, ends it: it prints one Sample a line, which is when a request began, in
+// microseconds of the Unix epoch, and how many microseconds it took.
 package main
 
 import (
@@ -52,14 +52,15 @@ func load(args []string) error {
 	return errors.New("usage: load run ADDRESS | load verify ADDRESS N")
 }
 
-// connect waits until redis accepts a connection. A guest that is still booting has no address yet,
-// or refuses.
+// connect waits until redis serves a connection. A guest that is still booting has no address yet,
+// or refuses; then redis reads its log.
 func connect(address string) (*redis.Client, error) {
 	const tries = 600
 	for try := 1; ; try++ {
 		conn, err := net.DialTimeout("tcp", address, time.Second)
 		if err == nil {
-			return redis.NewClient(conn), nil
+			c := redis.NewClient(conn)
+			return c, c.AwaitLoaded()
 		}
 		if try == tries {
 			return nil, err
@@ -85,6 +86,10 @@ func run(c *redis.Client, marks io.Reader, out io.Writer) error {
 		case line, ok := <-lines:
 			if !ok || line == "end" {
 				return finish(c, out)
+			}
+			// Its sum has a request that began after the line came.
+			if err := c.Request(); err != nil {
+				return err
 			}
 			answer := mark{Mark: line, Summary: redis.Summarize(c.Samples[since:])}
 			if err := answers.Encode(answer); err != nil {
