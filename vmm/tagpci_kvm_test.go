@@ -16,7 +16,7 @@ import (
 
 // Where the guest finds the tag device's RAM.
 const (
-	slotTags    = 7
+	slotTags    = 6
 	tagsSection = "tagpci"
 	testTask    = 77
 )
@@ -46,7 +46,8 @@ func TestTagPagesInDeviceRAM(t *testing.T) {
 		t.Run(string(kind), func(t *testing.T) {
 			r := newRecorder()
 			vm, err := New(Config{
-				MemoryBytes: 16 << 20, CPUs: 1, Options: Options{DirtyLog: kind},
+				MemoryBytes: 16 << 20, CPUs: 1, Balloon: BalloonReporting,
+				Options: Options{DirtyLog: kind},
 			})
 			require.NoError(t, err)
 			t.Cleanup(func() { require.NoError(t, vm.Close()) })

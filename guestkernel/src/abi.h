@@ -32,7 +32,7 @@
 #define LAPIC_BASE 0xfee00000
 #define IOAPIC_BASE 0xfec00000
 #define TAG_REGISTERS 0xd0000000 /* TAG_MMIO_BASE of tag.h, which assembly cannot include */
-#define TAG_DEVICE_RAM 0xc0780000 /* BAR 2 of the tag device, in a 2 MiB page from 0xc0600000 on */
+#define TAG_DEVICE_RAM 0xc0680000 /* BAR 2 of the tag device, in a 2 MiB page from 0xc0600000 on */
 #define HEAP_BASE 0x8000000000 /* usable RAM, one after the other, in virtual addresses */
 #define TRAMPOLINE 0x8000      /* where an AP starts in real mode: below 1 MiB, page-aligned */
 

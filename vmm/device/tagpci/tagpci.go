@@ -14,7 +14,7 @@ import (
 
 const (
 	name     = "tagpci"
-	slot     = 7
+	slot     = 6
 	class    = 0xff0000 // none of the others
 	revision = 1
 )

@@ -125,8 +125,8 @@ func TestFunction(t *testing.T) {
 		return -(word(register) &^ 0xf)
 	}
 	require.EqualValues(t, 0x7461f055, word(0))
-	require.EqualValues(t, 0xc0700000, word(0x10))
-	require.EqualValues(t, 0xc0780008, word(0x18), "32 bits, prefetchable")
+	require.EqualValues(t, 0xc0600000, word(0x10))
+	require.EqualValues(t, 0xc0680008, word(0x18), "32 bits, prefetchable")
 	require.EqualValues(t, 4096, size(0x10))
 	require.EqualValues(t, 64<<10, size(0x18))
 	require.Zero(t, word(0x14))
