@@ -74,7 +74,7 @@ func someReport() migration.Report {
 	return migration.Report{
 		Status: migration.StatusRunning, Phase: migration.PhaseSetup, Rule: migration.RuleDowntime,
 		Guidance: migration.GuidanceSwitchover, Standstills: []migration.Standstill{},
-		Warnings: []string{}, Rounds: []migration.Round{},
+		Warnings: []string{}, Rounds: []migration.Round{}, DrainsTakenBack: []migration.Drain{},
 	}
 }
 
@@ -87,6 +87,7 @@ func TestSchemasHaveEveryField(t *testing.T) {
 		"Started": Started{}, "Report": migration.Report{},
 		"DowntimeParts": migration.DowntimeParts{},
 		"Standstill":    migration.Standstill{}, "Round": migration.Round{},
+		"Drain":    migration.Drain{},
 		"Progress": migration.Progress{}, "Tags": tagging.Info{}, "Task": tagging.TaskInfo{},
 		"TagCounters": tagging.Counters{}, "GuestErrors": tagging.GuestErrors{},
 		"Transition": tagging.Transition{}, "Debug": Debug{}, "VCPU": VCPUDebug{},

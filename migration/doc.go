@@ -28,8 +28,8 @@
 //
 //	setup ──► waiting ──► pre-copy ◄──► suspended
 //	             (gate)    │    ▲          (gate)
-//	                       ▼    │ gate closed while pausing, or standstill too long
-//	          held ◄── converged┴──► stop-and-copy ──► handover ──► done
+//	                       ▼    │ gate closed while pausing, standstill too long, storage hangs
+//	          held ◄── converged┴──► drain ──► stop-and-copy ──► handover ──► done
 //
 // Until the commit is sent, every failure and every cancellation leads back: the guest runs on at
 // the source, with dirty logging off.
@@ -57,6 +57,7 @@
 //	precopy.go      rounds, until the stop-and-copy may begin
 //	guide.go        the hands of the head: events, the gate, EXITs, waits
 //	switchover.go   the guest stands still, the last pages go
+//	storage.go      what of a switchover waits for the host's storage
 //	standstill.go   for how long it may, and taking a switchover back
 //	handover.go     state, verification, commit
 //	digests.go      what verification compares

@@ -192,6 +192,7 @@ func (b *ends) checkStays(s *Source, r Report) {
 	require.True(b.t, b.m.isRunning(), "the source must run on")
 	require.False(b.t, b.in.ran.Load(), "the destination must not run")
 	require.False(b.t, b.m.tracker.logging(), "dirty logging must be off")
+	require.False(b.t, b.m.storage.isDrained(), "the devices must work")
 	require.Equal(b.t, uint32(tagging.StateNone), b.m.port.Read(tagging.RegState, 4))
 	before := b.m.stepCount()
 	time.Sleep(5 * time.Millisecond)

@@ -105,6 +105,7 @@ func (s *Source) Report() Report {
 	}
 	r.Rounds, r.Warnings = slices.Clone(r.Rounds), slices.Clone(r.Warnings)
 	r.Standstills = slices.Clone(r.Standstills)
+	r.DrainsTakenBack = slices.Clone(r.DrainsTakenBack)
 	return r
 }
 

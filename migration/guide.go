@@ -154,7 +154,7 @@ func (s *Source) holdsAtExit(since time.Time) bool {
 
 // mayHold tells whether the vCPUs may be asked, or have been asked, to stand still; s.mu is held.
 func (s *Source) mayHold() bool {
-	return !s.head.Ended() && !s.doubt.Told() && s.takenBack == nil
+	return !s.head.Ended() && !s.doubt.Told() && s.takenBack == nil && !s.resting()
 }
 
 // roundDue asks the head in the middle of a round, at the time that the head gave.

@@ -29,18 +29,37 @@ type Machine interface {
 	// RequestPause asks the vCPUs to stop and returns at once, so that a vCPU's own
 	// thread may call it from an exit. Pause completes it.
 	RequestPause()
-	// Pause returns once no vCPU runs, no I/O access of theirs is half done, and no device
-	// writes RAM or changes its state.
-	Pause() error
-	// Resume lets the vCPUs run again.
+	// Park returns once no vCPU runs and no I/O access of theirs is half done. Devices may still
+	// work.
+	Park() error
+	// Resume lets the vCPUs run again, and the devices work. It undoes all that Storage does.
 	Resume() error
 	// SaveState returns the device and vCPU state of a paused machine.
 	SaveState() ([]byte, error)
-	// ReleaseDisks makes durable what the guest wrote to the disks of a paused machine, and lets go
-	// of them, so that the destination can take them. If ctx ends before, or after an error, they
-	// stay here. Resume takes them back.
-	ReleaseDisks(ctx context.Context) error
+	Storage
 	Comparable
+}
+
+// Storage is what of a machine waits for the host, which may take long or hang. Each method returns
+// soon after its ctx has ended, with an error that names what it waited for. What the host was
+// asked for then goes on in the background.
+type Storage interface {
+	// Drain makes the devices begin nothing new, and returns once what they have begun is done and
+	// its pages are marked. The vCPUs run on. Whatever it returns, Undrain undoes it, as long as
+	// the vCPUs were not asked to pause.
+	Drain(ctx context.Context) error
+	Undrain()
+	// Quiesce returns once no device of a parked machine writes RAM or changes its state. After
+	// Drain it finds nothing to wait for.
+	Quiesce(ctx context.Context) error
+	// SyncDisks makes durable what the guest has written so far, while it runs.
+	SyncDisks(ctx context.Context) error
+	// ReleaseDisks makes durable what the guest wrote to the disks of a quiesced machine, and lets
+	// go of them, so that the destination can take them. After an error they stay here.
+	ReleaseDisks(ctx context.Context) error
+	// Busy names what the host has not done yet, in words for people. It is empty if that is
+	// nothing. It does not wait.
+	Busy() string
 }
 
 // Comparable is a paused machine whose state can be compared with that of its copy at the other end

@@ -79,6 +79,7 @@ type fakeMachine struct {
 	onDigest            func() // while its state is being summed up
 	onSave              func() // before it is saved
 	onResumed           func() // just before the vCPU runs again
+	storage             fakeStorage
 	resumedAt           time.Time
 	wantedAt            time.Time
 }
@@ -202,6 +203,7 @@ func (m *fakeMachine) Resume() error {
 	if m.onResumed != nil {
 		m.onResumed()
 	}
+	m.storage.setDrained(false)
 	m.mu.Lock()
 	m.wanted, m.resumedAt = false, time.Now()
 	m.mu.Unlock()
@@ -220,7 +222,66 @@ func (m *fakeMachine) SaveState() ([]byte, error) {
 	return append(state, m.port.Save()...), m.failSave
 }
 
-func (m *fakeMachine) ReleaseDisks(context.Context) error { return nil }
+func (m *fakeMachine) Park() error { return m.Pause() }
+
+// fakeStorage is what a fakeMachine's devices ask of the host.
+type fakeStorage struct {
+	// Each of these is called, if it is not nil, where the machine waits for the host.
+	onDrain, onQuiesce, onSync, onRelease func(context.Context) error
+	mu                                    sync.Mutex
+	drained                               bool
+	busy                                  string
+}
+
+func (f *fakeStorage) ask(ctx context.Context, how func(context.Context) error) error {
+	if how == nil {
+		return nil
+	}
+	return how(ctx)
+}
+
+func (f *fakeStorage) setDrained(to bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.drained = to
+}
+
+func (f *fakeStorage) isDrained() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.drained
+}
+
+func (f *fakeStorage) setBusy(with string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.busy = with
+}
+
+func (m *fakeMachine) Drain(ctx context.Context) error {
+	m.storage.setDrained(true)
+	return m.storage.ask(ctx, m.storage.onDrain)
+}
+
+func (m *fakeMachine) Undrain() { m.storage.setDrained(false) }
+
+func (m *fakeMachine) Quiesce(ctx context.Context) error {
+	return m.storage.ask(ctx, m.storage.onQuiesce)
+}
+
+func (m *fakeMachine) SyncDisks(ctx context.Context) error {
+	return m.storage.ask(ctx, m.storage.onSync)
+}
+
+func (m *fakeMachine) ReleaseDisks(ctx context.Context) error {
+	return m.storage.ask(ctx, m.storage.onRelease)
+}
+
+func (m *fakeMachine) Busy() string {
+	m.storage.mu.Lock()
+	defer m.storage.mu.Unlock()
+	return m.storage.busy
+}
 
 func (m *fakeMachine) StateDigest() (uint64, error) {
 	if m.onDigest != nil {

@@ -37,34 +37,34 @@ func (s *Source) precopy(ctx context.Context) error {
 func (s *Source) afterRound(ctx context.Context, over policy.Event) (ready bool, err error) {
 	s.mu.Lock()
 	a := s.step(s.complete(over))
-	ready = s.decided(a)
+	ready = s.mayBegin(a)
 	s.mu.Unlock()
 	if a.Verb != policy.Wait && a.Phase != "" {
 		s.setPhase(a.Phase)
 	}
 	for a.Verb == policy.Wait && a.Err == nil {
-		if a, err = s.hold(ctx, a); err != nil {
+		if a, ready, err = s.hold(ctx, a); err != nil {
 			return false, err
 		}
-		ready = a.Verb == policy.Switchover
 	}
 	return ready, a.Err
 }
 
 // hold waits between rounds, and returns the decision that ends the wait.
-func (s *Source) hold(ctx context.Context, a policy.Action) (policy.Action, error) {
+func (s *Source) hold(
+	ctx context.Context, a policy.Action,
+) (next policy.Action, ready bool, err error) {
 	if err := s.wait(ctx, a); err != nil {
-		return a, err
+		return a, false, err
 	}
 	remaining, _, err := s.stream.TakeDirty()
 	if err != nil {
-		return a, err
+		return a, false, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	a = s.step(s.event(policy.KindTick, remaining))
-	s.decided(a)
-	return a, nil
+	return a, s.mayBegin(a), nil
 }
 
 // precopyRound sends what is pending and collects what was dirtied meanwhile. It returns the event

@@ -58,6 +58,14 @@ type Report struct {
 	// Standstills are all stretches of time for which the migration had the guest stand still,
 	// whether it moved or not. The latest 1000 are kept.
 	Standstills []Standstill `json:"standstills"`
+	// DrainMS is how long the devices took, while the guest ran, to finish what they had begun
+	// before the last switchover. PresyncMS is how long disks were made durable before the guest
+	// stood still. Most of that is beside the rounds.
+	DrainMS   float64 `json:"drain_ms"`
+	PresyncMS float64 `json:"presync_ms"`
+	// DrainsTakenBack are the switchovers that were taken back before the guest was to stand still,
+	// because its storage failed or took too long. The latest 1000 are kept.
+	DrainsTakenBack []Drain `json:"drains_taken_back"`
 	// WaitedMS is the time held back by a closed gate. SuspendedMS is the same with the page stream
 	// stopped. DeferredMS is what counts against Params.MaxDefer: both, and the rounds since the
 	// rule was first satisfied.
@@ -115,9 +123,11 @@ func (r *Report) RoundCount() int { return len(r.Rounds) + r.RoundsOmitted }
 type DowntimeParts struct {
 	ExitMS    float64 `json:"exit_ms"`    // a vCPU held at its EXIT until all are asked to stop
 	PauseMS   float64 `json:"pause_ms"`   // vCPUs asked to stop until they stand still
+	QuiesceMS float64 `json:"quiesce_ms"` // devices come to rest; long only after an EXIT
 	HarvestMS float64 `json:"harvest_ms"` // last dirty pages collected
 	PagesMS   float64 `json:"pages_ms"`   // last pages sent, until they have arrived
 	SaveMS    float64 `json:"save_ms"`    // device and vCPU state saved, beside the pages
+	SyncMS    float64 `json:"sync_ms"`    // then disks made durable and let go, beside the pages
 	VerifyMS  float64 `json:"verify_ms"`  // if asked: state sent, RAM summed up at both sides
 	LoadMS    float64 `json:"load_ms"`    // state sent (without verify) and applied
 	RunMS     float64 `json:"run_ms"`     // commit sent until the destination reports "running"
@@ -128,6 +138,14 @@ type DowntimeParts struct {
 type Standstill struct {
 	AtMS  float64 `json:"at_ms"` // since the migration began
 	MS    float64 `json:"ms"`    // from the first vCPU's stop until it ran again
+	Why   string  `json:"why"`   // why it began, as in Report.SwitchoverReason
+	Ended string  `json:"ended"` // what ended it
+}
+
+// Drain is a try to have the devices finish what they have begun, while the guest runs.
+type Drain struct {
+	AtMS  float64 `json:"at_ms"` // since the migration began
+	MS    float64 `json:"ms"`
 	Why   string  `json:"why"`   // why it began, as in Report.SwitchoverReason
 	Ended string  `json:"ended"` // what ended it
 }

@@ -68,6 +68,7 @@ type Source struct {
 	report    Report
 	standing  *standstill // this engine asked the vCPUs to pause
 	takenBack *standstill // that the engine's goroutine has not seen to yet
+	notBefore time.Time   // no switchover begins before, because storage failed
 }
 
 // NewSource prepares the migration of m as p says, or returns an error if p is not valid. It does
@@ -132,6 +133,8 @@ func newLedSource(m Machine, p Params, observe Observer, to peer.Config, choice 
 		Warnings:    []string{},
 		Rounds:      []Round{},
 		Standstills: []Standstill{},
+
+		DrainsTakenBack: []Drain{},
 	}
 	return s
 }
@@ -218,6 +221,7 @@ func (s *Source) migrate(ctx context.Context) error {
 	if err := s.stream.StartTracking(); err != nil {
 		return err
 	}
+	defer s.startSyncing(ctx)()
 	for {
 		if err := s.precopy(ctx); err != nil {
 			return err

@@ -142,16 +142,29 @@ func (s *Source) pass(st *standstill, step func()) error {
 	return nil
 }
 
-// spend takes back a switchover whose limit is spent. The guest runs again at once, and the engine
-// goes on with rounds if it still can.
-func (s *Source) spend(st *standstill) {
+// spend takes back a switchover whose limit is spent.
+func (s *Source) spend(st *standstill) { s.takeBack(st, nil) }
+
+// takeBack takes back a switchover because of a failure, or because its limit is spent if that is
+// nil. The guest runs again at once, and the engine goes on with rounds if it still can. It returns
+// false if there is nothing to take back, or it is too late.
+func (s *Source) takeBack(st *standstill, failure error) bool {
+	busy := s.m.Busy()
 	s.mu.Lock()
 	if s.standing != st || st.spent() || s.doubt.Told() || s.head.Ended() {
 		s.mu.Unlock()
-		return
+		return false
 	}
 	s.takenBack = st
-	why, fail := s.whySpent(st)
+	why, fail := "", error(nil)
+	if failure != nil {
+		why, fail = s.whyFailed(failure)
+	} else {
+		why, fail = s.whySpent(st, busy)
+	}
+	if failure != nil || busy != "" {
+		s.rest()
+	}
 	if fail != nil {
 		s.end() // so that no vCPU is held at an EXIT any more
 	}
@@ -171,12 +184,24 @@ func (s *Source) spend(st *standstill) {
 	}
 	close(st.resumed)
 	s.wakeUp()
+	return true
 }
 
-// whySpent says what was unfinished when the limit was spent; fail is not nil if that ends the
-// migration. s.mu is held.
-func (s *Source) whySpent(st *standstill) (why string, fail error) {
+// whyFailed says that storage failed; fail is not nil if that ends the migration. s.mu is held.
+func (s *Source) whyFailed(failure error) (why string, fail error) {
+	if a := s.step(policy.Event{Kind: policy.KindSpent}); a.Verb == policy.Abort {
+		fail = fmt.Errorf("%w: %w, the last because %w", ErrStorage, a.Err, failure)
+	}
+	return "taken back: " + OneLine(failure.Error()), fail
+}
+
+// whySpent says what was unfinished when the limit was spent, with what the host had not done; fail
+// is not nil if that ends the migration. s.mu is held.
+func (s *Source) whySpent(st *standstill, busy string) (why string, fail error) {
 	doing := st.reached.unfinished()
+	if busy != "" {
+		doing = "the host had not finished " + busy
+	}
 	if st.reached == stepState {
 		fail = fmt.Errorf("%w: after %v %s, and it cannot go back from there",
 			ErrStandstill, st.limit, doing)
@@ -200,11 +225,12 @@ func (s *Source) resume(ended string) error {
 	}
 	s.mu.Unlock()
 	if st == nil {
+		s.m.Undrain()
 		return nil
 	}
-	// A request that no Pause has completed yet must be completed before it is undone. And no vCPU
+	// A request that has not been completed yet must be completed before it is undone. And no vCPU
 	// may be in an exit while the state that exits look at is reset.
-	errPause := s.m.Pause()
+	errPause := s.m.Park()
 	goesOn, why := s.notStanding(st)
 	if errPause != nil {
 		return fmt.Errorf("settle the pause before resuming: %w", errPause)

@@ -37,6 +37,9 @@ func (s *Source) switchover(ctx context.Context) (switched bool, err error) {
 		}
 		s.mu.Unlock()
 		return true, nil
+	case errors.Is(err, errNotYet):
+		s.m.Undrain()
+		return false, nil
 	case errors.Is(err, errGateClosed):
 		s.mu.Lock()
 		s.report.Retractions++
@@ -64,6 +67,9 @@ var errGateClosed = errors.New("the gate has closed")
 // moveOver makes the guest stand still and the destination run it. After errGateClosed or
 // errTakenBack the guest stays here and the migration goes on.
 func (s *Source) moveOver(ctx context.Context) (*standstill, error) {
+	if err := s.drain(ctx); err != nil {
+		return nil, err
+	}
 	st, watch, err := s.pause()
 	if err != nil {
 		return st, err
@@ -72,6 +78,9 @@ func (s *Source) moveOver(ctx context.Context) (*standstill, error) {
 		return st, errGateClosed
 	}
 	s.setPhase(PhaseStopCopy)
+	if err := s.quiesce(ctx, st, watch); err != nil {
+		return st, err
+	}
 	state, err := s.stopAndCopy(ctx, st, watch)
 	if err != nil {
 		return st, err
@@ -103,7 +112,7 @@ func (s *Source) pause() (*standstill, *stopwatch, error) {
 		parts.ExitMS = watch.lap()
 	}
 	s.mu.Unlock()
-	if err := s.m.Pause(); err != nil {
+	if err := s.m.Park(); err != nil {
 		return st, nil, fmt.Errorf("pause the guest: %w", err)
 	}
 	return st, watch, s.pass(st, func() {
@@ -137,9 +146,13 @@ func (s *Source) stopAndCopy(ctx context.Context, st *standstill,
 	var g errgroup.Group
 	g.Go(func() (err error) {
 		save := &stopwatch{last: time.Now()}
-		state, err = s.save(ctx, st)
+		state, err = s.save(st)
 		parts.SaveMS = save.lap()
-		return err
+		if err == nil {
+			err = s.inStandstill(ctx, st, s.m.ReleaseDisks)
+			parts.SyncMS = save.lap()
+		}
+		return s.storageFailed(st, err)
 	})
 	pages, err := s.sendLast(ctx, st)
 	pagesMS := watch.lap()
@@ -153,13 +166,15 @@ func (s *Source) stopAndCopy(ctx context.Context, st *standstill,
 	watch.lap()
 	return state, s.pass(st, func() {
 		s.report.PagesStopCopy = pages
-		parts.ExitMS, parts.PauseMS = s.report.Downtime.ExitMS, s.report.Downtime.PauseMS
+		before := s.report.Downtime
+		parts.ExitMS, parts.PauseMS = before.ExitMS, before.PauseMS
+		parts.QuiesceMS = before.QuiesceMS
 		s.report.Downtime = parts
 	})
 }
 
 // save saves the state of a machine, which stands still and stays so meanwhile.
-func (s *Source) save(ctx context.Context, st *standstill) ([]byte, error) {
+func (s *Source) save(st *standstill) ([]byte, error) {
 	s.vcpus.Lock()
 	defer s.vcpus.Unlock()
 	if err := s.pass(st, func() {}); err != nil {
@@ -169,7 +184,7 @@ func (s *Source) save(ctx context.Context, st *standstill) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("save the machine's state: %w", err)
 	}
-	return state, s.m.ReleaseDisks(ctx)
+	return state, nil
 }
 
 // sendLast sends what is left, waits until the destination has it, and returns the number of pages.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -51,8 +52,20 @@ func (vm *VM) Undrain() {
 	}
 }
 
-// Busy names what the devices wait for, in words for people. It is empty if that is nothing.
-func (vm *VM) Busy() string { return vm.devices.Busy() }
+// Busy names what the host has not done yet for the devices, in words for people. It is empty if
+// that is nothing.
+func (vm *VM) Busy() string {
+	var busy []string
+	if b := vm.devices.Busy(); b != "" {
+		busy = append(busy, b)
+	}
+	for _, d := range vm.disks {
+		if d.Syncing() {
+			busy = append(busy, "fdatasync of disk "+d.Path)
+		}
+	}
+	return strings.Join(busy, ", ")
+}
 
 // Park returns once no vCPU runs and none has an access half done, after RequestPause. Devices may
 // still work. It returns ErrEnded and ErrRunning as Pause does.

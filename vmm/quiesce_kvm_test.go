@@ -159,6 +159,7 @@ func TestReleaseOfDisksThatHang(t *testing.T) {
 	defer stop()
 	err := vm.ReleaseDisks(ctx)
 	require.ErrorContains(t, err, "disk "+other.Path+": make it durable")
+	require.Equal(t, "fdatasync of disk "+other.Path, vm.Busy())
 	require.ErrorContains(t, err, "no more time")
 	require.False(t, takes(t, disk))
 	require.False(t, takes(t, other))

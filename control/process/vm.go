@@ -23,6 +23,7 @@ import (
 type machine interface {
 	migration.Machine
 	CPUs() int
+	Pause() error
 	Stop()
 	Wait() (vmm.Exit, error)
 	Done() <-chan struct{}

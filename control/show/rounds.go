@@ -92,6 +92,14 @@ func Outcome(w io.Writer, r migration.Report) {
 	line("total time", "%s, of it setup %s", units.Milliseconds(r.TotalMS),
 		units.Milliseconds(r.SetupMS))
 	line("downtime", "%s: %s", units.Milliseconds(r.DowntimeMS), parts(r.Downtime))
+	if r.DrainMS+r.PresyncMS >= 1 {
+		line("disks", "before it drained in %s, and made durable in %s",
+			units.Milliseconds(r.DrainMS), units.Milliseconds(r.PresyncMS))
+	}
+	if n := len(r.DrainsTakenBack); n > 0 {
+		line("storage", "%s before the guest stood still, the last was %s",
+			text.Plural(n, "switchover"), r.DrainsTakenBack[n-1].Ended)
+	}
 	if n := len(r.Standstills); n > 1 {
 		line("taken back", "%s", takenBack(r.Standstills[:n-1]))
 	}
@@ -111,8 +119,10 @@ func parts(d migration.DowntimeParts) string {
 		ms       float64
 		optional bool
 	}{
-		{"exit", d.ExitMS, true}, {"pause", d.PauseMS, false}, {"harvest", d.HarvestMS, false},
-		{"pages", d.PagesMS, false}, {"save", d.SaveMS, false}, {"verify", d.VerifyMS, true},
+		{"exit", d.ExitMS, true}, {"pause", d.PauseMS, false},
+		{"quiesce", d.QuiesceMS, true}, {"harvest", d.HarvestMS, false},
+		{"pages", d.PagesMS, false}, {"save", d.SaveMS, false}, {"sync", d.SyncMS, true},
+		{"verify", d.VerifyMS, true},
 		{"load", d.LoadMS, false}, {"run", d.RunMS, false},
 	} {
 		if p.ms > 0 || !p.optional {

@@ -29,12 +29,13 @@ const (
 	KindStanding Kind = "standing"
 )
 
-// The events that only a Head gets, from the engine. Its answer counts at the first five.
+// The events that only a Head gets, from the engine. Its answer counts at the first six.
 const (
 	KindNext    Kind = "next"    // a round might begin
 	KindBegin   Kind = "begin"   // the round begins
 	KindDue     Kind = "due"     // the Until of the answer to begin has come, in the round
 	KindWake    Kind = "wake"    // during a wait, its time has come or something has happened
+	KindDrained Kind = "drained" // the devices took a while to get ready for the switchover
 	KindSpent   Kind = "spent"   // the standstill's limit is spent: the switchover is taken back
 	KindPausing Kind = "pausing" // the vCPUs are asked to stand still
 	KindResumed Kind = "resumed" // they run again

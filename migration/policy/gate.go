@@ -86,6 +86,26 @@ func (h *Head) hold(reason string) Action {
 	return Action{Verb: Switchover, Reason: reason, GaveUp: h.gaveUp}
 }
 
+// GateHolds tells whether a closed gate holds back a switchover that was decided.
+func (h *Head) GateHolds() bool { return h.atExit == "" && h.holdsSwitchover() && !h.gateOpen }
+
+// drained takes the decision back if gate or policy do not want it any more.
+func (h *Head) drained(now time.Duration, e Event) Action {
+	if h.atExit != "" {
+		return h.decide(h.atExit)
+	}
+	e.Kind = KindTick
+	v := h.ask(now, e)
+	switch {
+	case v.Verb == Abort:
+		return v
+	case v.Verb != Switchover || h.GateHolds():
+		return Action{}
+	}
+	h.gaveUp = v.GaveUp
+	return h.decide(h.reason)
+}
+
 // stand takes the decision back if the gate has closed while the vCPUs came to a stand. They stand
 // still now, so the gate does not change any more.
 func (h *Head) stand(now time.Duration, e Event) Action {

@@ -123,6 +123,8 @@ func (h *Head) answer(now time.Duration, e Event) Action {
 		return h.gate(now, e)
 	case KindSpent:
 		return h.takeBack()
+	case KindDrained:
+		return h.drained(now, e)
 	case KindPausing:
 		h.pausing, h.standing = true, true
 		h.recount(now)

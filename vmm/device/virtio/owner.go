@@ -100,6 +100,9 @@ func (d *Disk) Sync(ctx context.Context) error {
 	return nil
 }
 
+// Syncing tells whether the host is making the disk durable.
+func (d *Disk) Syncing() bool { return d.syncing.Load() > 0 }
+
 func (d *Disk) makeDurable() error {
 	d.mu.Lock()
 	err := d.owed
