@@ -2,9 +2,32 @@ package control
 
 import "fmt"
 
-// Debug is what the vCPUs are doing. It helps to find out why a guest hangs.
+// Debug is what the vCPUs and the devices with queues are doing. It helps to find out why a guest
+// hangs.
 type Debug struct {
-	VCPUs []VCPUDebug `json:"vcpus"`
+	VCPUs   []VCPUDebug   `json:"vcpus"`
+	Devices []DeviceDebug `json:"devices"`
+}
+
+// DeviceDebug is what one device is doing.
+type DeviceDebug struct {
+	Name string `json:"name"`
+	// State is unused, set-up, working or broken.
+	State string `json:"state"`
+	// Broken says why it is broken, if this process knows.
+	Broken string       `json:"broken,omitempty"`
+	Queues []QueueDebug `json:"queues"`
+}
+
+// QueueDebug is the state of a device's queue.
+type QueueDebug struct {
+	Size  int  `json:"size"`
+	Ready bool `json:"ready"`
+	// Available counts the chains that the driver has put in, and Used those that the device has
+	// given back, modulo 65536. InFlight are those that the device has.
+	Available int `json:"available"`
+	Used      int `json:"used"`
+	InFlight  int `json:"in_flight"`
 }
 
 // VCPUDebug is what one vCPU is doing.

@@ -90,7 +90,11 @@ func (f *fakeVM) Debug(ctx context.Context) (Debug, error) {
 	if _, bounded := ctx.Deadline(); !bounded {
 		return Debug{}, errors.New("a vCPU may be held for ever")
 	}
-	return Debug{VCPUs: []VCPUDebug{{ID: 1, RIP: ^Register(0), ISR: []int{236}}}}, nil
+	return Debug{VCPUs: []VCPUDebug{{ID: 1, RIP: ^Register(0), ISR: []int{236}}},
+		Devices: []DeviceDebug{{
+			Name: "rng", State: "working", Queues: []QueueDebug{{Size: 64, Ready: true}},
+		}},
+	}, nil
 }
 
 func (f *fakeVM) FollowTags(g func(tagging.Transition)) (func(), error) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"taskguide/vmm/device"
 	"taskguide/vmm/kvm"
 )
 
@@ -46,6 +47,24 @@ func (vm *VM) Debug(ctx context.Context) ([]VCPUInfo, error) {
 		}
 	}
 	return infos, nil
+}
+
+// DeviceInfo and QueueInfo are the state of a device with queues.
+type (
+	DeviceInfo = device.Info
+	QueueInfo  = device.QueueInfo
+)
+
+// Devices looks at the devices that have queues. A machine that runs goes on.
+func (vm *VM) Devices() ([]DeviceInfo, error) {
+	vm.life.RLock() // keeps RAM, which has the queues
+	defer vm.life.RUnlock()
+	select {
+	case <-vm.done:
+		return nil, ErrEnded
+	default:
+		return vm.devices.Inspect(), nil
+	}
 }
 
 // errand is work for a vCPU's own thread between two runs of the guest. Any other thread would have

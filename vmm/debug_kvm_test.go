@@ -2,6 +2,7 @@ package vmm
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"time"
 
@@ -148,4 +149,26 @@ func TestDebugOfAMachineThatEnds(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestDevices: the queues of a machine's devices are shown while it runs and while it is paused,
+// and no longer once it has ended.
+func TestDevices(t *testing.T) {
+	vm := newDiskVM(t, newImage(t))
+	require.NoError(t, vm.Resume())
+	for _, paused := range []bool{false, true} {
+		if paused {
+			require.NoError(t, vm.Pause())
+		}
+		devices, err := vm.Devices()
+		require.NoError(t, err)
+		disk := devices[slices.IndexFunc(devices, func(d DeviceInfo) bool {
+			return d.Name == "blk0"
+		})]
+		require.Equal(t, "working", disk.State)
+		require.True(t, disk.Queues[0].Ready)
+	}
+	require.NoError(t, vm.Close())
+	_, err := vm.Devices()
+	require.ErrorIs(t, err, ErrEnded)
 }

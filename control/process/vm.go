@@ -31,6 +31,7 @@ type machine interface {
 	HVCInput(p []byte) int
 	TakeDisks() error
 	Debug(context.Context) ([]vmm.VCPUInfo, error)
+	Devices() ([]vmm.DeviceInfo, error)
 	PressPowerButton() (heard bool, err error)
 	Close() error
 }
@@ -402,7 +403,23 @@ func (h *VM) guest() (machine, error) {
 	return h.vm, nil
 }
 
-// Debug looks at the vCPUs.
+// debugDevices says in the words of the control socket what devices are doing.
+func debugDevices(infos []vmm.DeviceInfo) []control.DeviceDebug {
+	devices := make([]control.DeviceDebug, len(infos))
+	for i, info := range infos {
+		d := control.DeviceDebug{Name: info.Name, State: info.State, Broken: info.Broken}
+		for _, q := range info.Queues {
+			d.Queues = append(d.Queues, control.QueueDebug{
+				Size: q.Size, Ready: q.Ready, Available: int(q.Available), Used: int(q.Used),
+				InFlight: q.InFlight,
+			})
+		}
+		devices[i] = d
+	}
+	return devices
+}
+
+// Debug looks at the vCPUs and the devices.
 func (h *VM) Debug(ctx context.Context) (control.Debug, error) {
 	vm, err := h.guest()
 	if err != nil {
@@ -424,6 +441,11 @@ func (h *VM) Debug(ctx context.Context) (control.Debug, error) {
 			d.VCPUs[i] = control.VCPUDebug{ID: info.ID, Error: info.Err.Error()}
 		}
 	}
+	devices, err := vm.Devices()
+	if err != nil {
+		return control.Debug{}, fmt.Errorf("%w: look at the devices: %w", control.ErrConflict, err)
+	}
+	d.Devices = debugDevices(devices)
 	return d, nil
 }
 

@@ -62,6 +62,14 @@ func (m *fakeMachine) HVCInput(p []byte) int     { return len(p) }
 func (m *fakeMachine) Done() <-chan struct{}     { return m.done }
 func (m *fakeMachine) Close() error              { return nil }
 
+func (m *fakeMachine) Devices() ([]vmm.DeviceInfo, error) {
+	return []vmm.DeviceInfo{{
+		Name: "blk0", State: "broken", Broken: "queue 0: why", Queues: []vmm.QueueInfo{
+			{Size: 128, Ready: true, Available: 65535, Used: 65530, InFlight: 5}, {Size: 64},
+		},
+	}}, nil
+}
+
 func (m *fakeMachine) Debug(context.Context) ([]vmm.VCPUInfo, error) {
 	if !m.Running() {
 		return nil, vmm.ErrEnded
@@ -137,7 +145,11 @@ func TestDebug(t *testing.T) {
 	require.Equal(t, control.Debug{VCPUs: []control.VCPUDebug{
 		{ID: 0, MPState: "halted", RIP: 1 << 63, LVTT: 2, TSCDeadline: 3, TSC: 4, IRR: []int{5}},
 		{ID: 1, Error: vmm.ErrBusy.Error()},
-	}}, d)
+	}, Devices: []control.DeviceDebug{{
+		Name: "blk0", State: "broken", Broken: "queue 0: why", Queues: []control.QueueDebug{
+			{Size: 128, Ready: true, Available: 65535, Used: 65530, InFlight: 5}, {Size: 64},
+		},
+	}}}, d)
 	text, err := json.Marshal(d)
 	require.NoError(t, err)
 	require.Contains(t, string(text), `"rip":"0x8000000000000000","lvtt":"0x2"`)

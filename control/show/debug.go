@@ -10,7 +10,47 @@ import (
 )
 
 // Debug writes what each vCPU is doing, each in one line, or in a paragraph if that is too wide.
+// The devices' queues follow.
 func Debug(w io.Writer, d control.Debug) error {
+	if err := debugVCPUs(w, d); err != nil || len(d.Devices) == 0 {
+		return err
+	}
+	fmt.Fprintln(w)
+	return debugDevices(w, d.Devices)
+}
+
+// debugDevices writes the queues that are in use, and why a device is broken.
+func debugDevices(w io.Writer, devices []control.DeviceDebug) error {
+	var rows [][]string
+	for _, d := range devices {
+		used := false
+		for i, q := range d.Queues {
+			if !q.Ready {
+				continue
+			}
+			used = true
+			rows = append(rows, []string{
+				d.Name, d.State, fmt.Sprint(i), fmt.Sprint(q.Size), fmt.Sprint(q.Available),
+				fmt.Sprint(q.Used), fmt.Sprint(q.InFlight),
+			})
+		}
+		if !used {
+			rows = append(rows, []string{d.Name, d.State, "-", "-", "-", "-", "-"})
+		}
+	}
+	head := []string{"DEVICE", "STATE", "QUEUE", "SIZE", "AVAILABLE", "USED", "IN-FLIGHT"}
+	if err := text.Table(w, head, rows); err != nil {
+		return err
+	}
+	for _, d := range devices {
+		if d.Broken != "" {
+			text.Hanging(w, d.Name+" is broken: ", d.Broken)
+		}
+	}
+	return nil
+}
+
+func debugVCPUs(w io.Writer, d control.Debug) error {
 	var rows [][]string
 	for _, c := range d.VCPUs {
 		row := []string{fmt.Sprint(c.ID), c.Error}

@@ -279,6 +279,27 @@ func TestDebug(t *testing.T) {
 	requireColumns(t, out.String())
 }
 
+// TestDebugDevices: a device without a driver has one line, others one for each queue in use.
+func TestDebugDevices(t *testing.T) {
+	var out bytes.Buffer
+	busy := control.QueueDebug{Size: 128, Ready: true, Available: 65535, Used: 65530, InFlight: 5}
+	const why = "queue 1: the driver broke the rules of the queue: " +
+		"3221225472 bytes at 0xffffffffffffffff, outside of RAM"
+	require.NoError(t, debugDevices(&out, []control.DeviceDebug{
+		{Name: "rng", State: "unused", Queues: []control.QueueDebug{{Size: 64}}},
+		{Name: "net0", State: "working", Queues: []control.QueueDebug{busy, busy}},
+		{Name: "balloon", State: "broken", Broken: why, Queues: []control.QueueDebug{{}, busy}},
+	}))
+	require.Equal(t, `DEVICE   STATE    QUEUE  SIZE  AVAILABLE  USED   IN-FLIGHT
+rng      unused   -      -     -          -      -
+net0     working  0      128   65535      65530  5
+net0     working  1      128   65535      65530  5
+balloon  broken   1      128   65535      65530  5
+balloon is broken: queue 1: the driver broke the rules of the queue: 3221225472
+                   bytes at 0xffffffffffffffff, outside of RAM
+`, out.String())
+}
+
 // TestShort: no count is wider than its column, and none loses more than its fourth digit.
 func TestShort(t *testing.T) {
 	for n, want := range map[int64]string{

@@ -1,6 +1,7 @@
 package virtio
 
 import (
+	"fmt"
 	"log/slog"
 	"sync"
 
@@ -116,9 +117,10 @@ type Device struct {
 	quiet    bool
 	begun    bool // it was resumed once
 	closed   bool
-	loaded   bool // a state was loaded, and the device not resumed yet
-	accused  bool // the log has been told of a driver that breaks rules
-	inFlight int  // chains that the backend has
+	loaded   bool   // a state was loaded, and the device not resumed yet
+	accused  bool   // the log has been told of a driver that breaks rules
+	fault    string // why the device is broken
+	inFlight int    // chains that the backend has
 	// stale counts the chains that the backend has had since before the last reset. The reset is
 	// complete once there are none.
 	stale   int
@@ -326,6 +328,7 @@ func (d *Device) land(n int) {
 // breakDown ends the device's work until it is reset; mu is held.
 func (d *Device) breakDown(i int, err error) {
 	d.status |= statusNeedsReset
+	d.fault = fmt.Sprintf("queue %d: %v", i, err)
 	if d.status&statusDriverOK != 0 {
 		d.interruptConfig()
 	}
