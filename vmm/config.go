@@ -60,6 +60,8 @@ type Options struct {
 	Disks []Disk
 	// Nets are the machine's network cards, in the order in which its guest finds them.
 	Nets []Net
+	// Vsock is the machine's; nil: it has none.
+	Vsock *Vsock
 	// Log gets the messages of devices; nil drops them.
 	Log *slog.Logger
 	// Devices are those that the machine has besides the ones from package vmm. A machine from
@@ -99,6 +101,8 @@ type machineConfig struct {
 	Disks []virtio.DiskIdentity `json:"disks,omitempty"`
 	// Nets are the machine's network cards. A destination must have the same.
 	Nets []virtio.NetIdentity `json:"nets,omitempty"`
+	// Vsock is the machine's, if it has one. A destination must have the same.
+	Vsock *virtio.VsockIdentity `json:"vsock,omitempty"`
 	// Optional holds what a destination may ignore if it does not know it. It refuses any other
 	// unknown key by name. See options.
 	Optional map[string]json.RawMessage `json:"optional,omitempty"`

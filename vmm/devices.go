@@ -27,6 +27,9 @@ func newDevices(opts Options, b backends) *device.Set {
 	for i, n := range b.nets {
 		more = append(more, virtio.NewNet(bus, i, n, opts.log()))
 	}
+	if b.vsock != nil {
+		more = append(more, virtio.NewVsock(bus, b.vsock, opts.log()))
+	}
 	set := device.New(device.Console{
 		Writer: opts.Console, Lossy: opts.ConsoleLossy, Queue: opts.consoleBytes,
 	}, append(more, opts.Devices...)...)
@@ -39,7 +42,8 @@ func reads(devices state.Catalog) state.Catalog { return slices.Concat(kvmKinds,
 
 // known returns the sections of all machines that can be made with these options.
 func known(opts Options) state.Catalog {
-	return slices.Concat(reads(newDevices(opts, backends{}).Catalog()), diskKinds(), netKinds())
+	return slices.Concat(reads(newDevices(opts, backends{}).Catalog()), diskKinds(), netKinds(),
+		state.Catalog{virtio.VsockKind()})
 }
 
 // announced returns the sections of its state that not every machine has.

@@ -214,7 +214,7 @@ func TestDisksThatDoNotFit(t *testing.T) {
 		{"missing", config, []Disk{a, {Path: "/nothing"}}, "there is no such file"},
 		{"more than any machine", endless, []Disk{a, b}, "it has 100002, more than any machine"},
 		{"for a guest without", none, []Disk{a}, "it has 0 and 1 were given: use vmm run " +
-			"--incoming without --disk and --net"},
+			"--incoming without --disk, --net and --vsock"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := NewFromConfig(c.config, Options{Disks: c.disks})

@@ -102,9 +102,9 @@ func openSameNets(cards []Net, source *machineConfig, log *slog.Logger) ([]*virt
 
 // backendFlags returns the command line's flags that a guest's disks and cards need.
 func backendFlags(source *machineConfig) string {
-	flags := diskFlags(source.Disks) + netFlags(source.Nets)
+	flags := diskFlags(source.Disks) + netFlags(source.Nets) + vsockFlag(source.Vsock)
 	if flags == "" {
-		return " without --disk and --net"
+		return " without --disk, --net and --vsock"
 	}
 	return flags
 }
@@ -135,6 +135,7 @@ func netKinds() state.Catalog {
 type backends struct {
 	disks []*virtio.Disk
 	nets  []*virtio.Net
+	vsock *virtio.Vsock // nil: none
 }
 
 // openBackends opens the backends of a new machine, which owns its disks.
@@ -146,6 +147,9 @@ func openBackends(opts Options) (backends, error) {
 	}
 	if err == nil {
 		b.nets, err = openNewNets(opts.Nets, opts.log())
+	}
+	if err == nil && opts.Vsock != nil {
+		b.vsock, err = virtio.OpenVsock(*opts.Vsock)
 	}
 	if err != nil {
 		b.close()
@@ -161,6 +165,9 @@ func openSameBackends(source *machineConfig, opts Options) (backends, error) {
 	if b.disks, err = openSameDisks(opts.Disks, source, opts.log()); err == nil {
 		b.nets, err = openSameNets(opts.Nets, source, opts.log())
 	}
+	if err == nil {
+		b.vsock, err = openSameVsock(opts.Vsock, source)
+	}
 	if err != nil {
 		b.close()
 		return backends{}, err
@@ -171,4 +178,7 @@ func openSameBackends(source *machineConfig, opts Options) (backends, error) {
 func (b *backends) close() {
 	closeDisks(b.disks)
 	closeNets(b.nets)
+	if b.vsock != nil {
+		b.vsock.Close()
+	}
 }

@@ -167,7 +167,7 @@ func TestNetsThatDoNotFit(t *testing.T) {
 		{"more than any machine", endless, []Disk{disk}, []Net{a, a}, "more than any machine"},
 		{
 			"for a guest without", none, nil, []Net{a}, "it has 0 and 1 were given: use vmm run " +
-				"--incoming without --disk and --net",
+				"--incoming without --disk, --net and --vsock",
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -154,6 +154,7 @@ func build(
 	kvmFD kvm.FD, mc machineConfig, guest cpu.Table, devices *device.Set, b backends, opts Options,
 ) (*VM, error) {
 	mc.Disks, mc.Nets = identities(b.disks), netIdentities(b.nets)
+	mc.Vsock = vsockIdentity(b.vsock)
 	vm := &VM{
 		config: mc, kvmFD: kvmFD, fd: kvm.Closed, devices: devices, backends: b, log: opts.log(),
 		over: make(chan struct{}), done: make(chan struct{}),

@@ -20,6 +20,7 @@ type runFlags struct {
 	size               sizeFlag
 	disks              disksFlag
 	nets               netsFlag
+	vsock              vsockFlag
 	cpus               string
 	prefault, insecure bool
 	logLevel           choice[string]
@@ -80,6 +81,8 @@ func (r *runFlags) register(cmd *cobra.Command) {
 		"virtio network card, once for each; option: mac=MAC")
 	f.Var(&r.balloon, "balloon", "whether the guest gives memory that it does not use back to "+
 		"the host: off, or reporting")
+	f.Var(&r.vsock, "vsock", "streams between programs of host and guest (virtio-vsock): the "+
+		"guest's address, and a socket for programs of the host")
 	f.StringVar(&r.cfg.Console, "console", "stdio",
 		"where COM1 goes: stdio, file:PATH (begun anew) or off")
 	f.StringVar(&r.cfg.HVC, "hvc", "off",
@@ -121,6 +124,7 @@ func (r *runFlags) complete(cmd *cobra.Command) {
 	completeFlag(cmd, "hvc", completeHVC)
 	completeFlag(cmd, "disk", completeDisk)
 	completeFlag(cmd, "net", completeNet)
+	completeFlag(cmd, "vsock", cobra.NoFileCompletions)
 	completeFlag(cmd, "name", cobra.NoFileCompletions)
 	completeFlag(cmd, "cmdline", cobra.NoFileCompletions)
 }
@@ -150,7 +154,7 @@ func (r *runFlags) run(cmd *cobra.Command, std streams) error {
 func (r *runFlags) config(cmd *cobra.Command) (process.Config, error) {
 	cfg := r.cfg
 	cfg.MemoryBytes, cfg.DirtyLog = r.size.bytes, r.dirtyLog.value
-	cfg.Disks, cfg.Nets = r.disks.disks, r.nets.cards
+	cfg.Disks, cfg.Nets, cfg.Vsock = r.disks.disks, r.nets.cards, r.vsock.vsock
 	cfg.Balloon = r.balloon.value
 	cfg.Log.Format = r.logFormat.value
 	if err := cfg.Log.Level.UnmarshalText([]byte(r.logLevel.value)); err != nil {

@@ -41,6 +41,7 @@ type Config struct {
 	Initrd      string // file; empty: none
 	Cmdline     string
 	Disks       []vmm.Disk
+	Vsock       *vmm.Vsock // nil: none
 	Nets        []vmm.Net
 	CPU         []*cpu.Processor // as in vmm.Config
 	Balloon     vmm.Balloon
@@ -309,12 +310,22 @@ func (p *process) beginOutput() error { return errors.Join(p.console.begin(), p.
 func (p *process) options() vmm.Options {
 	opts := vmm.Options{
 		DirtyLog: cmp.Or(p.cfg.DirtyLog, dirtylog.Auto), Disks: p.cfg.Disks, Nets: p.cfg.Nets,
-		HVC: p.hvc.Output, Log: p.log,
+		HVC: p.hvc.Output, Vsock: p.vsock(), Log: p.log,
 	}
 	if p.cfg.Console != consoleOff {
 		opts.Console, opts.ConsoleLossy = p.console, p.console.lossy
 	}
 	return opts
+}
+
+// vsock returns the guest's vsock, which makes its socket as control sockets are made.
+func (p *process) vsock() *vmm.Vsock {
+	if p.cfg.Vsock == nil {
+		return nil
+	}
+	v := *p.cfg.Vsock
+	v.Listen = transport.ListenUnix
+	return &v
 }
 
 // readImage reads a file that must fit into a RAM of limit bytes.
