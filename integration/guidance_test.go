@@ -66,10 +66,10 @@ func TestGuidedModes(t *testing.T) {
 	}
 }
 
-// TestTagWays: a guest may also tag by the tag page or by I/O port, and continues to do so after
-// its move.
+// TestTagWays: a guest may also tag by a page in its RAM or in the tag device, or by I/O port, and
+// continues to do so after its move.
 func TestTagWays(t *testing.T) {
-	for _, way := range []string{"fast", "port"} {
+	for _, way := range []string{"fast", "device", "port"} {
 		t.Run(way, func(t *testing.T) {
 			v := newBox(t).travel(1, phased(1, "busy=400ms cool=400ms tag="+way)...)
 			for _, guidance := range []migration.Guidance{
@@ -82,8 +82,10 @@ func TestTagWays(t *testing.T) {
 				info := v.tags()
 				require.Zero(t, info.GuestErrors)
 				require.Len(t, info.Tasks, 1)
-				require.Equal(t, way == "fast", info.Tasks[0].Fast)
+				require.Equal(t, way != "port", info.Tasks[0].Fast)
 				require.Equal(t, way == "fast", info.Page != 0)
+				require.Equal(t, way == "device", info.DevicePages == 1)
+				require.Equal(t, way == "device", info.Tasks[0].Name == "phased")
 			}
 			v.carriesOn()
 		})

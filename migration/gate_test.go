@@ -197,3 +197,36 @@ func TestGateAny(t *testing.T) {
 		require.Zero(t, r.WaitedMS)
 	})
 }
+
+// TestGuestSeesTheDeadline: the register counts down while a closed gate holds the migration back,
+// and is 0 without one.
+func TestGuestSeesTheDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var seen []uint32
+		b := newEnds(t, func(g *guest) {
+			if g.step == 0 {
+				g.m.port.Write(tagging.RegRegister, 4, 1)
+			}
+			g.writeRange(0, 5)
+			if ms := g.m.port.Read(tagging.RegDeadlineMS, 4); len(seen) == 0 ||
+				ms != seen[len(seen)-1] {
+				seen = append(seen, ms)
+			}
+		})
+		defer b.close()
+		b.m.start()
+		time.Sleep(1500 * time.Microsecond)
+		p := guided(RuleXen, GuidanceSwitchover)
+		p.MaxDefer, p.OnTimeout = 300*time.Millisecond, TimeoutForce
+		s := b.source(p)
+		r := s.Run(context.Background())
+		b.checkMoved(s, r)
+		require.True(t, r.Forced)
+		require.EqualValues(t, []uint32{0, 300}, seen[:2], "nothing was deferred yet")
+		require.Greater(t, len(seen), 250)
+		for i := 2; i < len(seen); i++ {
+			require.Less(t, seen[i], seen[i-1])
+		}
+		require.LessOrEqual(t, seen[len(seen)-1], uint32(1))
+	})
+}

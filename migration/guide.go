@@ -92,6 +92,13 @@ func (l gateListener) GateOpened() { l.s.gateChanged(policy.GateOpen) }
 // GateClosed implements tagging.Listener.
 func (l gateListener) GateClosed() { l.s.gateChanged(policy.GateClosed) }
 
+// Deadline implements tagging.Deadliner.
+func (l gateListener) Deadline() (left time.Duration, ok bool) {
+	l.s.mu.Lock()
+	defer l.s.mu.Unlock()
+	return l.s.head.Left(l.s.now())
+}
+
 func (s *Source) gateChanged(to policy.Gate) {
 	s.mu.Lock()
 	changed := policy.Event{Kind: policy.KindGate, Gate: to, Phase: s.report.Phase}

@@ -65,6 +65,15 @@ func (h *Head) budget(now time.Duration) time.Duration {
 	return h.c.MaxDefer - h.Deferral(now).Deferred
 }
 
+// Left returns how long guidance may still hold the migration back before the policy alone decides.
+// ok is false if that does not happen: the gate has no say, or the migration would be cancelled.
+func (h *Head) Left(now time.Duration) (left time.Duration, ok bool) {
+	if !h.obeysGate() || h.ended || h.c.OnTimeout == TimeoutCancel {
+		return 0, false
+	}
+	return max(h.budget(now), 0), true
+}
+
 // recount selects the times that grow, after a change of anything that they depend on.
 func (h *Head) recount(now time.Duration) {
 	costs := h.stay == stayToStart || h.stay == staySuspended || h.converged && h.holdsSwitchover()

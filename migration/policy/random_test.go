@@ -86,6 +86,11 @@ func (w *walk) step(e Event) Action {
 	if w.h.Forced() {
 		require.GreaterOrEqual(w.t, d.Deferred, w.c.MaxDefer)
 	}
+	if left, ok := w.h.Left(w.now); ok {
+		require.False(w.t, w.h.Forced())
+		require.Equal(w.t, TimeoutForce, w.c.OnTimeout)
+		require.Equal(w.t, max(w.c.MaxDefer-d.Deferred, 0), left)
+	}
 	if a.Phase != "" {
 		w.phase = a.Phase
 	}
