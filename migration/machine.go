@@ -27,10 +27,10 @@ type Machine interface {
 	// Running tells whether the vCPUs run. A machine paused by its user migrates and stays paused.
 	Running() bool
 	// RequestPause asks the vCPUs to stop and returns at once, so that a vCPU's own
-	// thread may call it from an exit. Pause completes it.
+	// thread may call it from an exit. Park completes it.
 	RequestPause()
-	// Park returns once no vCPU runs and no I/O access of theirs is half done. Devices may still
-	// work.
+	// Park asks the vCPUs to stop, and returns once no vCPU runs and no I/O access of theirs is
+	// half done. Devices may still work.
 	Park() error
 	// Resume lets the vCPUs run again, and the devices work. It undoes all that Storage does.
 	Resume() error

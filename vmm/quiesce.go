@@ -67,15 +67,16 @@ func (vm *VM) Busy() string {
 	return strings.Join(busy, ", ")
 }
 
-// Park returns once no vCPU runs and none has an access half done, after RequestPause. Devices may
-// still work. It returns ErrEnded and ErrRunning as Pause does.
+// Park asks the vCPUs to stop, and returns once no vCPU runs and none has an access half done.
+// Devices may still work. It returns ErrEnded and ErrRunning as Pause does.
 func (vm *VM) Park() error {
+	vm.RequestPause()
 	vm.mu.Lock()
 	defer vm.mu.Unlock()
 	return vm.awaitParked()
 }
 
-// Quiesce is Pause without its request: it returns once vCPUs and devices stand still. If ctx ends
+// Quiesce follows a request to pause: it returns once vCPUs and devices stand still. If ctx ends
 // before the devices do, it returns ErrHostBusy, and the vCPUs stay stopped.
 func (vm *VM) Quiesce(ctx context.Context) error {
 	vm.mu.Lock()

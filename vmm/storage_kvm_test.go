@@ -1,0 +1,148 @@
+package vmm
+
+import (
+	"context"
+	"net"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"taskguide/migration"
+	"taskguide/vmm/device/virtio"
+)
+
+// destination makes the machine that a guest arrives in.
+type destination struct {
+	disk Disk
+	vm   atomic.Pointer[VM]
+}
+
+// Build implements [migration.Builder].
+func (d *destination) Build(config []byte) (migration.Incoming, error) {
+	vm, err := NewFromConfig(config, Options{Disks: []Disk{d.disk}})
+	if err == nil {
+		d.vm.Store(vm)
+	}
+	return vm, err
+}
+
+// moveWhileStorageHangs moves a guest whose write hangs, or the fdatasync after it. The storage
+// goes on once a switchover was taken back goOnAfter times.
+func moveWhileStorageHangs(
+	t *testing.T, what virtio.Op, goOnAfter int,
+) (src, dst *VM, disk Disk, r migration.Report) {
+	disk = newImage(t)
+	src = newDiskVM(t, disk)
+	require.NoError(t, src.Boot(testKernel(writeAndWait()), nil, ""))
+	h := hang(t, src.disks[0], what, nil)
+	t.Cleanup(h.goOn)
+	require.NoError(t, src.Resume())
+	<-h.begun
+
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	to := &destination{disk: disk}
+	d := migration.Destination{Builder: to}
+	ctx, cancel := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() {
+		_, err := d.Serve(ctx, ln)
+		served <- err
+	}()
+	t.Cleanup(func() {
+		cancel()
+		<-served
+		if vm := to.vm.Load(); vm != nil {
+			require.NoError(t, vm.Close())
+		}
+	})
+	p, err := migration.Params{
+		Destination: "tcp:" + ln.Addr().String(), StandstillLimit: 300 * time.Millisecond,
+	}.WithDefaults()
+	require.NoError(t, err)
+	var s *migration.Source
+	s, err = migration.NewSource(src, p, func(n migration.Notice) {
+		// A notice comes several times a second.
+		if n.Kind == migration.NoticeProgress && len(s.Report().DrainsTakenBack) >= goOnAfter {
+			h.goOn()
+		}
+	})
+	require.NoError(t, err)
+	running := make(chan struct{})
+	go func() { // the guest is never stopped while its storage hangs
+		defer close(running)
+		for {
+			select {
+			case <-h.free:
+				return
+			case <-ctx.Done():
+				return
+			default:
+				if !src.Running() {
+					t.Error("the guest stands still while its storage hangs")
+					return
+				}
+				time.Sleep(time.Millisecond)
+			}
+		}
+	}()
+	r = s.Run(t.Context())
+	if goOnAfter > p.StandstillRetries {
+		require.True(t, src.Running())
+		h.goOn()
+	}
+	<-running
+	return src, to.vm.Load(), disk, r
+}
+
+// mayEnd is where the guest looks whether it may end.
+const mayEnd = testBuffer + 0x3000
+
+// writeAndWait is code that rings for the request to write, waits until it was used, and then until
+// it may end.
+func writeAndWait() []byte {
+	return code(
+		0x66, 0xc7, 0x05, imm32(notifyOf(slotDisk)), 0, 0, // mov word [notify], 0
+		0x66, 0x83, 0x3d, imm32(testUsed+2), 1, // 1: cmp word [used index], 1
+		0x75, 0xf6, // jne 1b
+		0x66, 0x83, 0x3d, imm32(mayEnd), 1, // 2: cmp word [may end], 1
+		0x75, 0xf6, // jne 2b
+		exitWith(9),
+	)
+}
+
+// requireWrittenOnce lets the guest end, and checks what it wrote.
+func requireWrittenOnce(t *testing.T, vm *VM, disk Disk) {
+	vm.guest.StoreUint16(mayEnd, 1)
+	requireWritten(t, vm, disk)
+	used, _ := vm.guest.LoadUint16(testUsed + 2)
+	require.EqualValues(t, 1, used)
+}
+
+// TestMoveAfterStorageThatHung: the switchover is taken back while the storage hangs. Once it goes
+// on, the guest moves, and its write is done once and for all.
+func TestMoveAfterStorageThatHung(t *testing.T) {
+	for _, what := range []virtio.Op{virtio.OpWrite, virtio.OpSync} {
+		t.Run(string(what), func(t *testing.T) {
+			_, dst, disk, r := moveWhileStorageHangs(t, what, 1)
+			require.Equal(t, migration.StatusCompleted, r.Status, r.Error)
+			require.NotEmpty(t, r.DrainsTakenBack)
+			require.Contains(t, r.DrainsTakenBack[0].Ended, "disk "+disk.Path)
+			require.Len(t, r.Standstills, 1)
+			requireWrittenOnce(t, dst, disk)
+		})
+	}
+}
+
+// TestGuestOfStorageThatHangsStays, with its disk, and its write is done once the storage goes on.
+func TestGuestOfStorageThatHangsStays(t *testing.T) {
+	src, _, disk, r := moveWhileStorageHangs(t, virtio.OpWrite, 100)
+	require.Equal(t, migration.StatusFailed, r.Status)
+	require.Contains(t, r.Error, migration.ErrStorage.Error())
+	require.Contains(t, r.Error, "disk "+disk.Path)
+	require.Len(t, r.DrainsTakenBack, 3)
+	require.Empty(t, r.Standstills)
+	requireWrittenOnce(t, src, disk)
+}
