@@ -77,7 +77,7 @@ func TestDisksThatAreNotTheSources(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		disks  []string
-		change func(transport.Type, []byte) []byte
+		change rewrite
 		want   string
 	}{
 		{"none", nil, nil, "use vmm run --incoming --disk FILE --disk FILE --disk FILE,readonly"},
@@ -122,8 +122,7 @@ func TestDisksThatAreNotTheSources(t *testing.T) {
 	} {
 		name := strings.ReplaceAll(c.name, " ", "-")
 		destination, to := b.incoming(&guest{}, name, "tcp:127.0.0.1:0", c.disks...)
-		relay := newRelay(t, to, frameOf{})
-		relay.change = c.change
+		relay := newRelay(t, to, frameOf{}, c.change)
 		r := b.vmm("migrate", "source", relay.address(), "--channels", "1")
 		require.Equal(t, 1, r.status, c.name)
 		require.Contains(t, r.stderr, c.want, c.name)

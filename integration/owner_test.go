@@ -90,7 +90,7 @@ func newHandover(t *testing.T, hold frameOf) *handover {
 	require.True(t, h.source.owns(h.disk))
 	var to string
 	h.destination, to = b.incoming(h.there, "destination", "tcp:127.0.0.1:0", "--disk", h.disk)
-	h.relay = newRelay(t, to, hold)
+	h.relay = newRelay(t, to, hold, nil)
 	_, h.migrate = b.background("migrate", "source", h.relay.address(), "--channels", "1")
 	select {
 	case <-h.relay.held:

@@ -16,11 +16,10 @@ import (
 // relay is a proxy to a destination that passes a migration of one channel frame by frame. It can
 // hold one of them back, and everything behind it.
 type relay struct {
-	ln   net.Listener
-	to   string
-	hold frameOf
-	// change, if set, gets the payload of each message from the source and may replace it.
-	change func(transport.Type, []byte) []byte
+	ln     net.Listener
+	to     string
+	hold   frameOf
+	change rewrite // nil: nothing is changed
 
 	held chan struct{} // closed once that frame is held back
 	goOn chan struct{} // closed to pass it
@@ -31,18 +30,21 @@ type relay struct {
 	gone bool     // what is held back never arrives
 }
 
+// rewrite gets the payload of each message from the source and may replace it.
+type rewrite func(transport.Type, []byte) []byte
+
 // frameOf names a frame by its type and its direction.
 type frameOf struct {
 	direction int
 	kind      transport.Type
 }
 
-func newRelay(t *testing.T, to string, hold frameOf) *relay {
+func newRelay(t *testing.T, to string, hold frameOf, change rewrite) *relay {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	r := &relay{
-		ln: ln, to: strings.TrimPrefix(to, "tcp:"), hold: hold,
+		ln: ln, to: strings.TrimPrefix(to, "tcp:"), hold: hold, change: change,
 		held: make(chan struct{}), goOn: make(chan struct{}),
 	}
 	var wg sync.WaitGroup
