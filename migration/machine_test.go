@@ -222,7 +222,13 @@ func (m *fakeMachine) SaveState() ([]byte, error) {
 	return append(state, m.port.Save()...), m.failSave
 }
 
-func (m *fakeMachine) Park() error { return m.Pause() }
+// Park does not ask the vCPUs to pause, as that of a real machine does not.
+func (m *fakeMachine) Park() error {
+	if m.Running() {
+		return errors.New("nobody has asked the machine to pause")
+	}
+	return m.Pause()
+}
 
 // fakeStorage is what a fakeMachine's devices ask of the host.
 type fakeStorage struct {

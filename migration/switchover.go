@@ -112,6 +112,7 @@ func (s *Source) pause() (*standstill, *stopwatch, error) {
 		parts.ExitMS = watch.lap()
 	}
 	s.mu.Unlock()
+	s.m.RequestPause()
 	if err := s.m.Park(); err != nil {
 		return st, nil, fmt.Errorf("pause the guest: %w", err)
 	}
