@@ -28,8 +28,9 @@ preflight:
 	@./scripts/preflight.sh
 
 .PHONY: build
-build: ## build bin/vmm, statically
+build: ## build bin/vmm, and bin/vmm-tag for Linux guests, statically
 	$(GOBUILD) -o bin/vmm ./cmd/vmm
+	$(GOBUILD) -o bin/vmm-tag ./cmd/vmm-tag
 
 include install.mk
 

@@ -26,6 +26,15 @@
 // memory shared with the host instead. Tags then cost nanoseconds, and leave the machine only
 // during a migration.
 //
-// Programs need the rights of root (CAP_SYS_RAWIO, and CAP_SYS_ADMIN for fast tags). Package
-// tagging describes the registers and the page; its include/tag.h is the same in C.
+// # Without rights
+//
+// Where the daemon of vmm-tag runs, a program needs no rights. [Dial] connects it, and
+// [Client.Open] opens a task, whose slot is in the RAM of the tag device. A program that dies is
+// unregistered then, and names of tasks are shown to the operator.
+//
+// # With the rights of root
+//
+// [Open] works without a daemon. It needs the rights of root (CAP_SYS_RAWIO, and CAP_SYS_ADMIN for
+// fast tags). Package tagging describes the registers and the page; its include/tag.h is the same
+// in C.
 package guest

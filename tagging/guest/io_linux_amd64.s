@@ -13,3 +13,8 @@ TEXT ·out32(SB), NOSPLIT, $0-8
 	MOVL v+4(FP), AX
 	OUTL
 	RET
+
+// func Fence()
+TEXT ·Fence(SB), NOSPLIT, $0-0
+	MFENCE
+	RET

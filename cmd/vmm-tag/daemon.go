@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/user"
+	"strconv"
+	"time"
+
+	"taskguide/tagging/guest"
+)
+
+// config is what the daemon is told.
+type config struct {
+	socket string
+	group  string // whose members may connect; empty: root alone
+	device string // its folder; empty: found
+	// wake is how often the daemon renews the leases, and leases how many times as long they are.
+	wake   time.Duration
+	leases int
+}
+
+// serve runs the daemon until ctx ends.
+func serve(ctx context.Context, c config, log *slog.Logger) error {
+	folder := c.device
+	if folder == "" {
+		var err error
+		if folder, err = guest.DeviceFolder(); err != nil {
+			return err
+		}
+	}
+	dev, err := guest.OpenDevice(folder)
+	if err != nil {
+		return fmt.Errorf("open the tag device: %w", err)
+	}
+	listener, err := listen(c)
+	if err != nil {
+		return errors.Join(err, dev.Close())
+	}
+	defer listener.Close()
+	term := c.wake * time.Duration(c.leases)
+	r := newRegistry(newPages(dev, uint32(term.Milliseconds())))
+	context.AfterFunc(ctx, func() { listener.Close() })
+	go r.renewForever(ctx, c.wake, log)
+	log.Info("the tag device is served at " + c.socket)
+	for {
+		conn, err := listener.AcceptUnix()
+		if ctx.Err() != nil {
+			r.endAll()
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		go func() {
+			defer conn.Close()
+			s, err := newSession(conn)
+			if err != nil {
+				log.Warn("a program could not be identified: " + err.Error())
+				return
+			}
+			s.serve(r)
+		}()
+	}
+}
+
+// listen makes the socket. Who may connect may write all pages of the device.
+func listen(c config) (*net.UnixListener, error) {
+	if err := removeStale(c.socket); err != nil {
+		return nil, err
+	}
+	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: c.socket, Net: "unixpacket"})
+	if err != nil {
+		return nil, err
+	}
+	mode := os.FileMode(0o600)
+	if c.group != "" {
+		g, err := user.LookupGroup(c.group)
+		if err != nil {
+			return nil, errors.Join(err, l.Close())
+		}
+		gid, err := strconv.Atoi(g.Gid)
+		if err == nil {
+			err = os.Chown(c.socket, -1, gid)
+		}
+		if err != nil {
+			return nil, errors.Join(err, l.Close())
+		}
+		mode = 0o660
+	}
+	if err := os.Chmod(c.socket, mode); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
+}
+
+// removeStale removes the socket of a daemon that is dead.
+func removeStale(socket string) error {
+	c, err := guest.Dial(socket)
+	if err == nil {
+		return errors.Join(fmt.Errorf("a daemon listens at %s already", socket), c.Close())
+	}
+	if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+func (r *registry) renewForever(ctx context.Context, wake time.Duration, log *slog.Logger) {
+	tick := time.NewTicker(wake)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			if n := r.renew(); n > 0 {
+				log.Warn(fmt.Sprintf("tasks lost, because this daemon did not run: %d", n))
+			}
+		}
+	}
+}
+
+// endAll ends all tasks, because nobody is left to end them.
+func (r *registry) endAll() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, t := range r.tasks {
+		r.end(t)
+	}
+}

@@ -1,0 +1,50 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// watchProcess calls dead once the process has ended. A connection alone would not tell: a child
+// that the process forked may hold on to it.
+func watchProcess(pid int, dead func()) error {
+	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
+	if err != nil {
+		return fmt.Errorf("watch process %d: %w", pid, err)
+	}
+	f := os.NewFile(uintptr(fd), "pidfd")
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	go func() {
+		defer f.Close()
+		_ = raw.Read(func(fd uintptr) (done bool) {
+			poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+			n, err := unix.Poll(poll, 0)
+			return n > 0 || err != nil && !errors.Is(err, unix.EINTR)
+		})
+		dead()
+	}()
+	return nil
+}
+
+// parentOf returns the process that started another one.
+func parentOf(pid int) (int, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	// The command's name is in parentheses, and may have some itself.
+	_, rest, _ := strings.Cut(string(text[max(0, strings.LastIndex(string(text), ")")):]), ") ")
+	fields := strings.Fields(rest)
+	if len(fields) < 2 {
+		return 0, fmt.Errorf("process %d has no parent", pid)
+	}
+	return strconv.Atoi(fields[1])
+}

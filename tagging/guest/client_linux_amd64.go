@@ -1,0 +1,254 @@
+package guest
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"taskguide/tagging/abi"
+)
+
+// Socket is where the daemon listens unless it is told otherwise.
+const Socket = "/run/vmm-tag.sock"
+
+// Request is what a program asks of the daemon: one JSON object a packet of the socket, which is a
+// SOCK_SEQPACKET. Each gets one [Answer], in order.
+type Request struct {
+	// Op is one of:
+	//
+	//	open    a task of the calling program, with a slot: the answer has the RAM's descriptor
+	//	ring    that task's depth has changed while notify was set; answered once the host knows
+	//	close   the task ends
+	//	enter   a task of the calling program's parent enters a segment: for shell scripts
+	//	exit    it leaves it
+	//	begin   a run begins, of a task of the parent that is inside but for its runs
+	//	end     the run ends
+	//	status  what there is
+	Op    string `json:"op"`
+	Name  string `json:"name,omitempty"`  // of the task: open, enter, exit, begin, end
+	ID    uint32 `json:"id,omitempty"`    // of the task: ring, close
+	Enter bool   `json:"enter,omitempty"` // ring: the task entered, it did not exit
+}
+
+// Answer is the daemon's.
+type Answer struct {
+	Error  string  `json:"error,omitempty"`
+	ID     uint32  `json:"id,omitempty"`
+	Page   int     `json:"page,omitempty"`
+	Slot   int     `json:"slot,omitempty"`
+	Status *Status `json:"status,omitempty"`
+}
+
+// Status is the state of the device and of the daemon's tasks.
+type Status struct {
+	State      abi.MigrationState `json:"state"`
+	DeadlineMS uint32             `json:"deadline_ms"` // 0: none
+	Epoch      uint32             `json:"epoch"`
+	Tasks      []TaskStatus       `json:"tasks"`
+}
+
+// TaskStatus is one task.
+type TaskStatus struct {
+	ID    uint32 `json:"id"`
+	Name  string `json:"name"`
+	PID   int    `json:"pid"` // whose it is
+	Depth uint32 `json:"depth"`
+}
+
+// MaxRequest and MaxAnswer are the most bytes of a request and of an answer. Names are no longer
+// than a slot has room for, so every status fits.
+const (
+	MaxRequest = 4 << 10
+	MaxAnswer  = 160 << 10
+)
+
+// ErrUntagged is returned once the daemon is gone: the program runs on, untagged.
+var ErrUntagged = errors.New("untagged: the tag daemon is gone")
+
+// Client is a program's connection to the daemon. It is safe for concurrent use.
+type Client struct {
+	mu   sync.Mutex
+	conn *net.UnixConn
+	gone bool
+	ram  *RAM // mapped by the first task
+}
+
+// Dial connects to the daemon at a socket. Programs that get an error run untagged.
+func Dial(socket string) (*Client, error) {
+	conn, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: socket, Net: "unixpacket"})
+	if err != nil {
+		return nil, fmt.Errorf("untagged: no tag daemon: %w", err)
+	}
+	return &Client{conn: conn}, nil
+}
+
+// Close ends the connection, and the tasks that were opened by it. The device's RAM stays mapped,
+// because slots may still look at it.
+func (c *Client) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.gone = true
+	return c.conn.Close()
+}
+
+// Ask asks the daemon and waits for its answer.
+func (c *Client) Ask(q Request) (Answer, error) {
+	return c.AskWhile(q, func() bool { return true })
+}
+
+// AskWhile waits only for as long as alive is true, which it looks at every 50 ms. Otherwise it
+// returns ErrUntagged.
+func (c *Client) AskWhile(q Request, alive func() bool) (Answer, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	a, file, err := c.ask(q, alive)
+	if file != nil {
+		_ = file.Close()
+	}
+	return a, err
+}
+
+// pollAlive is how often a client that waits looks whether its page still has its magic.
+const pollAlive = 50 * time.Millisecond
+
+// ask asks, and waits for as long as alive is true; mu is held.
+func (c *Client) ask(q Request, alive func() bool) (Answer, *os.File, error) {
+	if c.gone {
+		return Answer{}, nil, ErrUntagged
+	}
+	text, err := json.Marshal(q)
+	if err == nil {
+		_, err = c.conn.Write(text)
+	}
+	packet, rights := make([]byte, MaxAnswer), make([]byte, unix.CmsgSpace(4))
+	var n, oob int
+	for err == nil {
+		_ = c.conn.SetReadDeadline(time.Now().Add(pollAlive))
+		n, oob, _, _, err = c.conn.ReadMsgUnix(packet, rights)
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			break
+		}
+		if err = nil; !alive() {
+			err = ErrUntagged
+		}
+	}
+	var a Answer
+	if err == nil && n == 0 {
+		err = ErrUntagged
+	}
+	if err == nil {
+		err = json.Unmarshal(packet[:n], &a)
+	}
+	if err != nil {
+		c.gone = true
+		_ = c.conn.Close()
+		return a, nil, ErrUntagged
+	}
+	file := received(rights[:oob])
+	if a.Error != "" {
+		return a, file, errors.New(a.Error)
+	}
+	return a, file, nil
+}
+
+// received returns the file that came with a packet, or nil.
+func received(rights []byte) *os.File {
+	messages, err := unix.ParseSocketControlMessage(rights)
+	if err != nil || len(messages) != 1 {
+		return nil
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil || len(fds) == 0 {
+		return nil
+	}
+	for _, extra := range fds[1:] {
+		_ = unix.Close(extra)
+	}
+	unix.CloseOnExec(fds[0])
+	return os.NewFile(uintptr(fds[0]), "tag device")
+}
+
+// Slot is a task with a slot of the tag device. One goroutine at a time may use it.
+type Slot struct {
+	c        *Client
+	ram      RAM
+	id       uint32
+	page, at uint32
+	depth    uint32
+}
+
+// Open makes a task of this program take part, outside any segment.
+func (c *Client) Open(name string) (*Slot, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	a, file, err := c.ask(Request{Op: "open", Name: name}, func() bool { return true })
+	if file != nil {
+		defer file.Close()
+	}
+	switch {
+	case err != nil:
+		return nil, err
+	case a.Page < 0 || a.Page >= abi.DevicePages || a.Slot < 0 || a.Slot >= abi.PageSlots:
+		return nil, fmt.Errorf("the tag daemon answers with slot %d of page %d", a.Slot, a.Page)
+	case c.ram == nil && file == nil:
+		return nil, errors.New("the tag daemon answers without the device's RAM")
+	case c.ram == nil:
+		ram, err := MapRAM(file)
+		if err != nil {
+			return nil, err
+		}
+		c.ram = &ram
+	}
+	return &Slot{
+		c: c, ram: *c.ram, id: a.ID, page: PageAt(a.Page), at: SlotAt(a.Page, a.Slot),
+	}, nil
+}
+
+// Enter begins a segment. Segments nest. It returns ErrUntagged once the daemon is gone, and has no
+// effect then.
+func (s *Slot) Enter() error {
+	s.depth++
+	return s.tell(true)
+}
+
+// Exit ends the segment. While a migration goes on, it returns only once the host knows, because
+// the machine may be moved inside this very call. Outside of a segment it does nothing.
+func (s *Slot) Exit() error {
+	if s.depth == 0 {
+		return nil
+	}
+	s.depth--
+	return s.tell(false)
+}
+
+// tell stores the depth, and rings if the host wants it.
+func (s *Slot) tell(enter bool) error {
+	if !s.Alive() {
+		return ErrUntagged
+	}
+	s.ram.Store(s.at+SlotDepthAt, s.depth)
+	Fence()
+	if s.ram.Load(s.page+PageNotifyAt) == 0 {
+		return nil
+	}
+	_, err := s.c.AskWhile(Request{Op: "ring", ID: s.id, Enter: enter}, s.Alive)
+	return err
+}
+
+// Alive tells whether the page is still a tag page, and the slot still this task's.
+func (s *Slot) Alive() bool {
+	return s.ram.Load(s.page+PageMagicAt) == abi.PageMagic &&
+		s.ram.Load(s.at+SlotFlagsAt) == abi.SlotUsed && s.ram.Load(s.at+SlotTaskAt) == s.id
+}
+
+// Close ends the task.
+func (s *Slot) Close() error {
+	_, err := s.c.AskWhile(Request{Op: "close", ID: s.id}, s.Alive)
+	return err
+}
