@@ -68,7 +68,11 @@ type VM struct {
 	onReset  OnReset
 	moved    chan struct{} // closed once the guest runs elsewhere
 
-	// mu makes every decision one step. No call under it waits for another process.
+	// pauses lets one pause be under way. It is taken before mu.
+	pauses sync.Mutex
+
+	// mu makes every decision one step. No call under it waits for another process, or for storage
+	// without an end.
 	mu        sync.Mutex
 	state     control.State
 	incoming  string
@@ -77,6 +81,7 @@ type VM struct {
 	stop      chan struct{} // closed by the order to stop; replaced if that is withdrawn
 	hurry     chan struct{} // closed by an order to end at once; replaced as stop is
 	stopping  bool
+	pausing   bool  // a pause waits for the devices, without mu
 	signalled bool  // a signal orders it, too
 	forced    bool  // the order to stop includes a copy that may be the only one
 	order     order // the first order to stop
@@ -242,6 +247,8 @@ func (h *VM) requireHere() error {
 	switch {
 	case h.stopping:
 		return fmt.Errorf("%w: the VM is being stopped", control.ErrConflict)
+	case h.pausing:
+		return fmt.Errorf("%w: the VM is being paused", control.ErrConflict)
 	case h.last != nil && h.last.running():
 		return fmt.Errorf("%w: a migration to %s is under way: wait for it or cancel it",
 			control.ErrConflict, h.last.dest)
@@ -259,17 +266,30 @@ func (h *VM) requireHere() error {
 	}
 }
 
-// Pause stops the vCPUs. It has no effect on a paused VM.
+// Pause stops the vCPUs. It has no effect on a paused VM. If the host does not finish what devices
+// have asked for, it fails after a while, and the guest runs on.
 func (h *VM) Pause() error {
+	h.pauses.Lock()
+	defer h.pauses.Unlock()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err := h.requireHere(); err != nil {
 		return err
 	}
-	if err := h.vm.Pause(); err != nil {
+	vm := h.vm
+	h.pausing = true
+	h.mu.Unlock() // so that the VM can be asked about, and ended, if its storage hangs
+	err := vm.Pause()
+	h.mu.Lock()
+	h.pausing = false
+	switch {
+	case errors.Is(err, vmm.ErrHostBusy):
+		return fmt.Errorf("%w: not paused, the guest runs on: %w", control.ErrConflict, err)
+	case err != nil:
 		return fmt.Errorf("pause: %w", err)
+	case h.vm == vm && h.state == control.StateRunning:
+		h.setState(control.StatePaused)
 	}
-	h.setState(control.StatePaused)
 	return nil
 }
 

@@ -44,6 +44,8 @@ type fakeMachine struct {
 	noDisks error
 
 	disksTaken int // how often TakeDisks was called
+
+	pausing chan struct{} // unless nil: what Pause waits for, and then fails
 }
 
 func newFakeMachine(t *testing.T) *fakeMachine {
@@ -96,8 +98,19 @@ func (m *fakeMachine) set(running bool) error {
 	return nil
 }
 
-func (m *fakeMachine) Pause() error { return m.set(false) }
-func (m *fakeMachine) Stop()        { m.end(vmm.Exit{Reason: vmm.ExitStopped}) }
+func (m *fakeMachine) Pause() error {
+	if m.pausing == nil {
+		return m.set(false)
+	}
+	select {
+	case <-m.pausing:
+		return vmm.ErrHostBusy
+	case <-m.done:
+		return vmm.ErrEnded
+	}
+}
+
+func (m *fakeMachine) Stop() { m.end(vmm.Exit{Reason: vmm.ExitStopped}) }
 
 func (m *fakeMachine) TakeDisks() error {
 	m.disksTaken++
@@ -701,9 +714,41 @@ func TestNoMigrationOfAnEndedGuest(t *testing.T) {
 	require.Equal(t, control.StateStopped, b.Info().State)
 }
 
+// TestPauseThatHangs: while a pause waits for storage, the VM answers, begins nothing else, and can
+// be ended. When the pause fails, the guest is said to run on.
+func TestPauseThatHangs(t *testing.T) {
+	for _, stopped := range []bool{false, true} {
+		b := running(t)
+		b.machine.pausing = make(chan struct{})
+		paused := make(chan error, 1)
+		go func() { paused <- b.Pause() }()
+		require.Eventually(t, func() bool {
+			return errors.Is(b.Resume(control.ResumeSafe), control.ErrConflict)
+		}, deadline, time.Millisecond)
+		require.Equal(t, control.StateRunning, b.Info().State)
+		_, err := b.StartMigration(migration.Params{Destination: "unix:/d"})
+		require.ErrorContains(t, err, "the VM is being paused")
+		if stopped {
+			require.NoError(t, b.Stop(control.StopNow))
+			require.Equal(t, control.EndStop, b.end().how)
+			require.ErrorIs(t, <-paused, vmm.ErrEnded)
+			require.Equal(t, control.StateStopped, b.Info().State)
+			continue
+		}
+		close(b.machine.pausing)
+		err = <-paused
+		require.ErrorIs(t, err, control.ErrConflict)
+		require.ErrorContains(t, err, "not paused, the guest runs on")
+		require.Equal(t, control.StateRunning, b.Info().State)
+		b.machine.pausing = nil
+		require.NoError(t, b.Pause())
+		require.Equal(t, control.StatePaused, b.Info().State)
+	}
+}
+
 // TestBuildsOnlyWhatFits: a machine larger than the host is refused before it is made.
 func TestBuildsOnlyWhatFits(t *testing.T) {
-	b := builder{process: &process{}, ctx: context.Background()}
+	b := builder{process: &process{hvc: &hvc{}}, ctx: context.Background()}
 	config, err := json.Marshal(map[string]any{
 		"version": 2, "memory_bytes": int64(memory.MaxSize), "cpus": 1,
 	})
