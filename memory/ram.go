@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -258,7 +259,43 @@ func (r *RAM) Backed() (int, error) {
 // Allocated adds to pages every page that the host backs with memory. It does not read the others:
 // they were never written, or released, so they are holes of the memfd and read as zero (lseek(2),
 // SEEK_DATA).
+//
+// Before Linux 6.4, pages look like holes for a moment when the host makes a huge page of them
+// (khugepaged; mended by "mm/khugepaged: maintain page cache uptodate flag"). The host counts them
+// all the same. So while it counts more pages than it shows, Allocated looks again, for a while. It
+// does not wait for long, because a page that is allocated and was never written looks the same.
 func (r *RAM) Allocated(pages *Bitmap) error {
+	tries := 0
+	return r.allocated(pages, func() bool {
+		tries++
+		_ = unix.Nanosleep(&unix.Timespec{Nsec: int64(time.Millisecond)}, nil)
+		return tries < 64
+	})
+}
+
+// allocated is Allocated, which looks again for as long as again says so.
+func (r *RAM) allocated(pages *Bitmap, again func() bool) error {
+	// A huge page at the end of RAM may go beyond it, and is counted as a whole.
+	const hugePages = 2 << 20 / PageSize
+	beyond := (hugePages - r.Pages()%hugePages) % hugePages
+	for {
+		backed, err := r.Backed()
+		if err != nil {
+			return err
+		}
+		found := NewBitmap(r.Pages())
+		if err := r.shown(found); err != nil {
+			return err
+		}
+		pages.Or(found)
+		if found.Count()+beyond >= backed || !again() {
+			return nil
+		}
+	}
+}
+
+// shown adds to pages every page that the host shows as backed with memory.
+func (r *RAM) shown(pages *Bitmap) error {
 	for off := int64(0); off < r.Size(); {
 		data, err := unix.Seek(r.fd, off, unix.SEEK_DATA)
 		if err == unix.ENXIO {

@@ -253,3 +253,27 @@ func BenchmarkPopulate(b *testing.B) {
 		r.Close()
 	}
 }
+
+// TestAllocatedLooksAgain: a page that the host counts and does not show is looked for again. The
+// host hides pages like this while it makes a huge page of them.
+func TestAllocatedLooksAgain(t *testing.T) {
+	r := newRAM(t, MinSize)
+	r.Page(7)[0] = 1
+	const hidden = 100
+	require.NoError(t, unix.Fallocate(r.FD(), 0, hidden*PageSize, PageSize))
+	found := NewBitmap(r.Pages())
+	looks := 0
+	require.NoError(t, r.allocated(found, func() bool {
+		if looks++; looks == 3 {
+			r.Page(hidden)[0] = 1
+		}
+		return true
+	}))
+	require.Equal(t, 3, looks)
+	require.True(t, found.Test(7) && found.Test(hidden))
+	require.Equal(t, 2, found.Count())
+
+	require.NoError(t, unix.Fallocate(r.FD(), 0, (hidden+1)*PageSize, PageSize))
+	require.NoError(t, r.allocated(found, func() bool { return false }), "it need not appear")
+	require.Equal(t, 2, found.Count())
+}
