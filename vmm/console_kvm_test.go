@@ -8,6 +8,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"taskguide/vmm/device"
+	"taskguide/vmm/device/devicetest"
 	"taskguide/vmm/state"
 )
 
@@ -78,4 +80,27 @@ func TestMachineWithoutASecondConsole(t *testing.T) {
 	defer func() { require.NoError(t, old.Close()) }()
 	require.Equal(t, 5000, old.HVCInput(make([]byte, 5000)))
 	require.Equal(t, 4096, vm.HVCInput(make([]byte, 5000)))
+}
+
+// stayer is a device that gives something away with its state.
+type stayer struct {
+	*devicetest.Counter
+	stayed int
+}
+
+func (s *stayer) Stay() { s.stayed++ }
+
+// TestDevicesOfAGuestThatStays: when the disks come back, so does all else.
+func TestDevicesOfAGuestThatStays(t *testing.T) {
+	s := &stayer{Counter: devicetest.NewCounter(devicetest.NoFault)}
+	vm, err := New(Config{
+		MemoryBytes: 16 << 20, CPUs: 1, Options: Options{Devices: []device.Device{s}},
+	})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, vm.Close()) }()
+	_, err = vm.SaveState()
+	require.NoError(t, err)
+	require.Zero(t, s.stayed)
+	require.NoError(t, vm.TakeDisks())
+	require.Equal(t, 1, s.stayed)
 }

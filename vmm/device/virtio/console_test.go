@@ -289,3 +289,21 @@ func TestConsoleForeignState(t *testing.T) {
 			more...)), `state of device "console"`, name)
 	}
 }
+
+// FuzzConsoleLoad gives a console the state of another host. It takes it whole or refuses it.
+func FuzzConsoleLoad(f *testing.F) {
+	f.Add([]byte{1, 0, 0, 0, 2, 0, 'a', 'b', 'c'})
+	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 0, 0})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		p := &port{out: newOutlet(device.Console{Writer: newReader(everything)}, func() {})}
+		if p.load(data) != nil {
+			return
+		}
+		require.LessOrEqual(t, len(p.typed), consoleTyped)
+		require.LessOrEqual(t, len(p.out.queue), consolePrinted)
+		require.Equal(t, data, p.save())
+		p.output(chain{})
+		p.stay()
+		p.close()
+	})
+}

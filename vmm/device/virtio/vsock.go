@@ -278,8 +278,7 @@ func (v *vsock) shutdown(s *connection, flags uint32) {
 
 // give gives the next packet to the guest, if there is one; mu is held.
 func (v *vsock) give(c chain) (written uint32, done bool, err error) {
-	switch {
-	case c.writeBytes < packetBytes:
+	if c.writeBytes < packetBytes {
 		return 0, false, broken("a buffer of %d bytes for a packet", c.writeBytes)
 	}
 	p, data, ok := v.next(c.writeBytes - packetBytes)
@@ -303,8 +302,9 @@ func (v *vsock) next(room int) (p packet, data []byte, ok bool) {
 	var later []*connection
 	defer func() {
 		for _, s := range later {
-			v.offer(s)
+			s.queued = true
 		}
+		v.ready = append(v.ready, later...) // tell wakes the queue
 	}()
 	for len(v.ready) > 0 {
 		s := v.ready[0]

@@ -365,6 +365,24 @@ func TestVsockCredit(t *testing.T) {
 	g.expect(opCreditUpdate)
 }
 
+// TestVsockCreditComesBack: a guest that only sends is told, unasked, when its bytes have gone.
+func TestVsockCreditComesBack(t *testing.T) {
+	g := newVsockGuest(t)
+	c, at := g.connected()
+	var read sync.WaitGroup
+	read.Go(func() { _, _ = io.Copy(io.Discard, c) })
+	var taken uint32
+	for sent := uint32(0); sent < 4*vsockCredit; sent += testRoom {
+		for sent-taken+testRoom > vsockCredit {
+			p, _ := g.expect(opCreditUpdate)
+			taken = p.taken
+		}
+		g.send(g.packet(opData, at), string(make([]byte, testRoom)))
+	}
+	require.NoError(t, c.Close())
+	read.Wait()
+}
+
 // TestVsockShutdown: each direction ends on its own, and the guest's close is answered, after what
 // it sent.
 func TestVsockShutdown(t *testing.T) {
@@ -408,6 +426,38 @@ func TestVsockShutdown(t *testing.T) {
 	g.send(g.packet(opData, at), "for nobody")
 	g.expect(opReset)
 	g.silent()
+}
+
+// TestVsockClosesWithASlowReader: what the guest sent before it closed a stream reaches a program
+// that reads only afterwards, though more waits than its socket holds.
+func TestVsockClosesWithASlowReader(t *testing.T) {
+	g := newVsockGuest(t)
+	c, at := g.connected()
+	v := g.dev.backend.(*vsock)
+	waiting := func() uint32 {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		s := v.streams[at]
+		return s.received - s.passed
+	}
+	const block = 4000
+	var want bytes.Buffer
+	full := func() bool { return waiting()+block > vsockCredit }
+	for n := byte(0); !full(); n++ {
+		data := bytes.Repeat([]byte{n}, block)
+		want.Write(data)
+		g.send(g.packet(opData, at), string(data))
+		for i := 0; i < 100 && full(); i++ {
+			time.Sleep(time.Millisecond) // it may just be slow
+		}
+	}
+	shutdown := g.packet(opShutdown, at)
+	shutdown.flags = shutBoth
+	g.send(shutdown, "")
+	g.expect(opReset)
+	got, err := io.ReadAll(c)
+	require.NoError(t, err)
+	require.True(t, bytes.Equal(want.Bytes(), got), "%d bytes of %d", len(got), want.Len())
 }
 
 // TestVsockHostile: packets that break the rules end their stream, or the device, and nothing else.
@@ -632,6 +682,34 @@ func TestVsockWaitsForADriver(t *testing.T) {
 	requireReads(t, c, fmt.Sprintf("OK %d\n", p.srcPort))
 }
 
+// TestVsockTellsOfTheMoveFirst: after a move a program of the host reaches the guest only once the
+// guest was told to reset its connections, or it would reset the new one, too.
+func TestVsockTellsOfTheMoveFirst(t *testing.T) {
+	g := newVsockGuest(t)
+	ev := g.queues[vsockEvent]
+	v := g.dev.backend.(*vsock)
+	tell := func() {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		v.moved = true
+	}
+	tell()
+	ev.ring()
+	ev.await(1) // the only buffer
+	tell()
+	c := g.dial()
+	_, err := fmt.Fprintf(c, "CONNECT %d\n", guestPort)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		return len(v.streams) == 1
+	}, patience, time.Millisecond)
+	g.silent()
+	ev.do(desc{gpa: bufferBase - 4096, bytes: eventBytes, flags: flagWrite})
+	g.expect(opRequest)
+}
+
 // TestVsockConfig: what cannot be is refused, in words.
 func TestVsockConfig(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "v")
@@ -739,3 +817,17 @@ func (l *silentListener) Close() error {
 }
 
 func (*silentListener) Addr() net.Addr { return nil }
+
+// FuzzVsockLoad gives a vsock the state of another host. It takes it whole or refuses it.
+func FuzzVsockLoad(f *testing.F) {
+	f.Add(make([]byte, savedRefusal))
+	f.Add(make([]byte, savedRefusal+1))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		v := &vsock{}
+		if v.load(data) != nil {
+			return
+		}
+		require.True(t, v.moved)
+		require.True(t, bytes.Equal(data, v.save()))
+	})
+}
