@@ -316,6 +316,10 @@ func TestLeaseCountsOnlyWhileVCPUsRun(t *testing.T) {
 	anew := map[string]func(p *Port) *Port{
 		"resume": func(p *Port) *Port { p.Quiesce(); p.Resume(); return p },
 		"commit": func(p *Port) *Port { p.Write(RegPages, 4, 1<<1|1<<2); return p },
+		"load here": func(p *Port) *Port {
+			require.NoError(t, p.LoadDevice(p.SaveDevice()))
+			return p
+		},
 		"load": func(p *Port) *Port {
 			there := newPort(newRAM(4), p.now)
 			useDevice(there)

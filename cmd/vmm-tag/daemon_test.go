@@ -263,6 +263,7 @@ func TestNewDaemon(t *testing.T) {
 	}
 	b.dev.Write(abi.RegPages, 1)
 	b.start()
+	require.Zero(t, b.dev.RAM.Load(guest.PageMagicAt), "its programs are untagged")
 	require.Empty(t, b.slots())
 	_, err = b.dial().Open("new")
 	require.NoError(t, err)

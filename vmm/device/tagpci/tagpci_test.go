@@ -183,6 +183,22 @@ func TestLeaseEnds(t *testing.T) {
 	require.Equal(t, 1, strings.Count(log.String(), "tag pages of programs given up: 1"))
 }
 
+// TestQuiescedFunctionCountsNothing, also in the moment before the port is quiesced, too.
+func TestQuiescedFunctionCountsNothing(t *testing.T) {
+	b := newBoth(slog.New(slog.DiscardHandler))
+	m, err := devicetest.NewBoard(b)
+	require.NoError(t, err)
+	defer m.Close()
+	b.Device.board = running{m}
+	b.enable()
+	b.page(3)
+	b.Resume()
+	b.Device.Quiesce()
+	b.write(m, abi.RegPages, 1<<3)
+	time.Sleep(10 * tagging.LeaseStep) // the term is half of that
+	require.True(t, b.tags.Port.HasDevicePages())
+}
+
 // TestStateMoves: RAM, the committed pages and the configuration go on elsewhere.
 func TestStateMoves(t *testing.T) {
 	quiet := slog.New(slog.DiscardHandler)
