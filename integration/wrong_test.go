@@ -299,6 +299,12 @@ var wrongOrders = []wrong{
 	{"run --disk {dir}/text,size=1", 2,
 		`--disk: option "size=1": use readonly, cache=auto|direct|host or lock=ofd|none`},
 	{"run --disk {dir}/text,lock", 2, `--disk: "" is unknown: use ofd or none`},
+	{"run --net tap0", 2, `--net: "tap0": want tap:IFNAME[,mac=MAC] or unix:PATH[,mac=MAC]`},
+	{"run --net tap:tap0,mac=1", 2,
+		`--net: "1" is no MAC address: give six bytes, as in 02:00:00:00:00:01`},
+	{"run --net tap:nobodys0", 1,
+		"network card tap:nobodys0: there is no such interface: make one with " +
+			"ip tuntap add dev nobodys0 mode tap user $USER"},
 	{"run --shutdown-timeout 5", 2,
 		`--shutdown-timeout: duration "5": no unit: use ms, s, m or h, as in 300ms or 1m30s`},
 	{"stop nobody --nwo", 2, "unknown flag --nwo: did you mean --now?"},

@@ -138,8 +138,14 @@ func moved(ctx context.Context, t *testing.T, host *stockkvm.Host, from, to stri
 	out, err := host.Run(ctx, "vmm", "migrate", from, to, "--verify", "--json")
 	require.NoError(t, err)
 	require.Zero(t, out.Exit.Code, out.Stderr)
+	requireMoved(t, from, out.Stdout)
+}
+
+// requireMoved requires that a report, as JSON, is of a move that was verified.
+func requireMoved(t *testing.T, from, output string) {
+	t.Helper()
 	var report migration.Report
-	require.NoError(t, json.Unmarshal([]byte(out.Stdout), &report))
+	require.NoError(t, json.Unmarshal([]byte(output), &report))
 	require.NotNil(t, report.Verified)
 	require.True(t, *report.Verified)
 	t.Logf("%s moved in %.0f ms, %.0f ms of it standing still, of that %.0f to verify", from,

@@ -122,7 +122,7 @@ func frame(n int) []byte {
 func (d *driver) offerRoom(n int, size uint32) {
 	r := d.queues[queueReceive]
 	for range n {
-		at := dataAt + uint64(r.put)*memory.PageSize
+		at := dataAt + uint64(r.put%r.size)*memory.PageSize
 		r.offer(r.chain(desc{gpa: at, bytes: size, flags: flagWrite}))
 	}
 	r.ring()
@@ -222,6 +222,22 @@ func TestNetReceives(t *testing.T) {
 		require.True(t, bytes.Equal(f, got), size)
 		require.Eventually(t, func() bool { return len(b.messages()) > 0 }, patience,
 			time.Millisecond)
+	}
+}
+
+// TestNetShowsAFrameAtOnce: the driver never sees a part of the chains that a frame is in.
+func TestNetShowsAFrameAtOnce(t *testing.T) {
+	d, _, w := startCard(t, 0)
+	const chains, frames = 16, 500
+	rx := d.queues[queueReceive]
+	for i := range uint16(frames) {
+		d.offerRoom(chains, 64)
+		w.push(frame(chains*64 - netHeaderBytes))
+		await(t, func() bool {
+			seen := rx.given()
+			require.Zero(t, seen%chains)
+			return seen == (i+1)*chains
+		})
 	}
 }
 
