@@ -251,3 +251,35 @@ func FuzzStream(f *testing.F) {
 		}
 	})
 }
+
+// TestStreamHeld: what is sent while the card must not wait is lost, and nothing of it comes later.
+func TestStreamHeld(t *testing.T) {
+	s, p := newStream(t)
+	s.hold()
+	s.send([][]byte{ofBytes(60, 1)})
+	s.release()
+	s.send([][]byte{ofBytes(70, 2)})
+	require.Equal(t, bytes.Repeat([]byte{2}, 70), p.read())
+}
+
+// TestStreamBeginsAnew: a new connection begins with a frame, and not with the rest of one that the
+// connection before did not take whole.
+func TestStreamBeginsAnew(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	p := &peer{t: t}
+	p.listen(path)
+	s, err := openStream(path)
+	require.NoError(t, err)
+	t.Cleanup(s.close)
+	p.accept()
+	for len(s.rest) == 0 {
+		s.send([][]byte{ofBytes(60_000, 1)})
+	}
+	p.conn.Close()
+	_, err = s.receive(make([]byte, netHeaderBytes+maxFrame))
+	require.Error(t, err)
+	require.True(t, s.reconnect())
+	p.accept()
+	s.send([][]byte{ofBytes(70, 2)})
+	require.Equal(t, bytes.Repeat([]byte{2}, 70), p.read())
+}
