@@ -116,6 +116,24 @@ var mutants = []mutant{
 		"./vmm/device/virtio", "TestReleaseThatFails",
 	},
 	{
+		"a drained disk takes requests",
+		[]edit{{"vmm/device/virtio/device.go",
+			"d.quiet = true\n\tif d.inFlight == 0 {", "if d.inFlight == 0 {"}},
+		"./vmm/device/virtio", "TestDrain",
+	},
+	{
+		"the guest does not learn of a sync that failed late",
+		[]edit{{ownerFile, "d.owed = err\n", "\n"}},
+		"./vmm/device/virtio", "TestLateErrorIsOwed",
+	},
+	{
+		"a write counts as new before it is done",
+		[]edit{{"vmm/device/virtio/disk.go",
+			"(int, error) {\n\tdefer d.unsynced.Store(true)",
+			"(int, error) {\n\td.unsynced.Store(true)"}},
+		"./vmm/device/virtio", "TestReleaseSyncsWhatWasWritten",
+	},
+	{
 		"a copy of the disk passes for the disk",
 		[]edit{{ownerFile, "return d.hasLock(theirs.Proof)", "return nil"}},
 		"./vmm/device/virtio", "TestSameDisk",

@@ -118,6 +118,7 @@ func TestDrain(t *testing.T) {
 	disk, s, _ := ownedDisk(t)
 	s.hang(OpRead, nil)
 	d := startBlock(t, disk, 0)
+	t.Cleanup(s.goOn) // before the device is closed
 	d.offerRequest(0, blockIn, desc{gpa: dataAt, bytes: 512, flags: flagWrite})
 	s.await(t, OpRead)
 	idle := d.block().Drain()
@@ -125,6 +126,10 @@ func TestDrain(t *testing.T) {
 	require.False(t, isClosed(idle))
 	require.Equal(t, "the disk", d.block().Busy())
 	d.offerRequest(1, blockIn, desc{gpa: dataAt + 4096, bytes: 512, flags: flagWrite})
+	d.dev.mu.Lock()
+	serves := d.dev.serves(0)
+	d.dev.mu.Unlock()
+	require.False(t, serves, "whoever looks at the queue takes nothing")
 	d.ram.TakeMarked(marksOf(d))
 	s.goOn()
 	<-idle
@@ -146,6 +151,7 @@ func TestDrainIsUndone(t *testing.T) {
 	disk, s, _ := ownedDisk(t)
 	s.hang(OpWrite, nil)
 	d := startBlock(t, disk, 0)
+	t.Cleanup(s.goOn) // before the device is closed
 	data := desc{gpa: dataAt, bytes: 512}
 	d.offerRequest(0, blockOut, data)
 	s.await(t, OpWrite)
@@ -210,6 +216,7 @@ func TestLateErrorIsOwed(t *testing.T) {
 func TestSyncOnlyWhatIsNew(t *testing.T) {
 	disk, s, _ := ownedDisk(t)
 	d := startBlock(t, disk, 0)
+	t.Cleanup(s.goOn) // before the device is closed
 	synced := func() bool {
 		s.asked()
 		require.NoError(t, disk.Sync(t.Context()))
@@ -253,6 +260,7 @@ func TestSyncOnlyWhatIsNew(t *testing.T) {
 func TestReleaseSyncsWhatWasWritten(t *testing.T) {
 	disk, s, _ := ownedDisk(t)
 	d := startBlock(t, disk, 0)
+	t.Cleanup(s.goOn) // before the device is closed
 	s.hang(OpWrite, nil)
 	d.offerRequest(0, blockOut, desc{gpa: dataAt, bytes: 512})
 	s.await(t, OpWrite)
