@@ -316,6 +316,7 @@ func (o *outlet) drain() {
 			return
 		}
 		if n := o.next(chunk); n > 0 {
+			o.drained() // the guest goes on printing meanwhile
 			// The error of a writer that went away does not concern the guest.
 			_, _ = o.Writer.Write(chunk[:n])
 		}

@@ -212,7 +212,7 @@ func TestConsoleMoves(t *testing.T) {
 	full := func() bool {
 		c.port.mu.Lock()
 		defer c.port.mu.Unlock()
-		return c.port.done >= 1000
+		return c.port.done >= 2000 // the writer has the first half, and the queue is full again
 	}
 	require.Eventually(t, full, patience, time.Millisecond)
 	for range 4 {
