@@ -210,6 +210,15 @@ func TestZerosGiveMemoryBack(t *testing.T) {
 			require.Equal(t, 10, got.CountRange(290, 10))
 			require.Equal(t, 212, got.CountRange(300, 212), "not in the set")
 			require.Zero(t, got.CountRange(100, 100), "populated, and zero from the beginning")
+			set.Reset()
+			set.Set(205) // alone, so it is cleared if it has content
+			done := make(chan error, 1)
+			go func() { done <- sendSet(s, a, set, 0, 1) }()
+			require.NoError(t, receive(r))
+			require.NoError(t, <-done)
+			got.Reset()
+			require.NoError(t, b.Allocated(got))
+			require.False(t, got.Test(205))
 		}
 		require.True(t, bytes.Equal(a.Range(100, 200), b.Range(100, 200)))
 	}

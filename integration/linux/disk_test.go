@@ -174,7 +174,7 @@ func moved(
 }
 
 // requireMoved requires that a report, as JSON, is of a move that was verified.
-func requireMoved(t *testing.T, from, output string) {
+func requireMoved(t *testing.T, from, output string) migration.Report {
 	t.Helper()
 	var report migration.Report
 	require.NoError(t, json.Unmarshal([]byte(output), &report))
@@ -182,6 +182,7 @@ func requireMoved(t *testing.T, from, output string) {
 	require.True(t, *report.Verified)
 	t.Logf("%s moved in %.0f ms, %.0f ms of it standing still, of that %.0f to verify", from,
 		report.TotalMS, report.DowntimeMS, report.Downtime.VerifyMS)
+	return report
 }
 
 // requireRun runs a line in the host's shell and returns its output. It must succeed.

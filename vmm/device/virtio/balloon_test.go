@@ -16,7 +16,7 @@ func newBalloon() *Device { return NewBalloon(pci.NewHost(), noLog) }
 // reportAt is RAM that a driver of a balloon may report.
 const (
 	reportAt    = bufferBase + 2<<20
-	reportPages = 1024
+	reportPages = 2048
 )
 
 // newReporter starts a driver of a balloon, and gives the RAM that it may report content.
