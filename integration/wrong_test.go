@@ -179,7 +179,8 @@ var wrongOrders = []wrong{
 			"program knows version 1"},
 	{"run --console tty", 2, `console "tty": use stdio, file:PATH or off`},
 	{"run --hvc tty", 2, `second console "tty": use off, stdio, file:PATH or unix:PATH`},
-	{"run --hvc stdio", 2, "second console on stdio, where COM1 is: use --console off"},
+	{"run --hvc stdio", 2,
+		"second console on stdio, where COM1 is: use --console off or file:PATH"},
 	{"run --initrd {dir}/text", 2, "--initrd without --kernel: the embedded guest takes none"},
 	{"run --name ../x", 2,
 		`name "../x": use 1 to 64 letters, digits, '.', '_' or '-', beginning with a ` +
