@@ -32,7 +32,7 @@ func main() {
 }
 
 // errUsage is returned for a command line that is not understood.
-var errUsage = errors.New(usage)
+var errUsage = errors.New("usage")
 
 // run carries out a command line, and returns the exit status: 2 for usage, 1 for other errors.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
