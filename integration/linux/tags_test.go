@@ -16,7 +16,9 @@ import (
 )
 
 // TestUnprivilegedProgramsTag: in Debian's kernel, programs of user 1000, which cannot open the
-// device, tag through vmm-tag's daemon. A move is guided by them, and their tags go on after it.
+// device, tag through vmm-tag's daemon. A move is guided by them, and their tags go on after it. A
+// program that is killed is unregistered, and so are those of a daemon that is killed, once its
+// lease has ended.
 func TestUnprivilegedProgramsTag(t *testing.T) {
 	rig := newRig(t)
 	program, err := rig.Build(t.Context(), "./cmd/vmm-tag")
@@ -55,7 +57,7 @@ func TestUnprivilegedProgramsTag(t *testing.T) {
 	until(func() bool { return len(names("here")) == 2 })
 	require.ElementsMatch(t, []string{"sleep", "script"}, names("here"))
 
-	run(t, host, "--name", "there", "--incoming", "unix:/run/there")
+	there := run(t, host, "--name", "there", "--incoming", "unix:/run/there")
 	awaitUp(ctx, t, host, "there")
 	out, err := host.Run(ctx, "vmm", "migrate", "here", "unix:/run/there", "--verify", "--json")
 	require.NoError(t, err)
@@ -69,7 +71,25 @@ func TestUnprivilegedProgramsTag(t *testing.T) {
 		report.WaitedMS, report.DowntimeMS)
 	require.ElementsMatch(t, []string{"sleep", "script"}, names("there"))
 	require.Zero(t, tagsOf(ctx, t, host, "there").GuestErrors)
+	started := time.Now()
+	there.typed(t, killed("exec"))
+	until(func() bool { return len(names("there")) == 1 })
+	t.Logf("a killed program was gone after %.1f s", time.Since(started).Seconds())
+	started = time.Now()
+	there.typed(t, killed("daemon"))
+	until(func() bool { return tagsOf(ctx, t, host, "there").LapsedPages > 0 })
+	require.Empty(t, names("there"))
+	t.Logf("a killed daemon's tasks were gone after %.1f s", time.Since(started).Seconds())
+	there.typed(t, "(vmm-tag daemon --group user &); "+
+		"until vmm-tag status; do sleep 1; done; su user -c 'vmm-tag exec -- sleep 10000' &")
+	until(func() bool { return len(names("there")) >= 1 })
 	requireRun(ctx, t, host, "vmm stop --now there")
+}
+
+// killed is a line that kills the programs of vmm-tag that were run with this word.
+func killed(word string) string {
+	return "for p in $(pidof vmm-tag); do grep -q " + word +
+		" /proc/$p/cmdline && kill -9 $p; done"
 }
 
 // tagsOf returns what vmm tags says of a guest.
