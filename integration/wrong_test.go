@@ -191,7 +191,8 @@ var wrongOrders = []wrong{
 	{"run --moved-status 256", 2, "--moved-status 256: use 0 to 255"},
 	{"run --kernel {dir}/nowhere", 1, "kernel: {dir}/nowhere: there is no such file"},
 	{"run --kernel {dir}/text", 1,
-		"{dir}/text: cannot boot this kernel: it is neither an ELF file nor a Linux bzImage"},
+		"{dir}/text: cannot boot this kernel: it is neither an ELF file nor a Linux bzImage, " +
+			"and has no multiboot header"},
 	{"run --kernel {dir}", 1, "kernel: {dir}: it is a directory: name a file in it"},
 	{"run --incoming udp:h:1", 2,
 		`--incoming: invalid address "udp:h:1": use tcp:HOST:PORT or unix:PATH`},

@@ -176,7 +176,11 @@ func TestOrder(t *testing.T) {
 	s.Quiesce()
 	s.Quiesce()
 	require.Len(t, s.Fingerprint(), 4, "a destination may lack an optional device")
-	s.Close(time.Minute)
+	select {
+	case <-s.Close(time.Minute):
+	default:
+		t.Fatal("with nothing to wait for, the end looks like that of a device that hangs")
+	}
 	require.Equal(t, []string{
 		"load a", "load b", "resume a", "resume b", "quiesce b", "quiesce a", "close b", "close a",
 	}, calls)

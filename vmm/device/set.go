@@ -216,17 +216,26 @@ func (s *Set) Close(patience time.Duration) (ended <-chan struct{}) {
 			timeout.Reset(0) // the others have no more time
 		}
 	}
-	var late sync.WaitGroup
+	var late []Device
 	for _, d := range slices.Backward(s.devices) {
 		if r, ok := d.(Drainer); ok && r.Busy() != "" {
-			late.Go(d.Close)
+			late = append(late, d)
 		} else {
 			d.Close()
 		}
 	}
 	done := make(chan struct{})
+	if len(late) == 0 {
+		// Not in the background: the caller tells by the channel whether something is late.
+		close(done)
+		return done
+	}
+	var closing sync.WaitGroup
+	for _, d := range late {
+		closing.Go(d.Close)
+	}
 	go func() {
-		late.Wait()
+		closing.Wait()
 		close(done)
 	}()
 	return done
