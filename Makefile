@@ -21,7 +21,7 @@ TAGS := qemu,stockkvm,man,examples,grub,mutants
 
 .PHONY: help
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: preflight
 preflight:
@@ -92,7 +92,7 @@ guest-check: ## fail unless the committed ELF is what the sources give
 	$(MAKE) -C guestkernel check
 
 .PHONY: qemu
-qemu: ## unpack a QEMU of today for vmm bench --qemu, without installing it; prints its program
+qemu: ## unpack a QEMU of today for vmm bench --qemu; installs nothing, prints its path
 	@./scripts/qemu.sh
 
 .PHONY: clean

@@ -4,8 +4,9 @@ PREFIX  ?= /usr/local
 DESTDIR ?=
 INSTALL ?= install
 
-# The packages of the programs to install.
-PROGRAMS := ./cmd/vmm ./integration/stockkvm/cmd/stockkvm
+# The packages of the programs to install. vmm-tag is for Linux guests: it is static, so users copy
+# it from here into their guests.
+PROGRAMS := ./cmd/vmm ./cmd/vmm-tag ./integration/stockkvm/cmd/stockkvm
 
 # Where shells and man look, below PREFIX. A distribution may have its own folders.
 BINDIR  ?= $(PREFIX)/bin

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"bytes"
+	"debug/elf"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -59,8 +60,8 @@ func TestInstall(t *testing.T) {
 		}
 	}
 	for _, path := range []string{
-		"/usr/bin/vmm", "/usr/bin/stockkvm", "/usr/share/man/man1/vmm.1",
-		"/usr/share/man/man1/vmm-migrate.1",
+		"/usr/bin/vmm", "/usr/bin/vmm-tag", "/usr/bin/stockkvm",
+		"/usr/share/man/man1/vmm.1", "/usr/share/man/man1/vmm-migrate.1",
 		"/usr/share/man/man1/vmm-bench-run.1", "/usr/share/bash-completion/completions/vmm",
 		"/usr/share/zsh/site-functions/_vmm", "/usr/share/fish/vendor_completions.d/vmm.fish",
 	} {
@@ -72,6 +73,7 @@ func TestInstall(t *testing.T) {
 	out, err := exec.CommandContext(b.ctx, root+"/usr/bin/vmm", "--version").Output()
 	require.NoError(t, err)
 	require.Equal(t, "vmm devel\n", string(out))
+	requireStatic(t, root+"/usr/bin/vmm-tag")
 	require.NoError(t, exec.CommandContext(b.ctx, "bash", "-n",
 		root+"/usr/share/bash-completion/completions/vmm").Run())
 
@@ -80,6 +82,18 @@ func TestInstall(t *testing.T) {
 	run("uninstall")
 	left := installed(t, root)
 	require.Equal(t, map[string]fs.FileMode{"/usr/bin/other": 0o600}, left)
+}
+
+// requireStatic fails if a program needs an interpreter: users copy vmm-tag into guests that may
+// have no libraries.
+func requireStatic(t *testing.T, program string) {
+	t.Helper()
+	f, err := elf.Open(program)
+	require.NoError(t, err)
+	defer f.Close()
+	for _, p := range f.Progs {
+		require.NotEqual(t, elf.PT_INTERP, p.Type, "%s is not static", program)
+	}
 }
 
 // requireMan has man read a page, if man is installed. It must find no fault, and write nothing
