@@ -7,7 +7,7 @@
 //
 //   - Memory. Guest RAM is memory of this process (package memory), registered with KVM in one slot
 //     for each guest-physical range: [0, 3 GiB) and from 4 GiB on. The range between belongs to
-//     devices. vm.go
+//     devices; RAM that a device has there is a slot of its own. vm.go
 //   - vCPUs. Each is a thread that calls KVM_RUN in a loop. KVM_RUN returns when the
 //     guest accessed a port or an address that is a device's; struct kvm_run, shared
 //     with KVM, says which, and takes the answer. run.go, vcpu.go
@@ -44,7 +44,9 @@
 //
 // When all vCPUs stand still, the devices are quiesced: they may have goroutines that
 // write RAM or raise interrupts without any vCPU. So Pause promises three things: no vCPU
-// runs, no access is half done, and no device writes RAM or changes its state.
+// runs, no access is half done, and no device writes RAM or changes its state. A device that may
+// wait for the host, like a disk, is drained before the vCPUs stop, so that slow storage holds up
+// nobody but itself. quiesce.go
 //
 // The thread that handles an access may itself request a pause: the guest then stands right behind
 // this instruction. So a migration can switch over at the very moment at which a program in the

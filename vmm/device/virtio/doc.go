@@ -22,7 +22,16 @@
 //	common.go   the registers that all devices have, as a driver sees them
 //	saved.go    the state that moves
 //	room.go     chains for what comes unasked, as frames from a network do
-//	rng.go, ... one device each: what it does with a chain
+//	inspect.go  what vmm debug shows
+//
+// One file for each device has what it does with a chain: rng.go, block.go, net.go, console.go,
+// vsock.go, balloon.go. Some have another end, at the host:
+//
+//	disk.go     a disk's file; owner.go has its locks, imprint.go tells whether it changed
+//	wire.go     what a network card is connected to: tap.go or stream.go
+//	announce.go how a network card says where its guest is now
+//	vsockhost.go
+//	            the unix sockets of a vsock
 //
 // A backend serves chains in one of two ways. A disk needs time, so it gets each chain to keep
 // until it is done. A console or a socket answers at once, or not before something happens at the
@@ -38,10 +47,10 @@
 // # Under migration
 //
 // A quiesced device has no request in flight: it takes no more requests, and those that it took are
-// done and their pages marked. That begins while the vCPUs still run ([Block.Drain]), because a
-// disk may take long. So the state has no requests, only the positions in the rings. After
-// Resume the device looks at each queue once, because a doorbell may have rung meanwhile. After a
-// move each queue interrupts once, because an interrupt may have been under way when the state was
+// done and their pages marked. For a disk, which may take long, that begins while the vCPUs still
+// run ([Block.Drain]). So the state has no requests, only the positions in the rings. After Resume
+// the device looks at each queue once, because a doorbell may have rung meanwhile. After a move
+// each queue interrupts once, because an interrupt may have been under way when the state was
 // saved. One interrupt too many does no harm, while one too few hangs a driver. For the same reason
 // the first request after a move interrupts whatever the event index says.
 //
