@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"time"
 
 	"taskguide/memory"
 	"taskguide/vmm/device/pci"
@@ -39,6 +40,9 @@ const (
 	// vsockStreams is the most connections at a time. Together with the two sizes above it bounds
 	// the memory for them.
 	vsockStreams = 1024
+	// vsockAnswerWithin is how long a guest has to answer a request that it has taken. A program of
+	// the host would otherwise wait for a driver that hangs, and hold one of the streams.
+	vsockAnswerWithin = 30 * time.Second
 	// vsockResets is the most refusals that wait for the guest. Further ones are not sent.
 	vsockResets = 1024
 
@@ -128,12 +132,14 @@ type vsock struct {
 	mu      sync.Mutex // guards what follows and the streams; taken with the device's lock held
 	streams map[ports]*connection
 	sockets map[*connection]bool // those with a socket, or about to have one; some are over
-	ready   []*connection        // those with a packet for the guest, in turn
+	ready   []*connection        // those with a packet for the guest, in turn; none is over
 	refused []refusal
 	moved   bool // the guest is still to be told that its connections are gone
 	begun   bool // connections are accepted
 	closed  bool
 	last    uint32 // port of the last stream that a program of the host opened
+
+	answerWithin time.Duration // how long the guest has to answer a request; fixed
 }
 
 // VsockKind is the kind of a vsock's state.
@@ -143,6 +149,7 @@ func VsockKind() state.Kind { return state.Kind{Name: "vsock", Version: 1} }
 func NewVsock(bus *pci.Host, host *Vsock, log *slog.Logger) *Device {
 	v := &vsock{
 		host: host, streams: make(map[ports]*connection), sockets: make(map[*connection]bool),
+		answerWithin: vsockAnswerWithin,
 	}
 	d := newDevice(bus, spec{
 		name: VsockKind().Name, slot: slotVsock, id: idVsock, class: classVsock,
@@ -310,15 +317,15 @@ func (v *vsock) next(room int) (p packet, data []byte, ok bool) {
 		s := v.ready[0]
 		v.ready = v.ready[1:]
 		s.queued = false
-		if s.stage == stageOver {
-			continue
-		}
 		if s.ask && v.moved {
 			later = append(later, s) // the guest would reset it with those that did not move
 			continue
 		}
 		if p, data, ok = s.next(room); !ok {
 			continue
+		}
+		if p.op == opRequest {
+			s.answer = time.AfterFunc(v.answerWithin, func() { v.unanswered(s) })
 		}
 		v.offer(s) // it may have more, but others come first
 		s.told, s.update = s.passed, false
@@ -329,8 +336,21 @@ func (v *vsock) next(room int) (p packet, data []byte, ok bool) {
 	return packet{}, nil, false
 }
 
-// offer puts a stream in the line of those that may have a packet for the guest; mu is held.
+// unanswered ends a stream if the guest has still not answered the request for it.
+func (v *vsock) unanswered(s *connection) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if s.stage == stageAsked {
+		v.cut(s)
+	}
+}
+
+// offer puts a stream in the line of those that may have a packet for the guest, unless the stream
+// is over; mu is held.
 func (v *vsock) offer(s *connection) {
+	if s.stage == stageOver {
+		return
+	}
 	if !s.queued {
 		s.queued = true
 		v.ready = append(v.ready, s)
@@ -359,6 +379,13 @@ func (v *vsock) abort(s *connection) {
 func (v *vsock) drop(s *connection) {
 	if v.streams[s.ports] == s {
 		delete(v.streams, s.ports)
+	}
+	if s.queued { // a guest that takes no packets must not make the line grow
+		s.queued = false
+		v.ready = slices.DeleteFunc(v.ready, func(o *connection) bool { return o == s })
+	}
+	if s.answer != nil {
+		s.answer.Stop()
 	}
 	if s.stage != stageOpen {
 		s.greet = nil

@@ -560,6 +560,68 @@ func TestVsockIsBounded(t *testing.T) {
 	v.mu.Unlock()
 }
 
+// TestVsockForgetsWhatIsOver: streams that end do not pile up for a guest that takes no packets,
+// whichever way they end.
+func TestVsockForgetsWhatIsOver(t *testing.T) {
+	g := newVsockGuest(t)
+	v := g.dev.backend.(*vsock)
+	ln := g.listen(7)
+	for n := range uint32(16) { // answers fill the buffers
+		g.send(g.packet(opData, ports{n, 1}), "x")
+	}
+	g.queues[vsockRX].await(16)
+	shut := g.packet(opShutdown, ports{})
+	shut.flags = shutBoth
+	for n, end := range []packet{g.packet(opReset, ports{}), shut, g.packet(opRequest, ports{})} {
+		at := ports{uint32(1000 + n), 7}
+		g.send(g.packet(opRequest, at), "")
+		c, err := ln.Accept()
+		require.NoError(t, err)
+		open := func() bool {
+			v.mu.Lock()
+			defer v.mu.Unlock()
+			s := v.streams[at]
+			if s != nil && s.stage == stageOpen {
+				s.accept = false // as if the guest had taken the response
+				return true
+			}
+			return false
+		}
+		require.Eventually(t, open, patience, time.Millisecond)
+		end.srcPort, end.dstPort = at.guest, at.host
+		g.send(end, "")
+		requireEOF(t, c)
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	require.Empty(t, v.streams)
+	require.Empty(t, v.ready)
+}
+
+// TestVsockNoAnswer: a program does not wait without an end for a guest that has taken its request,
+// and an answer that comes later is refused.
+func TestVsockNoAnswer(t *testing.T) {
+	g := newVsockGuest(t)
+	v := g.dev.backend.(*vsock)
+	v.mu.Lock()
+	v.answerWithin = time.Millisecond
+	v.mu.Unlock()
+	c := g.dial()
+	_, err := fmt.Fprintf(c, "CONNECT %d\n", guestPort)
+	require.NoError(t, err)
+	p, _ := g.expect(opRequest)
+	requireEOF(t, c)
+	reset, _ := g.expect(opReset)
+	require.Equal(t, p.srcPort, reset.srcPort)
+	g.send(g.packet(opResponse, ports{guestPort, p.srcPort}), "")
+	g.expect(opReset)
+	v.mu.Lock()
+	v.answerWithin = time.Hour
+	v.mu.Unlock()
+	g.connected()
+	g.silent()
+}
+
 // TestVsockMany: many streams at once, each with its own bytes.
 func TestVsockMany(t *testing.T) {
 	g := newVsockGuest(t)

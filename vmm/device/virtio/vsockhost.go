@@ -113,8 +113,9 @@ type connection struct {
 	stage   stage
 	socket  *net.UnixConn // nil while dialing; set once
 	changed sync.Cond
-	queued  bool   // in vsock.ready
-	greet   []byte // comes before toHost
+	queued  bool        // in vsock.ready
+	greet   []byte      // comes before toHost
+	answer  *time.Timer // ends the wait for the guest's answer; nil: it was not asked
 
 	// Packets that are due.
 	ask, accept, update bool
