@@ -151,8 +151,8 @@ func (p *Port) HasDevicePages() bool {
 //
 // The device calls it every [LeaseStep], on a thread of its own, which takes part in the guest's
 // transitions like a vCPU's. running tells whether vCPUs run: a daemon that cannot run cannot renew
-// anything. It is asked with the port's locks held. Neither while vCPUs stand, nor while a
-// switchover is under way, does a lease end.
+// anything. It is asked with the port's locks held. No lease ends while vCPUs stand or a switchover
+// is under way.
 func (p *Port) CountLeases(running func() bool) (ended int) {
 	p.order.Lock()
 	defer p.order.Unlock()

@@ -19,7 +19,7 @@ type config struct {
 	socket string
 	group  string // whose members may connect; empty: root alone
 	device string // its folder; empty: found
-	// wake is how often the daemon renews the leases, and leases how many times as long they are.
+	// wake is how often the daemon renews the leases. A lease lasts leases times as long.
 	wake   time.Duration
 	leases int
 }

@@ -4,8 +4,8 @@
 //	clocks cpu=1 mono=5123456789 real=1790000000123456789 tsc=123456789012 width=4711
 //
 // mono and real are CLOCK_MONOTONIC and CLOCK_REALTIME in ns, and tsc is the CPU's time-stamp
-// counter. They were read one after another within width cycles of that counter. Of some readings
-// it prints the one with the least width, because a guest can be interrupted between two of them.
+// counter. They were read one after another within width cycles of that counter. A line is the
+// reading with the least width of several, because a guest can be interrupted within one.
 //
 // The command begins a line with "backwards" instead if a clock said less than before, or the
 // counter of the same CPU did. With the argument now, it prints CLOCK_REALTIME and ends.
