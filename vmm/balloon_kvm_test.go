@@ -75,10 +75,14 @@ func TestPreCopyOfAGuestThatReleasesRAM(t *testing.T) {
 					released.Add(1)
 				}
 			})
+			halt := sync.OnceFunc(func() {
+				close(stop)
+				reporting.Wait()
+			})
+			defer halt()
 			for c.rounds(100); released.Load() <= 100; c.rounds(10) {
 			}
-			close(stop)
-			reporting.Wait()
+			halt()
 			require.True(t, bytes.Equal(vm.RAM().Bytes(), c.stop()))
 			require.NoError(t, vm.Resume())
 		}

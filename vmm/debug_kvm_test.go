@@ -154,7 +154,7 @@ func TestDebugOfAMachineThatEnds(t *testing.T) {
 // TestDevices: the queues of a machine's devices are shown while it runs and while it is paused,
 // and no longer once it has ended.
 func TestDevices(t *testing.T) {
-	vm := newDiskVM(t, newImage(t))
+	vm := newDiskVMWith(t, code(0xeb, 0xfe), newImage(t)) // jmp .
 	require.NoError(t, vm.Resume())
 	for _, paused := range []bool{false, true} {
 		if paused {

@@ -30,12 +30,17 @@ func newImage(t *testing.T) Disk {
 }
 
 // newDiskVM makes a machine with disks. When its guest runs, it rings for a request to write to the
-// first disk.
+// first disk, and ends the machine once that is done.
 func newDiskVM(t *testing.T, disks ...Disk) *VM {
+	return newDiskVMWith(t, awaitUsed(slotDisk, 9), disks...)
+}
+
+// newDiskVMWith makes a machine with disks and a request to write, whose guest runs a program.
+func newDiskVMWith(t *testing.T, program []byte, disks ...Disk) *VM {
 	vm, err := New(Config{MemoryBytes: 16 << 20, CPUs: 1, Options: Options{Disks: disks}})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, vm.Close()) })
-	require.NoError(t, vm.Boot(testKernel(awaitUsed(slotDisk, 9)), nil, ""))
+	require.NoError(t, vm.Boot(testKernel(program), nil, ""))
 	setUpDevice(vm, slotDisk,
 		descriptor(testBuffer, 16, 1, 1), descriptor(diskData, 512, 1, 2),
 		descriptor(diskAnswer, 1, 2, 0))
