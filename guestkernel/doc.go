@@ -12,6 +12,10 @@
 // full speed and CPL 0 is emulated at half a microsecond an instruction. CPL 3 calls CPL 0 by int3,
 // the only entry that works on every KVM.
 //
+// Devices on PCI are driven from CPL 3, too, by the registers in their BARs. They are mapped where
+// our own VMM and QEMU's firmware put them. Only configuration space takes calls. Queues are
+// polled.
+//
 // All whole 2 MiB pages of RAM above the image are mapped, in the order of the memory map, as one
 // heap. Each vCPU that answers the boot processor's INIT/SIPI runs one task, or idles if there are
 // fewer tasks. Each has a LAPIC timer that ticks ten times a second.
@@ -41,12 +45,21 @@
 //	  ws= hot= busy=  as for phased; the phases of matmul and sort end with the first whole piece
 //	  cool= step=     of work after their time, and hot= concerns only phased and kv
 //	  rate=50000      kv: requests a second to each task
+//	workload=disk     each task reads and writes blocks of the virtio disk of its number at random,
+//	                  and verifies what it reads
+//	  ws=64M          how much of the disk, from its beginning; less if the disk has less. It is
+//	                  overwritten
+//	  block=4K        the size of each request
+//	  depth=8         requests in flight, 1 to 64
+//	  writes=50       percent of the requests that write
+//	  inject=1        damages what it writes, as for phased
 //	workload=echo     sends the lines that come in on COM1 back
 //	workload=fault    faults on purpose
 //	workload=tagbench measures what a tag costs in each way, prints one line and ends
 //
 //	secs=0            ends after that time with status 0; 0: never
-//	tasks=N           tasks, one a vCPU; by default as many as there are vCPUs (phased), else one
+//	tasks=N           tasks, one a vCPU; by default as many as there are vCPUs (phased, matmul,
+//	                  sort, kv), else one
 //	cpus=N            waits for N vCPUs and uses no more
 //
 //	tag=none          which phases the tasks mark as segments for task guidance, each task under
@@ -90,12 +103,19 @@
 // so far. Requests arrive on a schedule; a request that arrives while the VM stands still waits,
 // and its latency says so.
 //
+// disk: reads, the blocks read so far; requests answered since the last line, kib_s, the KiB of
+// data a second that they moved, and their latencies p50_us, p99_us and max_us, until the guest
+// took the answer. There writes counts blocks, too.
+//
 // Each program verifies what it computes, and src/cpl3 says how at the top of each one's source. In
 // phased, every page that a task writes carries its number, its task, a generation and check words,
 // and is verified before it is written again (src/cpl3/pages.h has the layout). The first mismatch
 // ends the VM:
 //
 //	CORRUPT task=0 page=1024 want 0x3 got 0x2 word=2 kind=lost-write
+//
+// In disk, page is the number of a block. A request that the disk answers with an error ends the VM
+// with a FAULT line.
 //
 // When a task that tags sees by EPOCH that the VM has moved, it says whether that happened in a
 // segment:
@@ -108,9 +128,9 @@
 // # How it ends
 //
 // The guest ends by a byte written to I/O port 0xf4, which is the exit status: 0 after secs=, 1
-// after CORRUPT, 2 after a FAULT line (an exception at either privilege level), and 3 if the
-// command line makes no sense, with one line that says why. QEMU's isa-debug-exit device turns
-// status b into its own exit status 2b+1.
+// after CORRUPT, 2 after a FAULT line (an exception at either privilege level, or a disk's error),
+// and 3 if the command line makes no sense, with one line that says why. QEMU's isa-debug-exit
+// device turns status b into its own exit status 2b+1.
 //
 // # Building it
 //

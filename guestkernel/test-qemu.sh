@@ -11,8 +11,11 @@ kvm) cpu=host,arch-capabilities=off ;;
 *) cpu=max ;;
 esac
 failures=0
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+log=$(mktemp) disk=$(mktemp)
+trap 'rm -f "$log" "$disk"' EXIT
+
+# Further arguments for QEMU.
+devices=()
 
 # boot MACHINE CPUS MIB STATUS PATTERN CMDLINE: the guest must end with the status, and must have
 # printed a line that matches the extended regular expression. isa-debug-exit turns the guest's
@@ -22,7 +25,8 @@ boot() {
 	timeout 120 qemu-system-x86_64 -M "$machine" -accel "$accel" -cpu "$cpu" \
 		-m "$mib" -smp "$cpus" -kernel guest.elf -append "$cmdline" \
 		-nodefaults -no-user-config -no-reboot -display none \
-		-serial stdio -device isa-debug-exit,iobase=0xf4,iosize=1 </dev/null >"$log" 2>&1 || got=$?
+		-serial stdio -device isa-debug-exit,iobase=0xf4,iosize=1 \
+		"${devices[@]}" </dev/null >"$log" 2>&1 || got=$?
 	if [ "$got" -eq $((2 * status + 1)) ] && grep -Eq "$pattern" "$log"; then
 		echo "ok    ${machine%%,*} cpus=$cpus mib=$mib $cmdline"
 		return
@@ -68,6 +72,22 @@ latencies='p50_us=[0-9.]+ p99_us=[0-9.]+ p999_us=[0-9.]+ max_us=[0-9.]+'
 boot $microvm 1 128 0 "^hb task=0 .*requests=[1-9][0-9]{2,3} $latencies updates=" \
 	"workload=kv ws=4M rate=1000 secs=3"
 boot $microvm 1 128 3 'needs ws=96K' "workload=matmul ws=64K"
+
+truncate -s 64M "$disk"
+devices=(-drive "if=none,id=disk,file=$disk,format=raw" -device virtio-blk-pci,drive=disk)
+speed='requests=[1-9][0-9]* kib_s=[1-9][0-9]* p50_us=[0-9.]+ p99_us=[0-9.]+ max_us=[0-9.]+'
+boot pc 1 128 0 "^hb task=0 .*reads=[1-9][0-9]* $speed" "workload=disk ws=4M secs=2"
+boot pc 1 128 0 '^done task=0 ' "workload=disk ws=4M block=512 depth=64 secs=1"
+boot pc 1 128 0 '^done task=0 ' "workload=disk block=1M depth=16 secs=1"
+boot pc 1 128 1 '^CORRUPT task=0 .* kind=body' "workload=disk ws=4M inject=1"
+boot pc 1 128 1 '^CORRUPT task=0 .* kind=lost-write' "workload=disk ws=4M inject=stale"
+boot pc 1 128 1 '^CORRUPT task=0 .* kind=torn' "workload=disk ws=4M inject=torn"
+boot pc 2 128 3 'disk 1 of virtio on PCI is not there' "workload=disk ws=4M tasks=2"
+devices=(-drive "if=none,id=disk,file=$disk,format=raw"
+	-device virtio-blk-pci,drive=disk,disable-legacy=on,event_idx=off)
+boot pc 1 128 0 '^done task=0 ' "workload=disk ws=4M secs=1"
+devices=()
+boot $microvm 1 128 3 'disk 0 of virtio on PCI is not there' "workload=disk"
 
 for tag in cool fast port busy random; do
 	boot $microvm 1 128 0 '^tags: this machine has no tag port' "$short tag=$tag coop=1 seed=7"

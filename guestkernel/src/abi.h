@@ -33,6 +33,11 @@
 #define IOAPIC_BASE 0xfec00000
 #define TAG_REGISTERS 0xd0000000 /* TAG_MMIO_BASE of tag.h, which assembly cannot include */
 #define TAG_DEVICE_RAM 0xc0680000 /* BAR 2 of the tag device, in a 2 MiB page from 0xc0600000 on */
+/* Where BARs may lie, in whole 2 MiB pages: those of our own VMM, and those of QEMU's firmware. */
+#define BAR_LOW 0xc0000000
+#define BAR_LOW_END 0xc2000000
+#define BAR_HIGH 0xfe000000
+#define BAR_HIGH_END IOAPIC_BASE
 #define HEAP_BASE 0x8000000000 /* usable RAM, one after the other, in virtual addresses */
 #define TRAMPOLINE 0x8000      /* where an AP starts in real mode: below 1 MiB, page-aligned */
 
@@ -73,6 +78,8 @@ struct boot_info {
 	char cmdline[CMDLINE_MAX];
 	uint64_t ram_bytes;  /* all RAM of the memory map */
 	uint64_t heap_bytes; /* mapped from HEAP_BASE on */
+	/* The first bytes of the heap are one piece of physical memory, too: where, and how many. */
+	uint64_t heap_physical, heap_straight;
 	uint64_t has_memmap;
 };
 

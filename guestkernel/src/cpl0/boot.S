@@ -19,6 +19,7 @@
 #define SEL_TSS 0x30
 
 #define MSR_EFER 0xc0000080
+#define LARGE 0x200000
 
 	.section .note.xen, "a", @note
 	.balign 4
@@ -163,7 +164,7 @@ cpus_started: .long 1
 
 /*
  * Page tables that are known when the image is built: the kernel's page (supervisor only), the user
- * pages of the image, and the four devices. kernel_start adds the heap. 7 = present, writable,
+ * pages of the image, and the devices. kernel_start adds the heap. 7 = present, writable,
  * user; 0x80 = 2 MiB page; 0x18 = uncached.
  */
 	.section .data.tables, "aw"
@@ -178,12 +179,27 @@ low_pdpt:
 low_pd:	.quad 0x000083
 	.quad 0x200087, 0x400087, 0x600087
 	.fill 508, 8, 0
-device_pd: /* from 3 GiB on */
-	.fill 3, 8, 0
+	.set page, BAR_LOW
+	.macro registers_to end
+	.rept ((\end) - page) / LARGE
+	.quad page + 0x9f
+	.set page, page + LARGE
+	.endr
+	.endm
+	.macro nothing_to end
+	.fill ((\end) - page) / LARGE, 8, 0
+	.set page, \end
+	.endm
+device_pd: /* from 3 GiB on, one entry for each 2 MiB */
+	registers_to TAG_DEVICE_RAM & ~0x1fffff
 	.quad (TAG_DEVICE_RAM & ~0x1fffff) + 0x87 /* memory, though a device's */
-	.fill 124, 8, 0
+	.set page, page + LARGE
+	registers_to BAR_LOW_END
+	nothing_to TAG_REGISTERS
 	.quad tag_pt + 7
-	.fill 373, 8, 0
+	.set page, page + LARGE
+	nothing_to BAR_HIGH
+	registers_to BAR_HIGH_END
 	.quad IOAPIC_BASE + 0x9f, LAPIC_BASE + 0x9f
 	.fill 8, 8, 0
 tag_pt:	.quad TAG_REGISTERS + 0x1f

@@ -82,6 +82,8 @@ static void map_heap(void)
 		boot_info.ram_bytes += memmap[i].size;
 		if (at < (uint64_t)image_end)
 			at = (uint64_t)image_end;
+		if (pages == 0)
+			boot_info.heap_physical = at;
 		for (; at + LARGE <= end; at += LARGE) {
 			if (pages % 512 == 0) {
 				if (next == (uint64_t *)LARGE)
@@ -93,6 +95,8 @@ static void map_heap(void)
 			directory[pages % 512] = at + 0x87;
 			pages++;
 		}
+		if (boot_info.heap_straight == 0)
+			boot_info.heap_straight = pages * LARGE;
 	}
 	boot_info.heap_bytes = pages * LARGE;
 	boot_info.has_memmap = memmap_entries != 0;

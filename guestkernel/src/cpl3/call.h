@@ -86,6 +86,26 @@ static inline void call_wrmsr(uint32_t msr, uint64_t value)
 			 : "memory", "cc");
 }
 
+static inline uint8_t mmio_read8(uint64_t address)
+{
+	return *(volatile uint8_t *)address;
+}
+
+static inline void mmio_write8(uint64_t address, uint8_t value)
+{
+	*(volatile uint8_t *)address = value;
+}
+
+static inline uint16_t mmio_read16(uint64_t address)
+{
+	return *(volatile uint16_t *)address;
+}
+
+static inline void mmio_write16(uint64_t address, uint16_t value)
+{
+	*(volatile uint16_t *)address = value;
+}
+
 static inline uint32_t mmio_read(uint64_t address)
 {
 	return *(volatile uint32_t *)address;

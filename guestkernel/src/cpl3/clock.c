@@ -145,3 +145,12 @@ void delay_us(uint64_t us)
 	while (rdtsc() - start < ticks)
 		pause();
 }
+
+void put_us(struct line *line, const char *key, uint64_t ticks)
+{
+	uint64_t ns = ns_from_ticks(ticks);
+
+	put_key(line, key, ns / 1000);
+	put(line, ns / 10 % 100 < 10 ? ".0" : ".");
+	put_dec(line, ns / 10 % 100);
+}

@@ -26,4 +26,6 @@ void delay_us(uint64_t us);
 uint64_t ticks_from_us(uint64_t us);
 uint64_t us_from_ticks(uint64_t ticks);
 uint64_t ns_from_ticks(uint64_t ticks);
+/* " key=value", in microseconds with two decimals. */
+void put_us(struct line *line, const char *key, uint64_t ticks);
 #endif

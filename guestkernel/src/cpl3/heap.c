@@ -16,6 +16,18 @@ void *heap_take(uint64_t bytes)
 	return at;
 }
 
+void *heap_take_straight(uint64_t bytes)
+{
+	if (taken + bytes > boot_info.heap_straight)
+		return NULL;
+	return heap_take(bytes);
+}
+
+uint64_t heap_physical(const void *at)
+{
+	return boot_info.heap_physical + ((uint64_t)at - HEAP_BASE);
+}
+
 void heap_require(uint64_t bytes, const char *what)
 {
 	struct line line = {0};

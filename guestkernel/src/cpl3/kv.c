@@ -187,24 +187,15 @@ static void load(struct task *task, struct store *s)
 		find(s, s->keys / 2)->value[VALUE_WORDS / 2] ^= 1;
 }
 
-static void put_ticks(struct line *line, const char *key, uint64_t ticks)
-{
-	uint64_t ns = ns_from_ticks(ticks);
-
-	put_key(line, key, ns / 1000);
-	put(line, ns / 10 % 100 < 10 ? ".0" : ".");
-	put_dec(line, ns / 10 % 100);
-}
-
 static void put_latencies(struct task *task, struct line *line)
 {
 	struct store *s = &stores[task->id];
 
 	put_key(line, "requests", s->latency.count);
-	put_ticks(line, "p50_us", histogram_permille(&s->latency, 500));
-	put_ticks(line, "p99_us", histogram_permille(&s->latency, 990));
-	put_ticks(line, "p999_us", histogram_permille(&s->latency, 999));
-	put_ticks(line, "max_us", s->latency.max);
+	put_us(line, "p50_us", histogram_permille(&s->latency, 500));
+	put_us(line, "p99_us", histogram_permille(&s->latency, 990));
+	put_us(line, "p999_us", histogram_permille(&s->latency, 999));
+	put_us(line, "max_us", s->latency.max);
 	put_key(line, "updates", s->updates);
 	memset(&s->latency, 0, sizeof s->latency);
 }

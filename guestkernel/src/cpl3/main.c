@@ -31,6 +31,7 @@ static const struct workload_ops *const all_ops[] = {
 	[WORKLOAD_MATMUL] = &matmul_ops,
 	[WORKLOAD_SORT] = &sort_ops,
 	[WORKLOAD_KV] = &kv_ops,
+	[WORKLOAD_DISK] = &disk_ops,
 };
 
 void user_start(int cpu);

@@ -17,7 +17,8 @@ static const struct option table[] = {
 	{"workload",
 	 KIND_NAME,
 	 AT(workload),
-	 {"idle", "phased", "echo", "fault", "tagbench", "matmul", "sort", "kv"}},
+	 {"idle", "phased", "echo", "fault", "tagbench", "matmul", "sort", "kv",
+	  "disk"}},
 	{"ws", KIND_SIZE, AT(ws), {0}},
 	{"hot", KIND_SIZE, AT(hot), {0}},
 	{"busy", KIND_TIME, AT(busy), {0}},
@@ -36,6 +37,9 @@ static const struct option table[] = {
 	{"watch", KIND_NUMBER, AT(watch), {0}},
 	{"rate", KIND_NUMBER, AT(rate), {0}},
 	{"seed", KIND_NUMBER, AT(seed), {0}},
+	{"block", KIND_SIZE, AT(block), {0}},
+	{"depth", KIND_NUMBER, AT(depth), {0}},
+	{"writes", KIND_NUMBER, AT(writes), {0}},
 	{"dots", KIND_TIME, AT(dots), {0}},
 };
 
@@ -49,6 +53,9 @@ static const struct options defaults = {
 	.watch = 1,
 	.seed = 1,
 	.rate = 50000,
+	.block = 4096,
+	.depth = 8,
+	.writes = 50,
 };
 
 __attribute__((noreturn)) static void reject(const char *problem, const char *word, size_t length,
@@ -180,6 +187,12 @@ void options_parse(const char *cmdline, struct options *options)
 		options->hot = options->ws;
 	if (options->rate > 10000000)
 		reject("cannot use", "rate", 4, "a task can be asked for up to 10000000 requests a second");
+	if (options->block == 0 || options->block % 512 != 0 || options->block > MIB)
+		reject("cannot use", "block", 5, "give a multiple of 512 bytes, up to 1M");
+	if (options->depth == 0 || options->depth > 64)
+		reject("cannot use", "depth", 5, "a disk takes 1 to 64 requests at a time");
+	if (options->writes > 100)
+		reject("cannot use", "writes", 6, "give a percentage");
 	if (options->busy == 0 && options->cool == 0)
 		reject("cannot use", "busy=0 cool=0", 13, "give one of the phases some time");
 }

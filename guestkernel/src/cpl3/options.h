@@ -12,6 +12,7 @@ enum workload {
 	WORKLOAD_MATMUL,
 	WORKLOAD_SORT,
 	WORKLOAD_KV,
+	WORKLOAD_DISK,
 };
 
 enum fill { FILL_ZERO, FILL_PATTERN, FILL_RANDOM };
@@ -40,6 +41,9 @@ struct options {
 	uint64_t inject;
 	uint64_t tag, coop, watch, seed;
 	uint64_t rate; /* requests a second of each task */
+	uint64_t block;  /* bytes of a request to the disk */
+	uint64_t depth;  /* requests in flight */
+	uint64_t writes; /* percent of the requests that write */
 	uint64_t dots; /* between two dots of task 0; 0 = none */
 };
 
