@@ -20,7 +20,10 @@ type stream struct {
 	path   string
 	ctx    context.Context // until it is closed
 	cancel context.CancelFunc
-	reader *bufio.Reader // receive's own, and reconnect's
+	// These belong to receive and reconnect.
+	reader *bufio.Reader
+	began  time.Time     // when the last connection began
+	delay  time.Duration // the last delay before a connection
 
 	// sending is held by a sender. It is taken before mu.
 	sending sync.Mutex
@@ -36,7 +39,8 @@ const (
 	streamLength = 4 // bytes of a frame's length
 	// sendPatience is how long a frame waits for the other end to read.
 	sendPatience = time.Second
-	// A program that went away is looked for after the first delay, and then less and less often.
+	// A program that went away is looked for after the first delay, and then less and less often. A
+	// connection that lasts for as long as the last delay is a good one.
 	firstRetry = 500 * time.Millisecond
 	lastRetry  = 10 * time.Second
 )
@@ -63,7 +67,7 @@ func (s *stream) connect() error {
 	s.sending.Lock()
 	s.rest = nil
 	s.sending.Unlock()
-	s.reader = bufio.NewReaderSize(conn, maxFrame)
+	s.reader, s.began = bufio.NewReaderSize(conn, maxFrame), time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ctx.Err() != nil {
@@ -128,18 +132,27 @@ func (s *stream) disconnect() {
 }
 
 // reconnect implements [wire]. Each connection is preceded by a delay, so that a program that
-// closes them at once is not called all the time.
+// closes them at once is not called all the time, and does not fill the log.
 func (s *stream) reconnect() bool {
-	for delay := firstRetry; ; delay = min(2*delay, lastRetry) {
+	for lasted := time.Since(s.began); ; lasted = 0 {
 		select {
 		case <-s.ctx.Done():
 			return false
-		case <-time.After(delay):
+		case <-time.After(s.backOff(lasted)):
 		}
 		if s.connect() == nil {
 			return true
 		}
 	}
+}
+
+// backOff returns the delay before the next connection, after one that lasted for some time.
+func (s *stream) backOff(lasted time.Duration) time.Duration {
+	if lasted >= lastRetry {
+		s.delay = 0
+	}
+	s.delay = min(max(2*s.delay, firstRetry), lastRetry)
+	return s.delay
 }
 
 // send implements [wire]. It copies the frame, so that its length and content cannot change.

@@ -161,6 +161,25 @@ func TestStreamClose(t *testing.T) {
 	s.send([][]byte{ofBytes(100, 1)})
 }
 
+// TestStreamBacksOff: a program that closes each connection at once gets fewer and fewer of them,
+// until one lasts.
+func TestStreamBacksOff(t *testing.T) {
+	s, p := newStream(t)
+	for _, want := range []time.Duration{firstRetry, 2 * firstRetry} {
+		p.conn.Close()
+		_, err := s.receive(make([]byte, netHeaderBytes+maxFrame))
+		require.Error(t, err)
+		require.True(t, s.reconnect())
+		require.Equal(t, want, s.delay)
+		p.accept()
+	}
+	for range 10 {
+		s.backOff(lastRetry - 1)
+	}
+	require.Equal(t, lastRetry, s.backOff(0))
+	require.Equal(t, firstRetry, s.backOff(lastRetry))
+}
+
 // TestNetOnAStream: a card's frames cross, and a program that comes back is connected to again. The
 // guest is told each time, and the log has a line.
 func TestNetOnAStream(t *testing.T) {
@@ -199,7 +218,7 @@ func TestNetOnAStream(t *testing.T) {
 	p.accept()
 	await(t, func() bool { return d.netStatus() == netLinkUp })
 	exchange()
-	dev.Quiesce()
+	dev.Close() // before the log is read: the end of the test's connection would go there, too
 	require.Equal(t, 2, bytes.Count(log.Bytes(), []byte("\n")), log.String())
 	require.Contains(t, log.String(), "the other end has closed the connection")
 }
