@@ -441,8 +441,8 @@ func (d *Device) Stay() {
 	}
 }
 
-// interruptAll interrupts for everything that may have been given back on the host before; mu is
-// held.
+// interruptAll interrupts for everything that may have been given back or changed on the host
+// before; mu is held.
 func (d *Device) interruptAll() {
 	if d.status&statusDriverOK == 0 {
 		return
@@ -452,9 +452,7 @@ func (d *Device) interruptAll() {
 			d.interruptQueue(i)
 		}
 	}
-	if d.status&statusNeedsReset != 0 {
-		d.interruptConfig()
-	}
+	d.interruptConfig()
 }
 
 // Close implements [device.Device].

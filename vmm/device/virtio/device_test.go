@@ -319,8 +319,8 @@ func TestNotWithoutLeave(t *testing.T) {
 	require.EqualValues(t, 1, r.given())
 }
 
-// TestAfterAMove: after a move each queue interrupts once, whatever the event index says, and the
-// device looks at it once without a doorbell.
+// TestAfterAMove: after a move each queue interrupts once, whatever the event index says, and so
+// does the configuration. The device looks at each queue once without a doorbell.
 func TestAfterAMove(t *testing.T) {
 	src, h := newHeld(noLog)
 	d, _ := newDriver(t, src)
@@ -345,8 +345,9 @@ func TestAfterAMove(t *testing.T) {
 	require.Empty(t, b.messages())
 	dst.Resume()
 	h2.next(t).done(3, nil)
-	require.Equal(t, []uint32{messageOf(1), messageOf(2), messageOf(1)}, b.messages(),
-		"both queues, and the first request whatever its event index")
+	require.Equal(t,
+		[]uint32{messageOf(1), messageOf(2), messageOf(0), messageOf(1)}, b.messages(),
+		"all vectors, and the first request whatever its event index")
 	// After a mere pause nothing is unknown, so nothing interrupts.
 	dst.Quiesce()
 	dst.Resume()
@@ -380,6 +381,10 @@ func TestForeignState(t *testing.T) {
 		"descriptors":         {queue + 6, []byte{8}, "queue 0: the driver broke"},
 		"beyond RAM": {
 			queue + savedQueue + 14 + 4, []byte{1}, "queue 1: the driver broke",
+		},
+		"in flight": {queue + 30, []byte{3}, "queue 0: 3 chains in flight"},
+		"not enabled": {
+			queue, append(make([]byte, 30), 3, 0, 3, 0), "queue 0: 3 chains without being enabled",
 		},
 		"the bus": {0, []byte{1}, "PCI: bad state"},
 	} {

@@ -50,9 +50,10 @@
 // done and their pages marked. For a disk, which may take long, that begins while the vCPUs still
 // run ([Block.Drain]). So the state has no requests, only the positions in the rings. After Resume
 // the device looks at each queue once, because a doorbell may have rung meanwhile. After a move
-// each queue interrupts once, because an interrupt may have been under way when the state was
-// saved. One interrupt too many does no harm, while one too few hangs a driver. For the same reason
-// the first request after a move interrupts whatever the event index says.
+// each queue interrupts once, and so do the device's own registers, because an interrupt may have
+// been under way when the state was saved. One interrupt too many does no harm, while one too few
+// hangs a driver. For the same reason the first request after a move interrupts whatever the event
+// index says.
 //
 // What comes from outside waits where it is while a device is quiesced: a network card reads no
 // frame. A card that has not run yet drops them, because they are not its guest's.

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -374,6 +375,38 @@ func TestNetWaitsWhileQuiesced(t *testing.T) {
 	d.queues[queueReceive].await(2)
 	require.Len(t, d.received(0), netHeaderBytes+200)
 	require.Len(t, d.received(1), netHeaderBytes+300)
+}
+
+// TestNetClosesWhileAFrameWaits: who closes a quiesced card does not wait for the frame that waits
+// for the card. In the bubble a card that waits for ever is a deadlock.
+func TestNetClosesWhileAFrameWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, _, w := startCard(t, 0)
+		d.offerRoom(4, 2048)
+		d.dev.Quiesce()
+		w.push(frame(100))
+		synctest.Wait()
+		require.Empty(t, w.frames, "the card has it")
+		d.dev.Close()
+		require.Zero(t, d.queues[queueReceive].given())
+	})
+}
+
+// TestNetFingerprint: what a driver reads of the link is compared after a move.
+func TestNetFingerprint(t *testing.T) {
+	src, _, w := startCard(t, 0)
+	w.push(nil)
+	await(t, func() bool { return src.netStatus() == 0 })
+	d, _, _ := moved(t, src)
+	require.Equal(t, src.dev.Fingerprint(), d.dev.Fingerprint())
+	saved := src.dev.Save()
+	for _, other := range [][]byte{
+		replaced(saved, len(saved)-netSavedBytes, netLinkUp),
+		replaced(saved, len(saved)-1, saved[len(saved)-1]+1),
+	} {
+		require.NoError(t, d.dev.Load(1, other))
+		require.NotEqual(t, src.dev.Fingerprint(), d.dev.Fingerprint())
+	}
 }
 
 // netStatus reads the status from the card's registers.

@@ -22,11 +22,12 @@ func (d *Device) Save() []byte {
 	return b
 }
 
-// Fingerprint implements [device.Device]. The guest does not see what the backend has.
+// Fingerprint implements [device.Device]. The guest does not see what the backend has, but for the
+// device's own registers.
 func (d *Device) Fingerprint() []byte {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.visible()
+	return append(append(d.visible(), d.generation), d.config...)
 }
 
 // visible returns the state without the backend's; mu is held.
@@ -116,6 +117,10 @@ func (d *Device) loadQueue(i int, b []byte) error {
 	switch {
 	case enabled > 1:
 		return fmt.Errorf("enabled %d times", enabled)
+	case q.taken != q.given && d.status&statusNeedsReset == 0:
+		return fmt.Errorf("%d chains in flight", q.taken-q.given)
+	case enabled == 0 && q.taken != 0:
+		return fmt.Errorf("%d chains without being enabled", q.taken)
 	case d.vector(uint64(d.vectors[i])) != d.vectors[i]:
 		return fmt.Errorf("vector %d", d.vectors[i])
 	case enabled == 0:
