@@ -10,5 +10,8 @@
 //
 //	stockkvm  the rig: anybody's commands, and other packages' tests, on stock KVM
 //	linux     Linux guests on an emulated host, moved
+//	redis     a Debian guest that serves redis, moved between two hosts
 //	readme    README's tour, typed
+//	openapi   a module of its own: a client that is generated of docs/openapi.yaml
+//	need      what ends a test that lacks something here
 package integration

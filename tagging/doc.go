@@ -53,16 +53,17 @@
 // page of its RAM, in which each task has a slot that only it writes:
 //
 //	0x000  magic "TAGP"   version 1   notify   number of slots, up to 63
-//	0x010  lease   term in ms, both for device RAM
+//	0x010  lease   term in ms; both count only in device RAM
 //	0x040  slot 0: flags (0 free, 1 used, 2 being set up), task, depth; at 0x20 a name, 32 bytes
 //	0x080  slot 1 ...     64 bytes each, a cache line, the rest reserved and 0
 //
 // The slot is the truth about its task, including its registration. Its name is for people:
-// printable ASCII, up to the first 0. The host writes only notify.
-// While it is set, which is while a listener is attached, a task rings after changing its slot: it
-// writes its id to the register that it would write as a plain task. That write means "look at the
-// page", and repeating it does no harm. No transition is lost because both sides store, fence, and
-// load:
+// printable ASCII, up to the first 0.
+//
+// The host writes only notify, and in device RAM the magic, see below. While notify is set, which
+// is while a listener is attached, a task rings after changing its slot: it writes its id to the
+// register that it would write as a plain task. That write means "look at the page", and repeating
+// it does no harm. No transition is lost because both sides store, fence, and load:
 //
 //	guest: store depth,  full barrier, load notify, ring if set
 //	host:  store notify, full barrier, load depths

@@ -1,7 +1,7 @@
 // Package need ends tests that need what is not here: root, a program, a file system.
 //
-// A skipped test looks like a passed one to whoever reads the end of a log. So only where nobody
-// promised that all is here is a test skipped. CI installs everything and promises that by
+// A skipped test looks like a passed one to whoever reads the end of a log. So a test is skipped
+// only where nobody promised that all is here. CI installs everything and promises that by
 // TASKGUIDE_NO_SKIP=1: there, a test that would be skipped fails.
 //
 // It also makes what only root can make: a loop device, a file system that is soon full.
