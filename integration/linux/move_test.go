@@ -84,11 +84,16 @@ type machine struct {
 
 func run(t *testing.T, host *stockkvm.Host, args ...string) *machine {
 	t.Helper()
+	return launched(t, host, append([]string{"vmm", "run"}, args...))
+}
+
+// launched is run, of any VMM.
+func launched(t *testing.T, host *stockkvm.Host, argv []string) *machine {
+	t.Helper()
 	m := &machine{}
 	var err error
 	m.Job, err = host.Start(stockkvm.Command{
-		Argv:  append([]string{"vmm", "run"}, args...),
-		Input: true, Stdout: &m.console, Stderr: &m.stderr,
+		Argv: argv, Input: true, Stdout: &m.console, Stderr: &m.stderr,
 	})
 	require.NoError(t, err)
 	return m

@@ -29,7 +29,7 @@ test-stock-kvm-rig: stockkvm-deps ## the rig's own tests: red when anything insi
 .PHONY: test-linux
 test-linux: stockkvm-deps ## Debian as a guest, moved, in emulated hosts; redis in it, moved twice
 	$(GOTEST) -timeout 25m -tags stockkvm -v -p 1 \
-		-skip 'Memtest|OverTwenty|SMPLinux|BootTimeTable|BetweenHosts' \
+		-skip 'Memtest|OverTwenty|SMPLinux|BetweenHosts|BootTimeTable|Devices(Move)?Table' \
 		./integration/linux ./integration/redis
 
 .PHONY: test-redis
@@ -43,6 +43,10 @@ test-linux-smp: stockkvm-deps ## Debian's kernel with 2 and 4 vCPUs, 20 boots, a
 .PHONY: bench-linux-boot
 bench-linux-boot: stockkvm-deps ## boot times of Debian's kernel under vmm and QEMU, as tables
 	$(GOTEST) -timeout 120m -tags stockkvm -v -run BootTimeTable ./integration/linux
+
+.PHONY: bench-linux-devices
+bench-linux-devices: stockkvm-deps ## a Linux guest's disk and card under vmm and QEMU, as tables
+	$(GOTEST) -timeout 120m -tags stockkvm -v -run 'Devices(Move)?Table' ./integration/linux
 
 .PHONY: test-shared-store
 test-shared-store: stockkvm-deps ## a guest moves between two hosts with its disk, and its host dies
