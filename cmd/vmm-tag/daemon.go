@@ -47,24 +47,52 @@ func serve(ctx context.Context, c config, log *slog.Logger) error {
 	context.AfterFunc(ctx, func() { listener.Close() })
 	go r.renewForever(ctx, c.wake, log)
 	log.Info("the tag device is served at " + c.socket)
+	err = r.acceptAll(ctx, listener, log)
+	r.endAll()
+	return err
+}
+
+// acceptor is a socket that programs connect to.
+type acceptor interface {
+	AcceptUnix() (*net.UnixConn, error)
+}
+
+// acceptPause is how long the daemon waits after an error, as when it has no descriptors left.
+const acceptPause = 10 * time.Millisecond
+
+// acceptAll serves programs until ctx ends. That one program cannot be served must not end the
+// others' tasks.
+func (r *registry) acceptAll(ctx context.Context, l acceptor, log *slog.Logger) error {
+	said := false
 	for {
-		conn, err := listener.AcceptUnix()
-		if ctx.Err() != nil {
-			r.endAll()
+		conn, err := l.AcceptUnix()
+		switch {
+		case ctx.Err() != nil:
 			return nil
-		}
-		if err != nil {
+		case errors.Is(err, net.ErrClosed):
 			return err
+		case err == nil:
+			go r.welcome(conn, log)
+			continue
+		case !said:
+			log.Warn("a program cannot connect; this is said once", "error", err)
+			said = true
 		}
-		go func() {
-			defer conn.Close()
-			s, err := newSession(conn)
-			if err != nil {
-				log.Warn("a program could not be identified: " + err.Error())
-				return
-			}
-			s.serve(r)
-		}()
+		time.Sleep(acceptPause)
+	}
+}
+
+// welcome serves a connection, unless its user has too many.
+func (r *registry) welcome(conn *net.UnixConn, log *slog.Logger) {
+	defer conn.Close()
+	s, err := newSession(conn)
+	if err != nil {
+		log.Warn("a program could not be identified: " + err.Error())
+		return
+	}
+	if r.admit(s.uid) {
+		defer r.leave(s.uid)
+		s.serve(r)
 	}
 }
 

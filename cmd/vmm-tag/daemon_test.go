@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
@@ -19,6 +20,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"taskguide/tagging/abi"
 	"taskguide/tagging/guest"
@@ -423,6 +425,158 @@ func TestNoDaemon(t *testing.T) {
 	require.Contains(t, stderr, "open the tag device")
 }
 
+// newTestRegistry returns a registry on a device made of files, which watches no process.
+func newTestRegistry(t testing.TB) (*registry, *guest.Device) {
+	folder := t.TempDir()
+	regs := make([]byte, abi.MMIOBytes)
+	le.PutUint32(regs, abi.ID)
+	require.NoError(t, os.WriteFile(filepath.Join(folder, "resource0"), regs, 0o600))
+	ram := make([]byte, abi.DeviceBytes)
+	require.NoError(t, os.WriteFile(filepath.Join(folder, "resource2"), ram, 0o600))
+	dev, err := guest.OpenDevice(folder)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = dev.Close() })
+	r := newRegistry(newPages(dev, 1000))
+	r.watch = func(int, func()) error { return nil }
+	return r, dev
+}
+
+// fill opens as many tasks as there is room for, by a program for each page.
+func fill(t *testing.T, r *registry, name string) (programs []*session) {
+	for pid := range abi.DevicePages {
+		s := &session{pid: 1000 + pid}
+		programs = append(programs, s)
+		for range abi.PageSlots {
+			_, err := r.act(s, guest.Request{Op: "open", Name: name})
+			require.NoError(t, err)
+		}
+	}
+	return programs
+}
+
+// TestRoomAgain: a program that found the device full gets a page of its own once there is one, and
+// not the one that another has given up.
+func TestRoomAgain(t *testing.T) {
+	r, dev := newTestRegistry(t)
+	programs := fill(t, r, "x")
+	late := &session{pid: 1}
+	_, err := r.act(late, guest.Request{Op: "open"})
+	require.ErrorIs(t, err, errFull)
+	r.endSession(programs[0])
+	require.NotContains(t, r.pages.free, 1)
+	a, err := r.act(late, guest.Request{Op: "open", Name: "late"})
+	require.NoError(t, err)
+	all := slotsOf(dev.Read(abi.RegPages), dev.RAM.Load)
+	require.Contains(t, all, found{a.Page, a.Slot, a.ID, 0, "late"}, "the host sees it")
+	require.Empty(t, r.pages.free)
+}
+
+// TestLongestStatus: the status fits an answer, whatever names programs choose, and shows nothing
+// that a terminal would act on.
+func TestLongestStatus(t *testing.T) {
+	for _, letter := range []string{"<", "\x01", "\"", "\\", "\u2028"} {
+		r, dev := newTestRegistry(t)
+		fill(t, r, strings.Repeat(letter, abi.SlotNameBytes/len(letter)))
+		for page := range abi.DevicePages {
+			for slot := range abi.PageSlots {
+				dev.RAM.Store(guest.SlotAt(page, slot)+guest.SlotDepthAt, 1<<32-1)
+			}
+		}
+		for _, task := range r.tasks {
+			task.owner.pid = 1 << 22 // the most that Linux gives
+			require.Equal(t, printable(task.name), task.name)
+		}
+		text, err := encode(guest.Answer{Status: r.status()})
+		require.NoError(t, err)
+		require.LessOrEqual(t, len(text), guest.MaxAnswer)
+		var a guest.Answer
+		require.NoError(t, json.Unmarshal(text, &a))
+		require.Len(t, a.Status.Tasks, abi.DevicePages*abi.PageSlots)
+	}
+}
+
+// TestOrphan: a script's task belongs to init only if root says so.
+func TestOrphan(t *testing.T) {
+	r, _ := newTestRegistry(t)
+	r.parent = func(int) (int, error) { return 1, nil }
+	enter := guest.Request{Op: "enter", Name: "x"}
+	_, err := r.act(&session{pid: 7, uid: 1000}, enter)
+	require.ErrorIs(t, err, errOrphan)
+	require.Empty(t, r.tasks)
+	_, err = r.act(&session{pid: 7}, enter)
+	require.NoError(t, err)
+}
+
+// flaky is a socket that fails, then has a program, and then is closed.
+type flaky struct {
+	fails int
+	conn  *net.UnixConn
+}
+
+func (f *flaky) AcceptUnix() (*net.UnixConn, error) {
+	conn := f.conn
+	switch {
+	case f.fails > 0:
+		f.fails--
+		return nil, unix.EMFILE
+	case conn == nil:
+		return nil, net.ErrClosed
+	}
+	f.conn = nil
+	return conn, nil
+}
+
+// connection returns both ends of one.
+func connection(t *testing.T) (ends [2]*net.UnixConn) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	require.NoError(t, err)
+	for i, fd := range fds {
+		f := os.NewFile(uintptr(fd), "")
+		c, err := net.FileConn(f)
+		require.NoError(t, err)
+		require.NoError(t, f.Close())
+		t.Cleanup(func() { c.Close() })
+		ends[i] = c.(*net.UnixConn)
+	}
+	return ends
+}
+
+// TestAcceptFails: a daemon that has no descriptors left for a while goes on, and says so once.
+func TestAcceptFails(t *testing.T) {
+	r, _ := newTestRegistry(t)
+	ends := connection(t)
+	var log strings.Builder
+	err := r.acceptAll(t.Context(), &flaky{fails: 3, conn: ends[0]},
+		slog.New(slog.NewTextHandler(&log, nil)))
+	require.ErrorIs(t, err, net.ErrClosed)
+	require.Equal(t, 1, strings.Count(log.String(), "\n"), log.String())
+	_, err = ends[1].Write([]byte(`{"op":"status"}`))
+	require.NoError(t, err)
+	n, err := ends[1].Read(make([]byte, guest.MaxAnswer))
+	require.NoError(t, err)
+	require.NotZero(t, n)
+}
+
+// TestManyConnections: a user with too many gets no more, and others do.
+func TestManyConnections(t *testing.T) {
+	r, _ := newTestRegistry(t)
+	for range maxSessions {
+		require.True(t, r.admit(1000))
+	}
+	require.False(t, r.admit(1000))
+	require.True(t, r.admit(1001))
+	r.leave(1000)
+	require.True(t, r.admit(1000))
+	r.leave(1001)
+	require.Len(t, r.sessions, 1)
+
+	r.sessions[uint32(os.Getuid())] = maxSessions
+	ends := connection(t)
+	r.welcome(ends[0], slog.New(slog.DiscardHandler))
+	_, err := ends[1].Write([]byte(`{"op":"status"}`))
+	require.Error(t, err, "it is closed")
+}
+
 // FuzzRequest: whatever a program sends, the daemon answers and keeps its tables.
 func FuzzRequest(f *testing.F) {
 	for _, q := range []string{
@@ -432,18 +586,7 @@ func FuzzRequest(f *testing.F) {
 		f.Add([]byte(q))
 	}
 	f.Fuzz(func(t *testing.T, packet []byte) {
-		folder := t.TempDir()
-		regs := make([]byte, abi.MMIOBytes)
-		le.PutUint32(regs, abi.ID)
-		require.NoError(t, os.WriteFile(filepath.Join(folder, "resource0"), regs, 0o600))
-		ram := make([]byte, abi.DeviceBytes)
-		require.NoError(t, os.WriteFile(filepath.Join(folder, "resource2"), ram, 0o600))
-		dev, err := guest.OpenDevice(folder)
-		require.NoError(t, err)
-		defer dev.Close()
-		r := newRegistry(newPages(dev, 1000))
-		// Each run would leave a descriptor.
-		r.watch = func(int, func()) error { return nil }
+		r, dev := newTestRegistry(t)
 		s := &session{pid: os.Getpid()}
 		var q guest.Request
 		if json.Unmarshal(packet, &q) == nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"io"
@@ -15,6 +16,7 @@ import (
 type session struct {
 	conn *net.UnixConn
 	pid  int // of the process that connected
+	uid  uint32
 }
 
 // newSession finds out who connected.
@@ -31,7 +33,7 @@ func newSession(conn *net.UnixConn) (*session, error) {
 	if err = errors.Join(err, errPeer); err != nil {
 		return nil, err
 	}
-	return &session{conn: conn, pid: int(peer.Pid)}, nil
+	return &session{conn: conn, pid: int(peer.Pid), uid: peer.Uid}, nil
 }
 
 // serve answers requests until the connection ends.
@@ -49,6 +51,16 @@ func (s *session) serve(r *registry) {
 	}
 }
 
+// encode returns an answer's text, with names as they are: their usual form for the web can have
+// six bytes for one, and then a status would not fit.
+func encode(a guest.Answer) ([]byte, error) {
+	var text bytes.Buffer
+	e := json.NewEncoder(&text)
+	e.SetEscapeHTML(false)
+	err := e.Encode(a)
+	return text.Bytes(), err
+}
+
 func (s *session) answer(r *registry, packet []byte) error {
 	var q guest.Request
 	a, err := guest.Answer{}, json.Unmarshal(packet, &q)
@@ -58,7 +70,7 @@ func (s *session) answer(r *registry, packet []byte) error {
 	if err != nil {
 		a = guest.Answer{Error: err.Error()}
 	}
-	text, errText := json.Marshal(a)
+	text, errText := encode(a)
 	if errText != nil {
 		return errText
 	}

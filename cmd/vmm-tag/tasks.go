@@ -18,6 +18,9 @@ const firstID = 0x74000000
 // maxTasks bounds the tasks of one program.
 const maxTasks = 256
 
+// maxSessions bounds the connections of one user. It leaves descriptors for others.
+const maxSessions = 1024
+
 // registry has all tasks. Each belongs to a process, and ends with it at the latest.
 type registry struct {
 	// mu guards what follows. It is held while the device is rung, so a machine that is moved at an
@@ -27,6 +30,10 @@ type registry struct {
 	owners map[int]*owner // by pid
 	tasks  map[uint32]*task
 	next   uint32
+	// sessions counts the connections of each user.
+	sessions map[uint32]int
+	// parent returns the process that started another one.
+	parent func(pid int) (int, error)
 	// watch calls dead once a process has ended.
 	watch func(pid int, dead func()) error
 }
@@ -52,7 +59,26 @@ type task struct {
 func newRegistry(p *pages) *registry {
 	return &registry{
 		pages: p, owners: make(map[int]*owner), tasks: make(map[uint32]*task), next: firstID,
-		watch: watchProcess,
+		sessions: make(map[uint32]int), parent: parentOf, watch: watchProcess,
+	}
+}
+
+// admit tells whether a user may have another connection, which ends with leave.
+func (r *registry) admit(uid uint32) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.sessions[uid] >= maxSessions {
+		return false
+	}
+	r.sessions[uid]++
+	return true
+}
+
+func (r *registry) leave(uid uint32) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.sessions[uid]--; r.sessions[uid] == 0 {
+		delete(r.sessions, uid)
 	}
 }
 
@@ -96,6 +122,9 @@ func (r *registry) open(pid int, name string, s *session) (*task, error) {
 	}
 	t := &task{id: r.next, name: name, owner: o, session: s, page: o.page}
 	if t.slot, err = r.pages.open(t.page, t.id, name); err != nil {
+		if len(o.tasks) == 0 {
+			o.page = -1 // the page is others', and may be given up before this one asks again
+		}
 		return nil, err
 	}
 	r.next++
@@ -146,12 +175,19 @@ func (r *registry) run(t *task, s *session, begin bool) {
 	}
 }
 
+// errOrphan is returned for a script that init has adopted, which never ends. Its tasks would keep
+// the gate closed for good.
+var errOrphan = errors.New("the program that started vmm-tag has ended, so nobody has the task")
+
 // scripts returns a script's task by its name, which belongs to the parent of the process that
 // asks. A task that is not there begins, if it may; mu is held.
 func (r *registry) scripts(s *session, q guest.Request) (*task, error) {
-	parent, err := parentOf(s.pid)
+	parent, err := r.parent(s.pid)
 	if err != nil {
 		return nil, err
+	}
+	if parent == 1 && s.uid != 0 {
+		return nil, errOrphan
 	}
 	if o := r.owners[parent]; o != nil {
 		for _, t := range o.tasks {
@@ -175,6 +211,7 @@ var errNotYours = errors.New("no task of this program has that id")
 
 // act carries out a request of a process.
 func (r *registry) act(s *session, q guest.Request) (guest.Answer, error) {
+	q.Name = printable(q.Name)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch q.Op {
