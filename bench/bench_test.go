@@ -103,7 +103,8 @@ func made(s trial.Spec) trial.Result {
 		Work: trial.Work{
 			BeforePerS: 1000 + 100*r.Float64(), DuringPerS: 900, LostMS: 10, Brownout: 0.1,
 		},
-		CPU: trial.CPU{Source: 0.2, Destination: 0.1, Guest: 0.05},
+		Disk: &trial.Disk{BytesPerS: 1e8, P50: 50, P99: 500},
+		CPU:  trial.CPU{Source: 0.2, Destination: 0.1, Guest: 0.05},
 		Report: migration.Report{
 			Status: migration.StatusCompleted, TotalMS: 900 + 100*r.Float64(),
 			DowntimeMS: 1 + 50*r.ExpFloat64(), PagesStopCopy: int64(r.IntN(5000)), PagesSent: 20000,

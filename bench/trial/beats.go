@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"taskguide/bench/stats"
 	"taskguide/guestkernel/heartbeat"
 )
 
@@ -97,6 +98,7 @@ func (r *Result) readBeats(beats []heartbeat.Beat, s span) {
 		}
 		r.addWork(t)
 		r.addLatency(t)
+		r.addDisk(t)
 	}
 	if precopy := r.Report.TotalMS - r.GapMS; r.Work.BeforePerS > 0 && precopy > 0 {
 		r.Work.Brownout = (r.Work.LostMS - r.GapMS) / precopy
@@ -148,6 +150,24 @@ func (r *Result) addLatency(t *series) {
 			r.Latency.Before.worst(b)
 		case i <= t.moved+1:
 			r.Latency.Around.worst(b)
+		}
+	}
+}
+
+// addDisk applies to a program of one task that drives a disk.
+func (r *Result) addDisk(t *series) {
+	of := func(name string) (values []float64) {
+		for _, b := range t.before() {
+			if v, ok := b.Float(name); ok {
+				values = append(values, v)
+			}
+		}
+		return values
+	}
+	if rates := of("kib_s"); len(rates) > 0 {
+		r.Disk = &Disk{
+			BytesPerS: 1024 * stats.Median(rates),
+			P50:       stats.Median(of("p50_us")), P99: stats.Median(of("p99_us")),
 		}
 	}
 }

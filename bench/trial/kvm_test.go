@@ -121,6 +121,28 @@ func TestTrialOfQEMU(t *testing.T) {
 		"a part, but for the ticks in which it is counted")
 }
 
+// A guest with a disk moves to a host that opens the same file, and says how fast the disk is.
+func TestTrialsOfADisk(t *testing.T) {
+	_, err := exec.LookPath(qemu.Binary)
+	for name, peer := range map[string]*qemu.Migration{"vmm": nil, "QEMU": {}} {
+		t.Run(name, func(t *testing.T) {
+			if peer != nil && err != nil {
+				need.Skip(t, "QEMU, the optional peer, is not installed")
+			}
+			r := site.Run(t.Context(), Spec{
+				ID: "disk", QEMU: peer, Guest: Guest{
+					Program: "workload=disk ws=1M", MemoryBytes: 64 << 20, DiskBytes: 1 << 20,
+				},
+			})
+			require.Empty(t, r.Error)
+			require.NotNil(t, r.Disk)
+			require.Positive(t, r.Disk.BytesPerS)
+			require.Positive(t, r.Disk.P50)
+			require.GreaterOrEqual(t, r.Disk.P99, r.Disk.P50)
+		})
+	}
+}
+
 // The error of a destination that cannot start comes at once, with its own words.
 func TestDestinationThatCannotStart(t *testing.T) {
 	var log heartbeat.Log

@@ -4,8 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"runtime"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"taskguide/bench/peer/qemu"
 	"taskguide/guestkernel/heartbeat"
@@ -20,12 +24,22 @@ func (site *Site) runQEMU(ctx context.Context, r *Result) (err error) {
 		m.BytesPerSecond = r.Spec.Params.BitsPerSecond / 8
 	} // otherwise the link limits it, and better
 	m.DowntimeLimit = r.Spec.Params.DowntimeLimit
-	source, err := site.startQEMU(ctx, r.Spec.Guest, site.Link.Source(), false)
+	dir, err := os.MkdirTemp("", "vmm-bench-")
+	if err != nil {
+		return fmt.Errorf("make a folder for the trial: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	opts, err := site.optionsOf(r.Spec.Guest, dir)
+	if err != nil {
+		return err
+	}
+	source, err := startQEMU(ctx, opts, site.Link.Source())
 	if err != nil {
 		return err
 	}
 	defer source.Close()
-	destination, err := site.startQEMU(ctx, r.Spec.Guest, site.Link.Destination(), true)
+	opts.Incoming = true
+	destination, err := startQEMU(ctx, opts, site.Link.Destination())
 	if err != nil {
 		return err
 	}
@@ -67,16 +81,50 @@ func (site *Site) runQEMU(ctx context.Context, r *Result) (err error) {
 	return err
 }
 
-func (site *Site) startQEMU(ctx context.Context, g Guest, side Side, incoming bool) (
-	*qemu.VM, error,
-) {
+// optionsOf returns the options for a guest, whose disk is made in dir.
+func (site *Site) optionsOf(g Guest, dir string) (qemu.Options, error) {
 	opts := qemu.Options{
 		Binary: site.QEMU, Kernel: site.Kernel, Cmdline: g.Cmdline(), CPUs: g.CPUs,
-		MemoryBytes: g.MemoryBytes, Incoming: incoming,
+		MemoryBytes: g.MemoryBytes,
 	}
 	if g.Prefault {
 		opts.Preallocate = runtime.NumCPU()
 	}
+	if g.DiskBytes == 0 {
+		return opts, nil
+	}
+	disk, err := makeDisk(dir, g)
+	opts.Machine = qemu.PC // microvm has no PCI
+	opts.Args = []string{
+		"-drive", "if=none,id=disk,format=raw," + cacheOf(disk) + ",file=" + disk,
+		"-object", "iothread,id=io", "-device", "virtio-blk-pci,drive=disk,iothread=io",
+	}
+	return opts, err
+}
+
+// cacheOf returns QEMU's options that do as vmm's cache=auto does.
+func cacheOf(disk string) string {
+	file, err := os.OpenFile(disk, os.O_RDWR|unix.O_DIRECT, 0)
+	if err != nil {
+		return "cache=writeback"
+	}
+	file.Close()
+	return "cache=none,aio=native"
+}
+
+// makeDisk makes a guest's disk.
+func makeDisk(dir string, g Guest) (path string, err error) {
+	path = filepath.Join(dir, "disk.img")
+	if err = os.WriteFile(path, nil, 0o600); err == nil {
+		err = os.Truncate(path, g.DiskBytes)
+	}
+	if err != nil {
+		err = fmt.Errorf("make the guest's disk: %w", err)
+	}
+	return path, err
+}
+
+func startQEMU(ctx context.Context, opts qemu.Options, side Side) (*qemu.VM, error) {
 	var vm *qemu.VM
 	err := side.do(func() (err error) {
 		vm, err = qemu.Start(ctx, opts)

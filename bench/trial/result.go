@@ -39,6 +39,7 @@ type Result struct {
 	Moved   *Moved   `json:"moved"`
 	Work    Work     `json:"work"`
 	Latency *Latency `json:"latency"` // nil for programs without requests
+	Disk    *Disk    `json:"disk,omitempty"`
 	CPU     CPU      `json:"cpu"`
 	// Marks are the events during the migration, in order.
 	Marks []Mark `json:"marks"`
@@ -128,6 +129,14 @@ type Work struct {
 type Latency struct {
 	Before Percentiles `json:"before"`
 	Around Percentiles `json:"around"`
+}
+
+// Disk is the speed of the guest's disk before the request, the median of its heartbeats. It is nil
+// for programs without one.
+type Disk struct {
+	BytesPerS float64 `json:"bytes_per_s"`
+	P50       float64 `json:"p50_us"`
+	P99       float64 `json:"p99_us"`
 }
 
 // Percentiles of the latencies of one second, in microseconds.

@@ -118,6 +118,13 @@ func (s *stage) setUp(ctx context.Context, dir string) (address string, err erro
 		binary, args = s.site.Before, append(args, "--kernel", s.site.Kernel)
 	}
 	wait := []string{"--incoming", s.site.Link.Destination().listenAddress()}
+	if g.DiskBytes > 0 {
+		disk, err := makeDisk(dir, g)
+		if err != nil {
+			return "", err
+		}
+		args, wait = append(args, "--disk", disk), append(wait, "--disk", disk)
+	}
 	if g.Prefault {
 		// With --memory, the destination has its RAM ready before the guest comes.
 		args, wait = append(

@@ -36,6 +36,8 @@ type Guest struct {
 	Dots time.Duration `json:"dots_ns,omitempty"`
 	// Prefault gives the guest all its RAM before it runs, on both hosts.
 	Prefault bool `json:"prefault"`
+	// DiskBytes is the size of its disk, a raw file that both hosts open; 0 for none.
+	DiskBytes int64 `json:"disk_bytes,omitempty"`
 }
 
 // Cmdline is the guest's kernel command line.

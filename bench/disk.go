@@ -1,0 +1,159 @@
+package bench
+
+import (
+	"fmt"
+
+	"taskguide/bench/figure"
+	"taskguide/bench/peer/qemu"
+	"taskguide/bench/trial"
+	"taskguide/control/units"
+	"taskguide/migration"
+)
+
+func disk() Experiment {
+	return Experiment{
+		Name: "disk", Title: "A disk, beside QEMU",
+		Summary: "throughput and latency of a virtio disk, and what a busy one costs in downtime",
+		Source:  "the project's own: the guests of the thesis have no devices",
+		Blocks:  diskBlocks, Report: diskReport, LoopbackOnly: true,
+	}
+}
+
+const (
+	diskVMM  = "vmm"
+	diskQEMU = "QEMU"
+	diskIdle = "none"
+	// diskBytes is more than the guest uses.
+	diskBytes = 64 << 20
+)
+
+// diskLoad is what the guest does with its disk.
+type diskLoad struct{ name, program string }
+
+var diskLoads = []diskLoad{
+	{diskIdle, "workload=idle spin=1"},
+	{"read 4K, 1 at a time", diskProgram("block=4K depth=1 writes=0")},
+	{"write 4K, 1 at a time", diskProgram("block=4K depth=1 writes=100")},
+	{"read 4K, 16 at a time", diskProgram("block=4K depth=16 writes=0")},
+	{"write 4K, 16 at a time", diskProgram("block=4K depth=16 writes=100")},
+	{"read 256K, 4 at a time", diskProgram("block=256K depth=4 writes=0")},
+	{"write 256K, 4 at a time", diskProgram("block=256K depth=4 writes=100")},
+}
+
+func diskProgram(load string) string { return "workload=disk ws=32M " + load }
+
+var diskPeers = levels{"vmm", []string{diskVMM, diskQEMU}}
+
+func diskLevels() levels {
+	l := levels{factor: "load"}
+	for _, load := range diskLoads {
+		l.values = append(l.values, load.name)
+	}
+	return l
+}
+
+var (
+	diskRate = metric{"disk's throughput", "disk_bytes_per_s",
+		func(v float64) string { return units.Bytes(int64(v)) + "/s" },
+		diskOf(func(d trial.Disk) float64 { return d.BytesPerS })}
+	diskP50 = metric{"disk's p50 latency", "disk_p50_ms", units.Milliseconds,
+		diskOf(func(d trial.Disk) float64 { return d.P50 / 1000 })}
+	diskP99 = metric{"disk's p99 latency", "disk_p99_ms", units.Milliseconds,
+		diskOf(func(d trial.Disk) float64 { return d.P99 / 1000 })}
+)
+
+func diskOf(f func(trial.Disk) float64) func(trial.Result) (float64, bool) {
+	return func(r trial.Result) (float64, bool) {
+		if r.Disk == nil {
+			return 0, false
+		}
+		return f(*r.Disk), true
+	}
+}
+
+func diskBlocks(at Setting) [][]trial.Spec {
+	var all []trial.Spec
+	for _, name := range diskPeers.values {
+		var peer *qemu.Migration
+		if name == diskQEMU {
+			if peer = (&qemu.Migration{}); at.QEMU == "" {
+				continue
+			}
+		}
+		for _, load := range diskLoads {
+			all = append(all, trial.Spec{
+				ID:      name + "/" + load.name,
+				Factors: map[string]string{diskPeers.factor: name, "load": load.name},
+				Guest: trial.Guest{
+					Program: load.program, MemoryBytes: 64 << 20, CPUs: 1, DiskBytes: diskBytes,
+				},
+				Params:      migration.Params{Guidance: migration.GuidanceOff},
+				QEMU:        peer,
+				BeatsBefore: map[Size]int{Quick: 1, Full: 3}[at.Size],
+			})
+		}
+	}
+	return repeat(map[Size]int{Quick: 1, Full: 5}[at.Size], all)
+}
+
+func diskReport(at Setting, results []trial.Result) Findings {
+	groups := groupBy(results, diskLevels(), diskPeers)
+	shown := []metric{diskRate, diskP50, diskP99, downtime, gap}
+	beside := Table{
+		Caption: "vmm divided by QEMU, from trials of the same blocks", Head: []string{"load"},
+	}
+	for _, m := range shown {
+		beside.Head = append(beside.Head, m.name)
+	}
+	var f Findings
+	for _, load := range diskLoads {
+		ours, ok := find(groups, map[string]string{"load": load.name, diskPeers.factor: diskVMM})
+		theirs, both := find(groups,
+			map[string]string{"load": load.name, diskPeers.factor: diskQEMU})
+		if !ok || !both {
+			continue
+		}
+		row := []string{load.name}
+		for _, m := range shown {
+			row = append(row, ratio(ours, theirs, m))
+		}
+		beside.Rows = append(beside.Rows, row)
+		if load.name != diskIdle {
+			f.Headlines = append(f.Headlines, fmt.Sprintf(
+				"%s: throughput %s that of QEMU, latency (p50) %s.", load.name, row[1], row[2]))
+		}
+	}
+	f.Sections = []Section{{
+		Title: "Throughput and latency, and downtime under that load",
+		Text: []string{
+			"The guest drives a virtio disk from CPL 3, polls for answers and verifies what it " +
+				"reads. vmm has the disk with cache=auto, QEMU with cache=none, aio=native and a " +
+				"thread of its own (iothread). Both write the same kind of file past the host's " +
+				"page cache, where the file system lets them. Load “none” is a guest that leaves " +
+				"its disk alone: what the others take more of is the cost of a busy disk. The " +
+				"downtimes are each VMM's own account; the guest's own gap is the same measure " +
+				"for both.",
+		},
+		Figures: []NamedFigure{{
+			"disk-gap", "The guest's own gap, by VMM.",
+			figure.Strip("The guest's own gap", "gap in ms", diskGaps(groups)),
+		}},
+		Tables: []Table{tableOf(medians(at), groups, []string{"load", diskPeers.factor},
+			append(shown, gapBefore)...)},
+	}}
+	if len(beside.Rows) > 0 {
+		f.Sections[0].Tables = append(f.Sections[0].Tables, beside)
+	}
+	return f
+}
+
+func diskGaps(groups []group) []figure.Sample {
+	var samples []figure.Sample
+	for _, g := range groups {
+		vmm := g.factors[diskPeers.factor]
+		samples = append(samples, figure.Sample{
+			Label: vmm + ", " + g.factors["load"], Colour: vmm, Values: g.values(gap),
+		})
+	}
+	return samples
+}
