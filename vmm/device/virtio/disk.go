@@ -62,6 +62,9 @@ type Disk struct {
 	// done, whether or not it failed. syncing counts the syncs under way.
 	unsynced atomic.Bool
 	syncing  atomic.Int32
+	// reports is held by a sync that the guest did not order, until its error is in owed; before
+	// mu.
+	reports sync.Mutex
 
 	mu      sync.Mutex // guards what follows; never held while the host is asked
 	owned   bool
@@ -330,10 +333,13 @@ func (d *Disk) sync() error {
 }
 
 // flush is sync on the guest's order. The host drops what it cannot write and reports that only
-// once. If it reports it while the disk is being released, the guest learns of it at its next
-// flush.
+// once. If it reports it to another sync, as that of a release, the guest learns of it at its next
+// flush. That may be this one: of two syncs at the same time either may get the report, so a flush
+// waits for the other's.
 func (d *Disk) flush() error {
 	err := d.sync()
+	d.reports.Lock()
+	defer d.reports.Unlock()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.owed != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -189,6 +190,49 @@ func TestReleaseThatHangs(t *testing.T) {
 	require.ErrorIs(t, err, errInUse)
 	require.NoError(t, disk.Release(t.Context()))
 	openDisk(t, c)
+}
+
+// TestReleaseTooLate: a release whose time was over before it took its first step never lets the
+// disk go, because the guest may go on with the disk by then.
+func TestReleaseTooLate(t *testing.T) {
+	disk, _, c := ownedDisk(t)
+	ctx, stop := context.WithCancelCause(t.Context())
+	stop(errors.New("no more time"))
+	require.NoError(t, disk.Own(), "the guest goes on")
+	require.EqualError(t, disk.release(ctx), "no more time")
+	require.True(t, disk.Owned())
+	_, err := own(c)
+	require.ErrorIs(t, err, errInUse)
+	require.NoError(t, disk.release(t.Context()))
+	require.False(t, disk.Owned())
+	require.NoError(t, disk.release(t.Context()), "once more")
+}
+
+// TestErrorOfASyncBesideAFlush: the host reports an error to one of two syncs at the same time. If
+// that is not the guest's, the guest's flush fails nevertheless: nothing is flushed that was lost.
+func TestErrorOfASyncBesideAFlush(t *testing.T) {
+	disk, _, _ := ownedDisk(t)
+	var syncs atomic.Int32
+	flushing, flushed := make(chan struct{}), make(chan error, 1)
+	disk.Intercept(func(op Op) error {
+		if op != OpSync {
+			return nil
+		}
+		if syncs.Add(1) > 1 {
+			close(flushing)
+			return nil
+		}
+		go func() { flushed <- disk.flush() }()
+		<-flushing
+		select {
+		case err := <-flushed: // it did not wait
+			flushed <- err
+		case <-time.After(50 * time.Millisecond):
+		}
+		return unix.EIO
+	})
+	require.ErrorIs(t, disk.Sync(t.Context()), unix.EIO)
+	require.ErrorIs(t, <-flushed, unix.EIO)
 }
 
 // TestLateErrorIsOwed: a sync that fails after nobody waits for it any more has used up the host's

@@ -104,6 +104,8 @@ func (d *Disk) Sync(ctx context.Context) error {
 func (d *Disk) Syncing() bool { return d.syncing.Load() > 0 }
 
 func (d *Disk) makeDurable() error {
+	d.reports.Lock()
+	defer d.reports.Unlock()
 	d.mu.Lock()
 	err := d.owed
 	d.mu.Unlock()
@@ -126,18 +128,24 @@ func (d *Disk) Release(ctx context.Context) error {
 	if err := d.Sync(ctx); err != nil {
 		return err
 	}
-	return d.wrap(d.ask(ctx, d.release))
+	return d.wrap(d.ask(ctx, func() error { return d.release(ctx) }))
 }
 
 // release releases a disk that is durable; in its turn. From its first step on the disk counts as
 // not owned, so that whoever wants it back waits until it has been let go.
-func (d *Disk) release() error {
+//
+// One lock orders that step, the end of ctx and a look at owned. So once ctx has ended, either the
+// disk counts as not owned already, or this release never lets it go. Otherwise a guest that
+// resumed after the end of ctx could go on with a disk that is about to be let go.
+func (d *Disk) release(ctx context.Context) error {
 	d.mu.Lock()
-	was := d.owned
-	d.owned = false
+	was, err := d.owned, context.Cause(ctx)
+	if err == nil {
+		d.owned = false
+	}
 	d.mu.Unlock()
-	if !was {
-		return nil
+	if err != nil || !was {
+		return err
 	}
 	now, err := d.look()
 	if err != nil {
