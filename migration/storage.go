@@ -50,6 +50,9 @@ const (
 // meanwhile. The host has as long as the guest may stand still. The error is a storageError unless
 // ctx or look ended it. Unless nil, look is called when something has happened, and ends f by an
 // error.
+//
+// It does not wait for the link, because the guest may stand still and its caller hold s.vcpus.
+// Then a link that hangs would keep the guest from running again.
 func (s *Source) askHost(
 	ctx context.Context, f func(context.Context) error, look func() error,
 ) error {
@@ -65,8 +68,8 @@ func (s *Source) askHost(
 		<-done
 		return why
 	}
-	tick := time.NewTicker(peer.AnnouncePace)
-	defer tick.Stop()
+	announced, announce := make(chan error, 1), time.NewTicker(peer.AnnouncePace)
+	defer announce.Stop()
 	wake := s.wake
 	if look == nil {
 		wake, look = nil, func() error { return nil }
@@ -85,10 +88,14 @@ func (s *Source) askHost(
 			}
 			return storageError{err}
 		case <-wake:
-		case <-tick.C:
-			if err := s.peer.AnnounceWait(peer.AnnounceAhead); err != nil {
+		case <-announce.C:
+			announce.Stop() // until this one is through
+			go func() { announced <- s.peer.AnnounceWait(peer.AnnounceAhead) }()
+		case err := <-announced:
+			if err != nil {
 				return abort(peer.Explain(ctx, err))
 			}
+			announce.Reset(peer.AnnouncePace)
 		}
 	}
 }
@@ -99,6 +106,7 @@ func (s *Source) askHost(
 func (s *Source) drain(ctx context.Context) error {
 	s.mu.Lock()
 	held := s.standing != nil
+	s.report.DrainMS = 0 // that of an earlier switchover
 	s.mu.Unlock()
 	if held || !s.m.Running() {
 		return nil
@@ -167,10 +175,14 @@ func (s *Source) askAgain() error {
 }
 
 // drainTakenBack takes back a switchover whose devices were not drained, or whose disks were not
-// made durable.
+// made durable. If a vCPU is held at its EXIT by now, the guest must not stand still until its
+// storage has rested, so the standstill finds out whether the storage still fails.
 func (s *Source) drainTakenBack(begin time.Time, why error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.standing != nil {
+		return nil
+	}
 	over := Drain{
 		AtMS: ms(begin.Sub(s.begin)), MS: ms(time.Since(begin)), Why: s.report.SwitchoverReason,
 		Ended: "taken back: " + OneLine(why.Error()),

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -12,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"taskguide/tagging"
+	"taskguide/transport"
 )
 
 // errDisk is what a machine says of a disk that the host does not serve.
@@ -408,4 +410,68 @@ func TestStorageOfAPausedGuest(t *testing.T) {
 		require.Equal(t, FateStays, s.Fate())
 		require.False(t, b.m.isRunning())
 	})
+}
+
+// TestHeldJustAfterADrain: a vCPU is held at its EXIT after a drain has failed, and before that is
+// seen to. The guest stands still already, so the switchover goes on: it would otherwise stand for
+// as long as its storage rests. The drain of an earlier switchover is not that of the next.
+func TestHeldJustAfterADrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newEnds(t, idle)
+		defer b.close()
+		b.m.start()
+		ctx, s := b.connected(tight())
+		b.m.storage.onDrain = stuck(3 * time.Millisecond)
+		require.NoError(t, s.drain(ctx))
+		require.EqualValues(t, 3, s.Report().DrainMS)
+		st, _, err := s.pause()
+		require.NoError(t, err)
+		require.NoError(t, s.drainTakenBack(time.Now(), errDisk))
+		require.Empty(t, s.Report().DrainsTakenBack)
+		s.mu.Lock()
+		require.False(t, s.resting())
+		require.Same(t, st, s.standing)
+		s.mu.Unlock()
+		require.NoError(t, s.drain(ctx))
+		require.Zero(t, s.Report().DrainMS)
+		require.NoError(t, s.resume("the test ends"))
+	})
+}
+
+// TestHostIsNotAskedOverTheLink: storage hangs for so long that the destination is to be told of
+// it, and the link hangs too. What waits for the host may hold a lock without which the guest does
+// not run again, so it does not wait for the link.
+func TestHostIsNotAskedOverTheLink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newEnds(t, idle)
+		defer b.close()
+		var hangs, hung atomic.Bool
+		dial := b.dial
+		b.dial = func(ctx context.Context) (net.Conn, error) {
+			nc, err := dial(ctx)
+			return hookConn{nc, func(written []byte) {
+				if hangs.Load() && isWaiting(written) {
+					hung.Store(true)
+					time.Sleep(25 * time.Second)
+				}
+			}}, err
+		}
+		p := tight()
+		p.StandstillLimit = NoStandstillLimit
+		ctx, s := b.connected(p)
+		hangs.Store(true)
+		asking, stop := context.WithTimeout(ctx, 15*time.Second)
+		defer stop()
+		begin := time.Now()
+		err := s.askHost(asking, stuck(forEver), nil)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.Equal(t, 15*time.Second, time.Since(begin))
+		require.True(t, hung.Load())
+		time.Sleep(time.Minute)
+	})
+}
+
+// isWaiting tells whether a frame announces a wait.
+func isWaiting(frame []byte) bool {
+	return len(frame) > 0 && transport.Type(frame[0]) == transport.TypeWaiting
 }
