@@ -412,6 +412,31 @@ func TestStorageOfAPausedGuest(t *testing.T) {
 	})
 }
 
+// TestPagesFailWhileStorageHangs: once the last pages cannot be sent, the guest does not stand
+// still any longer for storage that hangs.
+func TestPagesFailWhileStorageHangs(t *testing.T) {
+	withStorage(t, busy(0, 600), func(t *testing.T, b *ends) {
+		var s *Source
+		b.m.storage.onRelease = func(ctx context.Context) error {
+			time.Sleep(10 * time.Millisecond) // the last round is under way
+			s.stream.Stop()
+			return stuck(forEver)(ctx)
+		}
+		b.m.start()
+		p := tight()
+		p.BitsPerSecond, p.DowntimeLimit = 10*mbit, 3*time.Second
+		p.StandstillLimit = NoStandstillLimit
+		s = b.source(p)
+		ctx, cancel := withinAnHour()
+		defer cancel()
+		r := s.Run(ctx)
+		b.checkStays(s, r)
+		require.Contains(t, r.Error, "pages were not sent in the stop-and-copy")
+		require.Len(t, r.Standstills, 1)
+		require.Less(t, r.Standstills[0].MS, 3000.0)
+	})
+}
+
 // TestHeldJustAfterADrain: a vCPU is held at its EXIT after a drain has failed, and before that is
 // seen to. The guest stands still already, so the switchover goes on: it would otherwise stand for
 // as long as its storage rests. The drain of an earlier switchover is not that of the next.

@@ -145,17 +145,22 @@ func (s *Source) stopAndCopy(ctx context.Context, st *standstill,
 	var parts DowntimeParts
 	parts.HarvestMS = watch.lap()
 	var g errgroup.Group
+	saving, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
 	g.Go(func() (err error) {
 		save := &stopwatch{last: time.Now()}
 		state, err = s.save(st)
 		parts.SaveMS = save.lap()
 		if err == nil {
-			err = s.inStandstill(ctx, st, s.m.ReleaseDisks)
+			err = s.inStandstill(saving, st, s.m.ReleaseDisks)
 			parts.SyncMS = save.lap()
 		}
 		return s.storageFailed(st, err)
 	})
 	pages, err := s.sendLast(ctx, st)
+	if err != nil {
+		stop(err) // the guest must not stand still for storage that nobody needs any more
+	}
 	pagesMS := watch.lap()
 	if errSave := g.Wait(); err == nil {
 		err = errSave

@@ -103,12 +103,19 @@ func (vm *VM) SyncDisks(ctx context.Context) error { return syncDisks(ctx, vm.di
 // them, so that the machine at the other end can take them. [VM.Resume] and [VM.TakeDisks] take
 // them back; neither may be called meanwhile. After an error, and if ctx ends before the host is
 // done, the disks stay here.
+//
+// A machine may have stood still without its disks since another one had them. It must get them
+// back first, unchanged, or it would pass RAM on that is out of date.
 func (vm *VM) ReleaseDisks(ctx context.Context) error {
 	if err := vm.still(func() error { return nil }); err != nil {
 		return err
 	}
 	// vm.mu is not held, because the host may hang.
-	if err := releaseDisks(ctx, vm.disks); err != nil {
+	err := ownDisks(vm.disks)
+	if err == nil {
+		err = releaseDisks(ctx, vm.disks)
+	}
+	if err != nil {
 		return fmt.Errorf("release the disks: %w", err)
 	}
 	return nil

@@ -115,6 +115,8 @@ func TestDiskMovesWithItsGuest(t *testing.T) {
 	require.NoError(t, dst.Close())
 	require.ErrorContains(t, src.Resume(), "it changed since the guest stood still here")
 	require.ErrorContains(t, src.TakeDisks(), "it changed since")
+	require.ErrorContains(t, src.ReleaseDisks(t.Context()), "it changed since",
+		"nor may a further machine go on from here")
 	require.False(t, src.Running())
 	require.True(t, takes(t, disk))
 }
