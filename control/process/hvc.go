@@ -8,6 +8,10 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"taskguide/transport"
 	"taskguide/vmm"
@@ -122,6 +126,7 @@ func (s *hvcSocket) accept() {
 			return
 		}
 		if err != nil {
+			time.Sleep(inputRetry) // no descriptors are left, for instance
 			continue
 		}
 		if !s.welcome(c) {
@@ -129,7 +134,7 @@ func (s *hvcSocket) accept() {
 			continue
 		}
 		s.clients.Go(func() {
-			in := input{deliver: s.pass}
+			in := input{deliver: func(b []byte) int { return s.pass(c, b) }}
 			in.copy(c)
 			s.silent(c)
 		})
@@ -151,13 +156,32 @@ func (s *hvcSocket) welcome(c net.Conn) bool {
 	return true
 }
 
-// pass gives the guest what a client sends. At the end it drops that, because the guest may never
-// take it.
-func (s *hvcSocket) pass(b []byte) int {
-	if _, _, closed := s.now(); closed {
+// pass gives the guest what a client sends. It drops that at the end, and once there is another
+// client, because the guest may never take it. A client that has gone is found out here while the
+// guest takes nothing, or it would keep others away for good.
+func (s *hvcSocket) pass(c net.Conn, b []byte) int {
+	if client, _, closed := s.now(); closed || client != nil && client != c {
 		return len(b)
 	}
-	return s.deliver(b)
+	n := s.deliver(b)
+	if n == 0 && hungUp(c) {
+		s.silent(c)
+	}
+	return n
+}
+
+// hungUp tells whether the other end has finished sending, though not all may have been read.
+func hungUp(c net.Conn) (yes bool) {
+	raw, err := c.(syscall.Conn).SyscallConn()
+	if err != nil {
+		return false
+	}
+	_ = raw.Control(func(fd uintptr) {
+		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+		n, _ := unix.Poll(poll, 0)
+		yes = n > 0
+	})
+	return yes
 }
 
 // silent notes that a client sends no more. It may still read.

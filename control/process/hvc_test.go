@@ -9,9 +9,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 )
 
 // TestCheckHVC: only what the second console can be, and only one console has standard input.
@@ -112,6 +114,56 @@ func TestHVCSocket(t *testing.T) {
 	require.NoError(t, h.Close())
 	_, err = h.Writer.Write([]byte("x"))
 	require.ErrorIs(t, err, net.ErrClosed)
+}
+
+// TestHVCSocketOutlivesAClient: a client that has gone keeps no other away, though the guest does
+// not take what it sent.
+func TestHVCSocketOutlivesAClient(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "hvc")
+	h, err := openHVC("unix:"+path, os.Stdout, slog.New(slog.DiscardHandler),
+		func([]byte) int { return 0 })
+	require.NoError(t, err)
+	first := dialHVC(t, path)
+	_, err = first.Write([]byte("nobody takes this"))
+	require.NoError(t, err)
+	time.Sleep(3 * inputRetry)
+	s := h.socket
+	mute := func() bool { s.mu.Lock(); defer s.mu.Unlock(); return s.mute }
+	require.False(t, mute(), "it is still there")
+	require.NoError(t, first.Close())
+	require.Eventually(t, mute, time.Minute, time.Millisecond)
+	second := dialHVC(t, path)
+	require.Eventually(t, func() bool { return !mute() }, time.Minute, time.Millisecond)
+	_, err = h.Writer.Write([]byte("hello"))
+	require.NoError(t, err)
+	requireReads(t, second, "hello")
+	require.NoError(t, h.Close())
+}
+
+// failing is a listener that fails a few times before it is closed.
+type failing struct {
+	net.Listener
+	times int
+}
+
+func (f *failing) Accept() (net.Conn, error) {
+	if f.times--; f.times < 0 {
+		return nil, net.ErrClosed
+	}
+	return nil, unix.EMFILE
+}
+
+func (*failing) Close() error { return nil }
+
+// TestHVCSocketWithoutDescriptors: a socket that cannot accept does not keep a processor busy.
+func TestHVCSocketWithoutDescriptors(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		s := newHVCSocket(&failing{times: 10}, nil)
+		s.clients.Wait()
+		require.Equal(t, 10*inputRetry, time.Since(began))
+		s.close()
+	})
 }
 
 func dialHVC(t *testing.T, path string) net.Conn {
