@@ -45,7 +45,7 @@ type Console struct {
 // port is a console's device.
 type port struct {
 	ram  *memory.Guest
-	wake func(queue int)
+	wake func(queue int) // may be called with locks held
 	out  *outlet
 
 	mu sync.Mutex // guards what follows; taken with the device's lock held
@@ -109,9 +109,11 @@ func (p *port) input(c chain) (written uint32, done bool, err error) {
 	return uint32(n), true, nil
 }
 
-// output takes what was printed as far as there is room, and tells whether that is all; mu is held.
+// output takes what was printed as far as there is room, and tells whether that is all. A chain may
+// have gigabytes, so it takes a part at a time: whoever waits for the device's lock comes in
+// between; mu is held.
 func (p *port) output(c chain) bool {
-	for p.done < c.readBytes {
+	for left := consolePrinted; p.done < c.readBytes; {
 		room, drop := p.out.room(c.readBytes - p.done)
 		if drop {
 			break
@@ -119,6 +121,12 @@ func (p *port) output(c chain) bool {
 		if room == 0 {
 			return false
 		}
+		if left == 0 {
+			p.wake(consoleOutput)
+			return false
+		}
+		room = min(room, left)
+		left -= room
 		_, rest := cut(c.readable, p.done)
 		part, _ := cut(rest, room)
 		p.out.put(gather(p.ram, part))

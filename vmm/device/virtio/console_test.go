@@ -106,6 +106,38 @@ func TestConsoleKeepsTheContract(t *testing.T) {
 	})
 }
 
+// TestConsoleTakesTurns: a chain of any length holds the device's lock for a part of it at a time,
+// and reaches the writer whole.
+func TestConsoleTakesTurns(t *testing.T) {
+	r := newReader(everything)
+	c := newTestConsole(r, 0)
+	d, _ := newDriver(t, c.Device)
+	c.port.out.Queue = everything // as if the writer always kept up
+	var long chain
+	for range 8 {
+		long.readable = append(long.readable, memory.Range{GPA: bufferBase, Bytes: 1 << 20})
+		long.readBytes += 1 << 20
+	}
+	turns := 0
+	for done := false; !done; turns++ {
+		before := c.port.done
+		_, done, _ = c.port.handle(consoleOutput, long)
+		if !done {
+			require.Equal(t, before+consolePrinted, c.port.done)
+		}
+	}
+	require.Equal(t, long.readBytes/consolePrinted, turns)
+
+	// The device comes back to what is left by itself.
+	r = newReader(everything)
+	c = newTestConsole(r, 0)
+	d, _ = newDriver(t, c.Device)
+	c.Resume()
+	d.start(8, 0)
+	d.queues[consoleOutput].do(desc{gpa: bufferBase, bytes: 1 << 20})
+	require.Eventually(t, func() bool { return len(r.text()) == 1<<20 }, patience, time.Millisecond)
+}
+
 // TestConsolePrints: what the guest prints reaches the writer once, in order.
 func TestConsolePrints(t *testing.T) {
 	r := newReader(everything)

@@ -286,7 +286,7 @@ func (d *Device) handle(p prompt, i int) bool {
 	return true
 }
 
-// wake makes a queue's worker look at it. The caller holds none of the backend's locks.
+// wake makes a queue's worker look at it. It takes no lock.
 func (d *Device) wake(i int) {
 	if i < len(d.bells) { // otherwise the machine came without this device
 		d.bells[i].Ring()
