@@ -51,6 +51,7 @@
 //	                  overwritten
 //	  block=4K        the size of each request
 //	  depth=8         requests in flight, 1 to 64
+//	  keep=0          so many blocks that were read are left alone before they are verified
 //	  writes=50       percent of the requests that write
 //	  inject=1        damages what it writes, as for phased
 //	workload=echo     sends the lines that come in on COM1 back

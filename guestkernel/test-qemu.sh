@@ -77,7 +77,7 @@ truncate -s 64M "$disk"
 devices=(-drive "if=none,id=disk,file=$disk,format=raw" -device virtio-blk-pci,drive=disk)
 speed='requests=[1-9][0-9]* kib_s=[1-9][0-9]* p50_us=[0-9.]+ p99_us=[0-9.]+ max_us=[0-9.]+'
 boot pc 1 128 0 "^hb task=0 .*reads=[1-9][0-9]* $speed" "workload=disk ws=4M secs=2"
-boot pc 1 128 0 '^done task=0 ' "workload=disk ws=4M block=512 depth=64 secs=1"
+boot pc 1 128 0 '^done task=0 ' "workload=disk ws=4M block=512 depth=64 keep=1000 secs=1"
 boot pc 1 128 0 '^done task=0 ' "workload=disk block=1M depth=16 secs=1"
 boot pc 1 128 1 '^CORRUPT task=0 .* kind=body' "workload=disk ws=4M inject=1"
 boot pc 1 128 1 '^CORRUPT task=0 .* kind=lost-write' "workload=disk ws=4M inject=stale"

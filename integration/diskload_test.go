@@ -11,9 +11,9 @@ import (
 )
 
 // diskLoad is a guest that reads and writes its disk all the time, with several requests in flight,
-// and verifies every block that it reads.
+// and verifies every block that it reads, some time after it came.
 var diskLoad = []string{
-	"--memory", "64M", "--cmdline", "workload=disk ws=4M block=4K depth=16",
+	"--memory", "64M", "--cmdline", "workload=disk ws=4M block=4K depth=16 keep=512",
 }
 
 // readsOf returns how many blocks the guest has read and found correct, by its last heartbeat.

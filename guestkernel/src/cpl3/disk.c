@@ -6,6 +6,9 @@
  * been written. The generations are kept in RAM. So a write that got lost shows as an older
  * generation, a write that went elsewhere by its number, and anything else as a word that differs.
  * Before a block is read its buffer is marked, so that data which never came shows, too.
+ *
+ * With keep= what was read stays where it is for a while before it is verified, and nobody else
+ * writes there. So a migration that does not know that the device has written RAM is found out.
  */
 #include "heap.h"
 #include "histogram.h"
@@ -45,6 +48,13 @@ struct request {
 	uint64_t begun; /* TSC */
 };
 
+/* What was read and waits to be verified. */
+struct kept {
+	bool full;
+	unsigned buffer;
+	uint64_t block, generation;
+};
+
 /* What the device accesses beside the buffers and the queue. */
 struct shared {
 	struct header headers[MAX_DEPTH];
@@ -65,6 +75,9 @@ struct disk {
 	uint64_t *generations; /* expected, one a block; 0 = never written */
 	bool *busy;            /* one a block: a request for it is in flight */
 	struct request requests[MAX_DEPTH];
+	unsigned own[MAX_DEPTH]; /* the buffer of each request */
+	struct kept *kept;       /* a ring; the next one is the oldest */
+	uint64_t keeps, oldest;
 	unsigned in_flight;
 	enum plan plan;
 	uint64_t cursor; /* of the plans that take every block */
@@ -82,9 +95,9 @@ static uint64_t random_below(struct disk *d, uint64_t bound)
 	return (uint64_t)((unsigned __int128)mix64(d->random) * bound >> 64);
 }
 
-static uint64_t *buffer(const struct disk *d, unsigned i)
+static uint64_t *buffer(const struct disk *d, unsigned number)
 {
-	return d->buffers + i * d->words;
+	return d->buffers + number * d->words;
 }
 
 static __attribute__((noreturn)) void refuse(int task, const char *why)
@@ -100,7 +113,7 @@ static __attribute__((noreturn)) void refuse(int task, const char *why)
 /* Sets up the device with all that it accesses in memory. */
 static void open_disk(struct disk *d, int task, const struct options *options)
 {
-	uint64_t data = options->depth * options->block;
+	uint64_t data = (options->depth + options->keep) * options->block;
 
 	if (!virtio_find(&d->device, VIRTIO_BLOCK, (unsigned)task))
 		refuse(task, " of virtio on PCI is not there; give the machine one for each task");
@@ -116,7 +129,7 @@ static void open_disk(struct disk *d, int task, const struct options *options)
 	d->shared = heap_take_straight(PAGE);
 	d->buffers = heap_take_straight(data);
 	if (rings == NULL || d->shared == NULL || d->buffers == NULL)
-		refuse(task, " gets no buffers in one piece; use a smaller block= or depth=");
+		refuse(task, " gets no buffers in one piece; use a smaller block=, depth= or keep=");
 	if (!virtio_queue(&d->device, &d->queue, rings, (uint16_t)(CHAIN * options->depth)))
 		refuse(task, " has too short a queue for depth=");
 	virtio_go(&d->device);
@@ -130,11 +143,11 @@ static void link_chains(struct disk *d)
 		chain[0] = (struct virtq_descriptor){heap_physical(&d->shared->headers[i]),
 						     sizeof(struct header), VIRTQ_NEXT,
 						     (uint16_t)(CHAIN * i + 1)};
-		chain[1] = (struct virtq_descriptor){heap_physical(buffer(d, i)),
-						     (uint32_t)(d->words * 8), VIRTQ_NEXT,
+		chain[1] = (struct virtq_descriptor){0, (uint32_t)(d->words * 8), VIRTQ_NEXT,
 						     (uint16_t)(CHAIN * i + 2)};
 		chain[2] = (struct virtq_descriptor){
 			heap_physical((const void *)&d->shared->answers[i]), 1, VIRTQ_WRITE, 0};
+		d->own[i] = i;
 	}
 }
 
@@ -148,9 +161,14 @@ static void choose_blocks(struct disk *d, int task, const struct options *option
 	if (d->blocks < 2 * options->depth)
 		refuse(task, " and ws= must hold twice as many blocks as depth= says");
 	uint64_t table = d->blocks * sizeof *d->generations;
-	heap_require(table + d->blocks + PAGE, "the table of the disk's blocks");
+	uint64_t kept = options->keep * sizeof *d->kept;
+	heap_require(table + d->blocks + kept + 2 * PAGE, "the table of the disk's blocks");
 	d->generations = heap_take(table);
 	d->busy = heap_take(d->blocks);
+	d->kept = heap_take(kept);
+	d->keeps = options->keep;
+	for (unsigned i = 0; i < d->keeps; i++)
+		d->kept[i].buffer = d->depth + i;
 }
 
 static void prepare(const struct options *options, int tasks)
@@ -247,7 +265,7 @@ static void damage(const struct disk *d, uint64_t *words, uint64_t block, enum i
 
 static void submit(const struct task *task, struct disk *d, unsigned i, uint64_t block, bool write)
 {
-	uint64_t *words = buffer(d, i);
+	uint64_t *words = buffer(d, d->own[i]);
 
 	if (write) {
 		write_words(words, 0, d->words, block, d->generations[block] + 1);
@@ -260,6 +278,7 @@ static void submit(const struct task *task, struct disk *d, unsigned i, uint64_t
 	d->shared->headers[i] = (struct header){write ? REQUEST_WRITE : REQUEST_READ, 0,
 						block * (d->words / SECTOR_WORDS)};
 	d->shared->answers[i] = 0xff;
+	d->queue.descriptors[CHAIN * i + 1].address = heap_physical(words);
 	d->queue.descriptors[CHAIN * i + 1].flags = write ? VIRTQ_NEXT : VIRTQ_NEXT | VIRTQ_WRITE;
 	d->requests[i] = (struct request){true, write, block, rdtsc()};
 	d->busy[block] = true;
@@ -296,6 +315,33 @@ static __attribute__((noreturn)) void failed(const struct task *task, const stru
 	vm_exit(STATUS_FAULT);
 }
 
+/* Verifies the oldest of what is kept, if there is any. */
+static struct kept *verify_oldest(const struct task *task, struct disk *d)
+{
+	struct kept *k = &d->kept[d->oldest];
+
+	if (k->full)
+		verify(task, buffer(d, k->buffer), d->words, k->block, k->generation);
+	k->full = false;
+	d->oldest = (d->oldest + 1) % d->keeps;
+	return k;
+}
+
+/* Verifies what was read, or keeps it; then the request gets the buffer of the oldest. */
+static void take_data(const struct task *task, struct disk *d, unsigned i)
+{
+	uint64_t block = d->requests[i].block, generation = d->generations[block];
+
+	if (d->keeps == 0) {
+		verify(task, buffer(d, d->own[i]), d->words, block, generation);
+		return;
+	}
+	struct kept *k = verify_oldest(task, d);
+	unsigned next = k->buffer;
+	*k = (struct kept){true, d->own[i], block, generation};
+	d->own[i] = next;
+}
+
 static void complete(struct task *task, struct disk *d, unsigned i)
 {
 	struct request *r = &d->requests[i];
@@ -311,7 +357,7 @@ static void complete(struct task *task, struct disk *d, unsigned i)
 		task->writes++;
 		task->passes = task->writes / d->blocks;
 	} else {
-		verify(task, buffer(d, i), d->words, r->block, d->generations[r->block]);
+		take_data(task, d, i);
 		d->reads++;
 	}
 	r->in_flight = false;
@@ -380,6 +426,8 @@ static void run(struct task *task)
 	d->since = task->last_step;
 	follow(task, d, PLAN_RANDOM);
 	follow(task, d, PLAN_READ_ALL);
+	for (uint64_t i = 0; i < d->keeps; i++)
+		verify_oldest(task, d);
 }
 
 const struct workload_ops disk_ops = {prepare, run, false};

@@ -39,6 +39,7 @@ static const struct option table[] = {
 	{"seed", KIND_NUMBER, AT(seed), {0}},
 	{"block", KIND_SIZE, AT(block), {0}},
 	{"depth", KIND_NUMBER, AT(depth), {0}},
+	{"keep", KIND_NUMBER, AT(keep), {0}},
 	{"writes", KIND_NUMBER, AT(writes), {0}},
 	{"dots", KIND_TIME, AT(dots), {0}},
 };
@@ -191,6 +192,8 @@ void options_parse(const char *cmdline, struct options *options)
 		reject("cannot use", "block", 5, "give a multiple of 512 bytes, up to 1M");
 	if (options->depth == 0 || options->depth > 64)
 		reject("cannot use", "depth", 5, "a disk takes 1 to 64 requests at a time");
+	if (options->keep > 65536)
+		reject("cannot use", "keep", 4, "a disk keeps up to 65536 blocks");
 	if (options->writes > 100)
 		reject("cannot use", "writes", 6, "give a percentage");
 	if (options->busy == 0 && options->cool == 0)

@@ -43,6 +43,7 @@ struct options {
 	uint64_t rate; /* requests a second of each task */
 	uint64_t block;  /* bytes of a request to the disk */
 	uint64_t depth;  /* requests in flight */
+	uint64_t keep;   /* blocks that were read and are verified later */
 	uint64_t writes; /* percent of the requests that write */
 	uint64_t dots; /* between two dots of task 0; 0 = none */
 };
