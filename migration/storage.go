@@ -210,7 +210,7 @@ func (s *Source) rest() {
 func (s *Source) resting() bool { return time.Now().Before(s.notBefore) }
 
 // mayBegin tells whether the action is a switchover and may begin now; s.mu is held.
-func (s *Source) mayBegin(a policy.Action) bool { return s.decided(a) && !s.resting() }
+func (s *Source) mayBegin(a policy.Action) bool { return !s.resting() && s.decided(a) }
 
 // presync makes the disks durable while the guest runs.
 func (s *Source) presync(ctx context.Context) error {

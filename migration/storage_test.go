@@ -412,6 +412,25 @@ func TestStorageOfAPausedGuest(t *testing.T) {
 	})
 }
 
+// TestCancelWhileStorageRests: a report names no reason of a switchover that did not begin.
+func TestCancelWhileStorageRests(t *testing.T) {
+	withStorage(t, busy(0, 10), func(t *testing.T, b *ends) {
+		ctx, cancel := context.WithCancelCause(context.Background())
+		b.m.storage.onDrain = func(context.Context) error {
+			time.AfterFunc(100*time.Millisecond, func() { cancel(ErrCancelled) })
+			return errDisk
+		}
+		b.m.start()
+		s := b.source(tight())
+		r := s.Run(ctx)
+		b.checkStays(s, r)
+		require.Equal(t, StatusCancelled, r.Status)
+		require.Len(t, r.DrainsTakenBack, 1)
+		require.NotEmpty(t, r.DrainsTakenBack[0].Why)
+		require.Empty(t, r.SwitchoverReason)
+	})
+}
+
 // TestPagesFailWhileStorageHangs: once the last pages cannot be sent, the guest does not stand
 // still any longer for storage that hangs.
 func TestPagesFailWhileStorageHangs(t *testing.T) {
