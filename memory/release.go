@@ -72,15 +72,39 @@ func (r *RAM) Holes(first, count int) uint64 {
 // The page is taken out before the look and put back after it. So if it is released at the same
 // time, either the look finds the hole, or Release notes it after the page was taken out.
 func (r *RAM) stillHole(page int) bool {
+	return r.stillHoleAs(page, r.showsHole)
+}
+
+// stillHoleAs is stillHole with a look that may take a page with content for a hole: before Linux
+// 6.4, pages look like holes for a moment when the host makes a huge page of them, see Allocated.
+// So the page is also read, from the file and not from memory, because that backs no hole, and
+// waits for the host to be done with the huge page. A page that reads as zero may count as a hole.
+func (r *RAM) stillHoleAs(page int, shows func(page int) bool) bool {
 	word, bit := &r.maybeHoles[page>>6], uint64(1)<<(page&63)
 	word.And(^bit)
-	at := int64(page) * PageSize
-	data, err := unix.Seek(r.fd, at, unix.SEEK_DATA)
-	// ENXIO: there is no data behind it. After any other error the page is read, which is never
-	// wrong.
-	if err == unix.ENXIO || err == nil && data >= at+PageSize {
+	if shows(page) && r.readsZero(page) {
 		word.Or(bit)
 		return true
 	}
 	return false
+}
+
+// showsHole tells whether the host shows a page as a hole.
+func (r *RAM) showsHole(page int) bool {
+	at := int64(page) * PageSize
+	data, err := unix.Seek(r.fd, at, unix.SEEK_DATA)
+	// ENXIO: there is no data behind it. After any other error the page is read, which is never
+	// wrong.
+	return err == unix.ENXIO || err == nil && data >= at+PageSize
+}
+
+// readsZero tells whether a page reads as zero, and backs no hole.
+func (r *RAM) readsZero(page int) bool {
+	var content [PageSize]byte
+	for {
+		n, err := unix.Pread(r.fd, content[:], int64(page)*PageSize)
+		if err != unix.EINTR {
+			return err == nil && n == PageSize && IsZero(content[:])
+		}
+	}
 }

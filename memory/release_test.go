@@ -120,6 +120,23 @@ func TestHolesAreNotForgotten(t *testing.T) {
 	}
 }
 
+// TestHolesDoNotHideContent: a page with content that the host shows as a hole for a moment, while
+// it makes a huge page of it, does not count as one. The look at a hole backs nothing.
+func TestHolesDoNotHideContent(t *testing.T) {
+	r := newRAM(t, MinSize)
+	require.NoError(t, r.Release(5, 2))
+	write(r, 5, 1)
+	shown := func(int) bool { return true }
+	backed, err := r.Backed()
+	require.NoError(t, err)
+	require.False(t, r.stillHoleAs(5, shown))
+	require.True(t, r.stillHoleAs(6, shown))
+	require.EqualValues(t, 0b10, r.Holes(5, 2))
+	after, err := r.Backed()
+	require.NoError(t, err)
+	require.Equal(t, backed, after)
+}
+
 // TestGuestReleases: what a guest gives back are the whole pages in a range of RAM, and they count
 // as written.
 func TestGuestReleases(t *testing.T) {
