@@ -233,3 +233,20 @@ func deleteLink(t *testing.T, name string) {
 		require.True(t, time.Now().Before(end))
 	}
 }
+
+// TestTAPOffloadsInTheLog: a driver that starts over again and again, on an interface that was
+// deleted, does not fill the log.
+func TestTAPOffloadsInTheLog(t *testing.T) {
+	f, err := os.Open(os.DevNull) // which refuses the request as well
+	require.NoError(t, err)
+	defer f.Close()
+	lines := 0
+	tap := &tap{file: f, lost: func(error) { lines++ }}
+	tap.raw, err = f.SyscallConn()
+	require.NoError(t, err)
+	for range 10 {
+		tap.offload(netGuestChecksum)
+		tap.offload(0)
+	}
+	require.Equal(t, 1, lines)
+}
