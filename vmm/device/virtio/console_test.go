@@ -111,7 +111,7 @@ func TestConsoleKeepsTheContract(t *testing.T) {
 func TestConsoleTakesTurns(t *testing.T) {
 	r := newReader(everything)
 	c := newTestConsole(r, 0)
-	d, _ := newDriver(t, c.Device)
+	newDriver(t, c.Device)
 	c.port.out.Queue = everything // as if the writer always kept up
 	var long chain
 	for range 8 {
@@ -131,7 +131,7 @@ func TestConsoleTakesTurns(t *testing.T) {
 	// The device comes back to what is left by itself.
 	r = newReader(everything)
 	c = newTestConsole(r, 0)
-	d, _ = newDriver(t, c.Device)
+	d, _ := newDriver(t, c.Device)
 	c.Resume()
 	d.start(8, 0)
 	d.queues[consoleOutput].do(desc{gpa: bufferBase, bytes: 1 << 20})
