@@ -52,19 +52,23 @@ func TestTagPagesInDeviceRAM(t *testing.T) {
 			require.NoError(t, err)
 			t.Cleanup(func() { require.NoError(t, vm.Close()) })
 			attach(vm, r)
+			loop := code(
+				storeWord(tagRAM(), 0x1234), 0xa3, imm32(recorderMMIO), // mov [recorder], eax
+			)
 			require.NoError(t, vm.Boot(testKernel(code(
-				tagInDevice(), 0xa3, imm32(recorderMMIO), // mov [recorder], eax
-				storeWord(tagRAM(), 0x1234), // while dirty pages are logged
-				0xa3, imm32(recorderMMIO),
-				0xeb, 0xfe, // jmp .
+				tagInDevice(), loop, 0xeb, 0x100-len(loop)-2, // jmp loop
 			)), nil, ""))
+			require.NoError(t, vm.Resume())
+			// By now the processor has noted in the guest's page tables what it uses.
+			r.waitFor(t, 2)
+			require.NoError(t, vm.Pause())
 			require.NoError(t, vm.Tracker().Start())
 			dirty := memory.NewBitmap(vm.RAM().Pages())
-			_, err = vm.Tracker().Harvest(dirty) // what booting marked
+			_, err = vm.Tracker().Harvest(dirty) // what came before
 			require.NoError(t, err)
 			dirty.Reset()
 			require.NoError(t, vm.Resume())
-			r.waitFor(t, 2)
+			r.waitFor(t, len(r.numbers())+10)
 			require.NoError(t, vm.Pause())
 			_, err = vm.Tracker().Harvest(dirty)
 			require.NoError(t, err)
