@@ -134,6 +134,27 @@ var mutants = []mutant{
 		"./vmm/device/virtio", "TestReleaseSyncsWhatWasWritten",
 	},
 	{
+		"a release whose time is over lets go of the disk",
+		[]edit{{ownerFile, "d.owned, context.Cause(ctx)", "d.owned, error(nil)"}},
+		"./vmm/device/virtio", "TestReleaseTooLate",
+	},
+	{
+		"a flush does not wait for the report of another sync",
+		[]edit{{"vmm/device/virtio/disk.go",
+			"d.reports.Lock()\n\tdefer d.reports.Unlock()\n", ""}},
+		"./vmm/device/virtio", "TestErrorOfASyncBesideAFlush",
+	},
+	{
+		"a guest that lost its disk may move",
+		[]edit{{"vmm/disks.go", "err := ownDisks(vm.disks)\n", "var err error\n"}},
+		"./vmm", "TestDiskMovesWithItsGuest",
+	},
+	{
+		"a page that the host shows as a hole is not read",
+		[]edit{{"memory/release.go", "shows(page) && r.readsZero(page)", "shows(page)"}},
+		"./memory", "TestHolesDoNotHideContent",
+	},
+	{
 		"a copy of the disk passes for the disk",
 		[]edit{{ownerFile, "return d.hasLock(theirs.Proof)", "return nil"}},
 		"./vmm/device/virtio", "TestSameDisk",
