@@ -54,6 +54,9 @@
 //	  keep=0          so many blocks that were read are left alone before they are verified
 //	  writes=50       percent of the requests that write
 //	  inject=1        damages what it writes, as for phased
+//	workload=net      sends frames by the virtio network card to a peer that sends them back, and
+//	                  verifies what comes
+//	  depth=8         frames under way, 1 to 64
 //	workload=echo     sends the lines that come in on COM1 back
 //	workload=fault    faults on purpose
 //	workload=tagbench measures what a tag costs in each way, prints one line and ends
@@ -106,7 +109,8 @@
 //
 // disk: reads, the blocks read so far; requests answered since the last line, kib_s, the KiB of
 // data a second that they moved, and their latencies p50_us, p99_us and max_us, until the guest
-// took the answer. There writes counts blocks, too.
+// took the answer. There writes counts blocks, too. net: the same of frames, and lost, those that
+// were not back within half a second.
 //
 // Each program verifies what it computes, and src/cpl3 says how at the top of each one's source. In
 // phased, every page that a task writes carries its number, its task, a generation and check words,

@@ -86,7 +86,10 @@ boot pc 2 128 3 'disk 1 of virtio on PCI is not there' "workload=disk ws=4M task
 devices=(-drive "if=none,id=disk,file=$disk,format=raw"
 	-device virtio-blk-pci,drive=disk,disable-legacy=on,event_idx=off)
 boot pc 1 128 0 '^done task=0 ' "workload=disk ws=4M secs=1"
+devices=(-netdev user,id=net -device virtio-net-pci,netdev=net)
+boot pc 1 128 0 '^hb task=0 .*writes=[1-9][0-9]* .*lost=[1-9]' "workload=net secs=3"
 devices=()
+boot $microvm 1 128 3 'there is no virtio card on PCI' "workload=net"
 boot $microvm 1 128 3 'disk 0 of virtio on PCI is not there' "workload=disk"
 
 for tag in cool fast port busy random; do

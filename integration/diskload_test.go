@@ -16,7 +16,7 @@ var diskLoad = []string{
 	"--memory", "64M", "--cmdline", "workload=disk ws=4M block=4K depth=16 keep=512",
 }
 
-// readsOf returns how many blocks the guest has read and found correct, by its last heartbeat.
+// readsOf returns how many blocks or frames the guest has taken, by its last heartbeat.
 func (g *guest) readsOf(b *box) uint64 {
 	b.t.Helper()
 	beats := g.alive(b, 1)

@@ -130,7 +130,7 @@ static void open_disk(struct disk *d, int task, const struct options *options)
 	d->buffers = heap_take_straight(data);
 	if (rings == NULL || d->shared == NULL || d->buffers == NULL)
 		refuse(task, " gets no buffers in one piece; use a smaller block=, depth= or keep=");
-	if (!virtio_queue(&d->device, &d->queue, rings, (uint16_t)(CHAIN * options->depth)))
+	if (!virtio_queue(&d->device, 0, &d->queue, rings, (uint16_t)(CHAIN * options->depth)))
 		refuse(task, " has too short a queue for depth=");
 	virtio_go(&d->device);
 }
@@ -369,9 +369,9 @@ static void complete(struct task *task, struct disk *d, unsigned i)
 static unsigned complete_all(struct task *task, struct disk *d)
 {
 	unsigned count = 0;
-	uint32_t head;
+	uint32_t head, bytes;
 
-	for (; virtqueue_take(&d->queue, &head); count++) {
+	for (; virtqueue_take(&d->queue, &head, &bytes); count++) {
 		unsigned i = head / CHAIN;
 		if (head % CHAIN != 0 || i >= d->depth || !d->requests[i].in_flight)
 			corrupt((unsigned)task->id, "used-ring", head, 0, CHAIN * d->depth, head);

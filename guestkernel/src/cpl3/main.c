@@ -32,6 +32,7 @@ static const struct workload_ops *const all_ops[] = {
 	[WORKLOAD_SORT] = &sort_ops,
 	[WORKLOAD_KV] = &kv_ops,
 	[WORKLOAD_DISK] = &disk_ops,
+	[WORKLOAD_NET] = &net_ops,
 };
 
 void user_start(int cpu);

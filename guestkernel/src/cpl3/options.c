@@ -18,7 +18,7 @@ static const struct option table[] = {
 	 KIND_NAME,
 	 AT(workload),
 	 {"idle", "phased", "echo", "fault", "tagbench", "matmul", "sort", "kv",
-	  "disk"}},
+	  "disk", "net"}},
 	{"ws", KIND_SIZE, AT(ws), {0}},
 	{"hot", KIND_SIZE, AT(hot), {0}},
 	{"busy", KIND_TIME, AT(busy), {0}},

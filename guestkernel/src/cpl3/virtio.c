@@ -118,13 +118,13 @@ static void write_address(uint64_t reg, const void *at)
 	mmio_write(reg + 4, (uint32_t)(heap_physical(at) >> 32));
 }
 
-bool virtio_queue(struct virtio_device *device, struct virtqueue *queue, void *memory,
-		  uint16_t descriptors)
+bool virtio_queue(struct virtio_device *device, uint16_t number, struct virtqueue *queue,
+		  void *memory, uint16_t descriptors)
 {
 	uint64_t common = device->common;
 
 	mmio_write16(common + CONFIG_VECTOR, NO_VECTOR);
-	mmio_write16(common + QUEUE_SELECT, 0);
+	mmio_write16(common + QUEUE_SELECT, number);
 	uint16_t size = mmio_read16(common + QUEUE_SIZE);
 	if (size < descriptors)
 		return false;
@@ -132,6 +132,7 @@ bool virtio_queue(struct virtio_device *device, struct virtqueue *queue, void *m
 		mmio_write16(common + QUEUE_SIZE, size = VIRTQUEUE_MAX);
 	*queue = (struct virtqueue){
 		.size = size,
+		.number = number,
 		.event_index = (device->features & VIRTIO_F_EVENT_INDEX) != 0,
 		.doorbell = device->notify +
 			    device->notify_stride * (uint64_t)mmio_read16(common + QUEUE_NOTIFY),
@@ -180,15 +181,16 @@ void virtqueue_ring(struct virtqueue *queue)
 	} else if ((queue->used->flags & USED_NO_NOTIFY) != 0) {
 		return;
 	}
-	mmio_write16(queue->doorbell, 0);
+	mmio_write16(queue->doorbell, queue->number);
 }
 
-bool virtqueue_take(struct virtqueue *queue, uint32_t *head)
+bool virtqueue_take(struct virtqueue *queue, uint32_t *head, uint32_t *bytes)
 {
 	if (queue->used->index == queue->taken)
 		return false;
 	__atomic_thread_fence(__ATOMIC_ACQUIRE);
 	*head = queue->used->ring[queue->taken % queue->size].head;
+	*bytes = queue->used->ring[queue->taken % queue->size].bytes;
 	queue->taken++;
 	return true;
 }

@@ -7,7 +7,8 @@
 #define VIRTIO_H
 #include "lib.h"
 
-#define VIRTIO_BLOCK 2 /* kinds of devices, section 5 */
+#define VIRTIO_NET 1 /* kinds of devices, section 5 */
+#define VIRTIO_BLOCK 2
 
 #define VIRTIO_F_EVENT_INDEX (1ull << 29)
 #define VIRTIO_F_VERSION_1 (1ull << 32)
@@ -50,6 +51,7 @@ struct virtqueue {
 	uint16_t announced; /* of them, those that the doorbell was considered for */
 	uint16_t taken;     /* chains taken back so far, modulo 2^16 */
 	bool event_index;
+	uint16_t number;
 	uint64_t doorbell;
 	struct virtq_descriptor *descriptors;
 	struct virtq_available *available;
@@ -61,10 +63,10 @@ bool virtio_find(struct virtio_device *device, unsigned kind, unsigned n);
 /* Resets the device and agrees on those of the wanted features that it offers. False if it is no
  * modern device. */
 bool virtio_begin(struct virtio_device *device, uint64_t wanted);
-/* Sets up queue 0 in VIRTQUEUE_BYTES of zeroed memory of heap_take_straight. False if it holds
+/* Sets up a queue in VIRTQUEUE_BYTES of zeroed memory of heap_take_straight. False if it holds
  * fewer descriptors. */
-bool virtio_queue(struct virtio_device *device, struct virtqueue *queue, void *memory,
-		  uint16_t descriptors);
+bool virtio_queue(struct virtio_device *device, uint16_t number, struct virtqueue *queue,
+		  void *memory, uint16_t descriptors);
 /* From now on the device serves its queue. */
 void virtio_go(struct virtio_device *device);
 
@@ -72,6 +74,7 @@ void virtio_go(struct virtio_device *device);
 void virtqueue_add(struct virtqueue *queue, uint16_t head);
 /* Rings the doorbell, if the device wants to hear of what was added since the last call. */
 void virtqueue_ring(struct virtqueue *queue);
-/* Takes a chain back that the device is done with. False if there is none. */
-bool virtqueue_take(struct virtqueue *queue, uint32_t *head);
+/* Takes a chain back that the device is done with, and how much it wrote. False if there is
+ * none. */
+bool virtqueue_take(struct virtqueue *queue, uint32_t *head, uint32_t *bytes);
 #endif

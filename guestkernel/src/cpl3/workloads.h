@@ -14,7 +14,7 @@ struct workload_ops {
 };
 
 extern const struct workload_ops idle_ops, phased_ops, echo_ops, fault_ops, tagbench_ops;
-extern const struct workload_ops matmul_ops, sort_ops, kv_ops, disk_ops;
+extern const struct workload_ops matmul_ops, sort_ops, kv_ops, disk_ops, net_ops;
 
 /* Waits until all tasks have come here. */
 void tasks_meet(void);
