@@ -27,7 +27,22 @@ const (
 	diskBytes = 64 << 20
 )
 
-// diskLoad is what the guest does with its disk.
+func card() Experiment {
+	return Experiment{
+		Name: "card", Title: "A network card, beside QEMU",
+		Summary: "round trips of a virtio card on a socket, and what a busy one costs in downtime",
+		Source:  "the project's own: the guests of the thesis have no devices",
+		Blocks:  cardBlocks, Report: cardReport, LoopbackOnly: true,
+	}
+}
+
+var cardLoads = []diskLoad{
+	{diskIdle, "workload=idle spin=1"},
+	{"frames, 1 at a time", "workload=net depth=1"},
+	{"frames, 16 at a time", "workload=net depth=16"},
+}
+
+// diskLoad is what the guest does with its disk or card.
 type diskLoad struct{ name, program string }
 
 var diskLoads = []diskLoad{
@@ -44,21 +59,21 @@ func diskProgram(load string) string { return "workload=disk ws=32M " + load }
 
 var diskPeers = levels{"vmm", []string{diskVMM, diskQEMU}}
 
-func diskLevels() levels {
+func levelsOf(loads []diskLoad) levels {
 	l := levels{factor: "load"}
-	for _, load := range diskLoads {
+	for _, load := range loads {
 		l.values = append(l.values, load.name)
 	}
 	return l
 }
 
 var (
-	diskRate = metric{"disk's throughput", "disk_bytes_per_s",
+	diskRate = metric{"throughput of data", "disk_bytes_per_s",
 		func(v float64) string { return units.Bytes(int64(v)) + "/s" },
 		diskOf(func(d trial.Disk) float64 { return d.BytesPerS })}
-	diskP50 = metric{"disk's p50 latency", "disk_p50_ms", units.Milliseconds,
+	diskP50 = metric{"p50 of requests", "disk_p50_ms", units.Milliseconds,
 		diskOf(func(d trial.Disk) float64 { return d.P50 / 1000 })}
-	diskP99 = metric{"disk's p99 latency", "disk_p99_ms", units.Milliseconds,
+	diskP99 = metric{"p99 of requests", "disk_p99_ms", units.Milliseconds,
 		diskOf(func(d trial.Disk) float64 { return d.P99 / 1000 })}
 )
 
@@ -72,6 +87,15 @@ func diskOf(f func(trial.Disk) float64) func(trial.Result) (float64, bool) {
 }
 
 func diskBlocks(at Setting) [][]trial.Spec {
+	return deviceBlocks(at, diskLoads, trial.Guest{DiskBytes: diskBytes})
+}
+
+func cardBlocks(at Setting) [][]trial.Spec {
+	return deviceBlocks(at, cardLoads, trial.Guest{Card: true})
+}
+
+func deviceBlocks(at Setting, loads []diskLoad, g trial.Guest) [][]trial.Spec {
+	g.MemoryBytes, g.CPUs = 64<<20, 1
 	var all []trial.Spec
 	for _, name := range diskPeers.values {
 		var peer *qemu.Migration
@@ -80,13 +104,12 @@ func diskBlocks(at Setting) [][]trial.Spec {
 				continue
 			}
 		}
-		for _, load := range diskLoads {
+		for _, load := range loads {
+			g.Program = load.program
 			all = append(all, trial.Spec{
-				ID:      name + "/" + load.name,
-				Factors: map[string]string{diskPeers.factor: name, "load": load.name},
-				Guest: trial.Guest{
-					Program: load.program, MemoryBytes: 64 << 20, CPUs: 1, DiskBytes: diskBytes,
-				},
+				ID:          name + "/" + load.name,
+				Factors:     map[string]string{diskPeers.factor: name, "load": load.name},
+				Guest:       g,
 				Params:      migration.Params{Guidance: migration.GuidanceOff},
 				QEMU:        peer,
 				BeatsBefore: map[Size]int{Quick: 1, Full: 3}[at.Size],
@@ -97,7 +120,22 @@ func diskBlocks(at Setting) [][]trial.Spec {
 }
 
 func diskReport(at Setting, results []trial.Result) Findings {
-	groups := groupBy(results, diskLevels(), diskPeers)
+	return deviceReport(at, diskLoads, results,
+		"The guest drives a virtio disk from CPL 3, polls for answers and verifies what it "+
+			"reads. vmm has the disk with cache=auto, QEMU with cache=none, aio=native and a "+
+			"thread of its own (iothread). Both write the same kind of file past the host's "+
+			"page cache, where the file system lets them.")
+}
+
+func cardReport(at Setting, results []trial.Result) Findings {
+	return deviceReport(at, cardLoads, results,
+		"The guest drives a virtio network card from CPL 3, polls, and verifies the frames that "+
+			"come back. Both VMMs have the card on the same stream socket (QEMU: -netdev "+
+			"stream), and the bench sends each frame back.")
+}
+
+func deviceReport(at Setting, loads []diskLoad, results []trial.Result, how string) Findings {
+	groups := groupBy(results, levelsOf(loads), diskPeers)
 	shown := []metric{diskRate, diskP50, diskP99, downtime, gap}
 	beside := Table{
 		Caption: "vmm divided by QEMU, from trials of the same blocks", Head: []string{"load"},
@@ -106,7 +144,7 @@ func diskReport(at Setting, results []trial.Result) Findings {
 		beside.Head = append(beside.Head, m.name)
 	}
 	var f Findings
-	for _, load := range diskLoads {
+	for _, load := range loads {
 		ours, ok := find(groups, map[string]string{"load": load.name, diskPeers.factor: diskVMM})
 		theirs, both := find(groups,
 			map[string]string{"load": load.name, diskPeers.factor: diskQEMU})
@@ -126,16 +164,12 @@ func diskReport(at Setting, results []trial.Result) Findings {
 	f.Sections = []Section{{
 		Title: "Throughput and latency, and downtime under that load",
 		Text: []string{
-			"The guest drives a virtio disk from CPL 3, polls for answers and verifies what it " +
-				"reads. vmm has the disk with cache=auto, QEMU with cache=none, aio=native and a " +
-				"thread of its own (iothread). Both write the same kind of file past the host's " +
-				"page cache, where the file system lets them. Load “none” is a guest that leaves " +
-				"its disk alone: what the others take more of is the cost of a busy disk. The " +
-				"downtimes are each VMM's own account; the guest's own gap is the same measure " +
-				"for both.",
+			how + " Load “none” is a guest that leaves its device alone: what the others take " +
+				"more of is the cost of a busy one. The downtimes are each VMM's own account; " +
+				"the guest's own gap is the same measure for both.",
 		},
 		Figures: []NamedFigure{{
-			"disk-gap", "The guest's own gap, by VMM.",
+			"device-gap", "The guest's own gap, by VMM.",
 			figure.Strip("The guest's own gap", "gap in ms", diskGaps(groups)),
 		}},
 		Tables: []Table{tableOf(medians(at), groups, []string{"load", diskPeers.factor},

@@ -92,7 +92,8 @@ type Experiment struct {
 // Experiments lists all experiments, in the best order for reading.
 func Experiments() []Experiment {
 	return []Experiment{
-		tagging(), validity(), interrupt(), sweep(), overhead(), peers(), Speed(), disk(), before(),
+		tagging(), validity(), interrupt(), sweep(), overhead(), peers(), Speed(), disk(),
+		card(), before(),
 	}
 }
 

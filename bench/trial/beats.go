@@ -154,7 +154,7 @@ func (r *Result) addLatency(t *series) {
 	}
 }
 
-// addDisk applies to a program of one task that drives a disk.
+// addDisk applies to a program of one task that drives a disk or a card.
 func (r *Result) addDisk(t *series) {
 	of := func(name string) (values []float64) {
 		for _, b := range t.before() {

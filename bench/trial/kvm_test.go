@@ -143,6 +143,26 @@ func TestTrialsOfADisk(t *testing.T) {
 	}
 }
 
+// A guest with a network card moves, and says how fast the card is.
+func TestTrialsOfACard(t *testing.T) {
+	_, err := exec.LookPath(qemu.Binary)
+	for name, peer := range map[string]*qemu.Migration{"vmm": nil, "QEMU": {}} {
+		t.Run(name, func(t *testing.T) {
+			if peer != nil && err != nil {
+				need.Skip(t, "QEMU, the optional peer, is not installed")
+			}
+			r := site.Run(t.Context(), Spec{
+				ID: "card", QEMU: peer,
+				Guest: Guest{Program: "workload=net", MemoryBytes: 64 << 20, Card: true},
+			})
+			require.Empty(t, r.Error)
+			require.NotNil(t, r.Disk)
+			require.Positive(t, r.Disk.BytesPerS)
+			require.Positive(t, r.Disk.P50)
+		})
+	}
+}
+
 // The error of a destination that cannot start comes at once, with its own words.
 func TestDestinationThatCannotStart(t *testing.T) {
 	var log heartbeat.Log

@@ -29,7 +29,7 @@ func (site *Site) runQEMU(ctx context.Context, r *Result) (err error) {
 		return fmt.Errorf("make a folder for the trial: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	opts, err := site.optionsOf(r.Spec.Guest, dir)
+	opts, err := site.optionsOf(ctx, r.Spec.Guest, dir)
 	if err != nil {
 		return err
 	}
@@ -81,14 +81,23 @@ func (site *Site) runQEMU(ctx context.Context, r *Result) (err error) {
 	return err
 }
 
-// optionsOf returns the options for a guest, whose disk is made in dir.
-func (site *Site) optionsOf(g Guest, dir string) (qemu.Options, error) {
+// optionsOf returns the options for a guest, whose disk or network is made in dir.
+func (site *Site) optionsOf(ctx context.Context, g Guest, dir string) (qemu.Options, error) {
 	opts := qemu.Options{
 		Binary: site.QEMU, Kernel: site.Kernel, Cmdline: g.Cmdline(), CPUs: g.CPUs,
 		MemoryBytes: g.MemoryBytes,
 	}
 	if g.Prefault {
 		opts.Preallocate = runtime.NumCPU()
+	}
+	if g.Card {
+		socket, err := mirror(ctx, dir)
+		opts.Machine = qemu.PC // microvm has no PCI
+		opts.Args = []string{
+			"-netdev", "stream,id=net,server=off,addr.type=unix,addr.path=" + socket,
+			"-device", "virtio-net-pci,netdev=net",
+		}
+		return opts, err
 	}
 	if g.DiskBytes == 0 {
 		return opts, nil

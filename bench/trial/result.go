@@ -131,8 +131,8 @@ type Latency struct {
 	Around Percentiles `json:"around"`
 }
 
-// Disk is the speed of the guest's disk before the request, the median of its heartbeats. It is nil
-// for programs without one.
+// Disk is the speed of the guest's disk or network card before the request, the median of its
+// heartbeats. It is nil for programs without one.
 type Disk struct {
 	BytesPerS float64 `json:"bytes_per_s"`
 	P50       float64 `json:"p50_us"`

@@ -125,6 +125,13 @@ func (s *stage) setUp(ctx context.Context, dir string) (address string, err erro
 		}
 		args, wait = append(args, "--disk", disk), append(wait, "--disk", disk)
 	}
+	if g.Card {
+		socket, err := mirror(ctx, dir)
+		if err != nil {
+			return "", err
+		}
+		args, wait = append(args, "--net", "unix:"+socket), append(wait, "--net", "unix:"+socket)
+	}
 	if g.Prefault {
 		// With --memory, the destination has its RAM ready before the guest comes.
 		args, wait = append(
