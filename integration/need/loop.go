@@ -68,7 +68,8 @@ func SmallFileSystem(t testing.TB, folder string, bytes int64) {
 		Skip(t, "no file system can be mounted here: "+err.Error())
 	}
 	t.Cleanup(func() {
-		if err := unix.Unmount(folder, 0); err != nil {
+		// Detached, because a process that has just been killed may still have a file open there.
+		if err := unix.Unmount(folder, unix.MNT_DETACH); err != nil {
 			t.Error("unmount ", folder, ": ", err)
 		}
 	})
