@@ -107,12 +107,20 @@ func TestTagPagesInDeviceRAM(t *testing.T) {
 // TestGuestSeesNotify: what the host stores in device RAM, the guest loads.
 func TestGuestSeesNotify(t *testing.T) {
 	r := newRecorder()
+	// The guest sees notify before Attach has returned. It leaves its segment only afterwards.
+	attached := make(chan struct{})
+	r.hook = func(n int) {
+		if n == 2 {
+			<-attached
+		}
+	}
 	vm := newTestVM(t, 1, nil)
 	attach(vm, r)
 	require.NoError(t, vm.Boot(testKernel(code(
 		tagInDevice(), 0xa3, imm32(recorderMMIO), // mov [recorder], eax
 		0x80, 0x3d, imm32(tagRAM()+3*abi.PageSize+8), 1, // 1: cmp byte [notify], 1
 		0x75, 0xf7, // jne 1b
+		0xa3, imm32(recorderMMIO), // mov [recorder], eax
 		storeWord(tagRAM()+3*abi.PageSize+0x48, 0), // depth
 		storeWord(abi.MMIOBase+abi.RegExit, testTask),
 		exitWith(5),
@@ -120,7 +128,9 @@ func TestGuestSeesNotify(t *testing.T) {
 	require.NoError(t, vm.Resume())
 	r.waitFor(t, 1)
 	l := make(closings, 1)
-	require.True(t, vm.Tags().Attach(tagging.All, l).Open)
+	state := vm.Tags().Attach(tagging.All, l)
+	close(attached)
+	require.True(t, state.Open)
 	require.EqualValues(t, 5, waitEnd(t, vm).Status)
 	<-l
 	require.False(t, vm.Tags().Gate().Open)
