@@ -34,7 +34,7 @@ func TestGuidedModes(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			v := newBox(t).travel(1, phased(1, "busy=400ms cool=400ms tag=cool")...)
-			for _, rule := range migration.Rules() {
+			for _, rule := range []migration.Rule{migration.RuleDowntime, migration.RuleXen} {
 				args := []string{
 					"--guidance", string(mode.guidance), "--rule", string(rule), "--bandwidth",
 					link,
@@ -364,4 +364,25 @@ func requireInOrder(t *testing.T, text string, patterns ...string) {
 		require.GreaterOrEqual(t, at, 0, "%q is missing, or not in its place: %s", p, text)
 		lines = lines[at+1:]
 	}
+}
+
+// TestPoliciesMove: a guest moves under each of the policies that the tests above leave out, inside
+// its segment.
+func TestPoliciesMove(t *testing.T) {
+	v := newBox(t).travel(1, phased(1, "busy=400ms cool=400ms tag=cool")...)
+	for rule, given := range map[migration.Rule]string{
+		"qemu": "qemu", "ramp": "ramp:delay=1s", "stall": "stall:window=1s",
+		"cycle": "cycle:interval=50ms,samples=16",
+	} {
+		r := v.move("--policy", given, "--bandwidth", link)
+		require.Equal(t, rule, r.Rule)
+		require.Equal(t, given, r.Policy)
+		require.False(t, r.Forced)
+		require.Empty(t, r.Warnings)
+		requireInside(v, tagging.All, r)
+		require.Equal(t, rule == "cycle", r.Samples > 0)
+		t.Logf("%s: %d rounds, %d pages in stop-and-copy: %s", given, len(r.Rounds),
+			r.PagesStopCopy, r.SwitchoverReason)
+	}
+	v.carriesOn()
 }

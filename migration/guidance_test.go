@@ -3,6 +3,7 @@ package migration
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -66,6 +67,18 @@ func givingUp(t *testing.T) (rules []Rule) {
 	return rules
 }
 
+// with returns the rule with these parameters. One that samples the dirty rate does it for a moment
+// only, so that round 1 begins where the guests of tests expect it.
+func (r Rule) with(params string) Rule {
+	if r == "cycle" {
+		params = strings.TrimSuffix("samples=8,interval=5ms,"+params, ",")
+	}
+	if params == "" {
+		return r
+	}
+	return r + Rule(":"+params)
+}
+
 // inside tells whether the guest is inside its segment at a step.
 func (ph phased) inside(step int) bool {
 	return (step+ph.offset)%(ph.busy+ph.cool) >= ph.busy
@@ -83,6 +96,9 @@ func TestGuidedModesAtManyOffsets(t *testing.T) {
 			for _, atExit := range []bool{true, false} {
 				if atExit && (mode == GuidanceStart || mode == GuidanceOff) {
 					continue // guidance has no say there
+				}
+				if rule != RuleDowntime && rule != RuleXen && mode != GuidanceSwitchover {
+					continue // what guidance does is the same for all
 				}
 				t.Run(fmt.Sprintf("%s %s at-exit=%v", rule, mode, atExit), func(t *testing.T) {
 					worst := int64(0)
@@ -118,9 +134,6 @@ func TestGuidedModesAtManyOffsets(t *testing.T) {
 					}
 					switch mode {
 					case GuidanceOff:
-						if rule != RuleDowntime && rule != RuleXen {
-							break // it may be content in calm only
-						}
 						const busy = "the baseline must have hit a busy phase"
 						require.Greater(t, worst, int64(300), busy)
 					case GuidanceSuspend, GuidanceSwitchover:

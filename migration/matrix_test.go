@@ -127,7 +127,7 @@ func (o options) test(t *testing.T) {
 	}
 	b.m.tracker.onDemand = o.onDemand
 	b.m.start()
-	p := guided(o.rule, GuidanceSwitchover)
+	p := guided(o.rule.with(""), GuidanceSwitchover)
 	p.Verify, p.Delta, p.Compress, p.Channels = true, o.delta, o.compress, o.channels
 	var channels []*tee
 	b.dial = func(ctx context.Context) (net.Conn, error) {

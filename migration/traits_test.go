@@ -2,7 +2,6 @@ package migration
 
 import (
 	"context"
-	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,7 +20,7 @@ func TestTraitsOfAnyPolicy(t *testing.T) {
 			"skip=off,protect=page", "skip=off,protect=round", "skip=on,protect=round",
 		} {
 			for _, polish := range []string{"on", "off"} {
-				all := Rule(fmt.Sprintf("%s:%s,polish=%s", rule, traits, polish))
+				all := rule.with(traits + ",polish=" + polish)
 				t.Run(string(all), func(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) { testTraits(t, rule, all) })
 				})
