@@ -107,6 +107,26 @@ func (q *queue) peek() (c chain, ok bool, err error) {
 	return c, true, nil
 }
 
+// posted returns how many chains the driver ever put in, modulo 2^16, and asks it to ring the
+// doorbell for the next one.
+func (q *queue) posted() uint16 {
+	index, _ := q.ram.LoadUint16(q.avail + ringIndex)
+	// The driver may put in another one before it can read what it is asked. It has no more than
+	// size of them.
+	for range q.size {
+		if !q.eventIndex {
+			break
+		}
+		q.ram.StoreUint16(q.used+ringEntries+uint64(q.size)*usedEntry, index)
+		now, _ := q.ram.LoadUint16(q.avail + ringIndex)
+		if now == index {
+			break
+		}
+		index = now
+	}
+	return index
+}
+
 // takeRoom takes chains with room for n bytes together: as many as are needed, up to a number. It
 // takes none if there are too few, and then asks the driver to ring for the next one.
 func (q *queue) takeRoom(n, most int) (chains []chain, err error) {

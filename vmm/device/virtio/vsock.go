@@ -3,6 +3,7 @@ package virtio
 import (
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -19,7 +20,10 @@ import (
 //	guest program -- packets in queues -- vsock -- a unix socket each -- host program
 //
 // A connection does not move: its other end is a program of this host. So the first thing that a
-// guest finds after a move is the event TRANSPORT_RESET, for which it resets its connections.
+// guest finds after a move is the event TRANSPORT_RESET, for which it resets its connections. It
+// resets all that it has when it comes to the event, and tells nobody. So no connection is made
+// before the guest has done that: a new one would end with the old ones, and the program of the
+// host would wait for ever. A driver says that it is done with an event by its next buffer for one.
 
 const (
 	slotVsock  = 3
@@ -41,7 +45,8 @@ const (
 	// the memory for them.
 	vsockStreams = 1024
 	// vsockAnswerWithin is how long a guest has to answer a request that it has taken. A program of
-	// the host would otherwise wait for a driver that hangs, and hold one of the streams.
+	// the host would otherwise wait for a driver that hangs, and hold one of the streams. A guest
+	// has as long to act on an event, because a driver need not post another buffer for events.
 	vsockAnswerWithin = 30 * time.Second
 	// vsockResets is the most refusals that wait for the guest. Further ones are not sent.
 	vsockResets = 1024
@@ -126,6 +131,9 @@ type vsock struct {
 	ram  *memory.Guest
 	wake func(queue int) // may be called with locks held
 	host *Vsock
+	// events is how many buffers for events the guest has ever posted, modulo 2^16. It makes the
+	// guest ring for the next one. The device's lock is held.
+	events func() uint16
 
 	tasks sync.WaitGroup
 
@@ -135,11 +143,15 @@ type vsock struct {
 	ready   []*connection        // those with a packet for the guest, in turn; none is over
 	refused []refusal
 	moved   bool // the guest is still to be told that its connections are gone
-	begun   bool // connections are accepted
-	closed  bool
-	last    uint32 // port of the last stream that a program of the host opened
+	// heeds ends the wait for the guest to act on that; nil: it has, or was not told. told is what
+	// events was when it was told.
+	heeds  *time.Timer
+	told   uint16
+	begun  bool // connections are accepted
+	closed bool
+	last   uint32 // port of the last stream that a program of the host opened
 
-	answerWithin time.Duration // how long the guest has to answer a request; fixed
+	answerWithin time.Duration // how long the guest has to answer a request or an event; fixed
 }
 
 // VsockKind is the kind of a vsock's state.
@@ -150,6 +162,9 @@ func NewVsock(bus *pci.Host, host *Vsock, log *slog.Logger) *Device {
 	v := &vsock{
 		host: host, streams: make(map[ports]*connection), sockets: make(map[*connection]bool),
 		answerWithin: vsockAnswerWithin,
+		// The guest may still have a connection with a port of the process that it came from. It
+		// would take a new one with that port for the old one.
+		last: rand.Uint32N(firstHostPort),
 	}
 	d := newDevice(bus, spec{
 		name: VsockKind().Name, slot: slotVsock, id: idVsock, class: classVsock,
@@ -157,6 +172,7 @@ func NewVsock(bus *pci.Host, host *Vsock, log *slog.Logger) *Device {
 		config: le.AppendUint64(nil, uint64(host.CID)),
 	}, v, log)
 	v.wake = d.wake
+	v.events = func() uint16 { return d.queues[vsockEvent].posted() }
 	return d
 }
 
@@ -177,18 +193,35 @@ func (v *vsock) handle(queue int, c chain) (written uint32, done bool, err error
 	}
 }
 
-// tell tells the guest that it moved; mu is held.
+// tell tells the guest that it moved, and finds out when it has acted on that; mu is held.
 func (v *vsock) tell(c chain) (written uint32, done bool, err error) {
-	switch {
-	case c.writeBytes < eventBytes:
+	if c.writeBytes < eventBytes {
 		return 0, false, broken("a buffer of %d bytes for an event", c.writeBytes)
-	case !v.moved:
+	}
+	if v.heeds != nil && v.events() != v.told {
+		v.heeded()
+	}
+	if !v.moved {
 		return 0, false, nil
 	}
 	scatter(v.ram, c.writable, make([]byte, eventBytes))
 	v.moved = false
-	v.wake(vsockRX)
+	v.told = v.events()
+	v.heeds = time.AfterFunc(v.answerWithin, func() {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		v.heeded()
+	})
 	return eventBytes, true, nil
+}
+
+// heeded ends the wait for the guest to act on an event; mu is held.
+func (v *vsock) heeded() {
+	if v.heeds != nil {
+		v.heeds.Stop()
+		v.heeds = nil
+		v.wake(vsockRX)
+	}
 }
 
 // take takes a packet from the guest; mu is held.
@@ -311,13 +344,13 @@ func (v *vsock) next(room int) (p packet, data []byte, ok bool) {
 		for _, s := range later {
 			s.queued = true
 		}
-		v.ready = append(v.ready, later...) // tell wakes the queue
+		v.ready = append(v.ready, later...) // heeded wakes the queue
 	}()
 	for len(v.ready) > 0 {
 		s := v.ready[0]
 		v.ready = v.ready[1:]
 		s.queued = false
-		if s.ask && v.moved {
+		if (s.ask || s.accept) && (v.moved || v.heeds != nil) {
 			later = append(later, s) // the guest would reset it with those that did not move
 			continue
 		}
@@ -403,6 +436,7 @@ func (v *vsock) reset() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.refused, v.ready, v.moved = nil, nil, false
+	v.heeded()
 	for s := range v.sockets {
 		s.queued = false
 		switch {

@@ -40,6 +40,8 @@ type vsockGuest struct {
 	path string
 	// others says that programs of the host connect at any time.
 	others bool
+	// plain says that the driver has no event index, so it rings always.
+	plain bool
 
 	seen uint16 // packets
 }
@@ -58,12 +60,31 @@ func newVsockGuest(t testing.TB) *vsockGuest {
 func (g *vsockGuest) begin() {
 	g.start(16, 0)
 	g.seen = 0
+	g.fill()
+}
+
+// fill posts buffers for packets and events.
+func (g *vsockGuest) fill() {
 	for range 16 {
 		g.post()
 	}
+	for range eventBuffers {
+		g.postEvent()
+	}
+}
+
+// eventBuffers is how many buffers for events the guest posts, as Linux posts 8.
+const eventBuffers = 2
+
+// postEvent gives the device a buffer for an event. It rings only if the device asked for that, as
+// Linux does.
+func (g *vsockGuest) postEvent() {
 	ev := g.queues[vsockEvent]
 	ev.offer(ev.chain(desc{gpa: bufferBase - 4096, bytes: eventBytes, flags: flagWrite}))
-	ev.ring()
+	asked, _ := g.ram.LoadUint16(ev.base + ringUsed + ringEntries + uint64(ev.size)*usedEntry)
+	if g.plain || asked == ev.put-1 {
+		ev.ring()
+	}
 }
 
 // post gives the device a buffer for a packet.
@@ -125,12 +146,15 @@ func (g *vsockGuest) expect(op uint16) (packet, string) {
 	}
 }
 
-// silent requires that the device has no more packets, after it has answered another one.
+// silent requires that the device has no more packets, after it has answered another one. The
+// answer overtakes what streams have, so it takes a second one to show that there was nothing.
 func (g *vsockGuest) silent() {
 	g.t.Helper()
-	g.send(g.packet(opData, ports{9999, 9999}), "x")
-	p, _ := g.expect(opReset)
-	require.EqualValues(g.t, 9999, p.dstPort)
+	for range 2 {
+		g.send(g.packet(opData, ports{9999, 9999}), "x")
+		p, _ := g.expect(opReset)
+		require.EqualValues(g.t, 9999, p.dstPort)
+	}
 }
 
 // listen makes a socket for a port of the host.
@@ -698,6 +722,7 @@ func TestVsockMoves(t *testing.T) {
 	event.await(1)
 	_, n := event.used(0)
 	require.EqualValues(t, eventBytes, n)
+	there.postEvent()
 	refused := make(map[uint32]bool)
 	for len(refused) < 21 {
 		p, _ := there.expect(opReset)
@@ -707,6 +732,7 @@ func TestVsockMoves(t *testing.T) {
 	there.send(there.packet(opData, at), "to nobody")
 	there.expect(opReset)
 	c2, at2 := there.connected()
+	require.NotEqual(t, at, at2, "the guest may still have the old one")
 	there.send(there.packet(opData, at2), "anew")
 	requireReads(t, c2, "anew")
 	require.EqualValues(t, 1, event.given())
@@ -729,19 +755,35 @@ func TestVsockWaitsForADriver(t *testing.T) {
 	d, _ := newDriver(t, dev)
 	dev.Resume()
 	g := &vsockGuest{driver: d, t: t, path: path}
-	c := g.dial()
-	_, err := fmt.Fprintf(c, "CONNECT %d\n", guestPort)
-	require.NoError(t, err)
-	v := dev.backend.(*vsock)
-	require.Eventually(t, func() bool {
-		v.mu.Lock()
-		defer v.mu.Unlock()
-		return len(v.streams) == 1
-	}, patience, time.Millisecond)
+	c := g.order()
 	g.begin()
 	p, _ := g.expect(opRequest)
 	g.send(g.packet(opResponse, ports{guestPort, p.srcPort}), "")
 	requireReads(t, c, fmt.Sprintf("OK %d\n", p.srcPort))
+}
+
+// arrive makes the device tell its guest that it moved.
+func (g *vsockGuest) arrive() {
+	v := g.dev.backend.(*vsock)
+	v.mu.Lock()
+	v.moved = true
+	v.mu.Unlock()
+	g.queues[vsockEvent].ring()
+}
+
+// order makes a program of the host ask for a port of the guest, and returns once the device knows.
+func (g *vsockGuest) order() net.Conn {
+	g.t.Helper()
+	c := g.dial()
+	_, err := fmt.Fprintf(c, "CONNECT %d\n", guestPort)
+	require.NoError(g.t, err)
+	v := g.dev.backend.(*vsock)
+	require.Eventually(g.t, func() bool {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		return len(v.streams) == 1
+	}, patience, time.Millisecond)
+	return c
 }
 
 // TestVsockTellsOfTheMoveFirst: after a move a program of the host reaches the guest only once the
@@ -749,27 +791,91 @@ func TestVsockWaitsForADriver(t *testing.T) {
 func TestVsockTellsOfTheMoveFirst(t *testing.T) {
 	g := newVsockGuest(t)
 	ev := g.queues[vsockEvent]
+	for n := range uint16(eventBuffers) {
+		g.arrive()
+		ev.await(n + 1)
+	}
+	g.arrive() // no buffer is left
+	g.order()
+	g.silent()
+	g.postEvent()
+	ev.await(eventBuffers + 1)
+	g.silent()
+	g.postEvent()
+	g.expect(opRequest)
+}
+
+// TestVsockConnectsOnceTheMoveIsHeeded: no connection is made, in either direction, between the
+// event that tells of a move and the driver's next buffer for an event. A driver resets, when it
+// comes to the event, all connections that it has by then, and tells the device nothing.
+func TestVsockConnectsOnceTheMoveIsHeeded(t *testing.T) {
+	for name, without := range map[string]uint64{
+		"event index": 0, "no event index": featureEventIndex,
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := newVsockGuest(t)
+			g.plain = without != 0
+			g.start(16, without)
+			g.seen = 0
+			g.fill()
+			g.arrive()
+			g.queues[vsockEvent].await(1)
+
+			c := g.order()
+			g.silent()
+			ln := g.listen(7)
+			g.send(g.packet(opRequest, ports{77, 7}), "")
+			called, err := ln.Accept()
+			require.NoError(t, err)
+			defer called.Close()
+			v := g.dev.backend.(*vsock)
+			require.Eventually(t, func() bool {
+				v.mu.Lock()
+				defer v.mu.Unlock()
+				return v.streams[ports{77, 7}].stage == stageOpen
+			}, patience, time.Millisecond)
+			g.silent()
+
+			g.postEvent()
+			seen := make(map[uint16]packet)
+			for range 2 {
+				p, _ := g.receive()
+				seen[p.op] = p
+			}
+			require.EqualValues(t, 77, seen[opResponse].dstPort)
+			at := ports{guestPort, seen[opRequest].srcPort}
+			g.send(g.packet(opResponse, at), "")
+			requireReads(t, c, fmt.Sprintf("OK %d\n", at.host))
+			require.EqualValues(t, 1, g.queues[vsockEvent].given())
+		})
+	}
+}
+
+// TestVsockConnectsWithoutEventBuffers: a driver that posts no further buffer for an event gets its
+// connections nevertheless, later; and one that resets the device, at once.
+func TestVsockConnectsWithoutEventBuffers(t *testing.T) {
+	g := newVsockGuest(t)
 	v := g.dev.backend.(*vsock)
-	tell := func() {
+	within := func(d time.Duration) {
 		v.mu.Lock()
 		defer v.mu.Unlock()
-		v.moved = true
+		v.answerWithin = d
 	}
-	tell()
-	ev.ring()
-	ev.await(1) // the only buffer
-	tell()
-	c := g.dial()
-	_, err := fmt.Fprintf(c, "CONNECT %d\n", guestPort)
-	require.NoError(t, err)
+	within(time.Millisecond)
+	g.arrive()
+	g.queues[vsockEvent].await(1)
 	require.Eventually(t, func() bool {
 		v.mu.Lock()
 		defer v.mu.Unlock()
-		return len(v.streams) == 1
+		return v.heeds == nil
 	}, patience, time.Millisecond)
-	g.silent()
-	ev.do(desc{gpa: bufferBase - 4096, bytes: eventBytes, flags: flagWrite})
-	g.expect(opRequest)
+	within(time.Hour)
+	g.connected()
+
+	g.arrive()
+	g.queues[vsockEvent].await(2)
+	g.begin()
+	g.connected()
 }
 
 // TestVsockConfig: what cannot be is refused, in words.

@@ -196,6 +196,7 @@ func (v *vsock) close() {
 	v.host.Close()
 	v.mu.Lock()
 	v.closed = true
+	v.heeded()
 	for s := range v.sockets {
 		v.abort(s)
 	}
