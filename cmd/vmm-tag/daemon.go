@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/user"
@@ -44,6 +45,7 @@ func serve(ctx context.Context, c config, log *slog.Logger) error {
 	defer listener.Close()
 	term := c.wake * time.Duration(c.leases)
 	r := newRegistry(newPages(dev, uint32(term.Milliseconds())))
+	r.next += rand.Uint32N(idRange)
 	context.AfterFunc(ctx, func() { listener.Close() })
 	go r.renewForever(ctx, c.wake, log)
 	log.Info("the tag device is served at " + c.socket)

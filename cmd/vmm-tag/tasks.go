@@ -15,6 +15,11 @@ import (
 // choose small ones.
 const firstID = 0x74000000
 
+// idRange is how many ids a daemon begins within. Each begins somewhere else, because a program of
+// the daemon before, which has not looked since, knows its slot by its id: it would take a slot of
+// the same id for its own.
+const idRange = 1 << 27
+
 // maxTasks bounds the tasks of one program.
 const maxTasks = 256
 
