@@ -41,7 +41,8 @@ type board struct {
 func newBoard(t *testing.T) *board {
 	folder := t.TempDir()
 	regs := make([]byte, abi.MMIOBytes)
-	le.PutUint32(regs, abi.ID)
+	le.PutUint32(regs[abi.RegID:], abi.ID)
+	le.PutUint32(regs[abi.RegVersion:], abi.Version)
 	require.NoError(t, os.WriteFile(filepath.Join(folder, "resource0"), regs, 0o600))
 	ram := make([]byte, abi.DeviceBytes)
 	require.NoError(t, os.WriteFile(filepath.Join(folder, "resource2"), ram, 0o600))

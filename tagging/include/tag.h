@@ -439,13 +439,19 @@ static inline void tag_fast_close(const struct tag_port *t, struct tag_slot *s)
 #if !defined(__linux__)
 #error "TAG_LINUX needs Linux"
 #endif
-/* Needs _GNU_SOURCE, which C++ and -std=gnu11 define. */
+/* Needs _GNU_SOURCE with -std=c11; C++ and -std=gnu11 have all that it uses. */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/uio.h>
+#include <sys/un.h>
 #include <unistd.h>
 #if defined(__x86_64__) || defined(__i386__)
 #include <sys/io.h>
@@ -584,6 +590,645 @@ static inline void tag_close(struct tag_port *t)
 	t->mmio = NULL;
 	t->ring_fd = -1;
 }
+
+
+/* ---- tasks of Linux programs, without rights ---- */
+
+/*
+ * A program says when it is easy to migrate, through vmm-tag's daemon:
+ *
+ *	struct tag_client tags;
+ *	struct tag_task task;
+ *
+ *	tag_client_open(&tags);           // daemon, else device, else untagged
+ *	tag_task_open(&tags, &task, "worker");
+ *	for (;;) {
+ *		TAG_SEGMENT(&task)
+ *			job = wait_for_job();     // writes little memory
+ *		work(job);                    // writes a lot
+ *	}
+ *
+ * No call fails in a way that a program must look at. Without a daemon and without a
+ * device, one line on standard error says that the program is untagged, and every
+ * call returns at once. The same holds after the daemon has ended; open anew then.
+ *
+ * Threads: any threads may use a client at the same time, but for tag_client_open,
+ * tag_client_close and tag_poll. One thread at a time uses a task; several threads
+ * have several tasks, and share nothing. Calls are not for signal handlers, and
+ * threads that are in one must not be cancelled (pthread_cancel).
+ *
+ * A fork: the child is untagged, and its calls do nothing, until it opens a client
+ * of its own. A child of vfork must not use its parent's tasks.
+ *
+ * tag_task_enter and tag_task_exit allocate nothing. They change errno only if they
+ * return -1.
+ */
+#define TAG_SOCKET      "/run/vmm-tag.sock"
+#define TAG_PCI_DEVICES "/sys/bus/pci/devices"
+
+/* How a program takes part. */
+enum tag_way {
+	TAG_BY_NOTHING, /* untagged */
+	TAG_BY_DAEMON,
+	TAG_BY_DEVICE /* root, and no daemon: plain tags */
+};
+
+/* A program's way to the daemon. All fields are private. */
+struct tag_client {
+	enum tag_way way;
+	struct tag_port port; /* TAG_BY_DEVICE */
+	/* Reads 1 in the process that opened the client, and 0 in a fork of it. */
+	volatile uint32_t *here;
+	uint32_t next; /* id of the next task, with TAG_BY_DEVICE */
+	int said;      /* that the program is untagged */
+	char socket[108];
+};
+
+/* A task. All fields are private. */
+struct tag_task {
+	struct tag_client *client;
+	enum tag_way way; /* TAG_BY_NOTHING once the daemon is gone */
+	struct tag_page *page, *ram;
+	struct tag_slot *slot;
+	uint32_t id, depth;
+	int fd; /* its connection to the daemon, -1 for none */
+};
+
+/* Says once, on standard error, that the program is untagged. Returns -1. */
+static inline int tag_untagged(struct tag_client *c, const char *why)
+{
+	int was = errno;
+
+	if (!__atomic_exchange_n(&c->said, 1, __ATOMIC_RELAXED))
+		fprintf(stderr, "tag.h: untagged: %s; migrations do not wait for this program\n", why);
+	errno = was;
+	return -1;
+}
+
+/* Connects to the daemon. Returns a descriptor or a negative errno. */
+static inline int tag_connect(const char *path)
+{
+	const struct timeval patience = {30, 0};
+	struct sockaddr_un at;
+	int err, fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+
+	if (fd < 0)
+		return -errno;
+	memset(&at, 0, sizeof at);
+	at.sun_family = AF_UNIX;
+	memcpy(at.sun_path, path, strlen(path)); /* tag_client_open_at looked at its length */
+	(void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+	if (connect(fd, (const struct sockaddr *)&at, sizeof at)) {
+		err = errno;
+		close(fd);
+		return -err;
+	}
+	return fd;
+}
+
+/* Whether a file of a PCI device has this number. */
+static inline int tag_pci_reads(int folder, const char *name, unsigned number)
+{
+	char text[16], want[16];
+	ssize_t n;
+	int fd = openat(folder, name, O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return 0;
+	n = read(fd, text, sizeof text);
+	close(fd);
+	snprintf(want, sizeof want, "0x%04x", number);
+	return n >= 6 && memcmp(text, want, 6) == 0 && (n == 6 || text[6] == '\n');
+}
+
+/* Maps the registers of the tag device in a folder. */
+static inline int tag_pci_map(struct tag_port *port, int folder)
+{
+	void *regs;
+	int fd = openat(folder, "enable", O_WRONLY | O_CLOEXEC);
+
+	if (fd >= 0) {
+		(void)!write(fd, "1", 1);
+		close(fd);
+	}
+	fd = openat(folder, "resource0", O_RDWR | O_SYNC | O_CLOEXEC);
+	if (fd < 0)
+		return -1;
+	regs = mmap(NULL, TAG_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	close(fd);
+	if (regs == MAP_FAILED)
+		return -1;
+	if (madvise(regs, TAG_PAGE_SIZE, MADV_DONTFORK) || tag_init_mmio(port, regs)) {
+		munmap(regs, TAG_PAGE_SIZE);
+		return -1;
+	}
+	return 0;
+}
+
+/* Finds the tag device among PCI devices, and maps its registers. */
+static inline int tag_pci_open(struct tag_port *port, const char *devices)
+{
+	struct dirent *e;
+	int folder, found = -1;
+	DIR *all = opendir(devices);
+
+	if (!all)
+		return -1;
+	while (found && (e = readdir(all))) {
+		folder = openat(dirfd(all), e->d_name, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
+		if (folder < 0)
+			continue;
+		if (tag_pci_reads(folder, "vendor", TAG_PCI_VENDOR) &&
+		    tag_pci_reads(folder, "device", TAG_PCI_DEVICE))
+			found = tag_pci_map(port, folder);
+		close(folder);
+	}
+	closedir(all);
+	return found;
+}
+
+/* A word that reads 1 here, and 0 in a fork. NULL if the kernel has none. */
+static inline volatile uint32_t *tag_here(void)
+{
+	void *page = mmap(NULL, TAG_PAGE_SIZE, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (page == MAP_FAILED)
+		return NULL;
+	if (madvise(page, TAG_PAGE_SIZE, 18 /* MADV_WIPEONFORK */)) {
+		munmap(page, TAG_PAGE_SIZE);
+		return NULL;
+	}
+	*(volatile uint32_t *)page = 1;
+	return (volatile uint32_t *)page;
+}
+
+/* As tag_client_open, with the daemon's socket and the folder of PCI devices. */
+static inline int tag_client_open_at(struct tag_client *c, const char *path, const char *devices)
+{
+	int fd;
+
+	memset(c, 0, sizeof *c);
+	c->here = tag_here();
+	if (!c->here || strlen(path) >= sizeof c->socket)
+		return tag_untagged(c, c->here ? "the socket's name is too long" :
+						 "the kernel has no MADV_WIPEONFORK");
+	memcpy(c->socket, path, strlen(path));
+	fd = tag_connect(c->socket);
+	if (fd >= 0) {
+		close(fd);
+		c->way = TAG_BY_DAEMON;
+		return 0;
+	}
+	if (tag_pci_open(&c->port, devices) == 0) {
+		c->way = TAG_BY_DEVICE;
+		/* Below the daemon's ids. 64 for each process are enough: beyond, they repeat. */
+		c->next = 0x60000000u + ((uint32_t)getpid() & 0x3fffffu) * 64;
+		return 0;
+	}
+	if (fd == -EACCES || fd == -EPERM)
+		return tag_untagged(c, "no right to connect to the tag daemon");
+	return tag_untagged(c, "no tag daemon and no tag device");
+}
+
+/* Begins a program's part: by vmm-tag's daemon; without one, and as root, by the tag
+ * device itself; else the program is untagged, and all calls do nothing. Returns 0, or
+ * -1 if the program is untagged, which standard error says.
+ *
+ * By the device itself, nobody ends the tasks of a program that is killed. */
+static inline int tag_client_open(struct tag_client *c)
+{
+	return tag_client_open_at(c, TAG_SOCKET, TAG_PCI_DEVICES);
+}
+
+/* Ends it. Close its tasks before. */
+static inline void tag_client_close(struct tag_client *c)
+{
+	if (c->way == TAG_BY_DEVICE && *c->here)
+		munmap((void *)(uintptr_t)c->port.mmio, TAG_PAGE_SIZE);
+	if (c->here)
+		munmap((void *)(uintptr_t)c->here, TAG_PAGE_SIZE);
+	memset(c, 0, sizeof *c);
+	c->said = 1;
+}
+
+/* ---- answers of the daemon: one JSON object each ---- */
+
+/* What is read of an answer. */
+struct tag_answer {
+	uint32_t id, page, slot;
+	char error[96]; /* empty: none */
+};
+
+struct tag_json {
+	const char *at, *end;
+};
+
+static inline void tag_json_space(struct tag_json *j)
+{
+	while (j->at < j->end &&
+	       (*j->at == ' ' || *j->at == '\t' || *j->at == '\n' || *j->at == '\r'))
+		j->at++;
+}
+
+/* Takes this byte, if it is the next one. */
+static inline int tag_json_take(struct tag_json *j, char c)
+{
+	if (j->at == j->end || *j->at != c)
+		return 0;
+	j->at++;
+	return 1;
+}
+
+static inline int tag_json_hex(char c)
+{
+	return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F');
+}
+
+/* Takes what follows a backslash. Returns the character, '?' for one that is not in
+ * ASCII, and 0 if there is none. */
+static inline char tag_json_escape(struct tag_json *j)
+{
+	static const char from[] = "\"\\/bfnrt", to[] = "\"\\/ ?   ";
+	size_t i;
+
+	for (i = 0; i < sizeof from - 1; i++)
+		if (tag_json_take(j, from[i]))
+			return to[i];
+	if (!tag_json_take(j, 'u'))
+		return 0;
+	for (i = 0; i < 4; i++, j->at++)
+		if (j->at == j->end || !tag_json_hex(*j->at))
+			return 0;
+	return '?';
+}
+
+/* Takes a string, and keeps as much of it as there is room for. Returns 0 if there is
+ * none. */
+static inline int tag_json_string(struct tag_json *j, char *text, size_t room)
+{
+	size_t n = 0;
+	char c;
+
+	if (!tag_json_take(j, '"'))
+		return 0;
+	while (j->at < j->end) {
+		c = *j->at++;
+		if (c == '"') {
+			text[n] = 0;
+			return 1;
+		}
+		if ((unsigned char)c < ' ')
+			return 0;
+		if (c == '\\' && !(c = tag_json_escape(j)))
+			return 0;
+		if (n + 1 < room)
+			text[n++] = (unsigned char)c < 0x7f ? c : '?';
+	}
+	return 0;
+}
+
+/* Takes a whole number of 32 bits, as all of an answer's are. */
+static inline int tag_json_number(struct tag_json *j, uint32_t *v)
+{
+	uint64_t n = 0;
+	const char *begin = j->at;
+
+	while (j->at < j->end && *j->at >= '0' && *j->at <= '9') {
+		n = n * 10 + (uint64_t)(*j->at++ - '0');
+		if (n > UINT32_MAX || (j->at - begin > 1 && *begin == '0'))
+			return 0;
+	}
+	*v = (uint32_t)n;
+	return j->at > begin;
+}
+
+/* Takes a word, as true, and tells whether it was there. */
+static inline int tag_json_word(struct tag_json *j, const char *word)
+{
+	size_t n = strlen(word);
+
+	if ((size_t)(j->end - j->at) < n || memcmp(j->at, word, n))
+		return 0;
+	j->at += n;
+	return 1;
+}
+
+/* Takes the value of a key. Keys that are not known are taken, too, so that a daemon
+ * of later can say more; but values in lists and in objects are not. */
+static inline int tag_answer_value(struct tag_json *j, const char *key, struct tag_answer *a)
+{
+	char text[sizeof a->error];
+	uint32_t v;
+
+	if (j->at == j->end)
+		return 0;
+	if (*j->at == '"') {
+		if (!tag_json_string(j, text, sizeof text))
+			return 0;
+		if (!strcmp(key, "error"))
+			memcpy(a->error, text, sizeof text);
+		return 1;
+	}
+	if (tag_json_word(j, "true") || tag_json_word(j, "false") || tag_json_word(j, "null"))
+		return 1;
+	if (!tag_json_number(j, &v))
+		return 0;
+	if (!strcmp(key, "id"))
+		a->id = v;
+	if (!strcmp(key, "page"))
+		a->page = v;
+	if (!strcmp(key, "slot"))
+		a->slot = v;
+	return 1;
+}
+
+/* Reads an answer. Returns 0, or -1 if it is none. */
+static inline int tag_answer_read(const char *text, size_t n, struct tag_answer *a)
+{
+	struct tag_json j;
+	char key[16];
+
+	memset(a, 0, sizeof *a);
+	j.at = text;
+	j.end = text + n;
+	tag_json_space(&j);
+	if (!tag_json_take(&j, '{'))
+		return -1;
+	tag_json_space(&j);
+	if (!tag_json_take(&j, '}')) {
+		do {
+			tag_json_space(&j);
+			if (!tag_json_string(&j, key, sizeof key))
+				return -1;
+			tag_json_space(&j);
+			if (!tag_json_take(&j, ':'))
+				return -1;
+			tag_json_space(&j);
+			if (!tag_answer_value(&j, key, a))
+				return -1;
+			tag_json_space(&j);
+		} while (tag_json_take(&j, ','));
+		if (!tag_json_take(&j, '}'))
+			return -1;
+	}
+	tag_json_space(&j);
+	return j.at == j.end ? 0 : -1;
+}
+
+/* ---- tasks ---- */
+
+/* Whether the page is still a tag page, and the slot still the task's: whether the
+ * daemon lives. */
+static inline int tag_task_alive(const struct tag_task *t)
+{
+	return __atomic_load_n(&t->page->magic, __ATOMIC_RELAXED) == TAG_PAGE_MAGIC &&
+	       __atomic_load_n(&t->slot->flags, __ATOMIC_RELAXED) == TAG_SLOT_USED &&
+	       __atomic_load_n(&t->slot->task, __ATOMIC_RELAXED) == t->id;
+}
+
+/* The task is untagged from now on. Returns -1. */
+static inline int tag_task_lost(struct tag_task *t)
+{
+	t->way = TAG_BY_NOTHING;
+	return tag_untagged(t->client, "the tag daemon is gone");
+}
+
+/* Asks the daemon and waits for its answer, for as long as the page is a tag page, or
+ * for 30 s where there is no page yet. The descriptor that comes with it goes to *ram,
+ * unless that is NULL. Returns 0, or -1 if the daemon is gone. */
+static inline int tag_task_ask(struct tag_task *t, const char *q, int n, struct tag_answer *a,
+			       int *ram)
+{
+	union {
+		struct cmsghdr align;
+		char bytes[CMSG_SPACE(sizeof(int))];
+	} rights;
+	char text[512];
+	struct iovec v;
+	struct msghdr m;
+	struct pollfd p;
+	ssize_t got;
+	int tries = 600;
+
+	if (send(t->fd, q, (size_t)n, MSG_NOSIGNAL) != n)
+		return -1;
+	p.fd = t->fd;
+	p.events = POLLIN;
+	for (;;) {
+		v.iov_base = text;
+		v.iov_len = sizeof text;
+		memset(&m, 0, sizeof m);
+		m.msg_iov = &v;
+		m.msg_iovlen = 1;
+		m.msg_control = rights.bytes;
+		m.msg_controllen = ram ? sizeof rights.bytes : 0;
+		got = recvmsg(t->fd, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+		if (got >= 0 || (errno != EAGAIN && errno != EINTR))
+			break;
+		(void)poll(&p, 1, 50);
+		if (t->slot ? !tag_task_alive(t) : --tries == 0)
+			return -1;
+	}
+	if (got > 0 && ram && CMSG_FIRSTHDR(&m) && CMSG_FIRSTHDR(&m)->cmsg_type == SCM_RIGHTS)
+		memcpy(ram, CMSG_DATA(CMSG_FIRSTHDR(&m)), sizeof *ram);
+	return got > 0 && !(m.msg_flags & MSG_TRUNC) ? tag_answer_read(text, (size_t)got, a) : -1;
+}
+
+/* Finds the task's slot in the device's RAM, which a descriptor maps. */
+static inline int tag_task_map(struct tag_task *t, const struct tag_answer *a, int ram)
+{
+	const size_t bytes = (size_t)TAG_DEVICE_PAGES * TAG_PAGE_SIZE;
+	void *map;
+
+	if (a->page >= TAG_DEVICE_PAGES || a->slot >= TAG_PAGE_SLOTS || ram < 0)
+		return -1;
+	map = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, ram, 0);
+	if (map == MAP_FAILED)
+		return -1;
+	if (madvise(map, bytes, MADV_DONTFORK)) {
+		munmap(map, bytes);
+		return -1;
+	}
+	t->ram = (struct tag_page *)map;
+	t->page = t->ram + a->page;
+	t->slot = &t->page->slot[a->slot];
+	t->id = a->id;
+	return 0;
+}
+
+/* Asks the daemon for a slot. */
+static inline int tag_task_join(struct tag_task *t, const char *name)
+{
+	struct tag_answer a;
+	char q[128] = "{\"op\":\"open\",\"name\":\"";
+	size_t n = strlen(q), i;
+	int err, ram = -1;
+
+	for (i = 0; i < TAG_NAME_SIZE && name[i]; i++) {
+		if (name[i] == '"' || name[i] == '\\')
+			q[n++] = '\\';
+		q[n++] = name[i] < ' ' || name[i] > '~' ? '?' : name[i];
+	}
+	memcpy(q + n, "\"}", 2);
+	t->fd = tag_connect(t->client->socket);
+	if (t->fd < 0 || tag_task_ask(t, q, (int)n + 2, &a, &ram))
+		err = tag_untagged(t->client, "the tag daemon does not answer");
+	else if (a.error[0])
+		err = tag_untagged(t->client, a.error);
+	else if (tag_task_map(t, &a, ram))
+		err = tag_untagged(t->client, "the tag device cannot be mapped");
+	else
+		err = 0;
+	if (ram >= 0)
+		close(ram);
+	if (err && t->fd >= 0) {
+		close(t->fd);
+		t->fd = -1;
+	}
+	return err;
+}
+
+/* A task begins, outside any segment: from now on migrations wait for it. Its name is
+ * for people, and may have 32 characters of ASCII. The client must outlast the task.
+ * Returns 0, or -1 if the task is untagged. */
+static inline int tag_task_open(struct tag_client *c, struct tag_task *t, const char *name)
+{
+	memset(t, 0, sizeof *t);
+	t->client = c;
+	t->fd = -1;
+	if (c->way == TAG_BY_NOTHING || !*c->here)
+		return -1;
+	if (c->way == TAG_BY_DEVICE) {
+		t->id = __atomic_fetch_add(&c->next, 1, __ATOMIC_RELAXED);
+		tag_register(&c->port, t->id);
+	} else if (tag_task_join(t, name)) {
+		return -1;
+	}
+	t->way = c->way;
+	return 0;
+}
+
+/* Tells the daemon that the depth has changed, and waits until the host knows. */
+static inline int tag_task_ring(struct tag_task *t, int enter)
+{
+	struct tag_answer a;
+	char q[80];
+	int was = errno, n;
+
+	n = snprintf(q, sizeof q, "{\"op\":\"ring\",\"id\":%lu%s}", (unsigned long)t->id,
+		     enter ? ",\"enter\":true" : "");
+	if (tag_task_ask(t, q, n, &a, NULL) || a.error[0])
+		return tag_task_lost(t);
+	errno = was;
+	return 0;
+}
+
+/* Stores the depth, and rings if the host wants it. */
+static inline int tag_task_tell(struct tag_task *t, int enter)
+{
+	if (t->way == TAG_BY_NOTHING || !*t->client->here)
+		return -1;
+	if (t->way == TAG_BY_DEVICE) {
+		tag_write(&t->client->port, enter ? TAG_REG_ENTER : TAG_REG_EXIT, t->id);
+		return 0;
+	}
+	if (!tag_task_alive(t))
+		return tag_task_lost(t);
+	/* No locked instruction: the memory may be uncached. */
+	__atomic_store_n(&t->slot->depth, t->depth, __ATOMIC_RELAXED);
+#if defined(__x86_64__) || defined(__i386__)
+	__asm__ volatile("mfence" : : : "memory");
+#else
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+#endif
+	if (!__atomic_load_n(&t->page->notify, __ATOMIC_RELAXED))
+		return 0;
+	return tag_task_ring(t, enter);
+}
+
+/* A segment begins: from now on, the task writes little memory. Segments nest. Returns
+ * 0, or -1 if the task is untagged. */
+static inline int tag_task_enter(struct tag_task *t)
+{
+	t->depth++;
+	return tag_task_tell(t, 1);
+}
+
+/* The segment ends. While a migration goes on, the call returns once the host knows,
+ * because the machine may be moved inside this very call. Outside of a segment it does
+ * nothing. */
+static inline int tag_task_exit(struct tag_task *t)
+{
+	if (t->depth == 0)
+		return 0;
+	t->depth--;
+	return tag_task_tell(t, 0);
+}
+
+/* Whether a migration is under way. It costs nanoseconds, but for TAG_BY_DEVICE. A
+ * program can bring its next segment forward then. */
+static inline int tag_task_migrating(const struct tag_task *t)
+{
+	if (t->way == TAG_BY_NOTHING || !*t->client->here)
+		return 0;
+	if (t->way == TAG_BY_DEVICE)
+		return tag_state(&t->client->port) != TAG_NONE;
+	return tag_task_alive(t) && __atomic_load_n(&t->page->notify, __ATOMIC_RELAXED) != 0;
+}
+
+/* Whether the task takes part. */
+static inline int tag_task_tagged(const struct tag_task *t)
+{
+	return t->way != TAG_BY_NOTHING && *t->client->here &&
+	       (t->way == TAG_BY_DEVICE || tag_task_alive(t));
+}
+
+/* The task ends. */
+static inline void tag_task_close(struct tag_task *t)
+{
+	int here = t->client && t->client->here && *t->client->here;
+	struct tag_answer a;
+	char q[64];
+	int n;
+
+	if (here && t->way == TAG_BY_DEVICE)
+		tag_unregister(&t->client->port, t->id);
+	if (here && t->way == TAG_BY_DAEMON) {
+		n = snprintf(q, sizeof q, "{\"op\":\"close\",\"id\":%lu}", (unsigned long)t->id);
+		(void)tag_task_ask(t, q, n, &a, NULL);
+	}
+	if (here && t->ram)
+		munmap(t->ram, (size_t)TAG_DEVICE_PAGES * TAG_PAGE_SIZE);
+	if (t->fd >= 0)
+		close(t->fd);
+	t->ram = NULL;
+	t->fd = -1;
+	t->way = TAG_BY_NOTHING;
+}
+
+static inline struct tag_task *tag_segment_begin(struct tag_task *t)
+{
+	(void)tag_task_enter(t);
+	return t;
+}
+
+static inline void tag_segment_end(struct tag_task **t)
+{
+	if (*t)
+		(void)tag_task_exit(*t);
+}
+
+/* TAG_SEGMENT(&task) STATEMENT: the statement is a segment, and ends however it is
+ * left: at its end, by break, return or goto. */
+#define TAG_SEGMENT(task) TAG_SEGMENT_AT(task, __LINE__)
+#define TAG_SEGMENT_AT(task, line) TAG_SEGMENT_IN(task, line)
+#define TAG_SEGMENT_IN(task, line) TAG_SEGMENT_OF(task, tag_in_##line, tag_once_##line)
+#define TAG_SEGMENT_OF(task, in, once)                                                         \
+	for (struct tag_task *in __attribute__((cleanup(tag_segment_end))) =                   \
+		     tag_segment_begin(task),                                                  \
+			     *once = in;                                                       \
+	     once; once = NULL)
 
 #ifdef __cplusplus
 }
