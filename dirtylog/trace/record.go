@@ -1,0 +1,139 @@
+package trace
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+
+	"taskguide/dirtylog"
+	"taskguide/memory"
+)
+
+// MinInterval is the shortest interval. Shorter ones would be mostly harvests.
+const MinInterval = time.Millisecond
+
+// RAM is a guest's memory, whose vCPUs may run.
+type RAM interface {
+	Pages() int
+	Page(n int) []byte
+	Allocated(pages *memory.Bitmap) error
+}
+
+// samples is how many pages a recording compresses, to say what a migration could gain.
+const samples = 256
+
+// Look finds out what is in RAM. It reads every page that the host backs, while the guest may write
+// them: it takes about as long as the first round of a migration without a wire.
+func Look(ctx context.Context, ram RAM) (Contents, error) {
+	populated, zero := memory.NewBitmap(ram.Pages()), memory.NewBitmap(ram.Pages())
+	if err := ram.Allocated(populated); err != nil {
+		return Contents{}, err
+	}
+	// Every page that is not zero has the same chance of being a sample (reservoir sampling).
+	rnd, seen := rand.New(rand.NewPCG(1, 2)), 0
+	var chosen []int
+	for first, count := populated.NextRun(0, ram.Pages()); count > 0; {
+		for page := first; page < first+count; page++ {
+			if page%1024 == 0 && ctx.Err() != nil {
+				return Contents{}, ctx.Err()
+			}
+			if memory.IsZero(ram.Page(page)) {
+				zero.Set(page)
+				continue
+			}
+			seen++
+			if len(chosen) < samples {
+				chosen = append(chosen, page)
+			} else if at := rnd.IntN(seen); at < samples {
+				chosen[at] = page
+			}
+		}
+		first, count = populated.NextRun(first+count, ram.Pages())
+	}
+	sampled, err := compressed(ram, chosen)
+	return Contents{Populated: NewSet(populated), Zero: NewSet(zero), Samples: sampled}, err
+}
+
+func compressed(ram RAM, pages []int) ([]Sample, error) {
+	z, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest),
+		zstd.WithEncoderConcurrency(1))
+	if err != nil {
+		return nil, fmt.Errorf("make an encoder: %w", err)
+	}
+	sampled := make([]Sample, 0, len(pages))
+	copied, out := make([]byte, memory.PageSize), []byte(nil)
+	for _, page := range pages {
+		copy(copied, ram.Page(page)) // an encoder must not see its input change
+		out = z.EncodeAll(copied, out[:0])
+		sampled = append(sampled, Sample{Page: page, Bytes: len(out)})
+	}
+	return sampled, nil
+}
+
+// Tally adds up what the end of a trace says.
+type Tally struct {
+	End
+	interval time.Duration
+	last     int64 // when the last interval ended, in us
+}
+
+// NewTally begins a sum, of intervals that were ordered with that length.
+func NewTally(interval time.Duration) *Tally { return &Tally{interval: interval} }
+
+// Add adds an interval's record, which has so many pages.
+func (t *Tally) Add(r Record, pages int) {
+	t.Intervals++
+	t.Faults += int64(pages)
+	t.HarvestUS += r.TookUS
+	if (r.AtUS-t.last)*2 > 3*t.interval.Microseconds() {
+		t.Late++
+	}
+	t.last = r.AtUS
+}
+
+// Follow records intervals until ctx ends, and passes on each. It starts and stops the tracker. The
+// times count from the moment that it starts; emit is not called any more once Follow has returned.
+// The sum it returns has no Why.
+func Follow(
+	ctx context.Context, tracker dirtylog.Tracker, pages int, interval time.Duration,
+	emit func(Record) error,
+) (End, error) {
+	tally := NewTally(interval)
+	if err := tracker.Start(); err != nil {
+		return tally.End, err
+	}
+	begun := time.Now()
+	dirty := memory.NewBitmap(pages)
+	due := time.NewTimer(interval)
+	defer due.Stop()
+	for next := interval; ; {
+		select {
+		case <-ctx.Done():
+			return tally.End, tracker.Stop()
+		case <-due.C:
+		}
+		before := time.Since(begun)
+		dirty.Reset()
+		if _, err := tracker.Harvest(dirty); err != nil {
+			_ = tracker.Stop()
+			return tally.End, err
+		}
+		at := time.Since(begun)
+		r := Record{
+			AtUS: at.Microseconds(), Dirty: NewSet(dirty), TookUS: (at - before).Microseconds(),
+		}
+		tally.Add(r, dirty.Count())
+		if err := emit(r); err != nil {
+			_ = tracker.Stop()
+			return tally.End, err
+		}
+		// An interval that took too long makes the next ones no shorter.
+		for next += interval; next <= time.Since(begun); {
+			next += interval
+		}
+		due.Reset(next - time.Since(begun))
+	}
+}
