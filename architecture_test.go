@@ -26,6 +26,7 @@ type row struct {
 var table = []row{
 	{"memory/", "-"},
 	{"dirtylog/", "memory, vmm/kvm"},
+	{"dirtylog/trace/", "dirtylog, memory"},
 	{"transport/", "memory"},
 	{"transport/certs/", "transport"},
 	{"tagging/", "tagging/abi"},
@@ -49,7 +50,10 @@ var table = []row{
 	{"vmm/device/virtio/", "vmm/device, vmm/device/pci, vmm/state, memory"},
 	{"vmm/state/", "-"},
 	{"guestkernel/...", "-"},
-	{"control/", "control/version, migration, tagging, transport, docs"},
+	{
+		"control/",
+		"control/version, dirtylog/trace, migration, tagging, transport, docs",
+	},
 	{"control/apitest/", "docs"},
 	{
 		"control/show/",
@@ -61,7 +65,8 @@ var table = []row{
 	{"control/version/", "transport, vmm/state"},
 	{
 		"control/process/",
-		"control/..., migration, vmm, vmm/cpu, memory, transport, dirtylog, tagging, guestkernel",
+		"control/..., migration, vmm, vmm/cpu, memory, transport, dirtylog/..., tagging, " +
+			"guestkernel",
 	},
 	{
 		"bench/...",

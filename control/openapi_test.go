@@ -32,7 +32,7 @@ func description(t *testing.T) *apitest.Spec {
 func described(t *testing.T, next http.Handler) http.Handler {
 	spec := description(t)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/v1/events" && r.Method == "GET" {
+		if r.Method == "GET" && (r.URL.Path == "/v1/events" || r.URL.Path == "/v1/trace") {
 			next.ServeHTTP(&describedStream{w, t, spec}, r)
 			return
 		}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"taskguide/control/version"
+	"taskguide/dirtylog/trace"
 	"taskguide/docs"
 	"taskguide/migration"
 	"taskguide/tagging"
@@ -48,6 +49,9 @@ type Backend interface {
 	Debug(ctx context.Context) (Debug, error)
 	// FollowTags calls f for each transition until unsubscribe is called.
 	FollowTags(f func(tagging.Transition)) (unsubscribe func(), err error)
+	// Trace records which pages the guest writes, until its time is up, ctx ends or the guest goes.
+	// It returns ErrConflict, before it has called to, if that cannot be recorded now.
+	Trace(ctx context.Context, order TraceOrder, to trace.Sink) error
 }
 
 // Migrations moves the VM away. Its methods are called concurrently.
@@ -179,6 +183,7 @@ func (s *Server) table() map[string]map[string]http.HandlerFunc {
 		"/v1/tags":   {"GET": reply(s.getTags)},
 		"/v1/debug":  {"GET": reply(s.getDebug)},
 		"/v1/events": {"GET": s.events},
+		"/v1/trace":  {"GET": s.trace},
 
 		"/v1/openapi.yaml": {"GET": getDescription},
 	}

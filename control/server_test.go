@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"taskguide/control/version"
+	"taskguide/dirtylog/trace"
 	"taskguide/migration"
 	"taskguide/tagging"
 )
@@ -40,6 +41,7 @@ type fakeVM struct {
 	follower func(tagging.Transition)
 	onStop   func()
 	stopped  StopMode // the last order
+	onTrace  func(context.Context, TraceOrder, trace.Sink) error
 }
 
 func (f *fakeVM) Version() version.Info { return version.Here(version.Machine{}) }
@@ -95,6 +97,13 @@ func (f *fakeVM) Debug(ctx context.Context) (Debug, error) {
 			Name: "rng", State: "working", Queues: []QueueDebug{{Size: 64, Ready: true}},
 		}},
 	}, nil
+}
+
+func (f *fakeVM) Trace(ctx context.Context, order TraceOrder, to trace.Sink) error {
+	if f.onTrace == nil {
+		return fmt.Errorf("%w: a trace is being recorded", ErrConflict)
+	}
+	return f.onTrace(ctx, order, to)
 }
 
 func (f *fakeVM) FollowTags(g func(tagging.Transition)) (func(), error) {

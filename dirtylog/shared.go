@@ -10,8 +10,8 @@ import (
 // Shared lets several users follow one VM's writes at once, each with a [Tracker] of its own. KVM
 // hands out each page of its log once, so whoever harvests passes on what it found to all users.
 //
-// Logging is on while any user has started. Pages are protected again at the harvest, also with a
-// tracker that could leave it to its user: one user's protection must not hide a write from another.
+// Logging is on while any user has started. A harvest protects pages again, also with a tracker
+// that could leave that to its user: one user's protection must not hide a write from another.
 type Shared struct {
 	tracker Tracker
 	pages   int

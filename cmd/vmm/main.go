@@ -100,9 +100,8 @@ $XDG_RUNTIME_DIR/vmm, else /run/vmm.`,
 	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(
 		newRun(std), newMigrate(std), newStatus(std), newPause(std), newResume(std), newStop(std),
-		newCancel(std),
-		newTags(std), newDebug(std), newList(std), newDoctor(std), newBench(std), newTLS(std),
-		newVersion(std), newCompletion(std),
+		newCancel(std), newTags(std), newTrace(std), newDebug(std), newList(std), newDoctor(std),
+		newBench(std), newTLS(std), newVersion(std), newCompletion(std),
 	)
 	root.AddCommand(manCommands()...)
 	completeFlags(root)

@@ -32,6 +32,7 @@ type machine interface {
 	TakeDisks() error
 	Debug(context.Context) ([]vmm.VCPUInfo, error)
 	Devices() ([]vmm.DeviceInfo, error)
+	DirtyLog() dirtylog.Kind
 	PressPowerButton() (heard bool, err error)
 	Close() error
 }
@@ -86,6 +87,8 @@ type VM struct {
 	forced    bool  // the order to stop includes a copy that may be the only one
 	order     order // the first order to stop
 	last      *move
+	tracing   *tracing         // the trace being recorded, or nil
+	shared    *dirtylog.Shared // what that trace, and a migration that began after it, follow
 }
 
 // order is an order to stop: who gave it, in a word for programs and in one for people, and the
@@ -489,7 +492,7 @@ func (h *VM) startMigration(p migration.Params) (control.Started, error) {
 	if h.last != nil {
 		m.id = h.last.id + 1
 	}
-	watched := trackedMachine{h.vm, watchedTracker{h.vm.Tracker(), &h.logging}}
+	watched := trackedMachine{h.vm, h.tracker()}
 	e, err := h.newEngine(watched, p, m.observer(h.publish))
 	if err != nil {
 		return control.Started{}, fmt.Errorf("%w: %w", control.ErrInvalid, err)
@@ -736,8 +739,9 @@ func (h *VM) endUnborn() (e ending, ordered bool) {
 // retire drops the machine, so that it can be closed.
 func (h *VM) retire() {
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	h.vm = nil
+	h.mu.Unlock()
+	h.stopTrace()
 }
 
 // trackedMachine gives the engine the machine with a tracker that is watched.

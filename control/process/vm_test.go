@@ -43,6 +43,8 @@ type fakeMachine struct {
 	ended   bool
 	noDisks error
 
+	tracker dirtylog.Tracker // unless nil: its dirty log
+
 	disksTaken int // how often TakeDisks was called
 
 	pausing chan struct{} // unless nil: what Pause waits for, and then fails
@@ -55,14 +57,21 @@ func newFakeMachine(t *testing.T) *fakeMachine {
 	return &fakeMachine{ram: ram, port: tagging.NewPort(nil), done: make(chan struct{})}
 }
 
-func (m *fakeMachine) RAM() *memory.RAM          { return m.ram }
-func (m *fakeMachine) CPUs() int                 { return 3 }
-func (m *fakeMachine) Tags() *tagging.Port       { return m.port }
-func (m *fakeMachine) Tracker() dirtylog.Tracker { return fakeTracker{} }
-func (m *fakeMachine) SerialInput(p []byte) int  { return len(p) }
-func (m *fakeMachine) HVCInput(p []byte) int     { return len(p) }
-func (m *fakeMachine) Done() <-chan struct{}     { return m.done }
-func (m *fakeMachine) Close() error              { return nil }
+func (m *fakeMachine) RAM() *memory.RAM         { return m.ram }
+func (m *fakeMachine) CPUs() int                { return 3 }
+func (m *fakeMachine) Tags() *tagging.Port      { return m.port }
+func (m *fakeMachine) SerialInput(p []byte) int { return len(p) }
+func (m *fakeMachine) HVCInput(p []byte) int    { return len(p) }
+func (m *fakeMachine) Done() <-chan struct{}    { return m.done }
+func (m *fakeMachine) Close() error             { return nil }
+func (m *fakeMachine) DirtyLog() dirtylog.Kind  { return dirtylog.KindGetDirtyLog }
+
+func (m *fakeMachine) Tracker() dirtylog.Tracker {
+	if m.tracker != nil {
+		return m.tracker
+	}
+	return fakeTracker{}
+}
 
 func (m *fakeMachine) Devices() ([]vmm.DeviceInfo, error) {
 	return []vmm.DeviceInfo{{
@@ -195,6 +204,8 @@ type fakeEngine struct {
 	answer chan migration.Fate
 	refuse error
 
+	started atomic.Bool // its tracker is
+
 	mu     sync.Mutex
 	report migration.Report
 }
@@ -203,6 +214,7 @@ func (e *fakeEngine) Run(ctx context.Context) migration.Report {
 	if err := e.m.Tracker().Start(); err != nil {
 		panic(err)
 	}
+	e.started.Store(true)
 	var r migration.Report
 	if e.deaf {
 		ctx = context.Background()

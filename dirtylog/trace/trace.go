@@ -58,27 +58,31 @@ type Record struct {
 type End struct {
 	Why       string `json:"why"` // in words
 	Intervals int    `json:"intervals"`
-	Late      int    `json:"late"` // intervals that took more than one and a half of the length ordered
-	// Faults is how many pages all intervals have. The guest pays one fault in KVM for each, because
-	// its first write to a page in an interval finds it protected.
+	Late      int    `json:"late"` // intervals of more than 1.5 times the length ordered
+	// Faults is how many pages all intervals have. The guest pays one fault in KVM for each,
+	// because its first write to a page in an interval finds it protected.
 	Faults int64 `json:"faults"`
 	// HarvestUS is the time of all harvests, on a processor of the host.
 	HarvestUS int64 `json:"harvest_us"`
 }
 
-// maxPages is the largest guest of which a reader takes a trace: 4 TiB.
+// maxPages is the size of the largest guest whose trace a reader takes: 4 TiB.
 const maxPages = 1 << 30
 
-// Writer writes a trace.
+// Sink takes the lines of a trace, in order: Begin and Contents once, then records.
+type Sink interface {
+	Begin(Header) error
+	Contents(Contents) error
+	Record(Record) error
+}
+
+// Writer is a Sink that writes a trace.
 type Writer struct {
 	zip *gzip.Writer
 }
 
-// NewWriter begins a trace.
-func NewWriter(w io.Writer, h Header) (*Writer, error) {
-	t := &Writer{gzip.NewWriter(w)}
-	return t, errors.Join(t.line(h), t.line(h.Contents))
-}
+// NewWriter makes a writer of a trace.
+func NewWriter(w io.Writer) *Writer { return &Writer{gzip.NewWriter(w)} }
 
 func (t *Writer) line(v any) error {
 	text, err := json.Marshal(v)
@@ -91,8 +95,17 @@ func (t *Writer) line(v any) error {
 	return nil
 }
 
-// Write adds a line.
-func (t *Writer) Write(r Record) error { return t.line(r) }
+// Begin implements [Sink].
+func (t *Writer) Begin(h Header) error { return t.line(h) }
+
+// Contents implements [Sink].
+func (t *Writer) Contents(c Contents) error { return t.line(c) }
+
+// Record implements [Sink].
+func (t *Writer) Record(r Record) error { return t.line(r) }
+
+// Flush writes what was compressed so far.
+func (t *Writer) Flush() error { return t.zip.Flush() }
 
 // Close writes what is left. It does not close the writer below.
 func (t *Writer) Close() error { return t.zip.Close() }

@@ -74,10 +74,11 @@ func testHeader() Header {
 
 func testTrace(t testing.TB, records ...Record) []byte {
 	var file bytes.Buffer
-	w, err := NewWriter(&file, testHeader())
-	require.NoError(t, err)
+	w := NewWriter(&file)
+	require.NoError(t, w.Begin(testHeader()))
+	require.NoError(t, w.Contents(testHeader().Contents))
 	for _, r := range records {
-		require.NoError(t, w.Write(r))
+		require.NoError(t, w.Record(r))
 	}
 	require.NoError(t, w.Close())
 	return file.Bytes()

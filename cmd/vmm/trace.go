@@ -1,0 +1,186 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"taskguide/control"
+	"taskguide/control/process"
+	"taskguide/control/text"
+	"taskguide/dirtylog/trace"
+	"taskguide/memory"
+)
+
+// newTrace records which pages a guest writes.
+func newTrace(std streams) *cobra.Command {
+	var f traceFlags
+	cmd := onVM("trace", "record which pages the guest writes, interval by interval",
+		func(ctx context.Context, c *control.Client) error { return f.run(ctx, c, std) })
+	cmd.Long = `Record which pages the guest writes, interval by interval, with tags and the
+events of a migration, until Ctrl-C, the end of the VM, or --for is over. The
+guest pays a fault for each page that it writes in an interval, so short
+intervals cost more.`
+	fs := cmd.Flags()
+	fs.StringVar(&f.out, "out", "", "file to write; it must not exist")
+	durationVar(fs, &f.order.Interval, "interval", control.DefaultInterval,
+		"length of an interval")
+	durationVar(fs, &f.order.For, "for", 0, "how long to record (default until Ctrl-C)")
+	fs.BoolVar(&f.asJSON, "json", false, "print what was recorded as JSON")
+	return cmd
+}
+
+type traceFlags struct {
+	out    string
+	order  control.TraceOrder
+	asJSON bool
+}
+
+func (f *traceFlags) run(ctx context.Context, c *control.Client, std streams) error {
+	switch ms := f.order.Interval; {
+	case f.out == "":
+		return usagef("no file given: vmm trace wants --out FILE")
+	case ms < trace.MinInterval || ms%time.Millisecond != 0:
+		return usagef("--interval %v: whole milliseconds, at least %v", ms, trace.MinInterval)
+	case f.order.For%time.Millisecond != 0:
+		return usagef("--for %v: whole milliseconds", f.order.For)
+	}
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	t, err := createTrace(f.out, std.err)
+	if err != nil {
+		return err
+	}
+	err = c.Trace(ctx, f.order, t)
+	interrupted := ctx.Err() != nil
+	if interrupted {
+		endLine(nil, std.err)
+	}
+	if err = t.finish(err, interrupted); err != nil {
+		return err
+	}
+	if f.asJSON {
+		return writeJSON(std.out, t.end)
+	}
+	fmt.Fprintln(std.out, t.summary(f.out))
+	return nil
+}
+
+// traceFile is a trace on its way to a file.
+type traceFile struct {
+	*trace.Writer
+	file   *os.File
+	buffer *bufio.Writer
+	screen *os.File // shows progress if it is a terminal
+	shown  time.Time
+
+	tally *trace.Tally
+	pages int
+	at    int64 // of the last record, in us
+	begun bool  // there is something worth keeping
+	end   trace.End
+}
+
+// createTrace makes a new file.
+func createTrace(name string, screen *os.File) (*traceFile, error) {
+	file, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o666)
+	if err != nil {
+		if errors.Is(err, fs.ErrExist) {
+			return nil, fmt.Errorf("%s exists: name another file", name)
+		}
+		return nil, err
+	}
+	buffer := bufio.NewWriterSize(file, 1<<20)
+	return &traceFile{
+		Writer: trace.NewWriter(buffer), file: file, buffer: buffer, screen: screen,
+	}, nil
+}
+
+// Begin implements [trace.Sink].
+func (t *traceFile) Begin(h trace.Header) error {
+	t.pages = h.Pages
+	t.tally = trace.NewTally(time.Duration(h.IntervalUS) * time.Microsecond)
+	return t.Writer.Begin(h)
+}
+
+// Contents implements [trace.Sink].
+func (t *traceFile) Contents(c trace.Contents) error {
+	t.begun = true
+	// The file shows from here on that recording has begun.
+	return errors.Join(t.Writer.Contents(c), t.Flush(), t.buffer.Flush())
+}
+
+// Record implements [trace.Sink].
+func (t *traceFile) Record(r trace.Record) error {
+	t.at = r.AtUS
+	if r.Dirty != nil {
+		pages := memory.NewBitmap(t.pages)
+		if err := r.Dirty.AddTo(pages); err != nil {
+			return err
+		}
+		t.tally.Add(r, pages.Count())
+		t.show(pages.Count())
+	}
+	if r.End != nil {
+		t.end = *r.End
+	}
+	return t.Writer.Record(r)
+}
+
+// show keeps a line of progress up to date.
+func (t *traceFile) show(pages int) {
+	if !process.IsTerminal(t.screen) || time.Since(t.shown) < time.Second/4 {
+		return
+	}
+	t.shown = time.Now()
+	fmt.Fprintf(t.screen, "\r\x1b[K%.1f s, %s, %s in the last; Ctrl-C ends",
+		float64(t.at)/1e6, text.Plural(t.tally.Intervals, "interval"), text.Plural(pages, "page"))
+}
+
+// finish ends the file. A trace that the user interrupts, or whose VM was lost, is whole up to
+// there, and its end says so.
+func (t *traceFile) finish(failed error, interrupted bool) error {
+	eraseEcho(t.screen)
+	if !t.begun {
+		_ = t.file.Close()
+		_ = os.Remove(t.file.Name())
+		if interrupted {
+			return errors.New("interrupted before the first interval")
+		}
+		return failed
+	}
+	var err error
+	if failed != nil {
+		t.end = t.tally.End
+		t.end.Why = failed.Error()
+		if interrupted {
+			t.end.Why, failed = "interrupted", nil
+		}
+		err = t.Writer.Record(trace.Record{AtUS: t.at, End: &t.end})
+	}
+	err = errors.Join(err, t.Close(), t.buffer.Flush(), t.file.Close())
+	if err != nil {
+		return fmt.Errorf("%s: %w", t.file.Name(), err)
+	}
+	return failed
+}
+
+// summary says what was recorded, and what the guest paid for it.
+func (t *traceFile) summary(name string) string {
+	seconds := max(float64(t.at)/1e6, 1e-6)
+	line := fmt.Sprintf("%s: %s in %.1f s; the guest paid %.0f faults/s, the host %.1f %% of a "+
+		"processor", name, text.Plural(t.end.Intervals, "interval"), seconds,
+		float64(t.end.Faults)/seconds, float64(t.end.HarvestUS)/seconds/1e4)
+	if t.end.Late > 0 {
+		line += fmt.Sprintf("; %s took longer than ordered", text.Plural(t.end.Late, "interval"))
+	}
+	return line + ": " + t.end.Why
+}

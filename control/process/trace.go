@@ -1,0 +1,148 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"taskguide/control"
+	"taskguide/control/version"
+	"taskguide/dirtylog"
+	"taskguide/dirtylog/trace"
+	"taskguide/memory"
+)
+
+// tracing is a trace that is being recorded.
+type tracing struct {
+	cancel context.CancelCauseFunc
+	done   chan struct{} // closed once nothing of it touches the machine any more
+}
+
+// errTimeUp and errGone end a trace, and are what its end says.
+var (
+	errTimeUp = errors.New("the time that was ordered is over")
+	errGone   = errors.New("the guest has ended, or runs elsewhere")
+)
+
+// tracker is the dirty log for a migration, which a trace may be following. mu must be held, and no
+// migration may be under way.
+func (h *VM) tracker() dirtylog.Tracker {
+	if h.tracing == nil {
+		h.shared = nil
+		return h.ownTracker()
+	}
+	return h.shared.Tracker()
+}
+
+func (h *VM) ownTracker() dirtylog.Tracker {
+	return watchedTracker{h.vm.Tracker(), &h.logging}
+}
+
+// beginTrace makes t the VM's trace, and returns the machine and its dirty log.
+func (h *VM) beginTrace(t *tracing) (machine, dirtylog.Tracker, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	moving := h.last != nil && h.last.running()
+	switch {
+	case h.vm == nil || h.stopping,
+		h.state != control.StateRunning && h.state != control.StatePaused:
+		return nil, nil, fmt.Errorf("%w: the VM is %s", control.ErrConflict, h.state)
+	case h.tracing != nil:
+		return nil, nil, fmt.Errorf("%w: a trace is being recorded", control.ErrConflict)
+	case moving && h.shared == nil:
+		// Its dirty log cannot be taken away from it half way.
+		return nil, nil, fmt.Errorf("%w: a migration is under way: begin the trace before it",
+			control.ErrConflict)
+	case !moving:
+		h.shared = dirtylog.NewShared(h.ownTracker(), h.vm.RAM().Pages())
+	}
+	h.tracing = t
+	return h.vm, h.shared.Tracker(), nil
+}
+
+// endTrace lets another trace begin. A migration that shares the log goes on with its part.
+func (h *VM) endTrace(t *tracing) {
+	h.mu.Lock()
+	h.tracing = nil
+	h.mu.Unlock()
+	close(t.done)
+}
+
+// stopTrace ends the trace under way, if there is one, because the machine is about to be freed. It
+// returns once nothing looks at the machine any more. No other trace may begin.
+func (h *VM) stopTrace() {
+	h.mu.Lock()
+	t := h.tracing
+	h.mu.Unlock()
+	if t != nil {
+		t.cancel(errGone)
+		<-t.done
+	}
+}
+
+// Trace records which pages the guest writes.
+func (h *VM) Trace(ctx context.Context, order control.TraceOrder, to trace.Sink) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	t := &tracing{cancel: cancel, done: make(chan struct{})}
+	vm, tracker, err := h.beginTrace(t)
+	if err != nil {
+		return err
+	}
+	defer h.endTrace(t)
+	if order.For > 0 {
+		var stop context.CancelFunc
+		ctx, stop = context.WithTimeoutCause(ctx, order.For, errTimeUp)
+		defer stop()
+	}
+	ended := make(chan struct{})
+	defer close(ended)
+	go func() {
+		select {
+		case <-vm.Done():
+			cancel(errGone)
+		case <-h.moved:
+			cancel(errGone)
+		case <-ended:
+		}
+	}()
+	err = record(ctx, h.header(vm, order), vm.RAM(), tracker, to)
+	if err != nil {
+		h.log.Warn("the trace failed", "error", err)
+	}
+	return err
+}
+
+// header describes the recording.
+func (h *VM) header(vm machine, order control.TraceOrder) trace.Header {
+	return trace.Header{
+		Trace: trace.Version, Name: h.name, VMM: version.Here(version.Machine{}).Version,
+		Begun: time.Now().UTC(), Pages: vm.RAM().Pages(), PageBytes: memory.PageSize,
+		CPUs: vm.CPUs(), Tracker: string(vm.DirtyLog()), IntervalUS: order.Interval.Microseconds(),
+	}
+}
+
+// record writes a whole trace. A trace that ctx ends is whole, too, if ctx has a cause of its own.
+func record(
+	ctx context.Context, h trace.Header, ram *memory.RAM, tracker dirtylog.Tracker, to trace.Sink,
+) error {
+	if err := to.Begin(h); err != nil {
+		return err
+	}
+	contents, err := trace.Look(ctx, ram)
+	if err != nil {
+		return err
+	}
+	if err := to.Contents(contents); err != nil {
+		return err
+	}
+	interval := time.Duration(h.IntervalUS) * time.Microsecond
+	begun := time.Now()
+	end, err := trace.Follow(ctx, tracker, h.Pages, interval, to.Record)
+	if err != nil {
+		return err
+	}
+	end.Why = context.Cause(ctx).Error()
+	return to.Record(trace.Record{AtUS: time.Since(begun).Microseconds(), End: &end})
+}

@@ -1,0 +1,253 @@
+package control
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"taskguide/dirtylog/trace"
+)
+
+// TraceOrder is what a client wants recorded.
+type TraceOrder struct {
+	Interval time.Duration // at least trace.MinInterval
+	For      time.Duration // how long; 0: until the client goes
+}
+
+// DefaultInterval is the length of a trace's intervals.
+const DefaultInterval = 100 * time.Millisecond
+
+// traceLines sends a trace's lines, as they are in a file before it is compressed. Two goroutines
+// write: the recorder, and the one that follows events.
+type traceLines struct {
+	w   http.ResponseWriter
+	out *http.ResponseController
+
+	mu       sync.Mutex
+	answered bool      // a line was sent
+	begun    time.Time // zero until there can be records
+	at       int64     // of the last record, in us
+}
+
+// Begin implements [trace.Sink].
+func (t *traceLines) Begin(h trace.Header) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.answered = true
+	t.w.Header().Set("Content-Type", "application/x-ndjson")
+	t.w.Header().Set("Cache-Control", "no-store")
+	t.w.WriteHeader(http.StatusOK)
+	return t.line(h)
+}
+
+// Contents implements [trace.Sink].
+func (t *traceLines) Contents(c trace.Contents) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.begun = time.Now()
+	return t.line(c)
+}
+
+// Record implements [trace.Sink]. Times never go back: an event's own time may be before that of a
+// record which was faster.
+func (t *traceLines) Record(r trace.Record) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.at = max(t.at, r.AtUS)
+	r.AtUS = t.at
+	return t.line(r)
+}
+
+// alive sends an empty line, so that the client knows that the process is alive.
+func (t *traceLines) alive() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.answered {
+		return nil
+	}
+	return t.send([]byte("\n"))
+}
+
+// event sends an event, which is dropped if it happened before the trace began.
+func (t *traceLines) event(e Event) error {
+	text, err := json.Marshal(e)
+	if err != nil {
+		return err
+	}
+	t.mu.Lock()
+	begun := t.begun
+	t.mu.Unlock()
+	if begun.IsZero() || e.Time.Before(begun) {
+		return nil
+	}
+	return t.Record(trace.Record{AtUS: e.Time.Sub(begun).Microseconds(), Event: text})
+}
+
+// line sends a line; mu is held.
+func (t *traceLines) line(v any) error {
+	text, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return t.send(append(text, '\n'))
+}
+
+// send sends text; mu is held. A client that does not read ends its trace.
+func (t *traceLines) send(text []byte) error {
+	if err := t.out.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+		return err
+	}
+	if _, err := t.w.Write(text); err != nil {
+		return err
+	}
+	return t.out.Flush()
+}
+
+// trace streams a trace until its time is up, or the client or the guest goes.
+func (s *Server) trace(w http.ResponseWriter, r *http.Request) {
+	order, err := readTraceOrder(r)
+	lines := &traceLines{w: w, out: http.NewResponseController(w)}
+	if err == nil {
+		err = s.record(r.Context(), order, lines)
+	}
+	if err != nil && !lines.answered {
+		writeJSON(w, statusOf(err), errorBody{Message(err)})
+	}
+}
+
+func (s *Server) record(ctx context.Context, order TraceOrder, lines *traceLines) error {
+	sub, err := s.hub.subscribe(Event{
+		Time: time.Now(), Kind: EventState, State: s.machine.Info().State,
+	})
+	if err != nil {
+		return err
+	}
+	defer sub.cancel()
+	unfollow, err := s.machine.FollowTags(sub.pushTag)
+	if err != nil {
+		return err
+	}
+	defer unfollow()
+	ctx, cancel := context.WithCancel(ctx)
+	followed := make(chan struct{})
+	defer func() { <-followed }()
+	defer cancel()
+	go func() {
+		defer close(followed)
+		defer cancel()
+		for {
+			if followTrace(ctx, sub, lines) != nil {
+				return
+			}
+		}
+	}()
+	return s.machine.Trace(ctx, order, lines)
+}
+
+// followTrace passes on an event, or a sign of life if there is none for a while. It fails once the
+// client or the VM has gone.
+func followTrace(ctx context.Context, sub *subscriber, lines *traceLines) error {
+	wait, cancel := context.WithTimeout(ctx, keepAlive)
+	defer cancel()
+	e, err := sub.next(wait)
+	switch {
+	case err == nil:
+		return lines.event(e)
+	case ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded):
+		return lines.alive()
+	default:
+		return err
+	}
+}
+
+func readTraceOrder(r *http.Request) (TraceOrder, error) {
+	interval, err := milliseconds(r, "interval_ms", DefaultInterval)
+	if err != nil {
+		return TraceOrder{}, err
+	}
+	if interval < trace.MinInterval {
+		return TraceOrder{}, fmt.Errorf("%w: interval_ms: at least %d", ErrInvalid,
+			trace.MinInterval.Milliseconds())
+	}
+	length, err := milliseconds(r, "for_ms", 0)
+	return TraceOrder{Interval: interval, For: length}, err
+}
+
+// milliseconds reads a parameter, which may be left out.
+func milliseconds(r *http.Request, name string, otherwise time.Duration) (time.Duration, error) {
+	values, given := r.URL.Query()[name]
+	if !given {
+		return otherwise, nil
+	}
+	const longest = 30 * 24 * time.Hour
+	n, err := strconv.ParseInt(values[0], 10, 64)
+	if err != nil || len(values) != 1 || n <= 0 || n > longest.Milliseconds() {
+		return 0, fmt.Errorf("%w: %s: a number of milliseconds, up to 30 days", ErrInvalid, name)
+	}
+	return time.Duration(n) * time.Millisecond, nil
+}
+
+// Trace records a trace into to, until the VM ends it or ctx ends. The last record has an end,
+// unless ctx ended.
+func (c *Client) Trace(ctx context.Context, order TraceOrder, to trace.Sink) error {
+	path := fmt.Sprintf("/v1/trace?interval_ms=%d", order.Interval.Milliseconds())
+	if order.For > 0 {
+		path += fmt.Sprintf("&for_ms=%d", order.For.Milliseconds())
+	}
+	resp, err := c.send(ctx, http.MethodGet, path, nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	lines := bufio.NewReader(resp.Body)
+	var h trace.Header
+	if err := c.nextLine(lines, &h); err != nil {
+		return err
+	}
+	if err := to.Begin(h); err != nil {
+		return err
+	}
+	if err := c.nextLine(lines, &h.Contents); err != nil {
+		return err
+	}
+	if err := to.Contents(h.Contents); err != nil {
+		return err
+	}
+	for {
+		var r trace.Record
+		if err := c.nextLine(lines, &r); err != nil {
+			return err
+		}
+		if err := to.Record(r); err != nil {
+			return err
+		}
+		if r.End != nil {
+			return nil
+		}
+	}
+}
+
+// nextLine reads the next line that is more than a sign of life.
+func (c *Client) nextLine(lines *bufio.Reader, v any) error {
+	text, err := []byte(nil), error(nil)
+	for len(text) <= 1 && err == nil {
+		text, err = lines.ReadBytes('\n')
+	}
+	if err != nil {
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF // the VM's process has gone
+		}
+		return c.lost(err)
+	}
+	if err := json.Unmarshal(text, v); err != nil {
+		return fmt.Errorf("%s: a line of a trace that is none: %w", c.nameOrPath, err)
+	}
+	return nil
+}

@@ -1,0 +1,130 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"taskguide/dirtylog/trace"
+	"taskguide/memory"
+	"taskguide/tagging"
+)
+
+// recorded reads a whole trace.
+func recorded(t *testing.T, file io.Reader) (trace.Header, []trace.Record) {
+	r, err := trace.NewReader(file)
+	require.NoError(t, err)
+	var records []trace.Record
+	for {
+		record, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return r.Header, records
+		}
+		require.NoError(t, err)
+		records = append(records, record)
+	}
+}
+
+// TestTrace: what the backend records arrives, with the events of the time among it, and in order.
+func TestTrace(t *testing.T) {
+	vm, server, client := start(t)
+	header := trace.Header{
+		Trace: trace.Version, Pages: 64, PageBytes: memory.PageSize, IntervalUS: 5000,
+		Contents: trace.Contents{
+			Populated: &trace.Set{Runs: []int{0, 9}}, Zero: &trace.Set{Runs: []int{}},
+			Samples: []trace.Sample{},
+		},
+	}
+	noticed := make(chan struct{})
+	vm.onTrace = func(ctx context.Context, order TraceOrder, to trace.Sink) error {
+		require.Equal(t, TraceOrder{Interval: 5 * time.Millisecond, For: time.Minute}, order)
+		require.NoError(t, to.Begin(header))
+		require.NoError(t, to.Contents(header.Contents))
+		server.Publish(Event{Kind: EventState, State: StatePaused})
+		vm.follower(tagging.Transition{Time: time.Now()})
+		<-noticed
+		require.NoError(t, to.Record(trace.Record{AtUS: 1, Dirty: &trace.Set{Runs: []int{1, 1}}}))
+		return to.Record(trace.Record{AtUS: 1e9, End: &trace.End{Why: "over"}})
+	}
+	var file bytes.Buffer
+	w := trace.NewWriter(&file)
+	order := TraceOrder{Interval: 5 * time.Millisecond, For: time.Minute}
+	events := 0
+	require.NoError(t, client.Trace(testContext(t), order, hookedSink{w, func(r trace.Record) {
+		if r.Event != nil {
+			if events++; events == 2 {
+				close(noticed)
+			}
+		}
+	}}))
+	require.NoError(t, w.Close())
+	got, records := recorded(t, &file)
+	require.Equal(t, header, got)
+	require.Len(t, records, 4)
+	require.Contains(t, string(records[0].Event), `"state":"paused"`)
+	require.Contains(t, string(records[1].Event), `"kind":"tag"`)
+	require.Equal(t, []int{1, 1}, records[2].Dirty.Runs)
+	require.GreaterOrEqual(t, records[2].AtUS, records[1].AtUS, "times never go back")
+	require.Equal(t, "over", records[3].End.Why)
+}
+
+// hookedSink tells of records before it passes them on.
+type hookedSink struct {
+	trace.Sink
+	hook func(trace.Record)
+}
+
+func (s hookedSink) Record(r trace.Record) error {
+	s.hook(r)
+	return s.Sink.Record(r)
+}
+
+// TestTraceRefused: errors before the first line are answers like all others.
+func TestTraceRefused(t *testing.T) {
+	_, _, client := start(t)
+	err := client.Trace(testContext(t), TraceOrder{Interval: time.Second}, nil)
+	require.ErrorContains(t, err, "a trace is being recorded")
+	for query, want := range map[string]string{
+		"interval_ms=0": "interval_ms: a number", "interval_ms=x": "interval_ms: a number",
+		"for_ms=-1": "for_ms: a number", "for_ms=1&for_ms=2": "for_ms: a number",
+		"for_ms=99999999999": "up to 30 days",
+	} {
+		resp, err := client.http.Get("http://vm/v1/trace?" + query)
+		require.NoError(t, err)
+		body, err := io.ReadAll(resp.Body)
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		require.Equal(t, http.StatusBadRequest, resp.StatusCode)
+		require.Contains(t, string(body), want)
+	}
+}
+
+// TestTraceEndsWithItsClient: nobody records for a client that has gone.
+func TestTraceEndsWithItsClient(t *testing.T) {
+	vm, _, client := start(t)
+	ended := make(chan struct{})
+	vm.onTrace = func(ctx context.Context, order TraceOrder, to trace.Sink) error {
+		defer close(ended)
+		_ = to.Begin(trace.Header{})
+		_ = to.Contents(trace.Contents{})
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	ctx, cancel := context.WithCancel(testContext(t))
+	err := client.Trace(ctx, TraceOrder{Interval: time.Second}, quits{cancel})
+	require.ErrorIs(t, err, context.Canceled)
+	<-ended
+}
+
+// quits is a client that goes once the trace has begun.
+type quits struct{ quit func() }
+
+func (q quits) Begin(trace.Header) error      { return nil }
+func (q quits) Contents(trace.Contents) error { q.quit(); return nil }
+func (q quits) Record(trace.Record) error     { return nil }

@@ -1,0 +1,109 @@
+package integration
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"taskguide/control"
+	"taskguide/dirtylog/trace"
+	"taskguide/memory"
+	"taskguide/migration"
+)
+
+// readTrace reads a whole trace, and returns how many pages all intervals have between them.
+func readTrace(t *testing.T, name string) (trace.Header, []trace.Record, int) {
+	data, err := os.ReadFile(name)
+	require.NoError(t, err)
+	r, err := trace.NewReader(bytes.NewReader(data))
+	require.NoError(t, err)
+	var records []trace.Record
+	written := memory.NewBitmap(r.Header.Pages)
+	for {
+		record, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return r.Header, records, written.Count()
+		}
+		require.NoError(t, err)
+		if record.Dirty != nil {
+			require.NoError(t, record.Dirty.AddTo(written))
+		}
+		records = append(records, record)
+	}
+}
+
+// TestTraceAcrossMigration: a guest is moved, verified, while its writes are being recorded, with
+// each way of tracking that this host has. The trace has the migration's events.
+func TestTraceAcrossMigration(t *testing.T) {
+	for _, tracker := range []string{"get-dirty-log", "auto"} {
+		t.Run(tracker, func(t *testing.T) {
+			b := newBox(t)
+			g := &guest{}
+			b.run(g, "source", append([]string{"--dirty-log", tracker}, busy...)...)
+			g.alive(b, 2)
+			file := b.path("source.trace")
+			_, recorded := b.background("trace", "source", "--out", file, "--interval", "5ms",
+				"--json")
+			source := g.last
+			source.await("being traced", func(vm control.VM) bool { return vm.DirtyLogging })
+			require.Contains(t, b.refused(1, "trace", "source", "--out", b.path("second")),
+				"a trace is being recorded")
+			require.NoFileExists(t, b.path("second"))
+			_, to := b.incoming(g, "destination", b.unix("in"))
+			requireVerified(t, b.migrate("source", to, "--verify"))
+			r := recorded()
+			require.Zero(t, r.status, r.stderr)
+			g.alive(b, 4)
+
+			header, records, written := readTrace(t, file)
+			require.Equal(t, 64<<20/memory.PageSize, header.Pages)
+			require.Equal(t, 2, header.CPUs)
+			require.NotEmpty(t, header.Contents.Samples)
+			require.GreaterOrEqual(t, written, 1<<20/memory.PageSize, "what the guest writes")
+			require.Less(t, written, header.Pages, "what it does not write")
+			kinds := map[string]int{}
+			for _, record := range records {
+				if record.Event != nil {
+					var e control.Event
+					require.NoError(t, json.Unmarshal(record.Event, &e))
+					kinds[e.Kind]++
+				}
+			}
+			require.NotZero(t, kinds[string(migration.NoticeRound)], "%v", kinds)
+			end := records[len(records)-1].End
+			require.Contains(t, end.Why, "runs elsewhere")
+			var printed trace.End
+			require.NoError(t, json.Unmarshal([]byte(r.stdout), &printed))
+			require.Equal(t, *end, printed)
+		})
+	}
+}
+
+// TestTraceInterrupted: what was recorded before Ctrl-C is a whole trace, and the guest goes on.
+func TestTraceInterrupted(t *testing.T) {
+	b := newBox(t)
+	g := &guest{}
+	p := b.run(g, "vm", busy...)
+	g.alive(b, 2)
+	file := b.path("vm.trace")
+	cmd, recorded := b.background("trace", "vm", "--out", file)
+	p.await("being traced", func(vm control.VM) bool {
+		file, err := os.Stat(file)
+		return vm.DirtyLogging && err == nil && file.Size() > 0
+	})
+	require.NoError(t, cmd.Process.Signal(syscall.SIGINT))
+	r := recorded()
+	require.Zero(t, r.status, r.stderr)
+	require.Contains(t, r.stdout, "interrupted")
+	_, records, _ := readTrace(t, file)
+	require.Equal(t, "interrupted", records[len(records)-1].End.Why)
+	p.await("at full speed again", func(vm control.VM) bool { return !vm.DirtyLogging })
+	g.alive(b, 2)
+	require.Contains(t, b.refused(1, "trace", "vm", "--out", file), "exists")
+}
