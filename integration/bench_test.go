@@ -10,7 +10,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -81,8 +80,7 @@ func (b *box) interruptBench(args []string, sig syscall.Signal) {
 		end()
 	}()
 	require.NoError(b.t, stdout.WaitText(running, "total    left"), stderr.String())
-	require.Eventually(b.t, func() bool { return len(processesOf(temporary)) > 0 }, patience,
-		5*time.Millisecond, "the next trial's guests")
+	b.until("the next trial's guests", func() bool { return len(processesOf(temporary)) > 0 })
 	require.NoError(b.t, cmd.Process.Signal(sig))
 	require.Error(b.t, <-ended)
 	require.Equal(b.t, 1, cmd.ProcessState.ExitCode(), stderr.String())

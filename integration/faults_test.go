@@ -249,9 +249,9 @@ func TestLostInTheLastMoment(t *testing.T) {
 	require.Equal(t, control.StateRunning, destination.vm().State, "the guest does run there")
 	destination.kill()
 	destination.wait()
-	require.Eventually(t, func() bool {
+	b.until("once the destination cannot start it any more", func() bool {
 		return b.vmm("resume", "source", "--force").status == 0
-	}, patience, time.Second, "once the destination cannot start it any more")
+	})
 	source.untouched()
 	g.alive(b, 2)
 	_, to = b.incoming(g, "next", b.unix("in"))

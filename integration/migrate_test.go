@@ -17,6 +17,7 @@ import (
 	"taskguide/guestkernel/heartbeat"
 	"taskguide/integration/need"
 	"taskguide/migration"
+	"taskguide/tagging"
 )
 
 // busy is a guest that verifies and rewrites its memory all the time, on two vCPUs.
@@ -268,11 +269,12 @@ func TestStopDuringMigration(t *testing.T) {
 func TestGuestEndsDuringMigration(t *testing.T) {
 	b := newBox(t)
 	g := &guest{}
-	source := b.run(g, "source", "--memory", "64M", "--cmdline",
-		"workload=idle touch=16M fill=random secs=3")
-	g.alive(b, 1)
+	// It ends because of the migration: it would be too early or too late at any time of its own.
+	source := b.run(g, "source", tiny(b.kernel(untidy, awaitState(tagging.StatePreCopy),
+		out(0xf4, 0)))...)
+	source.awaitState(control.StateRunning)
 	destination, to := b.incoming(&guest{}, "destination", b.unix("in"))
-	_, wait := b.background("migrate", "source", to, "--bandwidth", slow)
+	_, wait := b.background("migrate", "source", to, "--bandwidth", slow, "--compress", "none")
 	require.Equal(t, 0, source.wait())
 	r := wait()
 	require.Equal(t, 1, r.status)

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"taskguide/control"
+	"taskguide/guestkernel/heartbeat"
 )
 
 // runInto starts a vmm run with out as both outputs, and closes out here.
@@ -106,24 +107,27 @@ func TestReaderLeaves(t *testing.T) {
 		cmd.Env = append(os.Environ(), "VMM_RUNTIME_DIR="+b.dir)
 		return cmd
 	}
-	var out, errs strings.Builder
-	run := shell(`{ "$0" run --memory 32M --cmdline "workload=idle secs=3"
+	var out strings.Builder
+	var errs heartbeat.Log
+	run := shell(`{ "$0" run --name vm --memory 32M --cmdline workload=idle
 		echo ended $? >&3; } 3>&2 | sed -u 1q`)
 	run.Stdout, run.Stderr = &out, &errs
-	require.NoError(t, run.Run())
+	require.NoError(t, run.Start())
+	require.NoError(t, errs.WaitText(b.ctx, "broken pipe"))
+	b.ok("stop", "vm")
+	require.NoError(t, run.Wait())
 	require.Equal(t, 1, strings.Count(out.String(), "\n"))
-	require.Contains(t, errs.String(), "broken pipe")
 	require.True(t, strings.HasSuffix(errs.String(), "ended 0\n"), errs.String())
 
-	errs.Reset()
+	var said strings.Builder
 	run = shell(`"$0" run --memory 32M --cmdline "workload=idle secs=3" > /dev/full; echo ended $?`)
 	out.Reset()
-	run.Stdout, run.Stderr = &out, &errs
+	run.Stdout, run.Stderr = &out, &said
 	require.NoError(t, run.Run())
 	require.Equal(t, "ended 0\n", out.String())
-	require.Equal(t, 3, strings.Count(errs.String(), "\n"), errs.String())
-	require.Contains(t, errs.String(), "no space left on device")
-	require.Contains(t, errs.String(), "bytes of the guest's output were lost")
+	require.Equal(t, 3, strings.Count(said.String(), "\n"), said.String())
+	require.Contains(t, said.String(), "no space left on device")
+	require.Contains(t, said.String(), "bytes of the guest's output were lost")
 }
 
 // TestConsoleSurvivesRefusal: a run that is refused does not touch the console file of the VM that

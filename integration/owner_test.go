@@ -91,7 +91,10 @@ func newHandover(t *testing.T, hold frameOf) *handover {
 	var to string
 	h.destination, to = b.incoming(h.there, "destination", "tcp:127.0.0.1:0", "--disk", h.disk)
 	h.relay = newRelay(t, to, hold, nil)
-	_, h.migrate = b.background("migrate", "source", h.relay.address(), "--channels", "1")
+	// A busy host may let any time pass while the frame is held, and the switchover must not be
+	// taken back meanwhile.
+	_, h.migrate = b.background("migrate", "source", h.relay.address(), "--channels", "1",
+		"--standstill-limit", "0")
 	select {
 	case <-h.relay.held:
 	case <-b.ctx.Done():

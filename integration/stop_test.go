@@ -7,11 +7,11 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"taskguide/control"
+	"taskguide/tagging"
 	"taskguide/vmm/boot/boottest"
 )
 
@@ -32,7 +32,25 @@ var (
 	off     = out(0x600, 5<<2|1<<5)
 	reset   = out(0x602, 1)
 	forever = []byte{0xeb, 0xfe} // jmp .
+	// untidy writes to 8 MiB of RAM, so that there is much to send.
+	untidy = []byte{
+		0xbf, 0x00, 0x00, 0x40, 0x00, // mov edi, 4 << 20
+		0x89, 0x3f, // 1: mov [edi], edi
+		0x81, 0xc7, 0x00, 0x10, 0x00, 0x00, // add edi, 4096
+		0x81, 0xff, 0x00, 0x00, 0xc0, 0x00, // cmp edi, 12 << 20
+		0x72, 0xf0, // jb 1b
+	}
 )
+
+// awaitState waits until the register of a migration's state has that value.
+func awaitState(s tagging.MigrationState) []byte {
+	return []byte{
+		0x66, 0xba, 0x10, 0x0d, // mov dx, STATE
+		0xed,                // 1: in eax, dx
+		0x83, 0xf8, byte(s), // cmp eax, s
+		0x75, 0xfa, // jne 1b
+	}
+}
 
 // store is mov dword [address], v.
 func store(address, v uint32) []byte {
@@ -105,7 +123,7 @@ func TestGuestThatDoesNotShutDown(t *testing.T) {
 		return p
 	}
 	stopping := func(p *process) {
-		require.Eventually(t, func() bool { return p.vm().Stopping }, patience, 10*time.Millisecond)
+		b.until("being stopped", func() bool { return p.vm().Stopping })
 	}
 	p := begin("--shutdown-timeout", "100ms")
 	b.ok("stop", "vm")
@@ -137,7 +155,7 @@ func TestOnResetReboot(t *testing.T) {
 		text, err := os.ReadFile(console)
 		return err == nil && strings.HasPrefix(string(text), "RRRRR")
 	}
-	require.Eventually(t, again, patience, 10*time.Millisecond, "and nothing before is lost")
+	b.until("again, and nothing before is lost", again)
 	var vm control.VM
 	require.NoError(t, json.Unmarshal([]byte(b.ok("status", "vm", "--json")), &vm))
 	require.Equal(t, p.cmd.Process.Pid, vm.PID)

@@ -165,13 +165,14 @@ func TestBackgroundJob(t *testing.T) {
 	tty := newTerminal(t)
 	before := tty.settings(t)
 	shell := exec.CommandContext(b.ctx, "sh", "-mc",
-		`"$0" run --name vm --memory 16M --cmdline "workload=idle secs=2" & wait $!; echo ended $?`,
+		`"$0" run --name vm --memory 16M --cmdline workload=idle & wait $!; echo ended $?`,
 		vmmBinary)
 	shell.Env = append(os.Environ(), "VMM_RUNTIME_DIR="+b.dir)
 	tty.start(t, shell)
 	vm := &process{box: b, name: "vm", stderr: &lockedBuffer{}, done: make(chan struct{})}
 	vm.awaitState(control.StateRunning)
 	require.Equal(t, before, tty.settings(t))
+	b.ok("stop", "vm")
 	require.NoError(t, tty.screen.WaitText(b.ctx, "ended 0"))
 	require.NoError(t, shell.Wait())
 }

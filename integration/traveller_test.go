@@ -67,6 +67,10 @@ func (v *traveller) order(args ...string) []string {
 	if !v.timed {
 		order = append(order, "--verify")
 	}
+	if !slices.Contains(args, "--max-defer") {
+		// On a busy host, a guest may take long to be where it is waited for.
+		order = append(order, "--max-defer", "5m")
+	}
 	return append(order, args...)
 }
 

@@ -31,25 +31,39 @@ func (m *counterMachine) Run(paused bool) error {
 	return m.VM.Run(paused)
 }
 
-// slowSaving is the source's machine. It saves its state slowly, so that a counter that goes on
-// meanwhile is detected.
+// slowSaving is the source's machine. It waits for its counter before it pauses, and while it saves
+// its state, so that what a faulty counter does is detected.
 type slowSaving struct {
 	*VM
 	counter *devicetest.Counter
+	fault   devicetest.Fault
+}
+
+// RequestPause implements [migration.Machine]. By now round 1 has sent each page, and a counter
+// that marks nothing writes each page once more.
+func (m slowSaving) RequestPause() {
+	if m.fault == devicetest.Unmarked {
+		m.dawdle(testTimeout)
+	}
+	m.VM.RequestPause()
 }
 
 // SaveState implements [migration.Machine].
 func (m slowSaving) SaveState() ([]byte, error) {
-	m.dawdle()
+	atMost := 50 * time.Millisecond // a counter that is quiet counts no further
+	if m.fault == devicetest.WritesOn {
+		atMost = testTimeout
+	}
+	m.dawdle(atMost)
 	data, err := m.VM.SaveState()
-	m.dawdle()
+	m.dawdle(atMost)
 	return data, err
 }
 
-func (m slowSaving) dawdle() {
-	const slow = 50 * time.Millisecond
+// dawdle waits until each page has a further number.
+func (m slowSaving) dawdle(atMost time.Duration) {
 	begin, from := time.Now(), m.counter.Count()
-	for m.counter.Count() < from+devicetest.CounterPages && time.Since(begin) < slow {
+	for m.counter.Count() < from+devicetest.CounterPages && time.Since(begin) < atMost {
 		time.Sleep(time.Millisecond)
 	}
 }
@@ -122,7 +136,7 @@ func tryToMoveCounter(
 	require.Eventually(t, counted, testTimeout, time.Millisecond)
 	b := &counterBuilder{kind: kind}
 	p := migration.Params{Verify: fault == devicetest.NoFault}
-	r := migrate(t, slowSaving{vm, counter}, b, p)
+	r := migrate(t, slowSaving{vm, counter, fault}, b, p)
 	if r.Status != migration.StatusCompleted {
 		return vm, nil, r
 	}

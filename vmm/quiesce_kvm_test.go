@@ -158,8 +158,10 @@ func TestReleaseOfDisksThatHang(t *testing.T) {
 	ctx, stop := soon()
 	defer stop()
 	err := vm.ReleaseDisks(ctx)
-	require.ErrorContains(t, err, "disk "+other.Path+": make it durable")
-	require.Equal(t, "fdatasync of disk "+other.Path, vm.Busy())
+	// On a busy host, the first disk may not be durable in time, either, but soon is.
+	require.ErrorContains(t, err, ": make it durable")
+	require.Eventually(t, func() bool { return vm.Busy() == "fdatasync of disk "+other.Path },
+		testTimeout, time.Millisecond)
 	require.ErrorContains(t, err, "no more time")
 	require.False(t, takes(t, disk))
 	require.False(t, takes(t, other))

@@ -10,9 +10,24 @@ import (
 )
 
 func counterSuite(fault Fault) Suite {
-	return Suite{
+	s := Suite{
 		New:  func() device.Device { return NewCounter(fault) },
-		Work: func(*Board) { time.Sleep(5 * time.Millisecond) },
+		Work: func(m *Board) { awaitCount(m, time.Minute) },
+	}
+	if fault == WritesOn {
+		// However busy the host is, it gets to write while it must not. Before its first Resume,
+		// it does not even want to.
+		s.Outside = func(m *Board) { awaitCount(m, 50*time.Millisecond) }
+	}
+	return s
+}
+
+// awaitCount waits until a counter has counted on.
+func awaitCount(m *Board, atMost time.Duration) {
+	c := m.Device.(*Counter)
+	begin, from := time.Now(), c.Count()
+	for c.Count() == from && time.Since(begin) < atMost {
+		time.Sleep(time.Millisecond)
 	}
 }
 
