@@ -155,7 +155,7 @@ func inNamespace(t *testing.T, addresses ...string) {
 		if addr.IP.IsLinkLocalUnicast() {
 			zone = "lo"
 		}
-		for end := time.Now().Add(20 * time.Second); !usable(addr.IP, zone); {
+		for end := time.Now().Add(time.Minute); !usable(addr.IP, zone); {
 			require.True(t, time.Now().Before(end), "%s is not there", a)
 			time.Sleep(time.Millisecond)
 		}

@@ -80,7 +80,7 @@ func TestTLS(t *testing.T) {
 				if err != nil {
 					return
 				}
-				nc.SetDeadline(time.Now().Add(20 * time.Second))
+				nc.SetDeadline(time.Now().Add(time.Minute))
 				_, err = ReadHello(nc)
 				heard <- err
 				nc.Close()
@@ -159,7 +159,7 @@ func TestTLSAtOneSide(t *testing.T) {
 		go func() {
 			nc, err := ln.Accept()
 			if err == nil {
-				nc.SetDeadline(time.Now().Add(20 * time.Second))
+				nc.SetDeadline(time.Now().Add(time.Minute))
 				if _, err = ReadHello(nc); err != nil {
 					_ = Refuse(nc, err)
 				}
@@ -169,7 +169,7 @@ func TestTLSAtOneSide(t *testing.T) {
 		}()
 		nc, err := Dial(t.Context(), addr, Security{TLS: c.source})
 		if err == nil {
-			nc.SetDeadline(time.Now().Add(20 * time.Second))
+			nc.SetDeadline(time.Now().Add(time.Minute))
 			require.NoError(t, WriteHello(nc, Hello{Purpose: PurposeMigrate, Channels: 1}))
 			_, err = ReadWelcome(nc, 0)
 			nc.Close()

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -196,20 +197,22 @@ func TestFollowerFindsThePointOfTheCycle(t *testing.T) {
 		depth, back uint32
 	}{{TagCool, tagging.Exited, tagging.Entered, 0, 1},
 		{TagBusy, tagging.Entered, tagging.Exited, 1, 0}} {
-		f := &follower{
-			guest:   Guest{Tag: c.tag, Busy: time.Second, Cool: time.Second},
-			changed: make(chan struct{}),
-		}
-		now := time.Now()
-		f.inside = c.back == 1
-		f.note(tagEvent(now.Add(-30*time.Millisecond), c.event, c.depth))
-		f.note(tagEvent(now.Add(-10*time.Millisecond), c.other, c.back))
-		require.Equal(t, now.Add(-30*time.Millisecond), f.busyAt)
-		require.NoError(t, f.awaitOffset(t.Context(), 0.5, 100*time.Millisecond))
-		r := f.request(100 * time.Millisecond)
-		require.Equal(t, "tags", r.Anchor)
-		require.GreaterOrEqual(t, r.Offset, 0.45, c.tag)
-		require.Equal(t, c.back == 1, r.GateOpen)
+		synctest.Test(t, func(t *testing.T) {
+			f := &follower{
+				guest:   Guest{Tag: c.tag, Busy: time.Second, Cool: time.Second},
+				changed: make(chan struct{}),
+			}
+			now := time.Now()
+			f.inside = c.back == 1
+			f.note(tagEvent(now.Add(-30*time.Millisecond), c.event, c.depth))
+			f.note(tagEvent(now.Add(-10*time.Millisecond), c.other, c.back))
+			require.Equal(t, now.Add(-30*time.Millisecond), f.busyAt)
+			require.NoError(t, f.awaitOffset(t.Context(), 0.5, 100*time.Millisecond))
+			r := f.request(100 * time.Millisecond)
+			require.Equal(t, "tags", r.Anchor)
+			require.InDelta(t, 0.5, r.Offset, 1e-9, c.tag)
+			require.Equal(t, c.back == 1, r.GateOpen)
+		})
 	}
 }
 

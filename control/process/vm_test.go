@@ -25,7 +25,7 @@ import (
 )
 
 // deadline is far beyond what anything here takes; it turns a hang into a failure.
-const deadline = 20 * time.Second
+const deadline = time.Minute
 
 // fakeMachine is a machine without KVM.
 type fakeMachine struct {

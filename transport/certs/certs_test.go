@@ -65,7 +65,7 @@ func greet(t *testing.T, address, source, destination string) (atSource, atDesti
 	go func() {
 		nc, err := ln.Accept()
 		if err == nil {
-			nc.SetDeadline(time.Now().Add(20 * time.Second))
+			nc.SetDeadline(time.Now().Add(time.Minute))
 			var hello transport.Hello
 			if hello, err = transport.ReadHello(nc); err == nil {
 				err = transport.WriteWelcome(nc, transport.Terms{Version: hello.Version})
@@ -78,7 +78,7 @@ func greet(t *testing.T, address, source, destination string) (atSource, atDesti
 	require.NoError(t, err)
 	nc, err := transport.Dial(t.Context(), "tcp:"+address+":"+port, load(source))
 	if err == nil {
-		nc.SetDeadline(time.Now().Add(20 * time.Second))
+		nc.SetDeadline(time.Now().Add(time.Minute))
 		err = transport.WriteHello(nc, transport.Hello{Purpose: transport.PurposeQuery})
 		if err == nil {
 			_, err = transport.ReadWelcome(nc, 0)

@@ -227,7 +227,7 @@ func TestErrorOfASyncBesideAFlush(t *testing.T) {
 		select {
 		case err := <-flushed: // it did not wait
 			flushed <- err
-		case <-time.After(50 * time.Millisecond):
+		case <-time.After(500 * time.Millisecond): // a sync takes long on a busy host
 		}
 		return unix.EIO
 	})
