@@ -235,9 +235,12 @@ func TestTakenBackOverSockets(t *testing.T) {
 		go io.Copy(mid, far)
 		return near, nil
 	}
-	paused := 0
+	// On a busy host, a guest may take too long to stand still. Then the link stops once more.
+	const ended = "taken back after 200ms: the last pages were not through"
+	notThrough := func(st Standstill) bool { return st.Ended == ended }
+	var s *Source
 	m.onPaused = func() {
-		if paused++; paused == 1 {
+		if !slices.ContainsFunc(s.Report().Standstills, notThrough) {
 			stop.Store(true)
 		}
 	}
@@ -250,16 +253,15 @@ func TestTakenBackOverSockets(t *testing.T) {
 		StandstillRetries: 1000, // on a host that has other things to do
 	}.WithDefaults()
 	require.NoError(t, err)
-	s := newSource(m, p, nil, peer.Config{Dial: dial})
-	ctx, stopWaiting := context.WithTimeoutCause(ctx, time.Minute, ErrCancelled)
+	s = newSource(m, p, nil, peer.Config{Dial: dial})
+	waiting, stopWaiting := context.WithTimeoutCause(ctx, 5*time.Minute, ErrCancelled)
 	defer stopWaiting()
-	r := s.Run(ctx)
+	r := s.Run(waiting)
 	require.Equal(t, StatusCompleted, r.Status, r.Error)
 	require.NoError(t, <-served)
 	require.Equal(t, 2, dials, "over the same connections")
 	require.GreaterOrEqual(t, len(r.Standstills), 2)
-	first := r.Standstills[0]
-	require.Equal(t, "taken back after 200ms: the last pages were not through", first.Ended)
+	require.True(t, slices.ContainsFunc(r.Standstills, notThrough), r.Standstills)
 	require.Equal(t, "moved", r.Standstills[len(r.Standstills)-1].Ended)
 	here, err := m.ram.Digest()
 	require.NoError(t, err)
