@@ -54,14 +54,20 @@ func TestHeaderAgrees(t *testing.T) {
 		"TAG_PCI_VENDOR":     abi.PCIVendor,
 		"TAG_PCI_DEVICE":     abi.PCIDevice,
 		"TAG_DEVICE_PAGES":   DevicePages,
-		"TAG_SLOT_FREE":      0,
-		"TAG_SLOT_USED":      slotUsed,
-		"TAG_SLOT_CLAIMED":   2,
-		"TAG_NONE":           uint64(StateNone),
-		"TAG_WAITING":        uint64(StateWaiting),
-		"TAG_PRECOPY":        uint64(StatePreCopy),
-		"TAG_SUSPENDED":      uint64(StateSuspended),
-		"TAG_SWITCHING":      uint64(StateSwitchingOver),
+		"TAG_RANGES":         MaxRanges,
+		"TAG_RANGES_AT":      rangesAt,
+		"TAG_RANGES_SLOTS":   abi.RangesSlots,
+
+		"TAG_RANGE_PAGES_BITS": rangePageBits,
+
+		"TAG_SLOT_FREE":    0,
+		"TAG_SLOT_USED":    slotUsed,
+		"TAG_SLOT_CLAIMED": 2,
+		"TAG_NONE":         uint64(StateNone),
+		"TAG_WAITING":      uint64(StateWaiting),
+		"TAG_PRECOPY":      uint64(StatePreCopy),
+		"TAG_SUSPENDED":    uint64(StateSuspended),
+		"TAG_SWITCHING":    uint64(StateSwitchingOver),
 	}, got)
 	// test_tag.c checks the same offsets against the header's structures.
 	test, err := os.ReadFile("include/test_tag.c")
@@ -73,6 +79,7 @@ func TestHeaderAgrees(t *testing.T) {
 		"tag_slot, flags": slotFlagsAt, "tag_slot, task": slotTaskAt,
 		"tag_slot, depth": slotDepthAt, "tag_slot, name": slotNameAt,
 		"tag_page, lease": pageLeaseAt, "tag_page, term_ms": pageTermAt,
+		"tag_page, ranges": pageRangesAt,
 	} {
 		want := "offsetof(struct " + field + ") == 0x" + strconv.FormatUint(at, 16) + ")"
 		require.True(t, strings.Contains(string(test), want), want)

@@ -92,8 +92,8 @@ func newTagPage(mem Memory, gpa uint64) (*tagPage, bool) {
 	return &tagPage{mem: mem, gpa: gpa, bytes: b}, true
 }
 
-// aligned tells whether 32-bit words of b can be accessed atomically. It checks only the address.
-func aligned(b []byte) bool { return uintptr(unsafe.Pointer(&b[0]))%4 == 0 }
+// aligned tells whether 64-bit words of b can be accessed atomically. It checks only the address.
+func aligned(b []byte) bool { return uintptr(unsafe.Pointer(&b[0]))%8 == 0 }
 
 // valid tells whether the page still has the header of a tag page. A program that dies without
 // giving up its page leaves it to the guest's kernel, which uses it for something else. From then
@@ -144,6 +144,9 @@ func (p *tagPage) read(out *slots) bool {
 // each calls f with the offset of each used slot.
 func (p *tagPage) each(f func(at int)) {
 	count := min(p.load(pageSlotsAt), PageSlots)
+	if p.mem != nil && p.load(pageRangesAt) != 0 {
+		count = min(count, abi.RangesSlots)
+	}
 	for i := range int(count) {
 		at := pageSlot0 + i*pageSlotBytes
 		if p.load(at+slotFlagsAt) == slotUsed {

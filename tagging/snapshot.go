@@ -10,6 +10,10 @@ import (
 // Snapshot returns the port as it is now, for people.
 func (p *Port) Snapshot() Info {
 	info := p.describe()
+	for _, r := range p.Declared() {
+		info.DeclaredRanges++
+		info.DeclaredBytes += r.Pages * PageSize
+	}
 	// Sort without the lock, so that vCPUs do not wait.
 	slices.SortFunc(info.Tasks, func(a, b TaskInfo) int { return cmp.Compare(a.ID, b.ID) })
 	return info

@@ -101,12 +101,16 @@ type Info struct {
 	Page uint64 `json:"page"`
 	// DevicePages is how many tag pages are in the device's own RAM, and LapsedPages how many were
 	// given up so far because nobody renewed their lease.
-	DevicePages int         `json:"device_pages"`
-	LapsedPages uint64      `json:"lapsed_pages"`
-	MaxTasks    int         `json:"max_tasks"`
-	Tasks       []TaskInfo  `json:"tasks"` // by id
-	Counters    Counters    `json:"counters"`
-	GuestErrors GuestErrors `json:"guest_errors"`
+	DevicePages int    `json:"device_pages"`
+	LapsedPages uint64 `json:"lapsed_pages"`
+	// DeclaredRanges are the ranges of memory that are not worth moving, with what overlaps or
+	// touches joined; see [Port.Declared]. DeclaredBytes is what the guest says of their size.
+	DeclaredRanges int         `json:"declared_ranges"`
+	DeclaredBytes  uint64      `json:"declared_bytes"`
+	MaxTasks       int         `json:"max_tasks"`
+	Tasks          []TaskInfo  `json:"tasks"` // by id
+	Counters       Counters    `json:"counters"`
+	GuestErrors    GuestErrors `json:"guest_errors"`
 }
 
 // TaskInfo is one registered task. Times of a fast task are as exact as the host's looks at the tag

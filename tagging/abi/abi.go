@@ -65,6 +65,17 @@ const (
 	DeviceBytes = DevicePages * PageSize
 )
 
+// A tag page of guest RAM may have a table of declared ranges, which takes the second half of the
+// page. Then only RangesSlots of its slots are there. Each entry is 64 bits: the number of pages in
+// the low RangePageBits, 0 for an entry that is not used, and above them the number of the first
+// page.
+const (
+	Ranges        = 256
+	RangesAt      = 0x800
+	RangesSlots   = 31
+	RangePageBits = 24
+)
+
 // A slot's flags have these values.
 const (
 	SlotFree    = 0

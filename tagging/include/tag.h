@@ -95,6 +95,13 @@ enum tag_state {
 #define TAG_PCI_DEVICE   0x7461u
 #define TAG_DEVICE_PAGES 16u
 
+/* A page of guest RAM can also say which memory is not worth moving: see tag_ranges_on.
+ * The table takes the second half of the page, so fewer slots are left. */
+#define TAG_RANGES           256u
+#define TAG_RANGES_AT        0x800u
+#define TAG_RANGES_SLOTS     31u
+#define TAG_RANGE_PAGES_BITS 24u
+
 #define TAG_SLOT_FREE    0u
 #define TAG_SLOT_USED    1u
 #define TAG_SLOT_CLAIMED 2u /* being set up; the hypervisor ignores it */
@@ -117,7 +124,8 @@ struct tag_page {
 	 * hypervisor clears magic and forgets the tasks. 0: no lease. */
 	uint32_t lease;
 	uint32_t term_ms;
-	uint32_t reserved[10]; /* 0 */
+	uint32_t ranges;      /* entries of the table of declared ranges, 0: there is none */
+	uint32_t reserved[9]; /* 0 */
 	struct tag_slot slot[TAG_PAGE_SLOTS];
 };
 
@@ -347,7 +355,7 @@ static inline struct tag_slot *tag_fast_open(const struct tag_port *t, uint32_t 
 {
 	uint32_t i;
 
-	for (i = 0; t->page && !t->device && i < TAG_PAGE_SLOTS; i++) {
+	for (i = 0; t->page && !t->device && i < t->page->slots; i++) {
 		struct tag_slot *s = &t->page->slot[i];
 		uint32_t was = TAG_SLOT_FREE;
 
@@ -427,6 +435,88 @@ static inline void tag_fast_close(const struct tag_port *t, struct tag_slot *s)
 
 	tag_store(t, &s->flags, TAG_SLOT_FREE);
 	tag_write(t, TAG_REG_UNREGISTER, task);
+}
+
+/* ---- memory that is not worth moving ---- */
+
+/*
+ * A guest that owns its frames (a kernel, a unikernel) can declare memory that may be
+ * lost: free memory, garbage, a cache that can be filled again. A migration does not
+ * send it while it is declared. Linux programs must not: the kernel may give a frame to
+ * somebody else at any time.
+ *
+ *	tag_declare(&tags, 7, gpa, bytes);   // nobody needs what is in there
+ *	...                                  // the VM may move now
+ *	tag_take_back(&tags, 7);
+ *	memset(p, 0, bytes);                 // first write, then read
+ *
+ * From the declaration on, each page of the range may at any moment hold zeros, or
+ * something that it held earlier. Once it has been taken back, it keeps what it holds, as
+ * all memory does, but nobody knows what that is until it is written. Writing a part of a
+ * page is fine: the rest of it then stays as it is.
+ *
+ * Take back first, then write: x86 keeps stores in this order, so no fence is needed. The
+ * same holds for other vCPUs that learn of it by a lock or an atomic store. What is
+ * written while the range is still declared may be lost.
+ */
+
+/* Gives the tag page a table of TAG_RANGES ranges, all unused. Call it after
+ * tag_page_init and before tag_fast_open. Returns 0, or -1 without a tag page in RAM. */
+static inline int tag_ranges_on(const struct tag_port *t)
+{
+	volatile uint32_t *word;
+	uint32_t i;
+
+	if (!t->page || t->device)
+		return -1;
+	t->page->slots = TAG_RANGES_SLOTS;
+	word = (volatile uint32_t *)((char *)t->page + TAG_RANGES_AT);
+	for (i = 0; i < 2 * TAG_RANGES; i++)
+		word[i] = 0;
+	__atomic_store_n(&t->page->ranges, TAG_RANGES, __ATOMIC_RELEASE);
+	return 0;
+}
+
+/* Stores an entry: the hypervisor, which reads at any time, sees all of it or nothing. */
+static inline void tag_range_store(const struct tag_port *t, uint32_t i, uint64_t entry)
+{
+	char *at = (char *)t->page + TAG_RANGES_AT + 8 * i;
+
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+#if defined(__i386__)
+	/* With 0 in the lower half the entry is unused, whatever the upper half says. */
+	((volatile uint32_t *)at)[0] = 0;
+	((volatile uint32_t *)at)[1] = (uint32_t)(entry >> 32);
+	((volatile uint32_t *)at)[0] = (uint32_t)entry;
+#else
+	__atomic_store_n((uint64_t *)(void *)at, entry, __ATOMIC_RELEASE);
+#endif
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+}
+
+/* Declares the whole pages among bytes from guest-physical address gpa on, as range
+ * number i below TAG_RANGES; what that range was before is taken back. Ranges may
+ * overlap. Needs tag_ranges_on. Returns how many bytes are declared: fewer than asked for
+ * if gpa or bytes are no whole pages, or beyond 64 GiB. It costs one store. */
+static inline uint64_t tag_declare(const struct tag_port *t, uint32_t i, uint64_t gpa,
+				   uint64_t bytes)
+{
+	const uint64_t most = (UINT64_C(1) << TAG_RANGE_PAGES_BITS) - 1;
+	uint64_t first = gpa / TAG_PAGE_SIZE + (gpa % TAG_PAGE_SIZE != 0);
+	uint64_t end = (gpa + bytes) / TAG_PAGE_SIZE, pages;
+
+	if (gpa + bytes < gpa || end <= first || first >> (64 - TAG_RANGE_PAGES_BITS))
+		pages = 0;
+	else
+		pages = end - first < most ? end - first : most;
+	tag_range_store(t, i, pages ? first << TAG_RANGE_PAGES_BITS | pages : 0);
+	return pages * TAG_PAGE_SIZE;
+}
+
+/* Takes range number i back: what is written to it from now on arrives. One store. */
+static inline void tag_take_back(const struct tag_port *t, uint32_t i)
+{
+	tag_range_store(t, i, 0);
 }
 
 #ifdef __cplusplus

@@ -99,6 +99,10 @@ static int test_layout(void)
 	CHECK(offsetof(struct tag_slot, name) == 0x20);
 	CHECK(offsetof(struct tag_page, lease) == 0x10);
 	CHECK(offsetof(struct tag_page, term_ms) == 0x14);
+	CHECK(offsetof(struct tag_page, ranges) == 0x18);
+	CHECK(offsetof(struct tag_page, slot) + TAG_RANGES_SLOTS * sizeof(struct tag_slot) ==
+	      TAG_RANGES_AT);
+	CHECK(TAG_RANGES_AT + 8 * TAG_RANGES == TAG_PAGE_SIZE);
 	return 0;
 }
 
@@ -186,6 +190,50 @@ static int test_slots_run_out(void)
 	return 0;
 }
 
+/* An entry of the table, as the hypervisor reads it. */
+static uint64_t entry(uint32_t i)
+{
+	return memory.align[TAG_RANGES_AT / 8 + i];
+}
+
+static int test_ranges(void)
+{
+	const uint64_t most = (UINT64_C(1) << 24) - 1, page = TAG_PAGE_SIZE;
+	struct tag_port t;
+	uint32_t i;
+
+	reset();
+	CHECK(tag_init_mmio(&t, registers) == 0);
+	CHECK(tag_ranges_on(&t) == -1);
+	CHECK(tag_page_init(&t, &memory, 0x1000) == 0);
+	CHECK(memory.page.ranges == 0);
+	memory.align[TAG_PAGE_SIZE / 8 - 1] = 7;
+	CHECK(tag_ranges_on(&t) == 0);
+	CHECK(memory.page.ranges == TAG_RANGES && memory.page.slots == TAG_RANGES_SLOTS);
+	for (i = 0; i < TAG_RANGES; i++)
+		CHECK(entry(i) == 0);
+	CHECK(tag_declare(&t, 255, 0x12345000, 3 * page) == 3 * page);
+	CHECK(entry(255) == ((UINT64_C(0x12345) << 24) | 3) && entry(254) == 0);
+	CHECK(tag_declare(&t, 0, 0x1001, 2 * page) == page); /* whole pages alone */
+	CHECK(entry(0) == ((UINT64_C(2) << 24) | 1));
+	CHECK(tag_declare(&t, 0, 0x1001, page) == 0 && entry(0) == 0);
+	CHECK(tag_declare(&t, 1, 0, page) == page && entry(1) == 1);
+	CHECK(tag_declare(&t, 1, 0, UINT64_C(1) << 40) == most * page && entry(1) == most);
+	CHECK(tag_declare(&t, 1, UINT64_MAX - 5, 3 * page) == 0 && entry(1) == 0);
+	CHECK(tag_declare(&t, 1, UINT64_C(1) << 52, page) == 0 && entry(1) == 0);
+	CHECK(tag_declare(&t, 1, (UINT64_C(1) << 52) - page, page) == page);
+	CHECK(entry(1) == ((((UINT64_C(1) << 40) - 1) << 24) | 1));
+	tag_take_back(&t, 255);
+	CHECK(entry(255) == 0);
+	for (i = 0; i < TAG_RANGES_SLOTS; i++)
+		CHECK(tag_fast_open(&t, i) == &memory.page.slot[i]);
+	CHECK(tag_fast_open(&t, i) == NULL);
+	CHECK(entry(1) == ((((UINT64_C(1) << 40) - 1) << 24) | 1));
+	t.device = 1;
+	CHECK(tag_ranges_on(&t) == -1);
+	return 0;
+}
+
 #ifdef TAG_LINUX
 /* What the machine permits is not for this test to decide, but a page that is
  * there must be whole. */
@@ -234,6 +282,8 @@ int main(void)
 		line = test_fast();
 	if (!line)
 		line = test_slots_run_out();
+	if (!line)
+		line = test_ranges();
 #ifdef TAG_LINUX
 	if (!line)
 		line = test_linux_page();
