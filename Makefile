@@ -64,6 +64,10 @@ test-clean-debian: preflight ## clone, make install and README's tour in a fresh
 test-matrix: ## every combination of delta, compress, channels, tracker and rule
 	TASKGUIDE_LONG=1 $(GOTEST) -v -run Matrix ./migration ./integration
 
+.PHONY: test-declared
+test-declared: ## a million steps of a guest that declares, takes back, writes and frees memory
+	TASKGUIDE_LONG=1 $(GOTEST) -timeout 60m -v -run DeclaringAtRandom ./migration
+
 include integration/stockkvm/stockkvm.mk
 include examples/examples.mk
 include integration/guidance.mk

@@ -178,6 +178,63 @@ func (b *Bitmap) CountRange(first, count int) int {
 	return n
 }
 
+// held calls f with each word that may hold any of count pages from first on, and with the bits of
+// these pages. It skips empty blocks, as eachWord does not. At the end of a block it calls over
+// with the block, and whether all of its pages were among them.
+func (b *Bitmap) held(first, count int, f func(word int, mask uint64),
+	over func(block int, whole bool)) {
+	end := first + count
+	if first < 0 || count < 0 || end > b.n {
+		panic(fmt.Sprintf("memory: range of %d pages at %d outside a bitmap of %d", count, first,
+			b.n))
+	}
+	for {
+		if first = b.SkipEmpty(first); first >= end {
+			return
+		}
+		block := first / blockPages
+		stop := min(end, (block+1)*blockPages)
+		whole := first == block*blockPages && stop == min(b.n, (block+1)*blockPages)
+		for first < stop {
+			n := min(64-first&63, stop-first)
+			f(first>>6, ^uint64(0)>>(64-n)<<(first&63))
+			first += n
+		}
+		over(block, whole)
+	}
+}
+
+// CountHeld is CountRange for a range of any size: it skips empty blocks. It needs the set to
+// itself.
+func (b *Bitmap) CountHeld(first, count int) int {
+	n := 0
+	b.held(first, count, func(word int, mask uint64) {
+		n += bits.OnesCount64(b.words[word] & mask)
+	}, func(int, bool) {})
+	return n
+}
+
+// MoveRange moves the pages of the set among count pages from first on to another set, whose Len
+// must not be smaller, and returns how many of them that set did not have. It skips empty blocks.
+func (b *Bitmap) MoveRange(to *Bitmap, first, count int) (fresh int) {
+	moved := uint64(0)
+	b.held(first, count, func(word int, mask uint64) {
+		w := b.words[word] & mask
+		fresh += bits.OnesCount64(w &^ to.words[word])
+		to.words[word] |= w
+		b.words[word] &^= w
+		moved |= w
+	}, func(block int, whole bool) {
+		if moved != 0 {
+			to.note(block)
+		}
+		if moved = 0; whole {
+			b.some[block>>6].And(^(uint64(1) << (block & 63)))
+		}
+	})
+	return fresh
+}
+
 // Equal tells whether two sets over the same number of pages are equal.
 func (b *Bitmap) Equal(o *Bitmap) bool {
 	return b.n == o.n && b.covers(o) && o.covers(b)

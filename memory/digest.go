@@ -18,7 +18,7 @@ const chunkPages = DigestChunk / PageSize
 // Digest digests all RAM of a machine that stands still, on all CPUs. It does not read holes: an
 // untouched chunk counts as zeros.
 func (r *RAM) Digest() (uint64, error) {
-	sums, err := r.ChunkDigests()
+	sums, err := r.ChunkDigests(nil)
 	return DigestOf(sums), err
 }
 
@@ -31,11 +31,14 @@ func DigestOf(chunks []uint64) uint64 {
 	return xxhash.Sum64(b)
 }
 
-// ChunkDigests digests each chunk of RAM, as Digest does.
-func (r *RAM) ChunkDigests() ([]uint64, error) {
+// ChunkDigests digests each chunk of RAM, as Digest does. Pages in without count as zeros.
+func (r *RAM) ChunkDigests(without Spans) ([]uint64, error) {
 	data := NewBitmap(r.Pages())
 	if err := r.Allocated(data); err != nil {
 		return nil, err
+	}
+	for _, span := range without {
+		data.ClearRange(span.First, span.Count)
 	}
 	sums := make([]uint64, (r.Size()+DigestChunk-1)/DigestChunk)
 	var next atomic.Int64
@@ -77,12 +80,14 @@ func (r *RAM) digestChunk(i int, data *Bitmap) uint64 {
 	return d.Sum64()
 }
 
-// PageDigests digests each page of chunk i.
-func (r *RAM) PageDigests(i int) []uint64 {
+// PageDigests digests each page of chunk i. The digest of a page in without is 0.
+func (r *RAM) PageDigests(i int, without Spans) []uint64 {
 	first, end := r.chunk(i)
-	sums := make([]uint64, 0, end-first)
-	for p := first; p < end; p++ {
-		sums = append(sums, xxhash.Sum64(r.Page(p)))
+	sums := make([]uint64, end-first)
+	for _, gap := range without.Gaps(r.Pages()) {
+		for p := max(first, gap.First); p < min(end, gap.End()); p++ {
+			sums[p-first] = xxhash.Sum64(r.Page(p))
+		}
 	}
 	return sums
 }

@@ -165,7 +165,7 @@ func TestDigestsOfParts(t *testing.T) {
 	page := 2*DigestChunk/PageSize + 7
 	a.Page(page)[0] = 1
 	chunks := func(r *RAM) []uint64 {
-		sums, err := r.ChunkDigests()
+		sums, err := r.ChunkDigests(nil)
 		require.NoError(t, err)
 		whole, err := r.Digest()
 		require.NoError(t, err)
@@ -173,12 +173,12 @@ func TestDigestsOfParts(t *testing.T) {
 		return sums
 	}
 	require.Len(t, chunks(a), 5)
-	require.Len(t, a.PageDigests(4), 2<<20/PageSize)
+	require.Len(t, a.PageDigests(4, nil), 2<<20/PageSize)
 	for i, sum := range chunks(a) {
 		require.Equal(t, i == 2, sum != chunks(b)[i])
-		for n, sum := range a.PageDigests(i) {
+		for n, sum := range a.PageDigests(i, nil) {
 			differs := i == 2 && n == 7
-			require.Equal(t, differs, sum != b.PageDigests(i)[n])
+			require.Equal(t, differs, sum != b.PageDigests(i, nil)[n])
 		}
 	}
 }

@@ -17,6 +17,10 @@ const (
 	digestAll   uint32 = 0 // RAM and state; in parts: the state
 	digestRAM   uint32 = 1 // RAM, before the state is loaded
 	digestPages uint32 = 2 // in parts: the pages of one chunk of RAM
+
+	// The pages that the digests of RAM leave out, which the source says first. They are the same
+	// that the stop-and-copy has left out, of the same look at the guest's table.
+	digestLeftOut uint32 = 3
 )
 
 // Two ends that verify compare what the destination has with what the source had. An old
@@ -24,11 +28,12 @@ const (
 // they differ. Any other compares part by part (transport.FeatureParts):
 //
 //	destination                    source
-//	a number for each chunk ──────►
-//	                        ◄────── one for all: equal       or: which pages of this chunk?
-//	loads the state                                          a number for each page ──────►
-//	its fingerprint ──────────────►
-//	                        ◄────── its own: both compare
+//	                        ◄── the pages to leave out (transport.FeatureLeftOut)
+//	a number for each chunk ──►
+//	                        ◄── one for all: equal       or: which pages of this chunk?
+//	loads the state                                          a number for each page ──►
+//	its fingerprint ──────────►
+//	                        ◄── its own: both compare
 //
 // RAM is compared before the state is loaded, because loading makes KVM write to the guest's clock
 // pages.
@@ -158,14 +163,21 @@ func digestOf(m Machine) (digests, error) {
 
 // parts verifies part by part.
 type parts struct {
-	s     *Source
-	print []byte // the fingerprint
+	s       *Source
+	leftOut memory.Spans
+	print   []byte // the fingerprint
 }
 
 // ram implements [verifier]. It does all slow work, because the standstill's limit counts again
 // afterwards.
 func (v *parts) ram(ctx context.Context) error {
-	own, err := v.s.m.RAM().ChunkDigests()
+	if v.s.agreesOnLeftOut() {
+		v.leftOut = v.s.stream.Declared()
+		if err := v.s.sendDigests(ctx, digestLeftOut, packSpans(v.leftOut)); err != nil {
+			return err
+		}
+	}
+	own, err := v.s.m.RAM().ChunkDigests(v.leftOut)
 	if err != nil {
 		return fmt.Errorf("digest of RAM: %w", err)
 	}
@@ -213,7 +225,7 @@ func (v *parts) namePages(ctx context.Context, chunk, chunks, all int) error {
 		return err
 	}
 	ram := v.s.m.RAM()
-	own := ram.PageDigests(chunk)
+	own := ram.PageDigests(chunk, v.leftOut)
 	theirs, err := unpackDigests(b, len(own))
 	if err != nil {
 		return err
@@ -310,14 +322,21 @@ func (v *arrivedSums) agree() error {
 // arrivedParts answers a source that compares part by part.
 type arrivedParts struct {
 	verification
-	state []byte
+	leavesOut bool // transport.FeatureLeftOut
+	leftOut   memory.Spans
+	state     []byte
 }
 
 // maxQuestions is how often a source may ask for the pages of a chunk.
 const maxQuestions = 16
 
 func (v *arrivedParts) ram() error {
-	own, err := v.machine.RAM().ChunkDigests()
+	if v.leavesOut {
+		if err := v.hearLeftOut(); err != nil {
+			return err
+		}
+	}
+	own, err := v.machine.RAM().ChunkDigests(v.leftOut)
 	if err != nil {
 		return fmt.Errorf("digest of RAM: %w", err)
 	}
@@ -348,6 +367,23 @@ func (v *arrivedParts) ram() error {
 	return fmt.Errorf("%w: more than %d questions about RAM", transport.ErrFrame, maxQuestions)
 }
 
+// hearLeftOut learns which pages are left out.
+func (v *arrivedParts) hearLeftOut() error {
+	of, payload, err := v.ask()
+	if err != nil {
+		return err
+	}
+	if of != digestLeftOut {
+		return fmt.Errorf("%w: digests of %d where %d were due", transport.ErrFrame, of,
+			digestLeftOut)
+	}
+	if v.leftOut, err = unpackSpans(payload, v.machine.RAM().Pages()); err != nil {
+		return err
+	}
+	// The time for the digests is announced again, because the source has spoken since.
+	return v.main.Announce(peer.WorkLimit(v.machine.RAM().Size()))
+}
+
 // answer sends the digests of a chunk's pages.
 func (v *arrivedParts) answer(question []byte, chunks int) error {
 	if len(question) != 4 {
@@ -357,7 +393,8 @@ func (v *arrivedParts) answer(question []byte, chunks int) error {
 	if uint64(chunk) >= uint64(chunks) {
 		return fmt.Errorf("%w: chunk %d of %d", transport.ErrFrame, chunk, chunks)
 	}
-	return v.say(digestPages, packDigests(v.machine.RAM().PageDigests(int(chunk))))
+	own := v.machine.RAM().PageDigests(int(chunk), v.leftOut)
+	return v.say(digestPages, packDigests(own))
 }
 
 func (v *arrivedParts) loaded() (err error) {

@@ -87,7 +87,7 @@ func verifying(b *ends) rogue {
 
 // ofRAM returns what the source sends if RAM is equal.
 func (r rogue) ofRAM() []byte {
-	chunks, err := r.b.in.ram.ChunkDigests()
+	chunks, err := r.b.in.ram.ChunkDigests(nil)
 	require.NoError(r.b.t, err)
 	return packDigests([]uint64{memory.DigestOf(chunks)})
 }

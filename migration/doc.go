@@ -26,10 +26,10 @@
 //
 // # Source
 //
-//	setup ──► waiting ──► pre-copy ◄──► suspended
-//	             (gate)    │    ▲          (gate)
-//	                       ▼    │ gate closed while pausing, standstill too long, storage hangs
-//	          held ◄── converged┴──► drain ──► stop-and-copy ──► handover ──► done
+//	setup --> waiting --> pre-copy <--> suspended
+//	             (gate)    |    ^          (gate)
+//	                       v    | gate closed while pausing, standstill too long, storage hangs
+//	          held <-- converged+--> drain --> stop-and-copy --> handover --> done
 //
 // Until the commit is sent, every failure and every cancellation leads back: the guest runs on at
 // the source, with dirty logging off.
@@ -39,12 +39,12 @@
 // Never two copies run, and never none:
 //
 //	source                         destination
-//	paused; last pages ─────────►
-//	                          ◄── flush         all pages there: until here the source
-//	state ──────────────────────►               can take it back and send rounds again
-//	                          ◄── prepared      loaded, digests if asked
-//	commit ─────────────────────►
-//	                          ◄── running       vCPUs run
+//	paused; last pages --------->
+//	                          <-- flush         all pages there: until here the source
+//	state ---------------------->               can take it back and send rounds again
+//	                          <-- prepared      loaded, digests if asked
+//	commit --------------------->
+//	                          <-- running       vCPUs run
 //
 // Before it sends commit the source may always resume; the destination may run only after it has
 // received commit. If the connection breaks in between, the source asks over a new one how it
@@ -61,6 +61,7 @@
 //	standstill.go   for how long it may, and taking a switchover back
 //	handover.go     state, verification, commit
 //	digests.go      what verification compares
+//	declared.go     memory that the guest declares to be not worth moving
 //	machine.go      what the engine sees of a machine
 //	params.go       an order
 //	report.go       its outcome
@@ -104,7 +105,8 @@
 //	        └── stream.Stream's progress and rate
 //
 //	stream.Stream.track         the dirty log; never with Source.mu held
-//	└── stream.Stream's progress
+//	├── stream.Stream's progress
+//	└── tagging.Port's mu       what the guest declares
 //
 //	admission.mu
 //	greetings.mu

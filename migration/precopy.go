@@ -132,7 +132,7 @@ func (s *Source) sendRound(ctx context.Context, phase Phase) (Round, error) {
 
 	var holes int64
 	if r.N == 1 {
-		holes = int64(s.m.RAM().Pages()) - r.DirtyPages
+		holes = int64(s.m.RAM().Pages()) - r.DirtyPages - int64(s.stream.Aside())
 		r.DirtyPages += holes
 	}
 	if guest == stream.Running && s.stream.ProtectsAtOnce() {
@@ -147,6 +147,8 @@ func (s *Source) sendRound(ctx context.Context, phase Phase) (Round, error) {
 	r.SentPages = sent.Content
 	r.ZeroPages = sent.Zero + holes
 	r.SkippedPages = sent.Skipped
+	r.DeclaredPages = sent.Declared
+	r.HolePages = sent.Holes + holes
 	r.DeltaPages = sent.Deltas
 	r.BytesWire = sent.Bytes
 	r.MS = ms(sent.Elapsed)

@@ -85,16 +85,30 @@ type Report struct {
 	RAMBytes         int64  `json:"ram_bytes"`
 	BytesWire        int64  `json:"bytes_wire"`
 	// BytesPages is the RAM that the sent pages stand for, zero pages included.
-	BytesPages    int64    `json:"bytes_pages"`
-	PagesSent     int64    `json:"pages_sent"`
-	PagesZero     int64    `json:"pages_zero"`
-	PagesStopCopy int64    `json:"pages_stopcopy"`
+	BytesPages    int64   `json:"bytes_pages"`
+	PagesSent     int64   `json:"pages_sent"`
+	PagesZero     int64   `json:"pages_zero"`
+	PagesStopCopy int64   `json:"pages_stopcopy"`
+	PagesNotSent  NotSent `json:"pages_not_sent"`
+	// PagesDeclared are those that the guest declared to be not worth moving when it moved. The
+	// destination may hold something else in them, and a verification leaves them out.
+	PagesDeclared int64    `json:"pages_declared"`
 	Verified      *bool    `json:"verified"`
 	Warnings      []string `json:"warnings"`
 	// Rounds are the first 100 rounds and the last 900; RoundsOmitted counts those in between. The
 	// sums above count all rounds.
 	Rounds        []Round `json:"rounds"`
 	RoundsOmitted int     `json:"rounds_omitted"`
+}
+
+// NotSent counts pages whose content was not sent, by reason, in all rounds.
+type NotSent struct {
+	// Hole: no memory is behind the page, because the guest never touched it, or gave it back. It
+	// is zero at both ends, and counts in Report.PagesZero, too.
+	Hole int64 `json:"hole"`
+	// Declared: the guest declares the page to be not worth moving. It counts once, for as long as
+	// it stays declared.
+	Declared int64 `json:"declared"`
 }
 
 const (
@@ -112,6 +126,8 @@ func (r *Report) addRound(round Round) {
 	r.Rounds = append(r.Rounds, round)
 	r.PagesSent += round.SentPages
 	r.PagesZero += round.ZeroPages
+	r.PagesNotSent.Hole += round.HolePages
+	r.PagesNotSent.Declared += round.DeclaredPages
 	r.BytesPages = (r.PagesSent + r.PagesZero) * memory.PageSize
 }
 

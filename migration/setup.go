@@ -40,7 +40,8 @@ func (s *Source) setup(ctx context.Context) error {
 	if _, err := s.peer.Await(ctx, transport.TypeAccept); err != nil {
 		return fmt.Errorf("have the destination build the machine: %w", err)
 	}
-	extents := packExtents(s.stream.Pending())
+	s.warnOfLeftOut()
+	extents := packExtents(s.worthMoving(s.stream.Pending()))
 	if err := s.peer.Send(transport.TypeExtents, 0, extents); err != nil {
 		return fmt.Errorf("announce the content of RAM: %w", err)
 	}
@@ -81,6 +82,8 @@ func (s *Source) streamConfig(traits policy.Traits) stream.Config {
 	cfg := stream.Config{
 		RAM:     s.m.RAM(),
 		Tracker: s.m.Tracker(),
+
+		Declared: s.declared,
 		Failed: func(ctx context.Context, err error) {
 			// Only the end of the migration frees what is stuck in a write.
 			s.cancel(peer.Explain(ctx, err))

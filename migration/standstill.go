@@ -359,7 +359,8 @@ func (s *Source) rewind(ctx context.Context) error {
 	defer s.mu.Unlock()
 	s.takenBack = nil
 	s.step(policy.Event{Kind: policy.KindRewound})
-	s.report.Downtime, s.report.PagesStopCopy = DowntimeParts{}, 0
+	s.report.Downtime = DowntimeParts{}
+	s.report.PagesStopCopy, s.report.PagesDeclared = 0, 0
 	if st.inRound {
 		s.stream.DoubtRate()
 	}

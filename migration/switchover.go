@@ -144,6 +144,7 @@ func (s *Source) stopAndCopy(ctx context.Context, st *standstill,
 	}
 	var parts DowntimeParts
 	parts.HarvestMS = watch.lap()
+	declared := int64(s.stream.Declared().Pages())
 	var g errgroup.Group
 	saving, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
@@ -171,7 +172,7 @@ func (s *Source) stopAndCopy(ctx context.Context, st *standstill,
 	parts.PagesMS = pagesMS
 	watch.lap()
 	return state, s.pass(st, func() {
-		s.report.PagesStopCopy = pages
+		s.report.PagesStopCopy, s.report.PagesDeclared = pages, declared
 		before := s.report.Downtime
 		parts.ExitMS, parts.PauseMS = before.ExitMS, before.PauseMS
 		parts.QuiesceMS = before.QuiesceMS

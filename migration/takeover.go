@@ -63,7 +63,8 @@ func loadVerified(v arrived, machine Incoming, state []byte) error {
 func (a *attempt) verification(machine Incoming, w *peer.Watch) arrived {
 	v := verification{main: a.links.Main(), machine: machine, watch: w}
 	if a.terms.Features&transport.FeatureParts != 0 {
-		return &arrivedParts{verification: v}
+		leavesOut := a.terms.Features&transport.FeatureLeftOut != 0
+		return &arrivedParts{verification: v, leavesOut: leavesOut}
 	}
 	return &arrivedSums{verification: v}
 }

@@ -73,49 +73,6 @@
 // program that dies leaves its page to the guest's kernel. These writes bypass KVM's dirty log;
 // [Memory].StoreUint32 adds them to it.
 //
-// # Memory that is not worth moving
-//
-// A guest that owns its frames can declare memory that may be lost: what is free, garbage, or a
-// cache. A migration does not send it while it is declared. The table is in the second half of a
-// tag page in guest RAM, so such a page has 31 slots:
-//
-//	0x018  how many entries the table has, up to 256; 0: there is no table
-//	0x800  entry 0: the number of pages (bits 0 to 23, 0: unused),
-//	       the number of the first page, its address divided by 4096 (bits 24 to 63)
-//	0x808  entry 1 ...
-//
-// One 64-bit store declares a range, or takes it back. So the host, which reads each entry by one
-// load, sees all of a change or nothing, even where a vCPU is stopped in the middle of a program.
-// Ranges may overlap, and what is not RAM counts for nothing.
-//
-// This is what a guest may rely on:
-//
-//   - From the declaration on, each page of the range may at any moment hold zeros, or something
-//     that it held earlier.
-//   - Once it is taken back, it is memory as all other: it keeps what it holds. What that is nobody
-//     knows until it is written. A write of a part of a page does not change the rest of it.
-//   - A store to the table counts for all that the same vCPU does afterwards, and for all that
-//     others do once they have learned of it in the ways of x86. No fence is needed.
-//
-// And this is why it holds. The source harvests the dirty log, and reads the table after that:
-//
-//	guest: take the range back, write the page        the log gets the page with the write
-//	host:  harvest the log,     read the table
-//
-// A write that the harvest reports came after its range had been taken back, and the table is read
-// later still, so the table does not have the range any more. A write that the harvest does not
-// report is in the log for the next one. In the other order, the table could be read before the
-// range is taken back, and the log harvested after the write. Then the page would be left out, and
-// be in no log any more.
-//
-// A page that was left out stays owed: once a look at the table finds that it is not declared any
-// more, it is sent, written or not. The last look is when the vCPUs stand still. So a page can only
-// be lost if it is declared at the very moment at which the guest moves.
-//
-// A table in device RAM counts for nothing: everybody who maps device RAM could lose the memory of
-// all others. A program under an operating system must not declare anything anyway. Its kernel may
-// give a frame to somebody else at any time.
-//
 // # Pages in device RAM
 //
 // A page of guest RAM suits guests that own their frames. A program under an operating system does

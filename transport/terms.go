@@ -19,8 +19,12 @@ const (
 // digests frames carry a number for each chunk of RAM, and the state's fingerprint.
 const FeatureParts Features = 1 << 1
 
+// FeatureLeftOut makes a verification part by part leave out what the guest declares to be not
+// worth moving: the source says which pages those are before the destination sums up its RAM.
+const FeatureLeftOut Features = 1 << 2
+
 // features are the bits that this program offers, and accepts when offered.
-const features = FeatureParts
+const features = FeatureParts | FeatureLeftOut
 
 // ErrFeature is returned when one side requires a feature that the other does not know.
 var ErrFeature = errors.New("unknown protocol feature")

@@ -87,6 +87,10 @@ func Outcome(w io.Writer, r migration.Report) {
 	line("rounds", "%d; switched over: %s", r.RoundCount(), r.SwitchoverReason)
 	line("pages", "%s with content, %s zero, %s in stop-and-copy",
 		Count(r.PagesSent), Count(r.PagesZero), Count(r.PagesStopCopy))
+	if n := r.PagesNotSent; n.Declared > 0 {
+		line("not sent", "%s declared by the guest to be not worth moving, %s holes of RAM",
+			Count(n.Declared), Count(n.Hole))
+	}
 	line("bytes", "%s on the wire for %s of pages; RAM %s",
 		units.Bytes(r.BytesWire), units.Bytes(r.BytesPages), units.Bytes(r.RAMBytes))
 	line("total time", "%s, of it setup %s", units.Milliseconds(r.TotalMS),
@@ -104,7 +108,7 @@ func Outcome(w io.Writer, r migration.Report) {
 		line("taken back", "%s", takenBack(r.Standstills[:n-1]))
 	}
 	line("guidance", "%s", guidance(r))
-	line("verified", "%s", Verified(r.Verified))
+	line("verified", "%s", Verified(r.Verified, r.PagesDeclared))
 	for _, warning := range r.Warnings {
 		line("warning", "%s", warning)
 	}
@@ -163,11 +167,14 @@ func guidance(r migration.Report) string {
 	return s
 }
 
-// Verified puts Report.Verified into words.
-func Verified(v *bool) string {
+// Verified puts Report.Verified into words, with Report.PagesDeclared.
+func Verified(v *bool, declared int64) string {
 	switch {
 	case v == nil:
 		return "not asked for (--verify)"
+	case *v && declared > 0:
+		return fmt.Sprintf("yes: all of RAM but the %s that the guest declared, and the machine's "+
+			"state, are equal on both sides", text.Plural(int(declared), "page"))
 	case *v:
 		return "yes: all of RAM and the machine's state are equal on both sides"
 	default:

@@ -217,9 +217,11 @@ func TestOutcome(t *testing.T) {
 }
 
 func TestVerified(t *testing.T) {
-	no := false
-	require.Contains(t, Verified(nil), "not asked for")
-	require.Contains(t, Verified(&no), "NO")
+	yes, no := true, false
+	require.Contains(t, Verified(nil, 7), "not asked for")
+	require.Contains(t, Verified(&no, 7), "NO")
+	require.Contains(t, Verified(&yes, 0), "yes: all of RAM and")
+	require.Contains(t, Verified(&yes, 7), "all of RAM but the 7 pages that the guest declared,")
 }
 
 func TestVM(t *testing.T) {

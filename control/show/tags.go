@@ -3,6 +3,7 @@ package show
 import (
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"text/tabwriter"
 
@@ -24,6 +25,11 @@ func Tags(w io.Writer, t tagging.Info) error {
 	if t.LapsedPages > 0 {
 		fmt.Fprintf(w, "tag pages given up because their daemon was gone: %s\n",
 			Count(int64(t.LapsedPages)))
+	}
+	if t.DeclaredRanges > 0 {
+		fmt.Fprintf(w, "memory that is not worth moving: %s in %s\n",
+			units.Bytes(int64(min(t.DeclaredBytes, math.MaxInt64))),
+			text.Plural(t.DeclaredRanges, "range"))
 	}
 	if len(t.Tasks) == 0 {
 		fmt.Fprintln(w, "no task is registered: nothing guides a migration")

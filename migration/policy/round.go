@@ -17,15 +17,20 @@ const (
 
 // Round is one pass over the pages that were dirty when it began.
 type Round struct {
-	N            int     `json:"n"` // from 1
-	Phase        Phase   `json:"phase"`
-	DirtyPages   int64   `json:"dirty_pages"` // to send at the beginning of the round
-	SentPages    int64   `json:"sent_pages"`  // with content
-	ZeroPages    int64   `json:"zero_pages"`  // sent as a bit
-	SkippedPages int64   `json:"skipped_pages"`
-	DeltaPages   int64   `json:"delta_pages"` // of those sent, as a difference
-	BytesWire    int64   `json:"bytes_wire"`
-	MS           float64 `json:"ms"`
+	N            int   `json:"n"` // from 1
+	Phase        Phase `json:"phase"`
+	DirtyPages   int64 `json:"dirty_pages"` // to send at the beginning of the round
+	SentPages    int64 `json:"sent_pages"`  // with content
+	ZeroPages    int64 `json:"zero_pages"`  // sent as a bit
+	SkippedPages int64 `json:"skipped_pages"`
+	DeltaPages   int64 `json:"delta_pages"` // of those sent, as a difference
+	HolePages    int64 `json:"hole_pages"`  // of ZeroPages: no memory is behind them
+	// DeclaredPages are none of DirtyPages: the guest declares them to be not worth moving. A round
+	// has those that were written since the last one, or declared since.
+	DeclaredPages int64 `json:"declared_pages"`
+
+	BytesWire int64   `json:"bytes_wire"`
+	MS        float64 `json:"ms"`
 	// DirtyPagesPerS is the rate at which the guest dirtied pages during the round.
 	DirtyPagesPerS float64 `json:"dirty_pages_per_s"`
 	BytesPerS      float64 `json:"bytes_per_s"`

@@ -18,6 +18,12 @@
 // Channels own whole words of the bitmaps: during a round each worker changes its own words of
 // pending, and nothing else touches it. Between rounds pending belongs to the engine's goroutine.
 //
+// # Declared pages
+//
+// The guest may declare pages to be not worth moving ([Config].Declared). They are put aside, out
+// of both sets, at each look at the dirty log, and come back into pending when they are not
+// declared any more. See aside.
+//
 // # Protection
 //
 // The order is harvest, protect, read. Then a write that comes between harvest and read is in the
@@ -34,6 +40,7 @@
 //
 //	stream.go     Stream: channels, and a round from its begin to its end
 //	tracking.go   the dirty log: what it reports, and what remains to be sent
+//	aside.go      pages that the guest declares to be not worth moving
 //	worker.go     one channel's pages of a round
 //	protect.go    protection of pages just before they are read
 //	progress.go   how far a round has come
@@ -44,8 +51,9 @@
 //
 // # Locks
 //
-//	Stream.track        the dirty log and next
-//	└── progress.mu     what does not change during a round
+//	Stream.track        the dirty log, next, and what was put aside
+//	├── progress.mu     what does not change during a round
+//	└── Config.Declared takes locks of the caller's
 //	guard.mu            one protection at a time
 //	rateMeter.mu
 //

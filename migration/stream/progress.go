@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,6 +14,7 @@ type progress struct {
 	zero    atomic.Int64
 	skipped atomic.Int64
 	deltas  atomic.Int64 // of content
+	holes   atomic.Int64 // of zero
 	// protected counts pages that the dirty log will not report, sent or not. It is used only with
 	// a tracker that protects on demand.
 	protected atomic.Int64
@@ -28,6 +30,8 @@ type progress struct {
 	// leftover counts pages that earlier rounds protected and did not send, all of them below
 	// leftoverTo. Once this round has protected its pages up to there, protected includes them.
 	leftover, leftoverTo int64
+	// back counts pages that come into the next round though no log need have them, see aside.
+	back int64
 }
 
 // reset begins the next round, which has total pages to send.
@@ -35,6 +39,13 @@ func (p *progress) reset(total int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.leftover, p.leftoverTo = p.aheadLocked(), max(p.leftoverTo, p.protectedTo.Load())
+	switch {
+	case p.leftover == 0:
+		p.leftoverTo = 0
+	case p.back > 0:
+		p.leftoverTo = math.MaxInt64 // they may be anywhere
+	}
+	p.back = 0
 	p.n, p.begin, p.total = p.n+1, time.Now(), total
 	p.protected.Store(0)
 	p.protectedTo.Store(0)
@@ -42,7 +53,15 @@ func (p *progress) reset(total int64) {
 	p.zero.Store(0)
 	p.skipped.Store(0)
 	p.deltas.Store(0)
+	p.holes.Store(0)
 	p.between.Store(-1)
+}
+
+// giveBack notes that the next round has pages which were put aside before.
+func (p *progress) giveBack(pages int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.back += int64(pages)
 }
 
 // end notes that the next round will have so many pages to send.
@@ -80,7 +99,7 @@ func (p *progress) aheadLocked() int64 {
 	}
 	protected := p.protected.Load()
 	// A stop-and-copy that was taken back may have sent pages without protecting any.
-	return min(left, max(protected-(p.total-left), 0)+leftover)
+	return min(left, max(protected-(p.total-left), 0)+leftover) + p.back
 }
 
 // left is how many of the round's pages no worker has come to yet; p.mu is held.

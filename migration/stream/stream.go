@@ -58,6 +58,9 @@ type Config struct {
 	// look at the dirty log would otherwise report all pages that are still to be sent.
 	Skip    Skipping
 	Protect Protection
+	// Declared, unless nil, returns the pages that the guest declares to be not worth moving, as
+	// they are now. It is called with locks held, in the standstill too, and must not wait.
+	Declared func() memory.Spans
 	// Failed, unless nil, is called with the round's context and the reason when a channel cannot
 	// go on. Others may be stuck in writes then, and the round ends only once their sinks fail too.
 	Failed func(ctx context.Context, err error)
@@ -71,8 +74,8 @@ type Config struct {
 // One goroutine, the engine's, begins rounds, sends them and takes dirty pages. Any goroutine may
 // call Remaining, AtLeast, Stop, Progress, Rate, Sent and Queued at any time.
 //
-// Its locks are leaves: while one of them is held, nothing outside is called but the dirty log, and
-// nothing else is waited for. Only round.mu is taken while track is held.
+// Its locks are leaves: while one of them is held, nothing outside is called but the dirty log and
+// Config.Declared, and nothing else is waited for. Only round.mu is taken while track is held.
 type Stream struct {
 	ram     *memory.RAM
 	skip    Skipping
@@ -89,6 +92,7 @@ type Stream struct {
 	// pending is what is to be sent. During a round each worker owns its channel's words; at other
 	// times the engine's goroutine owns it.
 	pending *memory.Bitmap
+	aside   aside // belongs to the engine's goroutine
 
 	// track guards everything below. A vCPU that is held at an exit takes it, so nobody may
 	// wait for vCPUs while holding it.
@@ -112,6 +116,7 @@ func New(cfg Config) *Stream {
 		pending: memory.NewBitmap(pages),
 	}
 	s.guard.round = &s.round
+	s.aside.look = cfg.Declared
 	if s.failed == nil {
 		s.failed = func(context.Context, error) {}
 	}
@@ -149,6 +154,7 @@ func (s *Stream) ProtectsAtOnce() bool { return s.protect == AtOnce && s.tracker
 // Begin begins a round over what is pending and returns how many pages that is. The caller must
 // call Send next. Stop takes effect from here on.
 func (s *Stream) Begin() (pages int64) {
+	s.aside.begin()
 	pages = int64(s.pending.Count())
 	s.round.reset(pages)
 	s.stop.Store(false)
@@ -202,9 +208,13 @@ type Round struct {
 	Content int64
 	Zero    int64
 	Skipped int64
-	Deltas  int64 // of Content
-	Bytes   int64 // sent
-	Elapsed time.Duration
+	// Declared pages are not in this round, because the guest declares them to be not worth moving.
+	// Those that earlier rounds have counted are not in it.
+	Declared int64
+	Holes    int64 // of Zero, as known without a look at the page
+	Deltas   int64 // of Content
+	Bytes    int64 // sent
+	Elapsed  time.Duration
 }
 
 // Send sends the round that Begin has begun, or the part of it before a Stop. While the guest runs
@@ -223,10 +233,12 @@ func (s *Stream) Send(ctx context.Context, guest Guest) (Round, error) {
 		Content: s.round.content.Load(),
 		Zero:    s.round.zero.Load(),
 		Skipped: s.round.skipped.Load(),
+		Holes:   s.round.holes.Load(),
 		Deltas:  s.round.deltas.Load(),
 		Bytes:   s.Sent() - sent,
 		Elapsed: time.Since(begin),
 	}
+	r.Declared = s.aside.ofRound
 	if taken {
 		s.rate.learn(r.Content, r.Bytes, r.Elapsed)
 	}
@@ -238,6 +250,11 @@ func (s *Stream) runWorkers(ctx context.Context, guest Guest) error {
 	skip := s.skip
 	if guest == Still {
 		skip = SendAll
+	}
+	if guest == Running {
+		if err := s.protectAside(); err != nil {
+			return err
+		}
 	}
 	s.guard.begin(s.tracker, s.pending, guest)
 	if s.protect == AtOnce {

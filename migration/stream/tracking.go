@@ -37,7 +37,11 @@ func (s *Stream) StartTracking() error {
 	if err := s.FindContent(); err != nil {
 		return err
 	}
-	return s.protectHoles()
+	if err := s.protectHoles(); err != nil {
+		return err
+	}
+	s.putAside()
+	return nil
 }
 
 // protectHoles protects pages that were never touched, with a tracker that protects on demand. No
@@ -68,7 +72,7 @@ func (s *Stream) Watch() error {
 	if err := s.tracker.Protect(s.pending, 0, s.pending.Len()); err != nil {
 		return fmt.Errorf("protect all pages: %w", err)
 	}
-	return nil
+	return s.protectAside()
 }
 
 // Sample returns how many pages were written since Watch, or since the last sample.
@@ -86,9 +90,8 @@ func (s *Stream) Sample() (dirtied int, err error) {
 			return 0, fmt.Errorf("protect the pages of a sample: %w", err)
 		}
 	}
-	dirtied = s.next.Count()
-	s.pending.Take(s.next)
-	return dirtied, nil
+	s.putAside()
+	return s.pending.Take(s.next), nil
 }
 
 // StopTracking turns dirty logging off, if it is on.
@@ -116,13 +119,14 @@ func (s *Stream) Remaining() (int, error) {
 			s.again[i].Store(w)
 		}
 	}
-	dirtied := s.next.Count()
+	declared, back := s.peekAside()
+	dirtied := s.next.Count() - declared
 	s.dirtied.Store(int64(dirtied))
 	if s.tracker.OnDemand() {
 		// The harvest has reported again what is not protected yet.
-		return dirtied + s.round.ahead(), nil
+		return dirtied + back + s.round.ahead(), nil
 	}
-	return dirtied + s.round.unsent(), nil
+	return dirtied + back + s.round.unsent(), nil
 }
 
 // AtLeast is the least number of pages that a switchover would have to send now, as far as that is
@@ -137,9 +141,10 @@ func (s *Stream) harvest() error {
 	return nil
 }
 
-// TakeDirty moves what was dirtied into pending. It returns how many pages pending has now, and how
-// many were dirtied. It is part of every downtime, so its cost must not grow with RAM: it looks
-// only at blocks that hold pages. Only the tracker may cost more.
+// TakeDirty moves what was dirtied into pending, apart from what the guest declares to be not worth
+// moving. It returns how many pages pending has now, and how many were dirtied. It is part of every
+// downtime, so its cost must not grow with RAM: it looks only at blocks that hold pages. Only the
+// tracker may cost more.
 //
 // Call it between rounds only.
 func (s *Stream) TakeDirty() (remaining, dirtied int, err error) {
@@ -153,6 +158,7 @@ func (s *Stream) TakeDirty() (remaining, dirtied int, err error) {
 			s.again[i].Store(0)
 		}
 	}
+	s.putAside()
 	dirtied = s.pending.Take(s.next)
 	s.dirtied.Store(0)
 	remaining = s.pending.Trim()

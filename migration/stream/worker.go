@@ -3,6 +3,7 @@ package stream
 import (
 	"context"
 	"fmt"
+	"math/bits"
 
 	"taskguide/memory"
 	"taskguide/transport"
@@ -53,6 +54,7 @@ func (w *worker) send(ctx context.Context, skip Skipping, yield func()) error {
 func (w *worker) sendRun(ctx context.Context, first, count int, skip Skipping) error {
 	round := &w.s.round
 	step := step{first: first, holes: w.s.ram.Holes(first, count), skip: skip}
+	begin := first
 	for end := first + count; first < end; {
 		kind := w.classify(first, step)
 		n := 1
@@ -65,6 +67,7 @@ func (w *worker) sendRun(ctx context.Context, first, count int, skip Skipping) e
 			round.skipped.Add(int64(n))
 		case pageZero:
 			round.zero.Add(int64(n))
+			round.holes.Add(int64(bits.OnesCount64(step.holes >> (first - begin) & (1<<n - 1))))
 			err = w.sink.Zeros(ctx, first, n)
 		case pageContent:
 			round.content.Add(int64(n))

@@ -450,10 +450,10 @@ static inline void tag_fast_close(const struct tag_port *t, struct tag_slot *s)
  *	tag_take_back(&tags, 7);
  *	memset(p, 0, bytes);                 // first write, then read
  *
- * From the declaration on, each page of the range may at any moment hold zeros, or
- * something that it held earlier. Once it has been taken back, it keeps what it holds, as
- * all memory does, but nobody knows what that is until it is written. Writing a part of a
- * page is fine: the rest of it then stays as it is.
+ * From the declaration on, the range may at any moment hold zeros, something that it held
+ * earlier, or a mixture. Once it has been taken back, it keeps what it holds, as all
+ * memory does, but nobody knows what that is until it is written. Writing a part of a page
+ * is fine: the rest of it then stays as it is.
  *
  * Take back first, then write: x86 keeps stores in this order, so no fence is needed. The
  * same holds for other vCPUs that learn of it by a lock or an atomic store. What is
