@@ -7,6 +7,15 @@ import "fmt"
 type Debug struct {
 	VCPUs   []VCPUDebug   `json:"vcpus"`
 	Devices []DeviceDebug `json:"devices"`
+	Console ConsoleDebug  `json:"console"`
+}
+
+// ConsoleDebug counts the bytes of the guest's output on its first console, COM1, in this process.
+// Those that were printed and are neither written nor lost wait for whoever reads them.
+type ConsoleDebug struct {
+	Printed int64 `json:"printed"`
+	Written int64 `json:"written"`
+	Lost    int64 `json:"lost"`
 }
 
 // DeviceDebug is what one device is doing.
@@ -46,6 +55,9 @@ type VCPUDebug struct {
 	// IRR are the interrupt vectors that the LAPIC has requested, ISR those in service.
 	IRR []int `json:"irr"`
 	ISR []int `json:"isr"`
+	// Exits counts how often the vCPU came out of the guest to this process, for an access to a
+	// device for instance.
+	Exits uint64 `json:"exits"`
 }
 
 // Register is a processor's register. In JSON it is a hexadecimal string, because many programs

@@ -52,11 +52,18 @@ func TestSlowConsoleDoesNotHoldUpAPause(t *testing.T) {
 	}
 	require.Less(t, queued(), 1000+20, "the guest waits for the console")
 	require.NoError(t, vm.Pause())
+	infos, err := vm.Debug(patient(t))
+	require.NoError(t, err)
+	printed := vm.Console().Printed
+	require.GreaterOrEqual(t, printed, int64(1000))
+	require.Equal(t, uint64(printed), infos[0].Exits, "each byte is an access")
+	require.Zero(t, vm.Console().Written, "the writer has not returned yet")
 	close(slow.open)
 	require.Eventually(t, func() bool { return queued() == 0 }, testTimeout, 1e6)
 	vm.Stop()
 	_, err = vm.Wait()
 	require.NoError(t, err)
+	require.Equal(t, ConsoleInfo{Printed: printed, Written: printed}, vm.Console())
 	for i, v := range []byte(out.String()) {
 		require.Equal(t, byte(i), v, "byte %d", i)
 	}

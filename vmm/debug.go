@@ -21,6 +21,9 @@ type VCPUInfo struct {
 	TSCDeadline uint64
 	TSC         uint64
 	IRR, ISR    []int // vectors that are requested, and those in service
+	// Exits counts how often the vCPU came out of the guest to this process, for an access to a
+	// device for instance.
+	Exits uint64
 }
 
 // ErrBusy is returned for a vCPU that is still in an access to a device.
@@ -66,6 +69,12 @@ func (vm *VM) Devices() ([]DeviceInfo, error) {
 		return vm.devices.Inspect(), nil
 	}
 }
+
+// ConsoleInfo counts the bytes of a console's output.
+type ConsoleInfo = device.ConsoleInfo
+
+// Console counts the output on the first console, COM1, so far.
+func (vm *VM) Console() ConsoleInfo { return vm.devices.Serial.Console() }
 
 // errand is work for a vCPU's own thread between two runs of the guest. Any other thread would have
 // to wait in KVM until the guest exits by itself.
@@ -157,6 +166,7 @@ func (c *vcpu) look(info *VCPUInfo) error {
 			info.TSCDeadline = m.Data
 		}
 	}
+	info.Exits = c.exits.Load()
 	info.MPState, info.RIP = mpStateName(mp.State), regs.RIP
 	info.LVTT = le.Uint32(lapic.Regs[apicLVTTimer:])
 	info.IRR, info.ISR = vectors(lapic.Regs[apicIRR:]), vectors(lapic.Regs[apicISR:])

@@ -19,6 +19,7 @@ type vcpu struct {
 	msrs  *kvm.MSRTable
 
 	tid    atomic.Int32
+	exits  atomic.Uint64
 	inside atomic.Bool // in KVM_RUN, or about to be
 	errand atomic.Pointer[errand]
 }
@@ -44,6 +45,7 @@ func (c *vcpu) release() {
 // handleExit handles the reason for which the guest exited. It returns errLeave if that ended the
 // machine.
 func (c *vcpu) handleExit() error {
+	c.exits.Add(1)
 	switch reason := c.run.ExitReason(); reason {
 	case kvm.ExitIO:
 		io, err := c.run.PortIO()

@@ -33,6 +33,7 @@ type machine interface {
 	Debug(context.Context) ([]vmm.VCPUInfo, error)
 	Devices() ([]vmm.DeviceInfo, error)
 	DirtyLog() dirtylog.Kind
+	Console() vmm.ConsoleInfo
 	PressPowerButton() (heard bool, err error)
 	Close() error
 }
@@ -459,6 +460,7 @@ func (h *VM) Debug(ctx context.Context) (control.Debug, error) {
 			ID: info.ID, MPState: info.MPState, RIP: control.Register(info.RIP),
 			LVTT: control.Register(info.LVTT), TSCDeadline: control.Register(info.TSCDeadline),
 			TSC: control.Register(info.TSC), IRR: info.IRR, ISR: info.ISR,
+			Exits: info.Exits,
 		}
 		if info.Err != nil {
 			d.VCPUs[i] = control.VCPUDebug{ID: info.ID, Error: info.Err.Error()}
@@ -469,6 +471,7 @@ func (h *VM) Debug(ctx context.Context) (control.Debug, error) {
 		return control.Debug{}, fmt.Errorf("%w: look at the devices: %w", control.ErrConflict, err)
 	}
 	d.Devices = debugDevices(devices)
+	d.Console = control.ConsoleDebug(vm.Console())
 	return d, nil
 }
 

@@ -81,12 +81,19 @@ func (m *fakeMachine) Devices() ([]vmm.DeviceInfo, error) {
 	}}, nil
 }
 
+func (m *fakeMachine) Console() vmm.ConsoleInfo {
+	return vmm.ConsoleInfo{Printed: 9, Written: 6, Lost: 2}
+}
+
 func (m *fakeMachine) Debug(context.Context) ([]vmm.VCPUInfo, error) {
 	if !m.Running() {
 		return nil, vmm.ErrEnded
 	}
 	return []vmm.VCPUInfo{
-		{ID: 0, MPState: "halted", RIP: 1 << 63, LVTT: 2, TSCDeadline: 3, TSC: 4, IRR: []int{5}},
+		{
+			ID: 0, MPState: "halted", RIP: 1 << 63, LVTT: 2, TSCDeadline: 3, TSC: 4,
+			IRR: []int{5}, Exits: 8,
+		},
 		{ID: 1, Err: vmm.ErrBusy, RIP: 7},
 	}, nil
 }
@@ -165,13 +172,16 @@ func TestDebug(t *testing.T) {
 	d, err := h.Debug(context.Background())
 	require.NoError(t, err)
 	require.Equal(t, control.Debug{VCPUs: []control.VCPUDebug{
-		{ID: 0, MPState: "halted", RIP: 1 << 63, LVTT: 2, TSCDeadline: 3, TSC: 4, IRR: []int{5}},
+		{
+			ID: 0, MPState: "halted", RIP: 1 << 63, LVTT: 2, TSCDeadline: 3, TSC: 4,
+			IRR: []int{5}, Exits: 8,
+		},
 		{ID: 1, Error: vmm.ErrBusy.Error()},
 	}, Devices: []control.DeviceDebug{{
 		Name: "blk0", State: "broken", Broken: "queue 0: why", Queues: []control.QueueDebug{
 			{Size: 128, Ready: true, Available: 65535, Used: 65530, InFlight: 5}, {Size: 64},
 		},
-	}}}, d)
+	}}, Console: control.ConsoleDebug{Printed: 9, Written: 6, Lost: 2}}, d)
 	text, err := json.Marshal(d)
 	require.NoError(t, err)
 	require.Contains(t, string(text), `"rip":"0x8000000000000000","lvtt":"0x2"`)

@@ -12,11 +12,20 @@ import (
 // Debug writes what each vCPU is doing, each in one line, or in a paragraph if that is too wide.
 // The devices' queues follow.
 func Debug(w io.Writer, d control.Debug) error {
-	if err := debugVCPUs(w, d); err != nil || len(d.Devices) == 0 {
+	if err := debugVCPUs(w, d); err != nil {
 		return err
 	}
+	if len(d.Devices) > 0 {
+		fmt.Fprintln(w)
+		if err := debugDevices(w, d.Devices); err != nil {
+			return err
+		}
+	}
+	c := d.Console
 	fmt.Fprintln(w)
-	return debugDevices(w, d.Devices)
+	text.Hanging(w, "console: ", fmt.Sprintf("%d bytes printed, %d written, %d lost, %d waiting",
+		c.Printed, c.Written, c.Lost, c.Printed-c.Written-c.Lost))
+	return nil
 }
 
 // debugDevices writes the queues that are in use, and why a device is broken.
@@ -58,11 +67,12 @@ func debugVCPUs(w io.Writer, d control.Debug) error {
 			row = []string{
 				fmt.Sprint(c.ID), c.MPState, fmt.Sprint(c.RIP), fmt.Sprint(c.LVTT),
 				fmt.Sprint(c.TSCDeadline), fmt.Sprint(c.TSC), vectors(c.IRR), vectors(c.ISR),
+				fmt.Sprint(c.Exits),
 			}
 		}
 		rows = append(rows, row)
 	}
-	head := []string{"VCPU", "STATE", "RIP", "LVTT", "TSC-DEADLINE", "TSC", "IRR", "ISR"}
+	head := []string{"VCPU", "STATE", "RIP", "LVTT", "TSC-DEADLINE", "TSC", "IRR", "ISR", "EXITS"}
 	return text.Table(w, head, rows)
 }
 

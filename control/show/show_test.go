@@ -258,16 +258,18 @@ web1  paused    1.00 GiB  1     9    0s
 func TestDebug(t *testing.T) {
 	var out bytes.Buffer
 	require.NoError(t, Debug(&out, control.Debug{VCPUs: []control.VCPUDebug{
-		{ID: 0, MPState: "halted", RIP: 0xffffffff81000000, LVTT: 0x400ec, IRR: []int{5, 236}},
+		{ID: 0, MPState: "halted", RIP: 0x81000000, LVTT: 0x400ec, IRR: []int{5, 236}, Exits: 7},
 		{ID: 1, Error: "it is held"},
-	}}))
+	}, Console: control.ConsoleDebug{Printed: 9, Written: 6, Lost: 2}}))
 	lines := strings.Split(out.String(), "\n")
-	require.Equal(t, []string{"VCPU", "STATE", "RIP", "LVTT", "TSC-DEADLINE", "TSC", "IRR", "ISR"},
+	require.Equal(t, []string{"VCPU", "STATE", "RIP", "LVTT", "TSC-DEADLINE", "TSC", "IRR", "ISR",
+		"EXITS"},
 		strings.Fields(lines[0]))
 	require.Equal(t, []string{
-		"0", "halted", "0xffffffff81000000", "0x400ec", "0x0", "0x0", "0x05,0xec", "-",
+		"0", "halted", "0x81000000", "0x400ec", "0x0", "0x0", "0x05,0xec", "-", "7",
 	}, strings.Fields(lines[1]))
 	require.Equal(t, "1     it is held", lines[2])
+	require.Equal(t, "console: 9 bytes printed, 6 written, 2 lost, 1 waiting", lines[4])
 	requireColumns(t, out.String())
 
 	// A busy guest's data is too wide for one line.

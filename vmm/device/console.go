@@ -31,6 +31,14 @@ type Console struct {
 	Queue int
 }
 
+// ConsoleInfo counts the bytes of a console's output in this process. What was printed and is
+// neither written nor lost waits for the writer.
+type ConsoleInfo struct {
+	Printed int64 // by the guest
+	Written int64 // the writer has returned from these, also with an error
+	Lost    int64 // because the writer took nothing for too long
+}
+
 // console carries what the guest sends to COM1 to an io.Writer that may be slow.
 //
 // The vCPUs put bytes into a queue, and a goroutine writes them out. When the queue is full, a vCPU
@@ -51,9 +59,10 @@ type console struct {
 	changed sync.Cond
 	queue   []byte
 	closed  bool
-	begun   time.Time     // of the chunk that the writer has; zero: none
-	stuck   bool          // the writer has had it for too long
-	lost    int64         // bytes, since it got stuck
+	begun   time.Time // of the chunk that the writer has; zero: none
+	stuck   bool      // the writer has had it for too long
+	lost    int64     // bytes, since it got stuck
+	count   ConsoleInfo
 	drained chan struct{} // the writer's goroutine has ended
 }
 
@@ -93,17 +102,27 @@ func (c *console) put(p []byte) (beginsLoss bool) {
 	for len(c.queue) >= c.Queue && !c.closed && !c.stuck && c.mayWait() {
 		c.changed.Wait()
 	}
+	c.count.Printed += int64(len(p))
 	switch {
 	case c.closed:
+		c.count.Lost += int64(len(p))
 		return false
 	case c.stuck && len(c.queue) >= c.Queue:
 		beginsLoss = c.lost == 0
 		c.lost += int64(len(p))
+		c.count.Lost += int64(len(p))
 		return beginsLoss
 	}
 	c.queue = append(c.queue, p...)
 	c.changed.Broadcast()
 	return false
+}
+
+// info returns what was counted so far.
+func (c *console) info() ConsoleInfo {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.count
 }
 
 // giveUp marks the writer as stuck if its chunk has taken too long.
@@ -162,13 +181,13 @@ func (c *console) drain(h Board) {
 			c.begin(patience)
 			// The error of a console that went away does not concern the guest.
 			_, _ = c.Writer.Write(rest[:n])
-			c.end(patience)
+			c.end(patience, n)
 			rest = rest[n:]
 		}
 	}
 }
 
-// begin and end enclose each write of the draining goroutine.
+// begin and end enclose each write, of n bytes, of the draining goroutine.
 func (c *console) begin(patience *time.Timer) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -176,9 +195,10 @@ func (c *console) begin(patience *time.Timer) {
 	patience.Reset(consolePatience)
 }
 
-func (c *console) end(patience *time.Timer) {
+func (c *console) end(patience *time.Timer, n int) {
 	c.mu.Lock()
 	patience.Stop()
+	c.count.Written += int64(n)
 	lost := c.lost
 	c.begun, c.stuck, c.lost = time.Time{}, false, 0
 	c.mu.Unlock()

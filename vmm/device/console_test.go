@@ -38,12 +38,18 @@ func TestConsoleNobodyReads(t *testing.T) {
 		}
 		require.Equal(t, consolePatience, time.Since(begin), "in virtual time")
 		require.Equal(t, []int64{0}, told)
+		require.Equal(t, ConsoleInfo{Printed: 51 * 100, Lost: 49 * 100}, c.info())
 		close(out.open)
 		synctest.Wait()
 		require.Equal(t, []int64{0, 49 * 100}, told)
 		c.write([]byte("back"))
 		c.close()
 		require.Len(t, out.got, 2*100+len("back"))
+		c.write([]byte("too late"))
+		require.Equal(t, ConsoleInfo{
+			Printed: 51*100 + int64(len("back")+len("too late")),
+			Written: 2*100 + int64(len("back")), Lost: 49*100 + int64(len("too late")),
+		}, c.info())
 		require.Equal(t, []int64{0, 49 * 100}, told)
 	})
 }

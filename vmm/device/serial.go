@@ -130,6 +130,9 @@ func (s *Serial) Unwritten() int {
 	return len(s.out.queue)
 }
 
+// Console counts the output so far. Any thread may call it, also after the device was closed.
+func (s *Serial) Console() ConsoleInfo { return s.out.info() }
+
 // receive lets queued bytes into the FIFO.
 func (s *Serial) receive() {
 	s.fillFIFO()
