@@ -24,7 +24,7 @@ test-stock-kvm: stockkvm-deps ## the KVM-dependent tests on stock KVM, in an emu
 
 .PHONY: test-two-hosts
 test-two-hosts: stockkvm-deps ## ten moves between two emulated hosts, and a refused one
-	$(GOTEST) -tags stockkvm -v -run '$(TWO_HOSTS)' ./integration/stockkvm
+	$(GOTEST) -tags stockkvm -timeout 25m -v -run '$(TWO_HOSTS)' ./integration/stockkvm
 
 .PHONY: test-stock-kvm-rig
 test-stock-kvm-rig: stockkvm-deps ## the rig's own tests: red when anything inside breaks
