@@ -311,6 +311,9 @@ func (b *box) migrate(name, addr string, args ...string) migration.Report {
 	if !slices.ContainsFunc(args, endsPreCopy) {
 		order = append(order, "--max-rounds", "30")
 	}
+	if !slices.Contains(args, "--standstill-limit") {
+		order = append(order, "--standstill-limit", "0") // nor too slow for the switchover
+	}
 	r := b.vmm(order...)
 	require.Equal(b.t, 0, r.status, "%s", r.stderr)
 	var report migration.Report

@@ -71,6 +71,7 @@ func (v *traveller) order(args ...string) []string {
 		// On a busy host, a guest may take long to be where it is waited for.
 		order = append(order, "--max-defer", "5m")
 	}
+	order = append(order, "--standstill-limit", "0") // and a switchover may take long
 	return append(order, args...)
 }
 
