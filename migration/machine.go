@@ -54,6 +54,9 @@ type Storage interface {
 	Quiesce(ctx context.Context) error
 	// SyncDisks makes durable what the guest has written so far, while it runs.
 	SyncDisks(ctx context.Context) error
+	// TakeDisks returns an error if the machine does not have its disks, and cannot take them back.
+	// A machine that stands still may have released them, and another one may have them since.
+	TakeDisks(ctx context.Context) error
 	// ReleaseDisks makes durable what the guest wrote to the disks of a quiesced machine, and lets
 	// go of them, so that the destination can take them. After an error they stay here.
 	ReleaseDisks(ctx context.Context) error

@@ -233,10 +233,10 @@ func (m *fakeMachine) Park() error {
 // fakeStorage is what a fakeMachine's devices ask of the host.
 type fakeStorage struct {
 	// Each of these is called, if it is not nil, where the machine waits for the host.
-	onDrain, onQuiesce, onSync, onRelease func(context.Context) error
-	mu                                    sync.Mutex
-	drained                               bool
-	busy                                  string
+	onDrain, onQuiesce, onSync, onRelease, onTake func(context.Context) error
+	mu                                            sync.Mutex
+	drained                                       bool
+	busy                                          string
 }
 
 func (f *fakeStorage) ask(ctx context.Context, how func(context.Context) error) error {
@@ -277,6 +277,10 @@ func (m *fakeMachine) Quiesce(ctx context.Context) error {
 
 func (m *fakeMachine) SyncDisks(ctx context.Context) error {
 	return m.storage.ask(ctx, m.storage.onSync)
+}
+
+func (m *fakeMachine) TakeDisks(ctx context.Context) error {
+	return m.storage.ask(ctx, m.storage.onTake)
 }
 
 func (m *fakeMachine) ReleaseDisks(ctx context.Context) error {

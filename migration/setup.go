@@ -12,8 +12,15 @@ import (
 	"taskguide/transport"
 )
 
-// setup connects, and makes the destination build its machine.
+// setup connects, and makes the destination build its machine. A machine that has lost its disks is
+// refused before that: its RAM is out of date, and it could not release them in the end.
 func (s *Source) setup(ctx context.Context) error {
+	if err := s.m.TakeDisks(ctx); err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		return fmt.Errorf("the guest is here without its disks: %w", err)
+	}
 	config, err := s.m.Config()
 	if err != nil {
 		return fmt.Errorf("describe the machine: %w", err)

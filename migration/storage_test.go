@@ -134,6 +134,25 @@ func TestSlowDrainIsNoDowntime(t *testing.T) {
 	})
 }
 
+// TestSyncAfterTheDrain: what the guest has written is made durable once more after its devices are
+// drained, while it runs, because nothing is written any more from then on. So nothing of it is
+// left for the standstill.
+func TestSyncAfterTheDrain(t *testing.T) {
+	withStorage(t, busy(0, 10), func(t *testing.T, b *ends) {
+		durable := false
+		b.m.storage.onSync = func(context.Context) error {
+			durable = b.m.storage.isDrained()
+			return nil
+		}
+		b.m.onPausing = func() { require.True(t, durable, "of all that was written") }
+		b.m.start()
+		s := b.source(tight())
+		r := s.Run(context.Background())
+		b.checkMoved(s, r)
+		require.True(t, durable)
+	})
+}
+
 // TestDrainAsksAgain: the guest dirties too much while its devices are drained, so the policy wants
 // further rounds. The devices work meanwhile, and nothing counts as taken back.
 func TestDrainAsksAgain(t *testing.T) {
@@ -409,6 +428,47 @@ func TestStorageOfAPausedGuest(t *testing.T) {
 		require.Equal(t, "disk a.img: waited for 1s", r.Error)
 		require.Equal(t, FateStays, s.Fate())
 		require.False(t, b.m.isRunning())
+	})
+}
+
+// TestSourceWithoutItsDisks: a guest whose disks another has by now is refused before anybody hears
+// of its migration, and stays as it was.
+func TestSourceWithoutItsDisks(t *testing.T) {
+	withStorage(t, idle, func(t *testing.T, b *ends) {
+		b.m.start()
+		require.NoError(t, b.m.Pause())
+		b.m.storage.onTake = func(context.Context) error { return errDisk }
+		var dialled atomic.Bool
+		b.dial = func(context.Context) (net.Conn, error) {
+			dialled.Store(true)
+			return nil, errors.New("nobody listens")
+		}
+		s := b.source(tight())
+		r := s.Run(context.Background())
+		require.Equal(t, StatusFailed, r.Status)
+		require.Equal(t, "the guest is here without its disks: disk a.img", r.Error)
+		require.Equal(t, FateStays, s.Fate())
+		require.False(t, b.m.isRunning())
+		require.False(t, dialled.Load())
+		require.Zero(t, r.BytesWire)
+	})
+}
+
+// TestCancelWhileDisksAreTaken ends the migration at once.
+func TestCancelWhileDisksAreTaken(t *testing.T) {
+	withStorage(t, idle, func(t *testing.T, b *ends) {
+		b.m.start()
+		require.NoError(t, b.m.Pause())
+		ctx, cancel := context.WithCancelCause(context.Background())
+		b.m.storage.onTake = func(ctx context.Context) error {
+			cancel(ErrCancelled)
+			return stuck(forEver)(ctx)
+		}
+		s := b.source(tight())
+		r := s.Run(ctx)
+		require.Equal(t, StatusCancelled, r.Status, r.Error)
+		require.Equal(t, FateStays, s.Fate())
+		require.Zero(t, r.TotalMS)
 	})
 }
 

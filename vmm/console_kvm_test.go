@@ -108,6 +108,6 @@ func TestDevicesOfAGuestThatStays(t *testing.T) {
 	_, err = vm.SaveState()
 	require.NoError(t, err)
 	require.Zero(t, s.stayed)
-	require.NoError(t, vm.TakeDisks())
+	require.NoError(t, vm.TakeDisks(t.Context()))
 	require.Equal(t, 1, s.stayed)
 }

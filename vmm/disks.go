@@ -62,15 +62,66 @@ func closeDisks(disks []*virtio.Disk) {
 }
 
 // ownDisks takes disks, all of them or none.
-func ownDisks(disks []*virtio.Disk) error {
+func ownDisks(ctx context.Context, disks []*virtio.Disk) error {
 	for i, d := range disks {
-		if err := d.Own(); err != nil {
-			ctx, stop := hostPatience()
+		if err := d.Own(ctx); err != nil {
+			back, stop := hostPatience() // ctx may have ended
 			defer stop()
-			return errors.Join(err, releaseDisks(ctx, disks[:i]))
+			return errors.Join(err, releaseDisks(back, disks[:i]))
 		}
 	}
 	return nil
+}
+
+// owned tells whether all disks are owned here.
+func owned(disks []*virtio.Disk) bool {
+	for _, d := range disks {
+		if !d.Owned() {
+			return false
+		}
+	}
+	return true
+}
+
+// withDisks calls f with vm.mu held, once the machine has its disks. After an error of it f was not
+// called. The host may hang, so vm.mu is not held while the disks are taken: the machine can be
+// looked at, and ended.
+func (vm *VM) withDisks(ctx context.Context, f func() error) error {
+	for {
+		err := vm.takeDisks(ctx)
+		vm.mu.Lock()
+		if vm.ended {
+			err = ErrEnded
+		}
+		if err != nil || owned(vm.disks) {
+			if err == nil {
+				err = f()
+			}
+			vm.mu.Unlock()
+			return err
+		}
+		vm.mu.Unlock() // they were released again
+	}
+}
+
+// takeDisks takes disks that were released. The host has a while for that, unless ctx or the
+// machine ends.
+func (vm *VM) takeDisks(ctx context.Context) error {
+	if owned(vm.disks) {
+		return nil
+	}
+	ctx, stop := waitFor(ctx, vm.patience)
+	defer stop()
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	go func() {
+		select {
+		case <-vm.over:
+			end(ErrEnded)
+		case <-ctx.Done():
+		}
+	}()
+	return ownDisks(ctx, vm.disks)
 }
 
 // syncDisks makes what was written durable.
@@ -89,7 +140,9 @@ func releaseDisks(ctx context.Context, disks []*virtio.Disk) error {
 	}
 	for i, d := range disks {
 		if err := d.Release(ctx); err != nil {
-			return errors.Join(err, ownDisks(disks[:i+1]))
+			back, stop := hostPatience() // ctx may have ended
+			defer stop()
+			return errors.Join(err, ownDisks(back, disks[:i+1]))
 		}
 	}
 	return nil
@@ -111,7 +164,7 @@ func (vm *VM) ReleaseDisks(ctx context.Context) error {
 		return err
 	}
 	// vm.mu is not held, because the host may hang.
-	err := ownDisks(vm.disks)
+	err := ownDisks(ctx, vm.disks)
 	if err == nil {
 		err = releaseDisks(ctx, vm.disks)
 	}
@@ -177,16 +230,11 @@ func diskKinds() state.Catalog {
 }
 
 // TakeDisks takes back the disks of a machine that stands still, after it released them for another
-// machine that never ran, and whatever else its devices gave away with their state.
-func (vm *VM) TakeDisks() error {
-	vm.mu.Lock()
-	defer vm.mu.Unlock()
-	if vm.ended {
-		return ErrEnded
-	}
-	if err := ownDisks(vm.disks); err != nil {
-		return err
-	}
-	vm.devices.Stay()
-	return nil
+// machine that never ran, and whatever else its devices gave away with their state. It returns an
+// error once ctx has ended, and if the host hangs for a while.
+func (vm *VM) TakeDisks(ctx context.Context) error {
+	return vm.withDisks(ctx, func() error {
+		vm.devices.Stay()
+		return nil
+	})
 }

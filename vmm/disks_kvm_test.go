@@ -69,7 +69,7 @@ func takes(t *testing.T, c Disk) bool {
 	d, err := virtio.OpenDisk(c, Options{}.log())
 	require.NoError(t, err)
 	defer d.Close()
-	return d.Own() == nil
+	return d.Own(t.Context()) == nil
 }
 
 func requireWritten(t *testing.T, vm *VM, disk Disk) {
@@ -100,7 +100,7 @@ func TestDiskMovesWithItsGuest(t *testing.T) {
 	src := newDiskVM(t, disk)
 	dst := copyOf(t, src, disk)
 	require.False(t, takes(t, disk), "the source has it")
-	require.ErrorContains(t, dst.TakeDisks(), "in use")
+	require.ErrorContains(t, dst.TakeDisks(t.Context()), "in use")
 	data, err := src.SaveState()
 	require.NoError(t, err)
 	require.NoError(t, src.ReleaseDisks(t.Context()))
@@ -114,7 +114,7 @@ func TestDiskMovesWithItsGuest(t *testing.T) {
 	requireWritten(t, dst, disk)
 	require.NoError(t, dst.Close())
 	require.ErrorContains(t, src.Resume(), "it changed since the guest stood still here")
-	require.ErrorContains(t, src.TakeDisks(), "it changed since")
+	require.ErrorContains(t, src.TakeDisks(t.Context()), "it changed since")
 	require.ErrorContains(t, src.ReleaseDisks(t.Context()), "it changed since",
 		"nor may a further machine go on from here")
 	require.False(t, src.Running())
@@ -130,11 +130,11 @@ func TestDiskComesBack(t *testing.T) {
 	third, err := virtio.OpenDisk(disk, Options{}.log())
 	require.NoError(t, err)
 	defer third.Close()
-	require.NoError(t, third.Own())
+	require.NoError(t, third.Own(t.Context()))
 	require.ErrorContains(t, src.Resume(), "in use")
 	require.True(t, takes(t, other), "all of them or none")
 	third.Close()
-	require.NoError(t, src.TakeDisks())
+	require.NoError(t, src.TakeDisks(t.Context()))
 	require.False(t, takes(t, disk))
 	require.False(t, takes(t, other))
 	require.NoError(t, src.Resume())
@@ -183,7 +183,7 @@ func TestDestinationWithoutTheDisk(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, src.ReleaseDisks(t.Context()))
 	require.NoError(t, dst.LoadState(data))
-	require.NoError(t, src.TakeDisks())
+	require.NoError(t, src.TakeDisks(t.Context()))
 	require.ErrorContains(t, dst.Run(false), "in use")
 	require.False(t, dst.Running())
 	dst.Discard()

@@ -143,7 +143,9 @@ func openBackends(opts Options) (backends, error) {
 	var b backends
 	var err error
 	if b.disks, err = openDisks(opts.Disks, opts.log()); err == nil {
-		err = ownDisks(b.disks)
+		ctx, stop := hostPatience()
+		defer stop()
+		err = ownDisks(ctx, b.disks)
 	}
 	if err == nil {
 		b.nets, err = openNewNets(opts.Nets, opts.log())

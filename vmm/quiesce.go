@@ -25,8 +25,11 @@ var ErrHostBusy = errors.New("the host has not finished what devices asked for")
 const patience = 5 * time.Second
 
 func hostPatience() (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(context.Background(), patience,
-		fmt.Errorf("waited for %v", patience))
+	return waitFor(context.Background(), patience)
+}
+
+func waitFor(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, d, fmt.Errorf("waited for %v", d))
 }
 
 // Drain makes the devices begin nothing new, and returns once what they have begun is done and its

@@ -83,6 +83,32 @@ func TestPauseOfAMachineThatHangs(t *testing.T) {
 	requireWritten(t, vm, disk)
 }
 
+// TestPauseThatFailsLeavesTheDiskAtWork: a guest that could not be paused goes on with its disk: it
+// begins with a request that it had before the pause was given up, and ends with the next one.
+func TestPauseThatFailsLeavesTheDiskAtWork(t *testing.T) {
+	disk := newImage(t)
+	vm := newDiskVMWith(t, code(
+		0x66, 0xc7, 0x05, imm32(notifyOf(slotDisk)), 0, 0, // mov word [notify], 0
+		0x66, 0x83, 0x3d, imm32(mayEnd), 1, // 1: cmp word [may end], 1
+		0x75, 0xf6, // jne 1b
+		0x66, 0xc7, 0x05, imm32(testRings+0x1002), 2, 0, // mov word [available index], 2
+		0x66, 0xc7, 0x05, imm32(notifyOf(slotDisk)), 0, 0, // mov word [notify], 0
+		0x66, 0x83, 0x3d, imm32(testUsed+2), 2, // 2: cmp word [used index], 2
+		0x75, 0xf6, // jne 2b
+		exitWith(9),
+	), disk)
+	vm.patience = time.Millisecond
+	h := hang(t, vm.disks[0], virtio.OpWrite, nil)
+	t.Cleanup(h.goOn) // before the machine is closed
+	require.NoError(t, vm.Resume())
+	<-h.begun
+	require.ErrorIs(t, vm.Pause(), ErrHostBusy)
+	require.True(t, vm.Running())
+	h.goOn()
+	vm.guest.StoreUint16(mayEnd, 1)
+	requireWritten(t, vm, disk)
+}
+
 // TestQuiesceThatHangs: a machine whose vCPUs stand still already, as at an EXIT, can be resumed
 // while its storage hangs; and once it does not, the machine stands still with the write done.
 func TestQuiesceThatHangs(t *testing.T) {
@@ -168,6 +194,74 @@ func TestReleaseOfDisksThatHang(t *testing.T) {
 	require.NoError(t, vm.Resume())
 	requireWritten(t, vm, disk)
 	h.goOn()
+}
+
+// newReleasedVM makes a machine that stands still without its disk, and whose host hangs when the
+// disk is to be taken back.
+func newReleasedVM(t *testing.T) (*VM, *hanging, Disk) {
+	disk := newImage(t)
+	vm := newDiskVM(t, disk)
+	require.NoError(t, vm.ReleaseDisks(t.Context()))
+	vm.patience = time.Hour
+	h := hang(t, vm.disks[0], virtio.OpOwn, nil)
+	t.Cleanup(h.goOn) // before the machine is closed
+	return vm, h, disk
+}
+
+// TestResumeThatHangs: while the host does not give a disk back, the machine can be looked at, and
+// once it does, the guest goes on.
+func TestResumeThatHangs(t *testing.T) {
+	vm, h, disk := newReleasedVM(t)
+	resumed := make(chan error, 1)
+	go func() { resumed <- vm.Resume() }()
+	<-h.begun
+	infos, err := vm.Debug(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, infos[0].Err)
+	_, err = vm.Devices()
+	require.NoError(t, err)
+	require.False(t, vm.Running())
+	require.Empty(t, resumed)
+	h.goOn()
+	require.NoError(t, <-resumed)
+	requireWritten(t, vm, disk)
+}
+
+// TestEndOfAResumeThatHangs: the machine can be ended meanwhile, and does not keep the disk.
+func TestEndOfAResumeThatHangs(t *testing.T) {
+	for name, take := range map[string]func(*VM) error{
+		"resume": (*VM).Resume,
+		"take":   func(vm *VM) error { return vm.TakeDisks(context.Background()) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			vm, h, disk := newReleasedVM(t)
+			taken := make(chan error, 1)
+			go func() { taken <- take(vm) }()
+			<-h.begun
+			vm.Stop()
+			require.ErrorIs(t, <-taken, ErrEnded)
+			h.goOn()
+			exit, err := vm.Wait()
+			require.NoError(t, err)
+			require.Equal(t, ExitStopped, exit.Reason)
+			require.NoError(t, vm.Close())
+			require.True(t, takes(t, disk))
+		})
+	}
+}
+
+// TestResumeGivesUp: the machine stays paused without its disk if the host hangs for too long, and
+// does not take the disk later, when another machine may have it.
+func TestResumeGivesUp(t *testing.T) {
+	vm, h, disk := newReleasedVM(t)
+	vm.patience = time.Millisecond
+	require.ErrorContains(t, vm.Resume(), "disk "+disk.Path+": the host has not answered: waited")
+	require.False(t, vm.Running())
+	h.goOn()
+	vm.patience = time.Hour
+	// In its turn, so behind the attempt that hung.
+	require.NoError(t, vm.Resume())
+	requireWritten(t, vm, disk)
 }
 
 // TestSyncBeforeTheRelease leaves nothing to do for it.

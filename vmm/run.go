@@ -58,7 +58,7 @@ func (vm *VM) RequestPause() {
 // them busy with other work should set GOMAXPROCS to one more than its busy goroutines, or a pause
 // can take milliseconds.
 func (vm *VM) Pause() error {
-	ctx, stop := hostPatience()
+	ctx, stop := waitFor(context.Background(), vm.patience)
 	defer stop()
 	if err := vm.Drain(ctx); err != nil {
 		vm.Undrain()
@@ -70,17 +70,12 @@ func (vm *VM) Pause() error {
 }
 
 // Resume lets the vCPUs run. Resuming a running machine does nothing. If somebody else owns the
-// machine's disks by now, it returns an error and the machine stays paused; it may be resumed
-// later.
-func (vm *VM) Resume() error {
-	vm.mu.Lock()
-	defer vm.mu.Unlock()
-	if vm.ended {
-		return ErrEnded
-	}
-	if err := ownDisks(vm.disks); err != nil {
-		return err
-	}
+// machine's disks by now, or the host hangs when they are to be taken, it returns an error and the
+// machine stays paused; it may be resumed later.
+func (vm *VM) Resume() error { return vm.withDisks(context.Background(), vm.resume) }
+
+// resume resumes a machine that has its disks; vm.mu is held.
+func (vm *VM) resume() error {
 	if vm.parked == vm.CPUs() {
 		vm.tellPaused()
 	}
@@ -104,7 +99,7 @@ func (vm *VM) tellPaused() {
 // guest can tell from EPOCH that it moved, and the machine owns its disks. Start a machine that was
 // booted here with Resume. After an error the machine owns no disk.
 func (vm *VM) Run(paused bool) error {
-	if err := vm.TakeDisks(); err != nil {
+	if err := vm.TakeDisks(context.Background()); err != nil {
 		return err
 	}
 	vm.Tags().Moved()

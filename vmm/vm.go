@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"taskguide/dirtylog"
 	"taskguide/memory"
@@ -51,6 +52,8 @@ type VM struct {
 	private [][]byte // memory of devices
 
 	backends
+	patience time.Duration // that the host has if nobody says how long; set while it is built
+
 	// hold asks the vCPUs to park and ending tells them to leave for good. Both are
 	// set before the vCPUs are kicked.
 	hold   atomic.Bool
@@ -157,7 +160,7 @@ func build(
 	mc.Vsock = vsockIdentity(b.vsock)
 	vm := &VM{
 		config: mc, kvmFD: kvmFD, fd: kvm.Closed, devices: devices, backends: b, log: opts.log(),
-		over: make(chan struct{}), done: make(chan struct{}),
+		over: make(chan struct{}), done: make(chan struct{}), patience: patience,
 	}
 	vm.allStill.L, vm.mayRun.L = &vm.mu, &vm.mu
 	vm.hold.Store(true)

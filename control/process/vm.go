@@ -29,7 +29,6 @@ type machine interface {
 	Done() <-chan struct{}
 	SerialInput(p []byte) int
 	HVCInput(p []byte) int
-	TakeDisks() error
 	Debug(context.Context) ([]vmm.VCPUInfo, error)
 	Devices() ([]vmm.DeviceInfo, error)
 	DirtyLog() dirtylog.Kind
@@ -70,11 +69,10 @@ type VM struct {
 	onReset  OnReset
 	moved    chan struct{} // closed once the guest runs elsewhere
 
-	// pauses lets one pause be under way. It is taken before mu.
-	pauses sync.Mutex
+	// pauses and resumes let one of each be under way. They are taken before mu.
+	pauses, resumes sync.Mutex
 
-	// mu makes every decision one step. No call under it waits for another process, or for storage
-	// without an end.
+	// mu makes every decision one step. No call under it waits for another process or for storage.
 	mu        sync.Mutex
 	state     control.State
 	incoming  string
@@ -83,10 +81,10 @@ type VM struct {
 	stop      chan struct{} // closed by the order to stop; replaced if that is withdrawn
 	hurry     chan struct{} // closed by an order to end at once; replaced as stop is
 	stopping  bool
-	pausing   bool  // a pause waits for the devices, without mu
-	signalled bool  // a signal orders it, too
-	forced    bool  // the order to stop includes a copy that may be the only one
-	order     order // the first order to stop
+	turning   string // what waits for the guest's storage, without mu: "paused" or "resumed"
+	signalled bool   // a signal orders it, too
+	forced    bool   // the order to stop includes a copy that may be the only one
+	order     order  // the first order to stop
 	last      *move
 	tracing   *tracing         // the trace being recorded, or nil
 	shared    *dirtylog.Shared // what that trace, and a migration that began after it, follow
@@ -251,8 +249,8 @@ func (h *VM) requireHere() error {
 	switch {
 	case h.stopping:
 		return fmt.Errorf("%w: the VM is being stopped", control.ErrConflict)
-	case h.pausing:
-		return fmt.Errorf("%w: the VM is being paused", control.ErrConflict)
+	case h.turning != "":
+		return fmt.Errorf("%w: the VM is being %s", control.ErrConflict, h.turning)
 	case h.last != nil && h.last.running():
 		return fmt.Errorf("%w: a migration to %s is under way: wait for it or cancel it",
 			control.ErrConflict, h.last.dest)
@@ -275,26 +273,38 @@ func (h *VM) requireHere() error {
 func (h *VM) Pause() error {
 	h.pauses.Lock()
 	defer h.pauses.Unlock()
+	err := h.turn("paused", machine.Pause, control.StatePaused)
+	switch {
+	case errors.Is(err, vmm.ErrHostBusy):
+		return fmt.Errorf("%w: not paused, the guest runs on: %w", control.ErrConflict, err)
+	case errors.Is(err, control.ErrConflict):
+		return err
+	case err != nil:
+		return fmt.Errorf("pause: %w", err)
+	}
+	return nil
+}
+
+// turn has the machine do f, after which the VM has a state. It does not hold mu meanwhile, so that
+// the VM can be asked about, and ended, if its storage hangs. It returns ErrConflict, and leaves
+// the machine alone, unless the VM is here.
+func (h *VM) turn(what string, f func(machine) error, after control.State) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err := h.requireHere(); err != nil {
 		return err
 	}
 	vm := h.vm
-	h.pausing = true
-	h.mu.Unlock() // so that the VM can be asked about, and ended, if its storage hangs
-	err := vm.Pause()
+	h.turning = what
+	h.mu.Unlock()
+	err := f(vm)
 	h.mu.Lock()
-	h.pausing = false
-	switch {
-	case errors.Is(err, vmm.ErrHostBusy):
-		return fmt.Errorf("%w: not paused, the guest runs on: %w", control.ErrConflict, err)
-	case err != nil:
-		return fmt.Errorf("pause: %w", err)
-	case h.vm == vm && h.state == control.StateRunning:
-		h.setState(control.StatePaused)
+	h.turning = ""
+	here := h.state == control.StateRunning || h.state == control.StatePaused
+	if err == nil && h.vm == vm && here {
+		h.setState(after)
 	}
-	return nil
+	return err
 }
 
 // Resume lets the vCPUs run. It has no effect on a running VM. See [control.StateUnknown] for the
@@ -305,16 +315,13 @@ func (h *VM) Resume(mode control.ResumeMode) error {
 			return err
 		}
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if err := h.requireHere(); err != nil {
-		return err
-	}
-	if err := h.vm.Resume(); err != nil {
+	h.resumes.Lock()
+	defer h.resumes.Unlock()
+	err := h.turn("resumed", machine.Resume, control.StateRunning)
+	if err != nil && !errors.Is(err, control.ErrConflict) {
 		return fmt.Errorf("resume: %w", err)
 	}
-	h.setState(control.StateRunning)
-	return nil
+	return err
 }
 
 // forceWithin is how long a destination has to answer before a forced resume. It is less than
@@ -530,10 +537,15 @@ func (h *VM) migrate(ctx context.Context, m *move, ended <-chan struct{}) {
 		}
 	}()
 	report := m.engine.Run(ctx)
+	fate := m.engine.Fate()
+	var noDisks error
+	if fate == migration.FateStays {
+		noDisks = h.takeDisks()
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	m.report = report
-	switch m.engine.Fate() {
+	switch fate {
 	case migration.FateMoved:
 		m.log.Info("migration completed", "total_ms", report.TotalMS,
 			"downtime_ms", report.DowntimeMS, "reason", report.SwitchoverReason)
@@ -549,7 +561,7 @@ func (h *VM) migrate(ctx context.Context, m *move, ended <-chan struct{}) {
 	case migration.FateStays:
 		m.log.Warn(fmt.Sprintf("migration %s: the guest stays here", report.Status),
 			"error", report.Error)
-		h.keepDisks()
+		h.stays(noDisks)
 	}
 	close(m.done)
 	h.publish(control.FromMigration(m.id, migration.Notice{
@@ -558,18 +570,27 @@ func (h *VM) migrate(ctx context.Context, m *move, ended <-chan struct{}) {
 	}))
 }
 
-// keepDisks takes the disks of a guest that stays. A resume takes them, too, but a guest that its
-// user had paused is not resumed. If another process has the disks by now, the guest stands still.
-// mu must be held.
-func (h *VM) keepDisks() {
-	if h.vm == nil {
-		return // its guest asked for a reset meanwhile, and a new machine will open them
+// takeDisks takes the disks of a guest that stays. A resume takes them, too, but a guest that its
+// user had paused is not resumed. The migration still counts as under way, so nobody resumes the
+// guest or moves it meanwhile. mu is not held, because the host may hang.
+func (h *VM) takeDisks() error {
+	h.mu.Lock()
+	vm := h.vm
+	h.mu.Unlock()
+	if vm == nil {
+		return nil // its guest asked for a reset meanwhile, and a new machine will open them
 	}
-	switch err := h.vm.TakeDisks(); {
-	case errors.Is(err, vmm.ErrEnded):
-	case err != nil:
+	return vm.TakeDisks(context.Background())
+}
+
+// stays sets the state of a VM whose guest stays, given why takeDisks failed. If another process
+// has its disks by now, the guest stands still. mu must be held.
+func (h *VM) stays(noDisks error) {
+	switch {
+	case h.vm == nil, errors.Is(noDisks, vmm.ErrEnded):
+	case noDisks != nil:
 		h.log.Warn("the guest stays paused without its disks: resume it once they are free",
-			"error", err)
+			"error", noDisks)
 		h.setState(control.StatePaused)
 	case !h.vm.Running():
 		// Its user had paused it, or another process had its disks when it was to go on.
@@ -581,6 +602,10 @@ func (h *VM) keepDisks() {
 func (h *VM) settleDoubt(ctx context.Context, m *move) {
 	defer m.abandon()
 	fate, err := m.engine.Settle(ctx)
+	var noDisks error
+	if fate == migration.FateStays {
+		noDisks = h.takeDisks()
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	defer close(m.settled)
@@ -595,7 +620,7 @@ func (h *VM) settleDoubt(ctx context.Context, m *move) {
 		close(h.moved)
 	case migration.FateStays:
 		m.log.Info("the guest does not run at " + m.dest + ": it goes on here")
-		h.keepDisks()
+		h.stays(noDisks)
 		if h.vm.Running() {
 			h.setState(control.StateRunning)
 		} else {

@@ -48,6 +48,9 @@ type fakeMachine struct {
 	disksTaken int // how often TakeDisks was called
 
 	pausing chan struct{} // unless nil: what Pause waits for, and then fails
+	// Unless nil, Resume and TakeDisks wait for these, and tell by hangs that they do.
+	resuming, taking chan struct{}
+	hangs            chan struct{}
 }
 
 func newFakeMachine(t *testing.T) *fakeMachine {
@@ -128,12 +131,32 @@ func (m *fakeMachine) Pause() error {
 
 func (m *fakeMachine) Stop() { m.end(vmm.Exit{Reason: vmm.ExitStopped}) }
 
-func (m *fakeMachine) TakeDisks() error {
+func (m *fakeMachine) TakeDisks(context.Context) error {
 	m.disksTaken++
+	if err := m.hang(m.taking); err != nil {
+		return err
+	}
 	return m.noDisks
 }
 
+// hang waits as a host that hangs makes a machine wait for its disks.
+func (m *fakeMachine) hang(until chan struct{}) error {
+	if until == nil {
+		return nil
+	}
+	m.hangs <- struct{}{}
+	select {
+	case <-until:
+		return nil
+	case <-m.done:
+		return vmm.ErrEnded
+	}
+}
+
 func (m *fakeMachine) Resume() error {
+	if err := m.hang(m.resuming); err != nil {
+		return err
+	}
 	if m.noDisks != nil {
 		return m.noDisks
 	}
@@ -765,6 +788,75 @@ func TestPauseThatHangs(t *testing.T) {
 		b.machine.pausing = nil
 		require.NoError(t, b.Pause())
 		require.Equal(t, control.StatePaused, b.Info().State)
+	}
+}
+
+// answers requires that a VM whose machine waits for its disks answers nevertheless.
+func (b *rig) answers(t *testing.T, state control.State) {
+	t.Helper()
+	require.Equal(t, state, b.Info().State)
+	_, err := b.Tags()
+	require.NoError(t, err)
+	_, err = b.Debug(t.Context())
+	require.ErrorIs(t, err, vmm.ErrEnded, "the machine itself was asked")
+	require.ErrorIs(t, b.Pause(), control.ErrConflict)
+	_, err = b.StartMigration(migration.Params{Destination: "unix:/d"})
+	require.ErrorIs(t, err, control.ErrConflict)
+}
+
+// TestResumeThatHangs: while a resume waits for storage, the VM answers, begins nothing else, and
+// can be ended.
+func TestResumeThatHangs(t *testing.T) {
+	for _, stopped := range []bool{false, true} {
+		b := running(t)
+		require.NoError(t, b.Pause())
+		b.machine.resuming, b.machine.hangs = make(chan struct{}), make(chan struct{})
+		resumed := make(chan error, 1)
+		go func() { resumed <- b.Resume(control.ResumeSafe) }()
+		<-b.machine.hangs
+		b.answers(t, control.StatePaused)
+		if stopped {
+			require.NoError(t, b.Stop(control.StopNow))
+			require.Equal(t, control.EndStop, b.end().how)
+			require.ErrorIs(t, <-resumed, vmm.ErrEnded)
+			require.Equal(t, control.StateStopped, b.Info().State)
+			continue
+		}
+		close(b.machine.resuming)
+		require.NoError(t, <-resumed)
+		require.Equal(t, control.StateRunning, b.Info().State)
+	}
+}
+
+// TestDisksThatComeLate: the same while the guest of a migration that failed, or whose doubt is
+// settled, waits for its disks.
+func TestDisksThatComeLate(t *testing.T) {
+	for _, doubt := range []bool{false, true} {
+		b := running(t)
+		b.fate = migration.FateStays
+		if doubt {
+			b.fate, b.deaf = migration.FateUnknown, true
+		}
+		b.migrate()
+		require.NoError(t, b.machine.Pause()) // as its engine does
+		b.machine.taking, b.machine.hangs = make(chan struct{}), make(chan struct{})
+		b.engine.end <- migration.Report{Status: migration.StatusFailed}
+		during := control.StateRunning // the migration is not over
+		if doubt {
+			b.engine.answer <- migration.FateStays
+			during = control.StateUnknown
+		}
+		<-b.machine.hangs
+		require.NoError(t, b.machine.set(false)) // as a guest that its user had paused
+		b.answers(t, during)
+		close(b.machine.taking)
+		require.Equal(t, control.StateRunning, b.next("state").State)
+		if doubt {
+			require.Equal(t, control.StateUnknown, b.next("state").State)
+		}
+		require.Equal(t, control.StatePaused, b.next("state").State)
+		b.machine.end(vmm.Exit{})
+		b.end()
 	}
 }
 

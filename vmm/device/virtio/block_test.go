@@ -2,6 +2,7 @@ package virtio
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"log/slog"
 	"os"
@@ -46,7 +47,7 @@ func own(c DiskConfig) (*Disk, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := disk.Own(); err != nil {
+	if err := disk.Own(context.Background()); err != nil {
 		disk.Close()
 		return nil, err
 	}

@@ -52,7 +52,7 @@ type Disk struct {
 	proof  int64 // see DiskIdentity; 0 without locks
 	log    *slog.Logger
 
-	// before comes before everything that a request or a sync asks of the host, see Intercept.
+	// before comes before everything that a request, a sync or Own asks of the host, see Intercept.
 	before func(Op) error
 	// turn is held by whoever takes, releases or closes the disk, or syncs it for a release. Since
 	// the host may hang, nobody waits for it without an end.
@@ -111,11 +111,12 @@ const (
 	OpWrite Op = "write"
 	OpClear Op = "clear" // discard, or write zeros
 	OpSync  Op = "sync"
+	OpOwn   Op = "own" // lock the file, and see whether it changed
 )
 
-// Intercept makes f come before all that requests and syncs ask of the host from now on, so that a
-// test can make the host slow, fail or hang. An error of f counts as the host's. No request is in
-// flight.
+// Intercept makes f come before all that requests, syncs and Own ask of the host from now on, so
+// that a test can make the host slow, fail or hang. An error of f counts as the host's. No request
+// is in flight.
 func (d *Disk) Intercept(f func(Op) error) { d.before = f }
 
 // hostPatience is how long the host has for what a disk asks of it when nobody says how long.

@@ -180,7 +180,7 @@ func TestReleaseThatHangs(t *testing.T) {
 	stop(errors.New("no more time"))
 	require.EqualError(t, <-released, "disk "+c.Path+
 		": make it durable: the host has not answered: no more time")
-	require.NoError(t, disk.Own(), "at once")
+	require.NoError(t, disk.Own(t.Context()), "at once")
 	require.True(t, disk.owned)
 	s.goOn()
 	disk.turn <- struct{}{} // once the old sync is over
@@ -198,7 +198,7 @@ func TestReleaseTooLate(t *testing.T) {
 	disk, _, c := ownedDisk(t)
 	ctx, stop := context.WithCancelCause(t.Context())
 	stop(errors.New("no more time"))
-	require.NoError(t, disk.Own(), "the guest goes on")
+	require.NoError(t, disk.Own(t.Context()), "the guest goes on")
 	require.EqualError(t, disk.release(ctx), "no more time")
 	require.True(t, disk.Owned())
 	_, err := own(c)
@@ -341,4 +341,25 @@ func TestCloseOfADiskThatHangs(t *testing.T) {
 
 func marksOf(*driver) *memory.Bitmap {
 	return memory.NewBitmap(memory.MinSize / memory.PageSize)
+}
+
+// TestOwnThatHangs: whoever gave up on a disk does not have it, also when the host answers later.
+func TestOwnThatHangs(t *testing.T) {
+	disk, s, c := ownedDisk(t)
+	require.NoError(t, disk.Release(t.Context()))
+	s.hang(OpOwn, nil)
+	ctx, stop := context.WithCancelCause(t.Context())
+	taken := make(chan error, 1)
+	go func() { taken <- disk.Own(ctx) }()
+	s.await(t, OpOwn)
+	stop(errors.New("no more time"))
+	require.EqualError(t, <-taken, "disk "+c.Path+": the host has not answered: no more time")
+	s.goOn()
+	disk.turn <- struct{}{} // once the host has answered
+	require.False(t, disk.Owned())
+	<-disk.turn
+	other, err := own(c)
+	require.NoError(t, err, "nor is it locked")
+	other.Close()
+	require.NoError(t, disk.Own(t.Context()))
 }

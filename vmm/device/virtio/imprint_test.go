@@ -30,13 +30,13 @@ func TestBlockDeviceThatChanged(t *testing.T) {
 		write(disk)
 		require.NoError(t, disk.Release(t.Context()))
 		require.NoError(t, os.Chtimes(device, time.Unix(1, 0), time.Unix(1, 0)), "as udev may do")
-		require.NoError(t, disk.Own(), "nobody wrote it")
+		require.NoError(t, disk.Own(t.Context()), "nobody wrote it")
 		require.NoError(t, disk.Release(t.Context()))
 		other := openDisk(t, c)
-		require.ErrorIs(t, disk.Own(), errInUse)
+		require.ErrorIs(t, disk.Own(t.Context()), errInUse)
 		write(other)
 		other.Close()
-		require.ErrorContains(t, disk.Own(), "disk "+device+": it changed since", cache)
+		require.ErrorContains(t, disk.Own(t.Context()), "disk "+device+": it changed since", cache)
 		disk.Close()
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,18 +21,18 @@ var errInUse = errors.New("in use: another process has locked it; end that first
 
 // Own takes the disk. It returns an error if another process owns the disk, or if the disk changed
 // since it was released: then another guest has gone on with it, and what the guest here knows of
-// it is out of date.
-func (d *Disk) Own() error {
+// it is out of date. After an error, and so if ctx ends before the host has answered, the disk is
+// not owned.
+func (d *Disk) Own(ctx context.Context) error {
 	if d.Owned() {
 		return nil // even if a sync of a release that was given up still hangs
 	}
-	ctx, stop := context.WithTimeoutCause(context.Background(), hostPatience, errSilent)
-	defer stop()
-	return d.wrap(d.ask(ctx, d.own))
+	err := d.ask(ctx, func() error { return d.own(ctx) })
+	if d.Owned() {
+		return nil // it was taken just before ctx ended
+	}
+	return d.wrap(err)
 }
-
-// errSilent is why the host was no longer waited for.
-var errSilent = fmt.Errorf("waited for %v", hostPatience)
 
 // Owned tells whether the disk is owned here.
 func (d *Disk) Owned() bool {
@@ -40,22 +41,34 @@ func (d *Disk) Owned() bool {
 	return d.owned
 }
 
-// own takes the disk; in its turn.
-func (d *Disk) own() error {
+// own takes the disk; in its turn. One lock orders its last step, the end of ctx and a look at
+// owned. So whoever has given up on it and sees that the disk is not owned can rely on that.
+func (d *Disk) own(ctx context.Context) error {
 	if d.Owned() {
 		return nil
 	}
 	if err := d.take(); err != nil {
 		return err
 	}
-	d.left = nil
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.owned = true
+	err := context.Cause(ctx)
+	if d.closed {
+		err = os.ErrClosed
+	}
+	d.owned = err == nil
+	d.mu.Unlock()
+	if err != nil {
+		_ = d.lock(lockByte, unix.F_UNLCK)
+		return err
+	}
+	d.left = nil
 	return nil
 }
 
 func (d *Disk) take() error {
+	if err := d.before(OpOwn); err != nil {
+		return err
+	}
 	if err := d.lock(lockByte, d.lockKind()); err != nil {
 		return err
 	}

@@ -39,17 +39,17 @@ func TestOwnership(t *testing.T) {
 		return d
 	}
 	source, destination := open(), open()
-	require.NoError(t, source.Own())
-	require.NoError(t, source.Own(), "once more")
-	require.ErrorIs(t, destination.Own(), errInUse)
+	require.NoError(t, source.Own(t.Context()))
+	require.NoError(t, source.Own(t.Context()), "once more")
+	require.ErrorIs(t, destination.Own(t.Context()), errInUse)
 	require.NoError(t, source.Release(t.Context()))
 	require.NoError(t, source.Release(t.Context()), "once more")
-	require.NoError(t, source.Own(), "nobody took it")
+	require.NoError(t, source.Own(t.Context()), "nobody took it")
 	require.NoError(t, source.Release(t.Context()))
-	require.NoError(t, destination.Own())
-	require.ErrorIs(t, source.Own(), errInUse)
+	require.NoError(t, destination.Own(t.Context()))
+	require.ErrorIs(t, source.Own(t.Context()), errInUse)
 	require.NoError(t, destination.Release(t.Context()))
-	require.NoError(t, source.Own(), "nobody wrote it")
+	require.NoError(t, source.Own(t.Context()), "nobody wrote it")
 	require.NoError(t, source.Release(t.Context()))
 	for name, change := range map[string]func(){
 		"written": func() {
@@ -65,12 +65,12 @@ func TestOwnership(t *testing.T) {
 		"longer": func() { require.NoError(t, os.Truncate(path, 2*testDisk)) },
 	} {
 		fresh := open()
-		require.NoError(t, fresh.Own(), name)
+		require.NoError(t, fresh.Own(t.Context()), name)
 		require.NoError(t, fresh.Release(t.Context()))
 		time.Sleep(20 * time.Millisecond) // so that the file's times differ
 		change()
-		require.ErrorContains(t, fresh.Own(), "disk "+path+": it", name)
-		require.ErrorContains(t, source.Own(), "disk "+path+": it", name)
+		require.ErrorContains(t, fresh.Own(t.Context()), "disk "+path+": it", name)
+		require.ErrorContains(t, source.Own(t.Context()), "disk "+path+": it", name)
 		require.NoError(t, os.Truncate(path, testDisk))
 	}
 }
