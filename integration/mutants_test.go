@@ -28,6 +28,7 @@ type mutant struct {
 // Files that mutants change.
 const (
 	admissionFile = "migration/admission.go"
+	deviceFile    = "vmm/device/virtio/device.go"
 	doubtFile     = "migration/peer/doubt.go"
 	ownerFile     = "vmm/device/virtio/owner.go"
 	runFile       = "vmm/run.go"
@@ -35,8 +36,9 @@ const (
 
 // The two places at which a machine takes its disks before it runs.
 const (
-	takesToRun = "if err := vm.TakeDisks(); err != nil {\n\t\treturn err\n\t}"
-	takesAgain = "if err := ownDisks(vm.disks); err != nil {\n\t\treturn err\n\t}"
+	takesToRun = "if err := vm.TakeDisks(context.Background()); err != nil {\n\t\treturn err\n\t}"
+	takesAgain = "return vm.withDisks(context.Background(), vm.resume)"
+	takesNot   = "vm.mu.Lock(); defer vm.mu.Unlock(); return vm.resume()"
 )
 
 var mutants = []mutant{
@@ -69,8 +71,8 @@ var mutants = []mutant{
 	{
 		"the destination runs without the lock of the disk",
 		[]edit{
-			{runFile, takesToRun, "_ = vm.TakeDisks()"},
-			{runFile, takesAgain, "_ = ownDisks(vm.disks)"},
+			{runFile, takesToRun, "_ = vm.TakeDisks(context.Background())"},
+			{runFile, takesAgain, takesNot},
 		},
 		"./vmm", "TestDestinationWithoutTheDisk",
 	},
@@ -86,13 +88,13 @@ var mutants = []mutant{
 	},
 	{
 		"the source resumes without the lock of the disk",
-		[]edit{{runFile, takesAgain, "_ = ownDisks(vm.disks)"}},
+		[]edit{{runFile, takesAgain, takesNot}},
 		"./vmm", "TestDiskComesBack",
 	},
 	{
 		"a paused guest stays without the lock of its disk",
-		[]edit{{"control/process/vm.go", "switch err := h.vm.TakeDisks(); {",
-			"switch err := error(nil); {"}},
+		[]edit{{"control/process/vm.go", "return vm.TakeDisks(context.Background())",
+			"return nil"}},
 		"./control/process", "TestGuestWhoseDisksCameLate",
 	},
 	{
@@ -146,13 +148,44 @@ var mutants = []mutant{
 	},
 	{
 		"a guest that lost its disk may move",
-		[]edit{{"vmm/disks.go", "err := ownDisks(vm.disks)\n", "var err error\n"}},
+		[]edit{{"vmm/disks.go", "err := ownDisks(ctx, vm.disks)\n", "var err error\n"}},
 		"./vmm", "TestDiskMovesWithItsGuest",
 	},
 	{
 		"a page that the host shows as a hole is not read",
 		[]edit{{"memory/release.go", "shows(page) && r.readsZero(page)", "shows(page)"}},
 		"./memory", "TestHolesDoNotHideContent",
+	},
+	{
+		"who gave up on a disk has it once the host answers",
+		[]edit{{ownerFile, "err := context.Cause(ctx)\n", "var err error\n"}},
+		"./vmm/device/virtio", "TestOwnThatHangs",
+	},
+	{
+		"a guest without its disks is refused only in the end",
+		[]edit{{"migration/setup.go", "if err := s.m.TakeDisks(ctx); err != nil {",
+			"if err := error(nil); err != nil {"}},
+		"./migration", "TestSourceWithoutItsDisks",
+	},
+	{
+		"nothing is made durable between the drain and the pause",
+		[]edit{{"migration/storage.go",
+			"return s.presync(ctx) // of what has come since; nothing comes any more",
+			"return nil"}},
+		"./migration", "TestSyncAfterTheDrain",
+	},
+	{
+		"the devices stay drained after a pause that failed",
+		[]edit{{runFile, "vm.Undrain()\n", "\n"}},
+		"./vmm", "TestPauseThatFailsLeavesTheDiskAtWork",
+	},
+	{
+		"nobody waits for the requests in flight",
+		[]edit{
+			{deviceFile, "if d.inFlight == 0 {\n\t\tnone :=", "if true {\n\t\tnone :="},
+			{deviceFile, "for d.inFlight > 0 {", "for false {"},
+		},
+		"./vmm", "TestBusyDiskMovesWithItsReads",
 	},
 	{
 		"a copy of the disk passes for the disk",

@@ -276,6 +276,9 @@ func TestForcedAfterAKill(t *testing.T) {
 		for _, args := range [][]string{{"resume", "source"}, {"resume", "source", "--force"}} {
 			require.Contains(t, h.refused(1, args...), "it changed since")
 		}
+		// Nobody listens there, so it is refused before anything is sent.
+		require.Contains(t, h.refused(1, "migrate", "source", h.unix("nobody")),
+			"the guest is here without its disks: disk "+h.disk+": it changed since")
 		h.free()
 		require.Contains(t, h.refused(1, "resume", "source", "--force"), "in use")
 	})

@@ -3,12 +3,15 @@ package vmm
 import (
 	"context"
 	"net"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"taskguide/guestkernel"
 	"taskguide/migration"
 	"taskguide/vmm/device/virtio"
 )
@@ -148,4 +151,146 @@ func TestGuestOfStorageThatHangsStays(t *testing.T) {
 	require.Len(t, r.DrainsTakenBack, 3)
 	require.Empty(t, r.Standstills)
 	requireWrittenOnce(t, src, disk)
+}
+
+// slowReads holds a disk's reads back while it is closed.
+type slowReads struct {
+	mu    sync.Mutex
+	free  chan struct{} // closed to let them go on; nil: none is held back
+	begun chan struct{} // closed once one is held back
+	held  bool
+}
+
+func (s *slowReads) ask(op virtio.Op) error {
+	s.mu.Lock()
+	free := s.free
+	if op != virtio.OpRead || free == nil {
+		s.mu.Unlock()
+		return nil
+	}
+	if !s.held {
+		s.held = true
+		close(s.begun)
+	}
+	s.mu.Unlock()
+	<-free
+	return nil
+}
+
+// close returns once a read is held back.
+func (s *slowReads) close() {
+	s.mu.Lock()
+	if s.free == nil {
+		s.free, s.begun, s.held = make(chan struct{}), make(chan struct{}), false
+	}
+	begun := s.begun
+	s.mu.Unlock()
+	<-begun
+}
+
+func (s *slowReads) open() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.free != nil {
+		close(s.free)
+		s.free = nil
+	}
+}
+
+// slowMachine is a machine whose reads are held back when it is drained. It lets them go on once
+// the drain is seen to wait for them.
+type slowMachine struct {
+	*VM
+	reads *slowReads
+}
+
+func (m slowMachine) Drain(ctx context.Context) error {
+	m.reads.close()
+	if !allClosed(m.devices.Drain()) {
+		m.reads.open()
+	}
+	return m.VM.Drain(ctx)
+}
+
+// arriving is a machine that is looked at just before it runs.
+type arriving struct {
+	*VM
+	look func(*VM)
+}
+
+func (a arriving) Run(paused bool) error {
+	a.look(a.VM)
+	return a.VM.Run(paused)
+}
+
+// builder makes arriving machines.
+type builder struct {
+	opts Options
+	look func(*VM)
+}
+
+func (b builder) Build(config []byte) (migration.Incoming, error) {
+	vm, err := NewFromConfig(config, b.opts)
+	if err != nil {
+		return nil, err
+	}
+	return arriving{vm, b.look}, nil
+}
+
+// TestBusyDiskMovesWithItsReads: the embedded guest has reads in flight when it is moved, and the
+// host is slow with them. No request is in flight any more when the guest arrives, and the guest,
+// which verifies much later what it has read, has all of it.
+func TestBusyDiskMovesWithItsReads(t *testing.T) {
+	disk := newImage(t)
+	src, err := New(Config{MemoryBytes: 32 << 20, CPUs: 1, Options: Options{Disks: []Disk{disk}}})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, src.Close()) })
+	reads := &slowReads{}
+	t.Cleanup(reads.open) // before the machine is closed
+	src.disks[0].Intercept(reads.ask)
+	require.NoError(t, src.Boot(guestkernel.ELF, nil,
+		"workload=disk ws=1M block=4K depth=4 keep=64 writes=50"))
+	require.NoError(t, src.Resume())
+
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	var console syncBuffer
+	var dst *VM
+	var errLook error
+	inFlight := -1
+	d := migration.Destination{Builder: builder{
+		Options{Disks: []Disk{disk}, Console: &console},
+		func(vm *VM) {
+			var infos []DeviceInfo
+			dst, inFlight = vm, 0
+			infos, errLook = vm.Devices()
+			for _, info := range infos {
+				for _, q := range info.Queues {
+					inFlight += q.InFlight
+				}
+			}
+		},
+	}}
+	served := make(chan error, 1)
+	go func() {
+		_, err := d.Serve(t.Context(), ln)
+		served <- err
+	}()
+	p, err := migration.Params{
+		Destination: "tcp:" + ln.Addr().String(), Verify: true,
+	}.WithDefaults()
+	require.NoError(t, err)
+	s, err := migration.NewSource(slowMachine{src, reads}, p, nil)
+	require.NoError(t, err)
+	r := s.Run(t.Context())
+	reads.open() // whatever was not waited for
+	require.Equal(t, migration.StatusCompleted, r.Status, r.Error)
+	require.NoError(t, <-served)
+	t.Cleanup(func() { require.NoError(t, dst.Close()) })
+	require.NoError(t, errLook)
+	require.Zero(t, inFlight)
+	require.Eventually(t, func() bool {
+		return strings.Count(console.String(), "phase=busy") > 2
+	}, testTimeout, 10*time.Millisecond)
+	require.NotContains(t, console.String(), "CORRUPT")
 }
