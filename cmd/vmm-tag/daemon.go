@@ -74,7 +74,11 @@ func (r *registry) acceptAll(ctx context.Context, l acceptor, log *slog.Logger) 
 		case errors.Is(err, net.ErrClosed):
 			return err
 		case err == nil:
-			go r.welcome(conn, log)
+			stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+			go func() {
+				defer stop()
+				r.welcome(conn, log)
+			}()
 			continue
 		case !said:
 			log.Warn("a program cannot connect; this is said once", "error", err)
@@ -151,6 +155,7 @@ func (r *registry) renewForever(ctx context.Context, wake time.Duration, log *sl
 			if n := r.renew(); n > 0 {
 				log.Warn(fmt.Sprintf("tasks lost, because this daemon did not run: %d", n))
 			}
+			r.tell(time.Now())
 		}
 	}
 }

@@ -377,26 +377,81 @@ func TestScript(t *testing.T) {
 		`TASK +SEGMENT +DEPTH +PID +NAME\n\d+ +inside +1 +\d+ +backup\n\z`, stdout)
 }
 
-func TestWatch(t *testing.T) {
-	b := newBoard(t)
+// watched begins to watch, and returns what gives the next output.
+func (b *board) watched(task string) (next func() string) {
+	t := b.t
 	ctx, cancel := context.WithCancel(context.Background())
 	r, w := io.Pipe()
 	var life sync.WaitGroup
-	life.Go(func() { _ = watch(ctx, b.socket, w) })
-	next := func() string {
+	life.Go(func() { _ = watch(ctx, b.socket, display{to: w, task: task}) })
+	t.Cleanup(func() {
+		cancel()
+		require.NoError(t, r.CloseWithError(errors.New("read no more")))
+		life.Wait()
+	})
+	return func() string {
 		line := make([]byte, 256)
 		n, err := r.Read(line)
 		require.NoError(t, err)
 		return string(line[:n])
 	}
+}
+
+func TestWatch(t *testing.T) {
+	b := newBoard(t)
+	next := b.watched("")
 	require.Equal(t, "no migration\n", next())
 	b.dev.Write(abi.RegDeadlineMS, 12300)
 	b.dev.Write(abi.RegState, uint32(abi.StateWaiting))
 	for next() != "migration requested, 12.3 s left to say yes\n" {
 	}
-	cancel()
-	require.NoError(t, r.CloseWithError(errors.New("read no more")))
-	life.Wait()
+	_, err := b.dial().Open("of no interest")
+	require.NoError(t, err)
+	b.dev.Write(abi.RegEpoch, 1)
+	require.Equal(t, "moved; epoch 1\n", next())
+}
+
+// TestWatchTask: of one task, watch tells its segments, too.
+func TestWatchTask(t *testing.T) {
+	b := newBoard(t)
+	next := b.watched("backup")
+	require.Equal(t, "no migration\nbackup: not there\n", next())
+	slot, err := b.dial().Open("backup")
+	require.NoError(t, err)
+	require.Equal(t, "backup: outside\n", next())
+	require.NoError(t, slot.Enter())
+	require.Equal(t, "backup: inside\n", next())
+	b.dev.Write(abi.RegDeadlineMS, 12300)
+	b.dev.Write(abi.RegState, uint32(abi.StateWaiting))
+	for next() != "migration requested, 12.3 s left to say yes\n" {
+	}
+}
+
+// TestStatusForScripts: of one task, and as JSON.
+func TestStatusForScripts(t *testing.T) {
+	b := newBoard(t)
+	c := b.dial()
+	for _, name := range []string{"a", "b"} {
+		_, err := c.Open(name)
+		require.NoError(t, err)
+	}
+	_, stdout, _ := b.run("status", "b")
+	require.Equal(t, 3, strings.Count(stdout, "\n"), stdout)
+	require.Regexp(t, `(?m)^\d+ +outside +0 +\d+ +b$`, stdout)
+	status, _, stderr := b.run("status", "c")
+	require.Equal(t, 1, status)
+	require.Equal(t, "vmm-tag: no task has the name or id \"c\"\n", stderr)
+	b.dev.Write(abi.RegState, uint32(abi.StateWaiting))
+	b.dev.Write(abi.RegDeadlineMS, 12300)
+	status, stdout, stderr = b.run("status", "--json", "a")
+	require.Zero(t, status, stderr)
+	id := b.slots()[0].id
+	require.JSONEq(t, fmt.Sprintf(`{"text":"migration requested, 12.3 s left to say yes","state":1,
+		"deadline_ms":12300,"epoch":0,"tasks":[{"id":%d,"name":"a","pid":%d,"depth":0}]}`,
+		id, os.Getpid()), stdout)
+	require.Equal(t, 1, strings.Count(stdout, "\n"))
+	_, stdout, _ = b.run("status", fmt.Sprint(id))
+	require.Contains(t, stdout, " a\n", "by its id")
 }
 
 // TestNoDaemon: programs run untagged, and one line says so.
@@ -414,7 +469,8 @@ func TestNoDaemon(t *testing.T) {
 	status, _, _ = b.run("status")
 	require.Equal(t, 1, status)
 	for _, args := range [][]string{
-		{"nonsense"}, {"exec"}, {"enter"}, {"status", "x"}, {"daemon", "--lease", "9"},
+		{"nonsense"}, {"exec"}, {"enter"}, {"status", "x", "y"}, {"enter", "--json"},
+		{"daemon", "--lease", "9"},
 		{"exec", "--between", "--while", "true"},
 	} {
 		status, _, stderr = b.run(args...)

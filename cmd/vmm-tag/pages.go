@@ -152,3 +152,12 @@ func (p *pages) renew() (lapsed []int) {
 	}
 	return lapsed
 }
+
+// state returns what the device says of migrations.
+func (p *pages) state() guest.Migration {
+	return guest.Migration{
+		State:      abi.MigrationState(p.dev.Read(abi.RegState)),
+		DeadlineMS: p.dev.Read(abi.RegDeadlineMS),
+		Epoch:      p.dev.Read(abi.RegEpoch),
+	}
+}

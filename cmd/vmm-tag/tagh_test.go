@@ -54,6 +54,8 @@ type puppet struct {
 	to   io.WriteCloser
 	from *bufio.Reader
 	errs bytes.Buffer
+
+	hangs *time.Timer
 }
 
 func newPuppet(t testing.TB, program string, args ...string) *puppet {
@@ -65,7 +67,12 @@ func newPuppet(t testing.TB, program string, args ...string) *puppet {
 	require.NoError(t, err)
 	p.from, p.cmd.Stderr = bufio.NewReader(out), &p.errs
 	require.NoError(t, p.cmd.Start())
-	t.Cleanup(func() { p.end() })
+	// A program that hangs ends with the test that waits for it.
+	p.hangs = time.AfterFunc(2*time.Minute, func() { _ = p.cmd.Process.Kill() })
+	t.Cleanup(func() {
+		p.end()
+		p.hangs.Stop()
+	})
 	return p
 }
 
@@ -107,7 +114,7 @@ func TestHeader(t *testing.T) {
 				"Task": headerTask, "Fork": headerFork, "Killed": headerKilled,
 				"WithoutDaemon": headerWithoutDaemon, "DaemonEnds": headerDaemonEnds,
 				"SilentDaemon": headerSilentDaemon, "BadAnswers": headerBadAnswers,
-				"Device": headerDevice,
+				"Device": headerDevice, "Asked": headerAsked, "Moves": headerMoves,
 			} {
 				t.Run(name, func(t *testing.T) { test(t, program) })
 			}
@@ -338,13 +345,76 @@ func headerBadAnswers(t *testing.T, program string) {
 	require.Empty(t, b.slots())
 }
 
-// headerDevice: without a daemon, who may open the device tags by its registers.
-func headerDevice(t *testing.T, program string) {
+// headerAsked: a program outside of its segment is asked, says yes, and goes on once the machine
+// has moved.
+func headerAsked(t *testing.T, program string) {
+	b := newBoard(t)
+	p := newPuppet(t, program, b.socket, none)
+	require.Zero(t, p.do("client"))
+	require.Zero(t, p.do("open server"))
+	require.Zero(t, p.do("deadline"))
+	b.dev.RAM.Store(guest.PageNotifyAt, 1)
+	b.dev.Write(abi.RegDeadlineMS, 12300)
+	require.Equal(t, 12300, p.do("deadline"))
+	p.tell("asked")
+	b.dev.Write(abi.RegState, uint32(abi.StateWaiting))
+	require.Equal(t, 12300, p.got())
+	require.Zero(t, b.one().depth)
+
+	p.tell("yes")
+	b.eventually(func() bool { return b.one().depth == 1 })
+	require.Equal(t, b.one().id, b.dev.Read(abi.RegEnter))
+	b.dev.Write(abi.RegEpoch, 1)
+	b.dev.Write(abi.RegState, uint32(abi.StateNone))
+	require.Equal(t, 1, p.got(), "it has moved")
+	require.Zero(t, b.one().depth)
+
+	p.tell("asked")
+	b.dev.Write(abi.RegState, uint32(abi.StateSuspended))
+	require.Equal(t, 12300, p.got())
+	p.tell("yes")
+	b.eventually(func() bool { return b.one().depth == 1 })
+	b.dev.Write(abi.RegState, uint32(abi.StateNone))
+	require.Zero(t, p.got(), "cancelled")
+
+	p.tell("asked")
+	b.end()
+	require.Equal(t, -1, p.got())
+	require.Equal(t, 1, strings.Count(p.end(), "\n"))
+}
+
+// headerMoves: as headerAsked, without a daemon.
+func headerMoves(t *testing.T, program string) {
+	b := newBareBoard(t)
+	p := newPuppet(t, program, none, filepath.Dir(b.folder))
+	require.Zero(t, p.do("client"))
+	require.Zero(t, p.do("open x"))
+	b.dev.Write(abi.RegDeadlineMS, 77)
+	require.Equal(t, 77, p.do("deadline"))
+	p.tell("asked")
+	b.dev.Write(abi.RegState, uint32(abi.StateWaiting))
+	require.Equal(t, 77, p.got())
+	p.tell("yes")
+	b.eventually(func() bool { return b.dev.Read(abi.RegEnter) != 0 })
+	b.dev.Write(abi.RegEpoch, 1)
+	require.Equal(t, 1, p.got())
+	require.NotZero(t, b.dev.Read(abi.RegExit))
+	require.Empty(t, p.end())
+}
+
+// newBareBoard is a device without a daemon, among PCI devices.
+func newBareBoard(t *testing.T) *board {
 	b := newBoard(t)
 	b.end()
 	for file, text := range map[string]string{"vendor": "0xf055\n", "device": "0x7461\n"} {
 		require.NoError(t, os.WriteFile(filepath.Join(b.folder, file), []byte(text), 0o600))
 	}
+	return b
+}
+
+// headerDevice: without a daemon, who may open the device tags by its registers.
+func headerDevice(t *testing.T, program string) {
+	b := newBareBoard(t)
 	p := newPuppet(t, program, none, filepath.Dir(b.folder))
 	require.Zero(t, p.do("client"))
 	require.Zero(t, p.do("open x"))
@@ -370,11 +440,15 @@ func FuzzHeaderAnswer(f *testing.F) {
 	for _, text := range []string{
 		`{"id":1946157056,"page":3,"slot":62}`, `{}`, `{"error":"a \"quoted\" \u00e9 name\n"}`,
 		` { "new" : true , "id" : 1 } `, `{"id":01}`, `{"id":1,}`, `{"id":1.0}`, `[]`, `{"a":"\x"}`,
-		`{"id":null}`, `{"a":"\u12"}`, `{"a`, `{"a":"\`, `{"status":{}}`,
+		`{"migration":{"state":1,"deadline_ms":12300,"epoch":2,"asked":true}}`,
+		`{"migration":{"asked":true},"migration":{}}`, `{"migration":{"migration":{}}}`,
+		`{"migration":{"id":1},"asked":true}`, `{"id":null}`,
+		`{"a":"\u12"}`, `{"a`, `{"a":"\`, `{"status":{}}`,
 	} {
 		f.Add([]byte(text))
 	}
 	p := newPuppet(f, compiled(f, dialects["C11"], clientSource), "answers")
+	p.hangs.Stop() // a fuzzer may take its time
 	f.Fuzz(func(t *testing.T, packet []byte) {
 		got := p.answer(t, packet)
 		if got != "none" {
@@ -386,14 +460,26 @@ func FuzzHeaderAnswer(f *testing.F) {
 			a.Error = strings.Map(asciiOnly, a.Error)
 			text, err := encode(a)
 			require.NoError(t, err)
-			want := fmt.Sprintf("%d %d %d %s", a.ID, uint32(a.Page), uint32(a.Slot),
-				a.Error[:min(len(a.Error), 95)])
-			if a.Page < 0 || a.Slot < 0 || a.Page>>32 > 0 || a.Slot>>32 > 0 {
-				want = "none"
-			}
-			require.Equal(t, want, p.answer(t, text))
+			require.Equal(t, read(a), p.answer(t, text), "%s", text)
 		}
 	})
+}
+
+// read is what tag.h reads in an answer.
+func read(a guest.Answer) string {
+	if a.Page < 0 || a.Slot < 0 || a.Page>>32 > 0 || a.Slot>>32 > 0 {
+		return "none"
+	}
+	var m guest.Migration
+	has, asked := 0, 0
+	if a.Migration != nil {
+		m, has = *a.Migration, 1
+	}
+	if m.Asked {
+		asked = 1
+	}
+	return fmt.Sprintf("%d %d %d %d %d %d %d %d %s", a.ID, a.Page, a.Slot, has, m.State,
+		m.DeadlineMS, m.Epoch, asked, a.Error[:min(len(a.Error), 95)])
 }
 
 // asciiOnly keeps the letters that are the same in every way to write them.

@@ -37,6 +37,8 @@ type registry struct {
 	next   uint32
 	// sessions counts the connections of each user.
 	sessions map[uint32]int
+	// watchers are the connections that want to know of changes, with what they know.
+	watchers map[*session]*told
 	// parent returns the process that started another one.
 	parent func(pid int) (int, error)
 	// watch calls dead once a process has ended.
@@ -64,7 +66,8 @@ type task struct {
 func newRegistry(p *pages) *registry {
 	return &registry{
 		pages: p, owners: make(map[int]*owner), tasks: make(map[uint32]*task), next: firstID,
-		sessions: make(map[uint32]int), parent: parentOf, watch: watchProcess,
+		sessions: make(map[uint32]int), watchers: make(map[*session]*told),
+		parent: parentOf, watch: watchProcess,
 	}
 }
 
@@ -154,6 +157,7 @@ func (r *registry) end(t *task) {
 func (r *registry) endSession(s *session) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	delete(r.watchers, s)
 	for _, t := range r.tasks {
 		switch {
 		case t.session == s:
@@ -241,6 +245,14 @@ func (r *registry) act(s *session, q guest.Request) (guest.Answer, error) {
 		return guest.Answer{}, r.script(s, q)
 	case "status":
 		return guest.Answer{Status: r.status()}, nil
+	case "migration":
+		m := r.migration(s.pid, r.pages.state())
+		return guest.Answer{Migration: &m}, nil
+	case "watch":
+		// The state follows by the daemon's next wake-up, as all later ones do: they would overtake
+		// an answer that had it.
+		r.watchers[s] = &told{}
+		return guest.Answer{}, nil
 	}
 	return guest.Answer{}, fmt.Errorf("unknown request %q", q.Op)
 }
@@ -267,12 +279,9 @@ func (r *registry) script(s *session, q guest.Request) error {
 
 // status returns the state of the device and the tasks; mu is held.
 func (r *registry) status() *guest.Status {
-	dev := r.pages.dev
+	m := r.pages.state()
 	st := &guest.Status{
-		State:      abi.MigrationState(dev.Read(abi.RegState)),
-		DeadlineMS: dev.Read(abi.RegDeadlineMS),
-		Epoch:      dev.Read(abi.RegEpoch),
-		Tasks:      []guest.TaskStatus{},
+		State: m.State, DeadlineMS: m.DeadlineMS, Epoch: m.Epoch, Tasks: []guest.TaskStatus{},
 	}
 	for _, id := range slices.Sorted(maps.Keys(r.tasks)) {
 		t := r.tasks[id]

@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -30,6 +31,9 @@ type Request struct {
 	//	begin   a run begins, of a task of the parent that is inside but for its runs
 	//	end     the run ends
 	//	status  what there is
+	//	migration  what a migration is doing, without the tasks
+	//	watch   from now on, packets with [Answer].Migration come by themselves: one at once,
+	//	        then one for each change; for a connection that asks nothing else
 	Op    string `json:"op"`
 	Name  string `json:"name,omitempty"`  // of the task: open, enter, exit, begin, end
 	ID    uint32 `json:"id,omitempty"`    // of the task: ring, close
@@ -43,6 +47,27 @@ type Answer struct {
 	Page   int     `json:"page,omitempty"`
 	Slot   int     `json:"slot,omitempty"`
 	Status *Status `json:"status,omitempty"`
+	// Migration answers migration, and is what watch is for.
+	Migration *Migration `json:"migration,omitempty"`
+}
+
+// Migration is what a program is told about migrations.
+type Migration struct {
+	State      abi.MigrationState `json:"state"`
+	DeadlineMS uint32             `json:"deadline_ms"` // until it is forced; 0: it is not
+	Epoch      uint32             `json:"epoch"`       // completed migrations
+	// Asked: the migration waits, and a task of this program is outside its segment.
+	Asked bool `json:"asked"`
+}
+
+// Over tells whether a migration that was under way at an epoch is over.
+func (m Migration) Over(epoch uint32) bool {
+	return m.State == abi.StateNone || m.Epoch != epoch
+}
+
+// Left returns how long it is until the migration is forced; ok is false if it is not.
+func (m Migration) Left() (left time.Duration, ok bool) {
+	return time.Duration(m.DeadlineMS) * time.Millisecond, m.DeadlineMS > 0
 }
 
 // Status is the state of the device and of the daemon's tasks.
@@ -77,6 +102,7 @@ type Client struct {
 	conn *net.UnixConn
 	gone bool
 	ram  *RAM // mapped by the first task
+	page uint32
 }
 
 // Dial connects to the daemon at a socket. Programs that get an error run untagged.
@@ -174,6 +200,58 @@ func received(rights []byte) *os.File {
 	return os.NewFile(uintptr(fds[0]), "tag device")
 }
 
+// Migrating tells whether a migration is under way. With a task, it costs nanoseconds.
+func (c *Client) Migrating() bool {
+	c.mu.Lock()
+	ram, page := c.ram, c.page
+	c.mu.Unlock()
+	if ram != nil && ram.Load(page+PageMagicAt) == abi.PageMagic {
+		return ram.Load(page+PageNotifyAt) != 0
+	}
+	m, err := c.Migration()
+	return err == nil && m.State != abi.StateNone
+}
+
+// Migration asks what a migration is doing.
+func (c *Client) Migration() (Migration, error) {
+	a, err := c.Ask(Request{Op: "migration"})
+	if err == nil && a.Migration == nil {
+		err = errors.New("the tag daemon does not say what a migration is doing")
+	}
+	if err != nil {
+		return Migration{}, err
+	}
+	return *a.Migration, nil
+}
+
+// Watch calls told with what a migration is doing, now and whenever that changes, until ctx ends or
+// the daemon does. It has a connection of its own to the daemon at a socket.
+func Watch(ctx context.Context, socket string, told func(Migration)) error {
+	c, err := Dial(socket)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	defer context.AfterFunc(ctx, func() { _ = c.conn.Close() })()
+	if _, err := c.conn.Write([]byte(`{"op":"watch"}`)); err != nil {
+		return errors.Join(ctx.Err(), ErrUntagged)
+	}
+	packet := make([]byte, MaxRequest)
+	for {
+		n, err := c.conn.Read(packet)
+		if err != nil || n == 0 {
+			return errors.Join(ctx.Err(), ErrUntagged)
+		}
+		var a Answer
+		if err := json.Unmarshal(packet[:n], &a); err != nil || a.Error != "" {
+			return fmt.Errorf("the tag daemon answers %q", packet[:n])
+		}
+		if a.Migration != nil {
+			told(*a.Migration)
+		}
+	}
+}
+
 // Slot is a task with a slot of the tag device. One goroutine at a time may use it.
 type Slot struct {
 	c        *Client
@@ -205,6 +283,7 @@ func (c *Client) Open(name string) (*Slot, error) {
 		}
 		c.ram = &ram
 	}
+	c.page = PageAt(a.Page)
 	return &Slot{
 		c: c, ram: *c.ram, id: a.ID, page: PageAt(a.Page), at: SlotAt(a.Page, a.Slot),
 	}, nil

@@ -14,18 +14,7 @@ import (
 
 // DeviceFolder finds the tag device among the PCI devices of a Linux guest, and returns its folder.
 // It returns ErrNoPort if this machine has none.
-func DeviceFolder() (string, error) {
-	folders, err := filepath.Glob("/sys/bus/pci/devices/*")
-	if err != nil {
-		return "", err
-	}
-	for _, folder := range folders {
-		if reads(folder, "vendor", abi.PCIVendor) && reads(folder, "device", abi.PCIDevice) {
-			return folder, nil
-		}
-	}
-	return "", fmt.Errorf("%w: no PCI device %04x:%04x", ErrNoPort, abi.PCIVendor, abi.PCIDevice)
-}
+func DeviceFolder() (string, error) { return deviceFolder(pciDevices) }
 
 // reads tells whether a file of a PCI device has this number.
 func reads(folder, file string, number int) bool {
@@ -43,19 +32,11 @@ type Device struct {
 
 // OpenDevice opens the device in a folder of DeviceFolder. It needs the rights of root.
 func OpenDevice(folder string) (*Device, error) {
-	enable := filepath.Join(folder, "enable")
-	if err := os.WriteFile(enable, []byte("1"), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
-	}
-	regs, err := os.OpenFile(filepath.Join(folder, "resource0"), os.O_RDWR|unix.O_SYNC, 0)
+	regs, err := openRegs(folder)
 	if err != nil {
 		return nil, err
 	}
-	defer regs.Close()
-	d := &Device{}
-	if d.regs, err = mapShared(regs, abi.MMIOBytes); err != nil {
-		return nil, err
-	}
+	d := &Device{regs: regs}
 	if id := d.Read(abi.RegID); id != abi.ID {
 		return nil, errors.Join(fmt.Errorf("%w: its id reads %#x", ErrNoPort, id), d.regs.close())
 	}
@@ -67,6 +48,20 @@ func OpenDevice(folder string) (*Device, error) {
 		return nil, errors.Join(err, d.File.Close(), d.regs.close())
 	}
 	return d, nil
+}
+
+// openRegs maps the registers of the device in a folder.
+func openRegs(folder string) (mmio, error) {
+	enable := filepath.Join(folder, "enable")
+	if err := os.WriteFile(enable, []byte("1"), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Join(folder, "resource0"), os.O_RDWR|unix.O_SYNC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return mapShared(f, abi.MMIOBytes)
 }
 
 // Close unmaps the device. No page is taken from it.

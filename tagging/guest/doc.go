@@ -28,9 +28,16 @@
 //
 // # Without rights
 //
-// Where the daemon of vmm-tag runs, a program needs no rights. [Dial] connects it, and
-// [Client.Open] opens a task, whose slot is in the RAM of the tag device. A program that dies is
-// unregistered then, and names of tasks are shown to the operator.
+// Where the daemon of vmm-tag runs, a program needs no rights. [Connect] finds it, and
+// [Program.Task] opens a task, whose slot is in the RAM of the tag device:
+//
+//	tags := guest.Connect() // daemon; else, as root, the device; else untagged
+//	task := tags.Task("worker")
+//	task.Segment(func() { job = waitForJob() })
+//
+// Nothing of this fails: an untagged program runs on, and one line says so. A program that dies is
+// unregistered, and names of tasks are shown to the operator. [Program.OnMigration] has a program
+// asked when a migration waits for it. [Dial] and [Client] are what that is made of.
 //
 // # With the rights of root
 //

@@ -702,10 +702,11 @@ static inline void tag_close(struct tag_port *t)
  * device, one line on standard error says that the program is untagged, and every
  * call returns at once. The same holds after the daemon has ended; open anew then.
  *
- * Threads: any threads may use a client at the same time, but for tag_client_open,
- * tag_client_close and tag_poll. One thread at a time uses a task; several threads
- * have several tasks, and share nothing. Calls are not for signal handlers, and
- * threads that are in one must not be cancelled (pthread_cancel).
+ * Threads: any threads may use a client at the same time, but for tag_client_open and
+ * tag_client_close; one thread at a time may call tag_fd, tag_poll and tag_task_yes. One
+ * thread at a time uses a task; several threads have several tasks, and share nothing.
+ * Calls are not for signal handlers, and threads that are in one must not be cancelled
+ * (pthread_cancel).
  *
  * A fork: the child is untagged, and its calls do nothing, until it opens a client
  * of its own. A child of vfork must not use its parent's tasks.
@@ -723,6 +724,14 @@ enum tag_way {
 	TAG_BY_DEVICE /* root, and no daemon: plain tags */
 };
 
+/* What a migration is doing. */
+struct tag_event {
+	uint32_t state;       /* enum tag_state */
+	uint32_t deadline_ms; /* until it is forced; 0: it is not */
+	uint32_t epoch;       /* completed migrations: a change tells that the machine moved */
+	int asked;            /* it waits, and a task of this program is outside its segment */
+};
+
 /* A program's way to the daemon. All fields are private. */
 struct tag_client {
 	enum tag_way way;
@@ -731,6 +740,8 @@ struct tag_client {
 	volatile uint32_t *here;
 	uint32_t next; /* id of the next task, with TAG_BY_DEVICE */
 	int said;      /* that the program is untagged */
+	int watch;     /* the connection of tag_poll, -1 for none */
+	struct tag_event last;
 	char socket[108];
 };
 
@@ -859,6 +870,7 @@ static inline int tag_client_open_at(struct tag_client *c, const char *path, con
 	int fd;
 
 	memset(c, 0, sizeof *c);
+	c->watch = -1;
 	c->here = tag_here();
 	if (!c->here || strlen(path) >= sizeof c->socket)
 		return tag_untagged(c, c->here ? "the socket's name is too long" :
@@ -898,7 +910,10 @@ static inline void tag_client_close(struct tag_client *c)
 		munmap((void *)(uintptr_t)c->port.mmio, TAG_PAGE_SIZE);
 	if (c->here)
 		munmap((void *)(uintptr_t)c->here, TAG_PAGE_SIZE);
+	if (c->watch >= 0)
+		close(c->watch);
 	memset(c, 0, sizeof *c);
+	c->watch = -1;
 	c->said = 1;
 }
 
@@ -908,6 +923,8 @@ static inline void tag_client_close(struct tag_client *c)
 struct tag_answer {
 	uint32_t id, page, slot;
 	char error[96]; /* empty: none */
+	int has_event;
+	struct tag_event event;
 };
 
 struct tag_json {
@@ -1004,64 +1021,95 @@ static inline int tag_json_word(struct tag_json *j, const char *word)
 	return 1;
 }
 
+static inline void tag_answer_number(const char *key, uint32_t v, int nested, struct tag_answer *a)
+{
+	if (!nested) {
+		if (!strcmp(key, "id"))
+			a->id = v;
+		if (!strcmp(key, "page"))
+			a->page = v;
+		if (!strcmp(key, "slot"))
+			a->slot = v;
+		return;
+	}
+	if (!strcmp(key, "state"))
+		a->event.state = v;
+	if (!strcmp(key, "deadline_ms"))
+		a->event.deadline_ms = v;
+	if (!strcmp(key, "epoch"))
+		a->event.epoch = v;
+}
+
+static inline int tag_answer_object(struct tag_json *j, int nested, struct tag_answer *a);
+
 /* Takes the value of a key. Keys that are not known are taken, too, so that a daemon
- * of later can say more; but values in lists and in objects are not. */
-static inline int tag_answer_value(struct tag_json *j, const char *key, struct tag_answer *a)
+ * of later can say more; but lists, and objects of another name, are not. */
+static inline int tag_answer_value(struct tag_json *j, const char *key, int nested,
+				   struct tag_answer *a)
 {
 	char text[sizeof a->error];
 	uint32_t v;
 
 	if (j->at == j->end)
 		return 0;
+	if (*j->at == '{') {
+		a->has_event = !nested && !strcmp(key, "migration");
+		return a->has_event && tag_answer_object(j, 1, a);
+	}
 	if (*j->at == '"') {
 		if (!tag_json_string(j, text, sizeof text))
 			return 0;
-		if (!strcmp(key, "error"))
+		if (!nested && !strcmp(key, "error"))
 			memcpy(a->error, text, sizeof text);
 		return 1;
 	}
-	if (tag_json_word(j, "true") || tag_json_word(j, "false") || tag_json_word(j, "null"))
+	if (tag_json_word(j, "true")) {
+		a->event.asked |= nested && !strcmp(key, "asked");
+		return 1;
+	}
+	if (tag_json_word(j, "false") || tag_json_word(j, "null"))
 		return 1;
 	if (!tag_json_number(j, &v))
 		return 0;
-	if (!strcmp(key, "id"))
-		a->id = v;
-	if (!strcmp(key, "page"))
-		a->page = v;
-	if (!strcmp(key, "slot"))
-		a->slot = v;
+	tag_answer_number(key, v, nested, a);
 	return 1;
+}
+
+static inline int tag_answer_object(struct tag_json *j, int nested, struct tag_answer *a)
+{
+	char key[16];
+
+	if (!tag_json_take(j, '{'))
+		return 0;
+	tag_json_space(j);
+	if (tag_json_take(j, '}'))
+		return 1;
+	do {
+		tag_json_space(j);
+		if (!tag_json_string(j, key, sizeof key))
+			return 0;
+		tag_json_space(j);
+		if (!tag_json_take(j, ':'))
+			return 0;
+		tag_json_space(j);
+		if (!tag_answer_value(j, key, nested, a))
+			return 0;
+		tag_json_space(j);
+	} while (tag_json_take(j, ','));
+	return tag_json_take(j, '}');
 }
 
 /* Reads an answer. Returns 0, or -1 if it is none. */
 static inline int tag_answer_read(const char *text, size_t n, struct tag_answer *a)
 {
 	struct tag_json j;
-	char key[16];
 
 	memset(a, 0, sizeof *a);
 	j.at = text;
 	j.end = text + n;
 	tag_json_space(&j);
-	if (!tag_json_take(&j, '{'))
+	if (!tag_answer_object(&j, 0, a))
 		return -1;
-	tag_json_space(&j);
-	if (!tag_json_take(&j, '}')) {
-		do {
-			tag_json_space(&j);
-			if (!tag_json_string(&j, key, sizeof key))
-				return -1;
-			tag_json_space(&j);
-			if (!tag_json_take(&j, ':'))
-				return -1;
-			tag_json_space(&j);
-			if (!tag_answer_value(&j, key, a))
-				return -1;
-			tag_json_space(&j);
-		} while (tag_json_take(&j, ','));
-		if (!tag_json_take(&j, '}'))
-			return -1;
-	}
 	tag_json_space(&j);
 	return j.at == j.end ? 0 : -1;
 }
@@ -1267,6 +1315,24 @@ static inline int tag_task_migrating(const struct tag_task *t)
 	return tag_task_alive(t) && __atomic_load_n(&t->page->notify, __ATOMIC_RELAXED) != 0;
 }
 
+/* How many ms it is until the migration under way is forced; 0 if none is, or if it is
+ * not forced. It asks the daemon, which takes a fraction of a millisecond. */
+static inline uint32_t tag_task_deadline_ms(struct tag_task *t)
+{
+	static const char q[] = "{\"op\":\"migration\"}";
+	struct tag_answer a;
+
+	if (t->way == TAG_BY_NOTHING || !*t->client->here)
+		return 0;
+	if (t->way == TAG_BY_DEVICE)
+		return tag_read(&t->client->port, TAG_REG_DEADLINE);
+	if (tag_task_ask(t, q, (int)sizeof q - 1, &a, NULL) || a.error[0]) {
+		(void)tag_task_lost(t);
+		return 0;
+	}
+	return a.event.deadline_ms;
+}
+
 /* Whether the task takes part. */
 static inline int tag_task_tagged(const struct tag_task *t)
 {
@@ -1295,6 +1361,130 @@ static inline void tag_task_close(struct tag_task *t)
 	t->ram = NULL;
 	t->fd = -1;
 	t->way = TAG_BY_NOTHING;
+}
+
+/* ---- to be asked ---- */
+
+/*
+ * A program that is outside of its segment can be asked: a migration waits, this long.
+ * It makes itself easy to move, and says yes:
+ *
+ *	for (;;) {
+ *		poll(...tag_fd(&tags)...);          // or the program's event loop
+ *		while (tag_poll(&tags, &e, 0) == 1)
+ *			if (e.asked) {
+ *				stop_accepting_and_drain(e.deadline_ms);
+ *				tag_task_yes(&task);    // returns at the other side
+ *				accept_again();
+ *			}
+ *	}
+ *
+ * A program that does nothing says no. One thread at a time calls these three.
+ */
+
+/* A descriptor that is readable when tag_poll has something to say, for poll and epoll.
+ * -1 if the program is not told: it is untagged, or tags by the device itself. */
+static inline int tag_fd(struct tag_client *c)
+{
+	static const char q[] = "{\"op\":\"watch\"}";
+
+	if (c->way != TAG_BY_DAEMON || !*c->here || c->watch >= 0)
+		return c->way == TAG_BY_DAEMON && *c->here ? c->watch : -1;
+	c->watch = tag_connect(c->socket);
+	if (c->watch >= 0 && send(c->watch, q, sizeof q - 1, MSG_NOSIGNAL) != (ssize_t)sizeof q - 1) {
+		close(c->watch);
+		c->watch = -1;
+	}
+	if (c->watch < 0) {
+		c->way = TAG_BY_NOTHING;
+		return tag_untagged(c, "the tag daemon is gone");
+	}
+	return c->watch;
+}
+
+/* Reads one packet of the daemon's. Returns 1 if it has an event, 0 if there is none. */
+static inline int tag_poll_daemon(struct tag_client *c)
+{
+	struct tag_answer a;
+	char text[512];
+	ssize_t n;
+
+	do {
+		n = recv(c->watch, text, sizeof text, MSG_DONTWAIT);
+		if (n < 0 && (errno == EAGAIN || errno == EINTR))
+			return 0;
+		if (n <= 0 || tag_answer_read(text, (size_t)n, &a) || a.error[0]) {
+			close(c->watch);
+			c->watch = -1;
+			c->way = TAG_BY_NOTHING;
+			return tag_untagged(c, "the tag daemon is gone");
+		}
+	} while (!a.has_event);
+	c->last = a.event;
+	return 1;
+}
+
+static inline int tag_poll_device(struct tag_client *c)
+{
+	struct tag_event now;
+
+	now.state = tag_state(&c->port);
+	now.deadline_ms = tag_read(&c->port, TAG_REG_DEADLINE);
+	now.epoch = tag_epoch(&c->port);
+	now.asked = now.state == TAG_WAITING || now.state == TAG_SUSPENDED;
+	if (now.state == c->last.state && now.epoch == c->last.epoch)
+		return 0;
+	c->last = now;
+	return 1;
+}
+
+/* Waits for at most timeout_ms (-1: for ever) until something has changed, and tells it;
+ * the first call tells what is. Returns 1 if *e is set, 0 if nothing has changed or a
+ * signal came, -1 at once if the program is untagged. */
+static inline int tag_poll(struct tag_client *c, struct tag_event *e, int timeout_ms)
+{
+	const int step = 100; /* how often the device is looked at */
+	struct pollfd p;
+	int got, turn;
+
+	for (;;) {
+		if (c->way == TAG_BY_DAEMON)
+			(void)tag_fd(c);
+		if (c->way == TAG_BY_NOTHING || !*c->here)
+			return -1;
+		got = c->way == TAG_BY_DAEMON ? tag_poll_daemon(c) : tag_poll_device(c);
+		if (got == 1)
+			*e = c->last;
+		if (got || timeout_ms == 0)
+			return got;
+		turn = c->way == TAG_BY_DAEMON || (timeout_ms >= 0 && timeout_ms < step) ? timeout_ms :
+											   step;
+		p.fd = c->watch;
+		p.events = POLLIN;
+		if (poll(&p, 1, turn) < 0)
+			return 0;
+		if (timeout_ms > 0)
+			timeout_ms -= turn;
+	}
+}
+
+/* Says yes: the task is in a segment until the machine has moved, or the migration is
+ * over otherwise. Until then the program should write little memory. Call it when
+ * tag_poll told that the program is asked. Returns 1 if the machine has moved, 0 if it
+ * has not, -1 if the program is untagged. */
+static inline int tag_task_yes(struct tag_task *t)
+{
+	const uint32_t epoch = t->client->last.epoch;
+	struct tag_event e;
+	int got;
+
+	if (tag_task_enter(t))
+		return -1;
+	do {
+		got = tag_poll(t->client, &e, -1);
+	} while (got == 0 || (got == 1 && e.state != TAG_NONE && e.epoch == epoch));
+	(void)tag_task_exit(t);
+	return got == 1 ? e.epoch != epoch : -1;
 }
 
 static inline struct tag_task *tag_segment_begin(struct tag_task *t)

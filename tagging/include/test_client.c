@@ -57,6 +57,18 @@ static int segments(void)
 	return seen * 10 + (int)task.depth;
 }
 
+/* Waits until the program is asked, and returns the deadline. */
+static int asked(void)
+{
+	struct tag_event e;
+	int got;
+
+	do {
+		got = tag_poll(&tags, &e, -1);
+	} while (got == 0 || (got == 1 && !e.asked));
+	return got == 1 ? (int)e.deadline_ms : got;
+}
+
 static int act(const char *word, const char *socket, const char *devices)
 {
 	if (!strcmp(word, "client"))
@@ -71,6 +83,12 @@ static int act(const char *word, const char *socket, const char *devices)
 		return segments();
 	if (!strcmp(word, "migrating"))
 		return tag_task_migrating(&task);
+	if (!strcmp(word, "deadline"))
+		return (int)tag_task_deadline_ms(&task);
+	if (!strcmp(word, "asked"))
+		return asked();
+	if (!strcmp(word, "yes"))
+		return tag_task_yes(&task);
 	if (!strcmp(word, "tagged"))
 		return tag_task_tagged(&task);
 	if (!strcmp(word, "fork"))
@@ -114,8 +132,10 @@ static int answers(void)
 		if (tag_answer_read(packet, n, &a))
 			puts("none");
 		else
-			printf("%lu %lu %lu %s\n", (unsigned long)a.id, (unsigned long)a.page,
-			       (unsigned long)a.slot, a.error);
+			printf("%lu %lu %lu %d %lu %lu %lu %d %s\n", (unsigned long)a.id,
+			       (unsigned long)a.page, (unsigned long)a.slot, a.has_event,
+			       (unsigned long)a.event.state, (unsigned long)a.event.deadline_ms,
+			       (unsigned long)a.event.epoch, a.event.asked, a.error);
 		fflush(stdout);
 	}
 	return 0;
