@@ -31,7 +31,10 @@ stage:
 	$(STAGE)/vmm-man man $(STAGE)/man1
 	rm $(STAGE)/vmm-man
 	for shell in bash zsh fish; do \
-		$(STAGE)/bin/vmm completion $$shell > $(STAGE)/completions/$$shell || exit 1; done
+		$(STAGE)/bin/vmm completion $$shell > $(STAGE)/completions/$$shell || exit 1; \
+		cp cmd/vmm-tag/share/vmm-tag.$$shell $(STAGE)/completions/ || exit 1; done
+	sed "s/@DATE@/$$(LC_ALL=C date -u -d @$(SOURCE_DATE_EPOCH) '+%b %Y')/" \
+		cmd/vmm-tag/share/vmm-tag.1 > $(STAGE)/man1/vmm-tag.1
 
 .PHONY: install
 install: stage ## install programs, manual pages and completions (PREFIX=/usr/local)
@@ -47,12 +50,17 @@ install-staged:
 	$(INSTALL) -m 644 $(STAGE)/completions/bash $(DESTDIR)$(BASHDIR)/vmm
 	$(INSTALL) -m 644 $(STAGE)/completions/zsh $(DESTDIR)$(ZSHDIR)/_vmm
 	$(INSTALL) -m 644 $(STAGE)/completions/fish $(DESTDIR)$(FISHDIR)/vmm.fish
+	$(INSTALL) -m 644 $(STAGE)/completions/vmm-tag.bash $(DESTDIR)$(BASHDIR)/vmm-tag
+	$(INSTALL) -m 644 $(STAGE)/completions/vmm-tag.zsh $(DESTDIR)$(ZSHDIR)/_vmm-tag
+	$(INSTALL) -m 644 $(STAGE)/completions/vmm-tag.fish $(DESTDIR)$(FISHDIR)
 
 .PHONY: uninstall
 uninstall: ## remove what make install has installed at that PREFIX
 	rm -f $(addprefix $(DESTDIR)$(BINDIR)/,$(notdir $(PROGRAMS)))
 	rm -f $(DESTDIR)$(MANDIR)/man1/vmm.1 $(DESTDIR)$(MANDIR)/man1/vmm-*.1
-	rm -f $(DESTDIR)$(BASHDIR)/vmm $(DESTDIR)$(ZSHDIR)/_vmm $(DESTDIR)$(FISHDIR)/vmm.fish
+	for name in vmm vmm-tag; do \
+		rm -f $(DESTDIR)$(BASHDIR)/$$name $(DESTDIR)$(ZSHDIR)/_$$name \
+			$(DESTDIR)$(FISHDIR)/$$name.fish || exit 1; done
 
 .PHONY: release
 release: ## make reproducible archives with checksums and SBOMs in dist/

@@ -64,6 +64,9 @@ func TestInstall(t *testing.T) {
 		"/usr/share/man/man1/vmm.1", "/usr/share/man/man1/vmm-migrate.1",
 		"/usr/share/man/man1/vmm-bench-run.1", "/usr/share/bash-completion/completions/vmm",
 		"/usr/share/zsh/site-functions/_vmm", "/usr/share/fish/vendor_completions.d/vmm.fish",
+		"/usr/share/man/man1/vmm-tag.1", "/usr/share/bash-completion/completions/vmm-tag",
+		"/usr/share/zsh/site-functions/_vmm-tag",
+		"/usr/share/fish/vendor_completions.d/vmm-tag.fish",
 	} {
 		require.Contains(t, files, path)
 	}
@@ -76,6 +79,7 @@ func TestInstall(t *testing.T) {
 	requireStatic(t, root+"/usr/bin/vmm-tag")
 	require.NoError(t, exec.CommandContext(b.ctx, "bash", "-n",
 		root+"/usr/share/bash-completion/completions/vmm").Run())
+	requireCompletes(t, root+"/usr/share/bash-completion/completions/vmm-tag")
 
 	stranger := root + "/usr/bin/other"
 	require.NoError(t, os.WriteFile(stranger, nil, 0o600))
@@ -113,5 +117,21 @@ func requireMan(t *testing.T, page string) {
 	require.NotRegexp(t, `--[a-z-]+=0\s`, stdout.String(), "0 stands for what the text says")
 	for line := range strings.Lines(stdout.String()) {
 		require.LessOrEqual(t, utf8.RuneCountInString(line), 81, line)
+	}
+}
+
+// requireCompletes has bash complete command lines of vmm-tag.
+func requireCompletes(t *testing.T, script string) {
+	t.Helper()
+	for line, want := range map[string]string{
+		"vmm-tag e": "exec enter exit", "vmm-tag status --": "--socket --json",
+		"vmm-tag exec --w": "--while", "vmm-tag exec --b": "--between",
+	} {
+		cmd := exec.CommandContext(t.Context(), "bash", "-c",
+			`source "$1"; COMP_WORDS=($2); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _vmm_tag
+			echo "${COMPREPLY[*]}"`, "bash", script, line)
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err, "%s", out)
+		require.Equal(t, want, strings.TrimSpace(string(out)), line)
 	}
 }

@@ -19,4 +19,5 @@
 //	watchers.go  who is told of migrations
 //	pages.go     pages and slots of the device's RAM
 //	process.go   how a process's death is noticed
+//	share/       the manual page, and completions for shells
 package main
