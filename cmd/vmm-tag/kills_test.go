@@ -2,11 +2,15 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -40,12 +44,46 @@ func init() {
 			"--wake", killWake,
 		}
 		os.Exit(run(context.Background(), args, io.Discard, os.Stderr))
+	case "raise":
+		raise()
+		may := unix.Setpriority(unix.PRIO_PROCESS, 0, -20) == nil // this thread's
+		fmt.Println(may, priorities())
+		os.Exit(0)
 	case "program":
 		for {
 			tagUntilLost(filepath.Join(folder, "socket"))
 			time.Sleep(time.Millisecond)
 		}
 	}
+}
+
+// priorities returns the different ones that this process's threads have.
+func priorities() (all []int) {
+	threads, _ := os.ReadDir("/proc/self/task")
+	for _, thread := range threads {
+		id, err := strconv.Atoi(thread.Name())
+		if err != nil {
+			continue
+		}
+		if p, err := unix.Getpriority(unix.PRIO_PROCESS, id); err == nil {
+			all = append(all, 20-p) // the system call returns it so
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// TestRaise: all threads of the daemon come before those of other programs, if it may have that.
+func TestRaise(t *testing.T) {
+	child := exec.Command(os.Args[0])
+	child.Env = append(os.Environ(), "VMM_TAG_TEST_KILLS=raise")
+	out, err := child.Output()
+	require.NoError(t, err)
+	want := "true [-20]"
+	if strings.HasPrefix(string(out), "false") {
+		want = fmt.Sprint("false ", priorities())
+	}
+	require.Equal(t, want, strings.TrimSpace(string(out)))
 }
 
 // tagUntilLost tags until the daemon is gone.

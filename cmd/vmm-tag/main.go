@@ -26,6 +26,9 @@ All take --socket FILE.`
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
+	if len(os.Args) > 1 && os.Args[1] == "daemon" {
+		raise() // programs that keep the guest busy must not keep it from renewing their leases
+	}
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
