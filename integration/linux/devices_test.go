@@ -287,10 +287,12 @@ var busyWays = []busyWay{
 	{says: "card receives", card: "send"},
 }
 
-// moveCost is what a move cost, in milliseconds. Moves of QEMU have only the first two.
+// moveCost is what a move cost, in milliseconds. Moves of QEMU have only the first three.
 type moveCost struct {
 	downtime, total             float64
+	cpu                         float64 // that the emulation of the host used, for all of moveBusy
 	quiesce, pages, drain, sync float64 // see migration.Report
+	setup, first, rounds        float64 // of them, the first round, and how many there were
 }
 
 // moveBusy moves a guest while it does something.
@@ -298,6 +300,8 @@ func (c *contender) moveBusy(
 	ctx context.Context, t *testing.T, host *stockkvm.Host, busy busyWay,
 ) moveCost {
 	t.Helper()
+	used, err := host.CPUTime()
+	require.NoError(t, err)
 	if busy.disk != "" {
 		c.at.typed(t, loadLine("busy", busy.disk, "/dev/vda", forever)+
 			fmt.Sprintf(" & busy=$!; sleep 1; echo busy-%d-$((6*7))", c.n))
@@ -329,6 +333,9 @@ func (c *contender) moveBusy(
 	}
 	c.at.typed(t, fmt.Sprintf("echo moved-%d-$((6*7))", c.n))
 	c.at.await(ctx, t, fmt.Sprintf("moved-%d-42", c.n))
+	now, err := host.CPUTime()
+	require.NoError(t, err)
+	cost.cpu = float64((now - used).Milliseconds())
 	return cost
 }
 
@@ -345,6 +352,7 @@ func (c *contender) moveOurs(ctx context.Context, t *testing.T, host *stockkvm.H
 	return moveCost{
 		downtime: report.DowntimeMS, total: report.TotalMS, quiesce: report.Downtime.QuiesceMS,
 		pages: report.Downtime.PagesMS, drain: report.DrainMS, sync: report.PresyncMS,
+		setup: report.SetupMS, first: report.Rounds[0].MS, rounds: float64(len(report.Rounds)),
 	}
 }
 
@@ -467,6 +475,20 @@ func moveTables(costs map[string][]moveCost) string {
 			median(key, func(c moveCost) float64 { return c.pages }),
 			median(key, func(c moveCost) float64 { return c.drain }),
 			median(key, func(c moveCost) float64 { return c.sync }))
+	}
+	cpu := func(c moveCost) float64 { return c.cpu / 1e3 }
+	fmt.Fprintln(&b, "\n| guest | vmm, CPU s | QEMU, CPU s |\n|---|---:|---:|")
+	for _, w := range busyWays {
+		fmt.Fprintf(&b, "| %s | %.1f | %.1f |\n", w.says, median("vmm"+w.says, cpu),
+			median("qemu"+w.says, cpu))
+	}
+	fmt.Fprintln(&b, "\n| guest under vmm | setup s | round 1 s | rounds |\n|---|---:|---:|---:|")
+	for _, w := range busyWays {
+		key := "vmm" + w.says
+		fmt.Fprintf(&b, "| %s | %.1f | %.1f | %.0f |\n", w.says,
+			median(key, func(c moveCost) float64 { return c.setup / 1e3 }),
+			median(key, func(c moveCost) float64 { return c.first / 1e3 }),
+			median(key, func(c moveCost) float64 { return c.rounds }))
 	}
 	return b.String()
 }
