@@ -63,7 +63,11 @@ func TestSlowConsoleDoesNotHoldUpAPause(t *testing.T) {
 	vm.Stop()
 	_, err = vm.Wait()
 	require.NoError(t, err)
-	require.Equal(t, ConsoleInfo{Printed: printed, Written: printed}, vm.Console())
+	// On a busy host, the writer may have counted as stuck meanwhile. Then the last bytes are lost.
+	after := vm.Console()
+	require.Equal(t, printed, after.Printed)
+	require.Equal(t, printed, after.Written+after.Lost)
+	require.Len(t, out.String(), int(after.Written))
 	for i, v := range []byte(out.String()) {
 		require.Equal(t, byte(i), v, "byte %d", i)
 	}
