@@ -214,9 +214,10 @@ var wrongOrders = []wrong{
 	{"migrate web1 tcp:127.0.0.1", 2,
 		`invalid address "tcp:127.0.0.1": use tcp:HOST:PORT or unix:PATH`},
 	{"migrate web1 unix:{dir}/in --policy best", 2,
-		`--policy: "best" is unknown: use one of downtime, xen`},
+		`--policy: "best" is unknown: use one of downtime, cycle, qemu, ramp, stall, xen`},
 	{"migrate web1 unix:{dir}/in --policy downtme", 2,
-		`--policy: "downtme" is unknown: use one of downtime, xen; did you mean downtime?`},
+		`--policy: "downtme" is unknown: use one of downtime, cycle, qemu, ramp, stall, xen; ` +
+			"did you mean downtime?"},
 	{"migrate web1 unix:{dir}/in --policy xen:polish=no", 2,
 		`--policy: "xen:polish=no": polish "no": use on or off`},
 	{"migrate web1 unix:{dir}/in --policy xen:limit=1s", 2,
