@@ -50,8 +50,24 @@ func WithAddresses(cards []Net) []Net {
 	return cards
 }
 
+// CheckNets returns an error if a new machine with so many vCPUs cannot have the cards. Each vCPU
+// drives one pair of a card's queues at a time, so more pairs than vCPUs have no use.
+func CheckNets(cards []Net, cpus int) error {
+	for _, c := range cards {
+		if c.Queues > cpus {
+			return fmt.Errorf("network card %s:%s: %d pairs of queues, and the machine has "+
+				"%d vCPUs: give queues=%d or less, or more --cpus", c.Backend, c.Name, c.Queues,
+				cpus, cpus)
+		}
+	}
+	return nil
+}
+
 // openNewNets connects the cards of a new machine.
-func openNewNets(cards []Net, log *slog.Logger) ([]*virtio.Net, error) {
+func openNewNets(cards []Net, cpus int, log *slog.Logger) ([]*virtio.Net, error) {
+	if err := CheckNets(cards, cpus); err != nil {
+		return nil, err
+	}
 	cards = WithAddresses(cards)
 	seen := make(map[virtio.MAC]bool)
 	for _, c := range cards {
@@ -113,9 +129,12 @@ func backendFlags(source *machineConfig) string {
 func netFlags(source []virtio.NetIdentity) string {
 	var b strings.Builder
 	for _, n := range source {
-		if n.Offloads() {
+		switch {
+		case n.Pairs > 1:
+			fmt.Fprintf(&b, " --net tap:IFNAME,queues=%d", n.Pairs)
+		case n.Offloads():
 			b.WriteString(" --net tap:IFNAME")
-		} else {
+		default:
 			b.WriteString(" --net unix:PATH")
 		}
 	}
@@ -139,7 +158,7 @@ type backends struct {
 }
 
 // openBackends opens the backends of a new machine, which owns its disks.
-func openBackends(opts Options) (backends, error) {
+func openBackends(cpus int, opts Options) (backends, error) {
 	var b backends
 	var err error
 	if b.disks, err = openDisks(opts.Disks, opts.log()); err == nil {
@@ -148,7 +167,7 @@ func openBackends(opts Options) (backends, error) {
 		err = ownDisks(ctx, b.disks)
 	}
 	if err == nil {
-		b.nets, err = openNewNets(opts.Nets, opts.log())
+		b.nets, err = openNewNets(opts.Nets, cpus, opts.log())
 	}
 	if err == nil && opts.Vsock != nil {
 		b.vsock, err = virtio.OpenVsock(*opts.Vsock)

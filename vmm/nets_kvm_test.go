@@ -181,6 +181,15 @@ func TestNetsThatDoNotFit(t *testing.T) {
 	require.ErrorContains(t, err, "9 network cards: a machine has at most 8")
 	_, err = New(Config{MemoryBytes: 16 << 20, CPUs: 1, Options: Options{Nets: []Net{with, with}}})
 	require.ErrorContains(t, err, "two network cards with the address 02:00:00:00:00:01")
+	_, err = New(Config{MemoryBytes: 16 << 20, CPUs: 2, Options: Options{Nets: []Net{
+		{Backend: virtio.NetTAP, Name: "tap9", Queues: 3},
+	}}})
+	require.ErrorContains(t, err, "network card tap:tap9: 3 pairs of queues, and the machine has "+
+		"2 vCPUs: give queues=2 or less")
+	require.Equal(t, " --net tap:IFNAME,queues=2 --net tap:IFNAME --net unix:PATH",
+		netFlags([]virtio.NetIdentity{
+			{Pairs: 2, Features: 1}, {Pairs: 1, Features: 1}, {Pairs: 1},
+		}))
 	n.accept(t)
 }
 

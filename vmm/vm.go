@@ -107,7 +107,7 @@ func New(cfg Config) (*VM, error) {
 		Version: configVersion, MemoryBytes: cfg.MemoryBytes, CPUs: cfg.CPUs,
 		XSaveBytes: max(guest.XSaveBytes(), xsaveMinBytes), Optional: newOptions(),
 	}
-	b, err := openBackends(cfg.Options)
+	b, err := openBackends(cfg.CPUs, cfg.Options)
 	if err != nil {
 		kvmFD.Close()
 		return nil, err

@@ -78,7 +78,8 @@ func (r *runFlags) register(cmd *cobra.Command) {
 	f.Var(&r.disks, "disk", "a raw image or block device as a virtio disk, once for each; "+
 		"options: readonly, cache=auto|direct|host, lock=ofd|none")
 	f.Var(&r.nets, "net", "tap:IFNAME, a TAP interface, or unix:PATH, a stream socket, as a "+
-		"virtio network card, once for each; option: mac=MAC")
+		"virtio network card, once for each; options: mac=MAC, and queues=N for a TAP interface "+
+		"with several queues")
 	f.Var(&r.balloon, "balloon", "whether the guest gives memory that it does not use back to "+
 		"the host: off, or reporting")
 	f.Var(&r.vsock, "vsock", "streams between programs of host and guest (virtio-vsock): the "+
@@ -210,6 +211,11 @@ func checkRun(cfg process.Config) error {
 	if len(cfg.Nets) > virtio.MaxNets {
 		return usagef("--net %d times: a machine has at most %d network cards", len(cfg.Nets),
 			virtio.MaxNets)
+	}
+	if cfg.Incoming == "" {
+		if err := vmm.CheckNets(cfg.Nets, cfg.CPUs); err != nil {
+			return usagef("--net: %w", err)
+		}
 	}
 	return checkIncoming(cfg)
 }

@@ -46,14 +46,13 @@ func (c *card) announce() {
 	}
 	d.mu.Unlock()
 	if !asks {
-		d.act(func() { c.net.wire.send([][]byte{make([]byte, netHeaderBytes), c.net.MAC.rarp()}) })
+		frame := [][]byte{make([]byte, netHeaderBytes), c.net.MAC.rarp()}
+		d.act(func() { c.net.wire.send(0, frame) })
 	}
 }
 
-// announced is the driver's answer.
+// announced is the driver's answer; the device's lock is held.
 func (c *card) announced() {
-	c.dev.mu.Lock()
-	defer c.dev.mu.Unlock()
 	if c.status()&netAnnounceNow != 0 {
 		le.PutUint16(c.dev.config[netConfigStatus:], c.status()&^netAnnounceNow)
 		c.dev.generation++

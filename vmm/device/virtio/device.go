@@ -88,11 +88,18 @@ type stateful interface {
 	reset()
 }
 
+// reliable is a backend with a state that a driver relies on though no register shows it.
+type reliable interface {
+	// relied returns that state. The device's lock is held.
+	relied() []byte
+}
+
 // request is a chain that a backend is to serve.
 type request struct {
 	chain
 	queue    int
 	features uint64 // what the driver and the device agreed on
+	life     uint64 // of the device: it is reset if that changes
 	// done must be called once, from any goroutine, with the number of bytes written. An error
 	// means that the driver is at fault, and breaks the device.
 	done func(written uint32, err error)
@@ -127,6 +134,7 @@ type Device struct {
 	life    uint64    // counts resets
 	idle    sync.Cond // inFlight is 0
 	resumed sync.Cond // quiet or closed has changed
+	given   sync.Cond // a backend is done with chains
 	// drained is closed and set to nil once inFlight is 0, or the device resumed. nil: nobody waits
 	// for it.
 	drained chan struct{}
@@ -160,7 +168,7 @@ const (
 func newDevice(host *pci.Host, s spec, b backend, log *slog.Logger) *Device {
 	s.features |= commonFeatures
 	d := &Device{spec: s, host: host, backend: b, log: log, quiet: true}
-	d.idle.L, d.resumed.L = &d.mu, &d.mu
+	d.idle.L, d.resumed.L, d.given.L = &d.mu, &d.mu, &d.mu
 	d.Function = pci.NewFunction(pci.Spec{
 		Slot: s.slot, Vendor: pciVendor, Device: pciFirstDevice + s.id,
 		Class: s.class, Revision: pciRevision, Subsystem: pciSubsystem,
@@ -201,12 +209,18 @@ func (d *Device) Attach(b device.Board) []device.Window {
 
 // answer does what a queue's doorbell asks for.
 func (d *Device) answer(i int) {
-	if d.actor != nil && d.actor.pulls(i) {
+	d.mu.Lock()
+	pulled := d.pulled(i)
+	d.mu.Unlock()
+	if pulled {
 		d.actor.rung(i)
 		return
 	}
 	d.serveAll(i)
 }
+
+// pulled tells whether the backend takes a queue's chains itself; mu is held.
+func (d *Device) pulled(i int) bool { return d.actor != nil && d.actor.pulls(i) }
 
 // serveAll serves a queue until it is empty or the device must stop.
 func (d *Device) serveAll(i int) {
@@ -228,7 +242,8 @@ func (d *Device) serveAll(i int) {
 func (d *Device) take(i int) (r request, ok bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !d.serves(i) {
+	// A driver that came meanwhile may use the queue for something else.
+	if !d.serves(i) || d.pulled(i) {
 		return request{}, false
 	}
 	c, ok, err := d.queues[i].take()
@@ -241,7 +256,9 @@ func (d *Device) take(i int) (r request, ok bool) {
 	d.inFlight++
 	life := d.life
 	done := func(written uint32, err error) { d.give(i, life, []used{{c.head, written}}, err) }
-	return request{chain: c, queue: i, features: d.driverFeatures, done: done}, true
+	return request{
+		chain: c, queue: i, features: d.driverFeatures, life: life, done: done,
+	}, true
 }
 
 // serves tells whether chains of a queue may be taken; mu is held.
@@ -302,6 +319,7 @@ func (d *Device) works() bool {
 func (d *Device) give(i int, life uint64, chains []used, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	defer d.given.Broadcast()
 	d.land(len(chains))
 	if d.inFlight == 0 {
 		defer d.endDrain() // the chains are not given back yet

@@ -21,6 +21,9 @@ const patience = time.Minute
 type board struct {
 	*devicetest.Board
 
+	// onSend, unless nil, is called for each message before it is kept.
+	onSend func()
+
 	mu   sync.Mutex // guards sent
 	sent []uint32   // data
 }
@@ -30,6 +33,9 @@ func (b *board) Interrupt() device.Interrupt { return line{b} }
 type line struct{ board *board }
 
 func (l line) Send(_ uint64, data uint32) {
+	if l.board.onSend != nil {
+		l.board.onSend()
+	}
 	l.board.mu.Lock()
 	defer l.board.mu.Unlock()
 	l.board.sent = append(l.board.sent, data)

@@ -78,6 +78,14 @@ var victims = []victim{
 				desc{gpa: bufferBase, bytes: uint32(len(frame(64)))}))
 		},
 	},
+	{
+		"net of three pairs",
+		func(_ testing.TB, log *slog.Logger) *Device {
+			dev, _ := newCardOf(3, log)
+			return dev
+		},
+		func(d *driver) { require.EqualValues(d.t, controlOK, d.usePairs(3)) },
+	},
 }
 
 // deviceOf is the device in what makes a kind of it.

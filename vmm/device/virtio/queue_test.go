@@ -3,11 +3,13 @@ package virtio
 import (
 	"fmt"
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"taskguide/memory"
 )
@@ -29,6 +31,34 @@ func newQueue(t testing.TB, size uint16, ramBytes int64) (*queue, *memory.Guest)
 // ringOf is a driver's view of a queue that belongs to no device.
 func ringOf(t testing.TB, q *queue) *ring {
 	return &ring{driver: &driver{t: t, ram: q.ram}, size: q.size, base: q.desc, event: true}
+}
+
+// TestGiveShowsAllAtOnce: chains that are given back together are shown to the driver by one store,
+// after all of them are in the ring. To stop in between, the test makes a page of it read-only.
+func TestGiveShowsAllAtOnce(t *testing.T) {
+	q, ram := newQueue(t, testQueue, memory.MinSize)
+	const border = ringBase + ringUsed + memory.PageSize
+	q.used = border - usedEntry - ringEntries // the first entry is before the border
+	require.NoError(t, q.check())
+	page, ok := ram.Slice(border, memory.PageSize)
+	require.True(t, ok)
+	require.NoError(t, unix.Mprotect(page, unix.PROT_READ))
+	stops := func() (stopped bool) {
+		defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+		defer func() { stopped = recover() != nil }()
+		q.give(used{1, 10}, used{2, 20}, used{3, 30})
+		return false
+	}
+	require.True(t, stops())
+	require.NoError(t, unix.Mprotect(page, unix.PROT_READ|unix.PROT_WRITE))
+	first, _ := ram.Slice(q.used+ringEntries, usedEntry)
+	require.Equal(t, []byte{1, 0, 0, 0, 10, 0, 0, 0}, first, "it stopped behind this one")
+	shown, _ := ram.LoadUint16(q.used + ringIndex)
+	require.Zero(t, shown)
+	q.given = 0
+	q.give(used{1, 10}, used{2, 20}, used{3, 30})
+	shown, _ = ram.LoadUint16(q.used + ringIndex)
+	require.EqualValues(t, 3, shown)
 }
 
 const (

@@ -18,10 +18,10 @@ type room struct {
 
 // want says which room a backend needs.
 type want struct {
-	queue int
-	bytes int    // in all chains together
-	needs uint64 // features that the driver must have agreed on
-	merge uint64 // the feature with which it may be in several chains
+	queue func() int // which one it is; called with the device's lock held
+	bytes int        // in all chains together
+	needs uint64     // features that the driver must have agreed on
+	merge uint64     // the feature with which it may be in several chains
 }
 
 // takeRoom takes chains of a queue that the backend pulls. It takes all that are needed, or none.
@@ -32,16 +32,17 @@ func (d *Device) takeRoom(w want) (room, error) {
 	for d.quiet && d.begun && !d.closed {
 		d.resumed.Wait()
 	}
-	if !d.serves(w.queue) || w.needs&^d.driverFeatures != 0 {
+	queue := w.queue()
+	if !d.serves(queue) || !d.actor.pulls(queue) || w.needs&^d.driverFeatures != 0 {
 		return room{}, errNoDriver
 	}
 	most := 1
 	if d.driverFeatures&w.merge != 0 {
-		most = int(d.queues[w.queue].size)
+		most = int(d.queues[queue].size)
 	}
-	chains, err := d.queues[w.queue].takeRoom(w.bytes, most)
+	chains, err := d.queues[queue].takeRoom(w.bytes, most)
 	if errors.Is(err, errBroken) {
-		d.breakDown(w.queue, err)
+		d.breakDown(queue, err)
 		err = errNoDriver
 	}
 	if err != nil {
@@ -49,7 +50,7 @@ func (d *Device) takeRoom(w want) (room, error) {
 	}
 	d.inFlight += len(chains)
 	return room{
-		chains: chains, features: d.driverFeatures, queue: w.queue, life: d.life,
+		chains: chains, features: d.driverFeatures, queue: queue, life: d.life,
 	}, nil
 }
 

@@ -22,12 +22,16 @@ func (d *Device) Save() []byte {
 	return b
 }
 
-// Fingerprint implements [device.Device]. The guest does not see what the backend has, but for the
-// device's own registers.
+// Fingerprint implements [device.Device]. Of what the backend has, the guest sees the device's own
+// registers, and may rely on more.
 func (d *Device) Fingerprint() []byte {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return append(append(d.visible(), d.generation), d.config...)
+	b := append(append(d.visible(), d.generation), d.config...)
+	if r, ok := d.backend.(reliable); ok {
+		b = append(b, r.relied()...)
+	}
+	return b
 }
 
 // visible returns the state without the backend's; mu is held.

@@ -78,7 +78,7 @@ func (s *stream) connect() error {
 	return nil
 }
 
-func (s *stream) receive(frame []byte) (int, error) {
+func (s *stream) receive(_ int, frame []byte) (int, error) {
 	for {
 		n, err := s.read(frame)
 		switch {
@@ -156,7 +156,7 @@ func (s *stream) backOff(lasted time.Duration) time.Duration {
 }
 
 // send implements [wire]. It copies the frame, so that its length and content cannot change.
-func (s *stream) send(parts [][]byte) {
+func (s *stream) send(_ int, parts [][]byte) {
 	s.sending.Lock()
 	defer s.sending.Unlock()
 	s.stage = append(s.stage[:0], make([]byte, streamLength)...)

@@ -83,12 +83,12 @@ func TestStreamFrames(t *testing.T) {
 	got := make([]byte, netHeaderBytes+maxFrame)
 	for _, n := range []int{minFrame, 60, 1514, maxFrame} {
 		f := ofBytes(n, byte(n))
-		go s.send([][]byte{f[:5], f[5:20], f[20:]})
+		go s.send(0, [][]byte{f[:5], f[5:20], f[20:]})
 		require.True(t, bytes.Equal(f[netHeaderBytes:], p.read()), n)
 		p.send(minFrame-1, make([]byte, minFrame-1))
 		go p.send(uint32(n), f[netHeaderBytes:])
 		got[0] = 0xee
-		m, err := s.receive(got)
+		m, err := s.receive(0, got)
 		require.NoError(t, err)
 		require.True(t, bytes.Equal(f, got[:m]), n)
 	}
@@ -99,7 +99,7 @@ func TestStreamNonsense(t *testing.T) {
 	for _, length := range []uint32{0, maxFrame + 1, 1 << 31} {
 		s, p := newStream(t)
 		p.send(length, nil)
-		_, err := s.receive(make([]byte, netHeaderBytes+maxFrame))
+		_, err := s.receive(0, make([]byte, netHeaderBytes+maxFrame))
 		require.ErrorContains(t, err, "want the framing of QEMU's stream sockets")
 		_, err = p.conn.Read(make([]byte, 1))
 		require.ErrorIs(t, err, io.EOF)
@@ -119,7 +119,7 @@ func TestStreamFullPeer(t *testing.T) {
 	go func() {
 		defer close(done)
 		for ; !full(); sent++ {
-			s.send([][]byte{ofBytes(size, sent)})
+			s.send(0, [][]byte{ofBytes(size, sent)})
 		}
 	}()
 	require.Eventually(t, func() bool {
@@ -129,9 +129,9 @@ func TestStreamFullPeer(t *testing.T) {
 	}, patience, 10*time.Millisecond)
 	<-done
 	s.hold()
-	s.send([][]byte{ofBytes(size, 0xfe)}) // lost at once
+	s.send(0, [][]byte{ofBytes(size, 0xfe)}) // lost at once
 	s.release()
-	go s.send([][]byte{ofBytes(100, 0xff)})
+	go s.send(0, [][]byte{ofBytes(100, 0xff)})
 	last := -1
 	for {
 		f := p.read()
@@ -152,13 +152,13 @@ func TestStreamClose(t *testing.T) {
 	s, _ := newStream(t)
 	received := make(chan error)
 	go func() {
-		_, err := s.receive(make([]byte, netHeaderBytes+maxFrame))
+		_, err := s.receive(0, make([]byte, netHeaderBytes+maxFrame))
 		received <- err
 	}()
 	s.close()
 	require.ErrorIs(t, <-received, errClosed)
 	require.False(t, s.reconnect())
-	s.send([][]byte{ofBytes(100, 1)})
+	s.send(0, [][]byte{ofBytes(100, 1)})
 }
 
 // TestStreamBacksOff: a program that closes each connection at once gets fewer and fewer of them,
@@ -167,7 +167,7 @@ func TestStreamBacksOff(t *testing.T) {
 	s, p := newStream(t)
 	for _, want := range []time.Duration{firstRetry, 2 * firstRetry} {
 		p.conn.Close()
-		_, err := s.receive(make([]byte, netHeaderBytes+maxFrame))
+		_, err := s.receive(0, make([]byte, netHeaderBytes+maxFrame))
 		require.Error(t, err)
 		require.True(t, s.reconnect())
 		require.Equal(t, want, s.delay)
@@ -259,7 +259,7 @@ func FuzzStream(f *testing.F) {
 		require.NoError(t, p.conn.(*net.UnixConn).CloseWrite())
 		frame := make([]byte, netHeaderBytes+maxFrame)
 		for {
-			n, err := s.receive(frame)
+			n, err := s.receive(0, frame)
 			if err != nil {
 				require.False(t, errors.Is(err, errClosed))
 				return
@@ -275,9 +275,9 @@ func FuzzStream(f *testing.F) {
 func TestStreamHeld(t *testing.T) {
 	s, p := newStream(t)
 	s.hold()
-	s.send([][]byte{ofBytes(60, 1)})
+	s.send(0, [][]byte{ofBytes(60, 1)})
 	s.release()
-	s.send([][]byte{ofBytes(70, 2)})
+	s.send(0, [][]byte{ofBytes(70, 2)})
 	require.Equal(t, bytes.Repeat([]byte{2}, 70), p.read())
 }
 
@@ -292,13 +292,13 @@ func TestStreamBeginsAnew(t *testing.T) {
 	t.Cleanup(s.close)
 	p.accept()
 	for len(s.rest) == 0 {
-		s.send([][]byte{ofBytes(60_000, 1)})
+		s.send(0, [][]byte{ofBytes(60_000, 1)})
 	}
 	p.conn.Close()
-	_, err = s.receive(make([]byte, netHeaderBytes+maxFrame))
+	_, err = s.receive(0, make([]byte, netHeaderBytes+maxFrame))
 	require.Error(t, err)
 	require.True(t, s.reconnect())
 	p.accept()
-	s.send([][]byte{ofBytes(70, 2)})
+	s.send(0, [][]byte{ofBytes(70, 2)})
 	require.Equal(t, bytes.Repeat([]byte{2}, 70), p.read())
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"taskguide/integration/need"
@@ -153,48 +154,163 @@ func TestNetOnATAP(t *testing.T) {
 func TestTAPRefusals(t *testing.T) {
 	inNetwork(t, func(t *testing.T) {
 		makeTAP(t, "many", unix.IFF_MULTI_QUEUE)
-		card := func(name string) error {
-			n, err := OpenNet(NetConfig{Backend: NetTAP, Name: name}, noLog)
+		card := func(name string, queues int) error {
+			n, err := OpenNet(NetConfig{Backend: NetTAP, Name: name, Queues: queues}, noLog)
 			if err == nil {
 				t.Cleanup(n.Close)
 			}
 			return err
 		}
-		require.ErrorContains(t, card("many"), "has several queues")
-		require.ErrorContains(t, card("lo"), "not a TAP interface")
-		require.NoError(t, card("tap0"))
-		require.ErrorContains(t, card("tap0"), "in use: another process is attached to it")
+		require.ErrorContains(t, card("many", 1), "has several queues")
+		require.ErrorContains(t, card("lo", 1), "not a TAP interface")
+		require.ErrorContains(t, card("lo", 2), "not a TAP interface")
+		require.ErrorContains(t, card("tap0", 2), "has one queue: make one with "+
+			"ip tuntap add mode tap multi_queue, or leave queues= out")
+		require.NoError(t, card("tap0", 1))
+		require.ErrorContains(t, card("tap0", 1), "in use: another process is attached to it")
+		// The kernel would let another process in, and give it frames of the guest's.
+		require.NoError(t, card("many", 2))
+		require.ErrorContains(t, card("many", 2), "in use: another process is attached to it")
+		makeTAP(t, "others", unix.IFF_MULTI_QUEUE)
+		fd := openTUN(t)
+		defer unix.Close(fd)
+		require.NoError(t, attachTAP(fd, "others", 2))
+		require.ErrorContains(t, card("others", 3), "in use: another process is attached to it")
 	})
+}
+
+// TestNetOnATAPWithQueues: each frame of the host comes to one of the card's queues, and those of
+// one connection all to the same. What the driver sends by any queue goes out. So it is again after
+// the card was closed and another one opened.
+func TestNetOnATAPWithQueues(t *testing.T) {
+	inNetwork(t, func(t *testing.T) {
+		makeTAP(t, "many", unix.IFF_MULTI_QUEUE)
+		setMTU(t, "many", 9000)
+		s := newStation(t, "many")
+		i, err := net.InterfaceByName("many")
+		require.NoError(t, err)
+		protocol := binary.NativeEndian.Uint16([]byte{8, 0})
+		ipv4 := &unix.SockaddrLinklayer{Protocol: protocol, Ifindex: i.Index}
+		for range 2 {
+			n, err := OpenNet(NetConfig{
+				Backend: NetTAP, Name: "many", MAC: testMAC, Queues: 3,
+			}, noLog)
+			require.NoError(t, err)
+			require.Equal(t, 3, n.Identity().Pairs)
+			require.Equal(t, 9000, n.Identity().MTU)
+			dev := NewNet(newRNG().host, 0, n, noLog)
+			d, _ := newDriver(t, dev)
+			dev.Resume()
+			d.start(64, 0)
+			require.EqualValues(t, 9000, d.read(barConfig+netConfigMTU, 2))
+			require.EqualValues(t, controlOK, d.usePairs(3))
+			for pair := range 3 {
+				d.queues[2*pair+queueReceive].offerAt(64)
+			}
+			const flows = 16
+			for flow := range byte(flows) {
+				for range 2 {
+					require.NoError(t, unix.Sendto(s.fd, datagram(testMAC, flow), 0, ipv4))
+				}
+			}
+			var by map[byte][]int // the queues of each flow's frames
+			await(t, func() bool {
+				frames := 0
+				by = map[byte][]int{}
+				for pair := range 3 {
+					r := d.queues[2*pair+queueReceive]
+					for i := range r.given() {
+						f := r.got(i)[netHeaderBytes:]
+						if len(f) > 42 && bytes.Equal(f[12:14], []byte{8, 0}) {
+							by[f[42]] = append(by[f[42]], pair)
+							frames++
+						}
+					}
+				}
+				return frames == 2*flows
+			})
+			used := map[int]bool{}
+			for flow, queues := range by {
+				require.Len(t, queues, 2, flow)
+				require.Equal(t, queues[0], queues[1], flow)
+				used[queues[0]] = true
+			}
+			require.Greater(t, len(used), 1)
+			for pair := range 3 {
+				f := payload(MAC{2, 0, 0, 0, 0, 9}, 100+pair)
+				d.ram.Write(requestAt, append(make([]byte, netHeaderBytes), f...))
+				d.queues[2*pair+queueTransmit].do(desc{
+					gpa: requestAt, bytes: uint32(netHeaderBytes + len(f)),
+				})
+				require.True(t, bytes.Equal(f, s.read()), pair)
+			}
+			dev.Close()
+		}
+	})
+}
+
+// datagram is a UDP datagram of one of several connections, with the number of the connection.
+func datagram(to MAC, flow byte) []byte {
+	f := append(to[:], 2, 0, 0, 0, 0, 1, 8, 0)
+	f = append(f, 0x45, 0, 0, 20+8+20, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2)
+	f = append(f, 0x30+flow, flow, 0x40, flow, 0, 8+20, 0, 0)
+	return append(f, bytes.Repeat([]byte{flow}, 20)...)
+}
+
+// setMTU sets how large a packet an interface takes.
+func setMTU(t *testing.T, name string, mtu int) {
+	link, err := netlink.LinkByName(name)
+	require.NoError(t, err)
+	require.NoError(t, netlink.LinkSetMTU(link, mtu))
 }
 
 // TestTAPOfAUser: an interface's owner can attach to it without privileges, and others cannot.
 func TestTAPOfAUser(t *testing.T) {
 	inNetwork(t, func(t *testing.T) {
-		const owner, other = 65534, 65533
-		fd := openTUN(t)
-		r, err := unix.NewIfreq("tap0")
-		require.NoError(t, err)
-		r.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI)
-		require.NoError(t, unix.IoctlIfreq(fd, unix.TUNSETIFF, r))
-		require.NoError(t, unix.IoctlSetInt(fd, unix.TUNSETOWNER, owner))
-		unix.Close(fd)
-		for _, uid := range []uintptr{other, owner} {
-			fd := openTUN(t)
-			// This changes this thread alone. It takes the privileges, and saved-set-UID 0 gives
-			// them back.
-			_, _, no := unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), uid, 0)
-			require.Zero(t, no)
-			err := attachTAP(fd, "tap0")
-			_, _, no = unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), 0, 0)
-			require.Zero(t, no)
+		testOwner(t, "tap0", 1)
+		makeTAP(t, "many", unix.IFF_MULTI_QUEUE)
+		testOwner(t, "many", 2)
+	})
+}
+
+func testOwner(t *testing.T, name string, queues int) {
+	const owner, other = 65534, 65533
+	fd := openTUN(t)
+	r, err := unix.NewIfreq(name)
+	require.NoError(t, err)
+	flags := uint16(unix.IFF_TAP | unix.IFF_NO_PI)
+	if queues > 1 {
+		flags |= unix.IFF_MULTI_QUEUE
+	}
+	r.SetUint16(flags)
+	require.NoError(t, unix.IoctlIfreq(fd, unix.TUNSETIFF, r))
+	require.NoError(t, unix.IoctlSetInt(fd, unix.TUNSETOWNER, owner))
+	unix.Close(fd)
+	for _, uid := range []uintptr{other, owner} {
+		var fds []int
+		for range queues {
+			fds = append(fds, openTUN(t))
+		}
+		// This changes this thread alone. It takes the privileges, and saved-set-UID 0 gives them
+		// back.
+		_, _, no := unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), uid, 0)
+		require.Zero(t, no)
+		var errs []error
+		for _, fd := range fds {
+			errs = append(errs, attachTAP(fd, name, queues))
+		}
+		_, _, no = unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), 0, 0)
+		require.Zero(t, no)
+		for i, fd := range fds {
 			unix.Close(fd)
 			if uid == owner {
-				require.NoError(t, err)
+				require.NoError(t, errs[i])
 			} else {
-				require.ErrorContains(t, err, "it belongs to another user: make one for this user")
+				require.ErrorContains(t, errs[i],
+					"it belongs to another user: make one for this user")
 			}
 		}
-	})
+	}
 }
 
 // TestTAPThatGoesAway: when the interface is deleted, the link goes down for good.
@@ -241,9 +357,9 @@ func TestTAPOffloadsInTheLog(t *testing.T) {
 	require.NoError(t, err)
 	defer f.Close()
 	lines := 0
-	tap := &tap{file: f, lost: func(error) { lines++ }}
-	tap.raw, err = f.SyscallConn()
+	raw, err := f.SyscallConn()
 	require.NoError(t, err)
+	tap := &tap{lanes: []lane{{f, raw}}, lost: func(error) { lines++ }}
 	for range 10 {
 		tap.offload(netGuestChecksum)
 		tap.offload(0)

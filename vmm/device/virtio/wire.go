@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"strings"
 	"sync"
@@ -24,7 +25,13 @@ type NetConfig struct {
 	Backend NetBackend
 	Name    string
 	MAC     MAC
+	// Queues is how many pairs of queues the card has, each with one to receive and one to send: at
+	// most MaxNetPairs, and 0 means 1. A TAP interface must have as many queues.
+	Queues int
 }
+
+// pairs returns how many pairs of queues the card has.
+func (c NetConfig) pairs() int { return max(c.Queues, 1) }
 
 // MAC is the address of a network card; the zero value is none.
 type MAC [6]byte
@@ -59,16 +66,18 @@ func RandomMAC() MAC {
 }
 
 // wire is what a card is connected to. Frames have a header (struct virtio_net_hdr) before them.
+// A wire has as many lanes as its card has pairs of queues. Frames of one connection keep to one
+// lane. Lanes can be used at the same time.
 type wire interface {
-	// receive waits for a frame and returns its length with the header. It returns errClosed once
-	// the wire is closed. Other errors mean that there is no other end.
-	receive(frame []byte) (int, error)
+	// receive waits for a frame of a lane and returns its length with the header. It returns
+	// errClosed once the wire is closed. Other errors mean that there is no other end.
+	receive(lane int, frame []byte) (int, error)
 	// reconnect waits until there is another end again. It returns false if there will never be
 	// one.
 	reconnect() bool
 	// send sends a frame whose parts may change meanwhile, or loses it. It does not wait while the
 	// wire is held.
-	send(parts [][]byte)
+	send(lane int, parts [][]byte)
 	// hold makes send come back at once, until release. Neither waits.
 	hold()
 	release()
@@ -84,6 +93,7 @@ var errClosed = errors.New("closed")
 type Net struct {
 	NetConfig
 	features uint64 // that the card offers
+	mtu      int    // largest packet that the card passes on; 0: nobody knows
 	wire     wire
 	log      *slog.Logger
 	closed   sync.Once
@@ -93,11 +103,15 @@ type Net struct {
 func OpenNet(c NetConfig, log *slog.Logger) (*Net, error) {
 	n := &Net{NetConfig: c, features: netAlways, log: log}
 	var err error
-	switch c.Backend {
-	case NetTAP:
-		n.features |= netOffloads
-		n.wire, err = openTAP(c.Name, n.lost)
-	case NetUnix:
+	switch {
+	case c.Queues < 0 || c.Queues > MaxNetPairs:
+		err = fmt.Errorf("%d pairs of queues: a card has 1 to %d", c.Queues, MaxNetPairs)
+	case c.Backend == NetTAP:
+		err = n.openTAP()
+	case c.Backend == NetUnix && c.pairs() > 1:
+		err = fmt.Errorf("%d pairs of queues: only a card on a TAP interface has more than one",
+			c.Queues)
+	case c.Backend == NetUnix:
 		n.wire, err = openStream(c.Name)
 	default:
 		err = errors.New("unknown: use tap:IFNAME or unix:PATH")
@@ -107,6 +121,29 @@ func OpenNet(c NetConfig, log *slog.Logger) (*Net, error) {
 	}
 	return n, nil
 }
+
+func (n *Net) openTAP() error {
+	t, err := openTAP(n.Name, n.pairs(), n.lost)
+	if err != nil {
+		return err
+	}
+	n.wire, n.mtu = t, t.mtu
+	n.features |= netOffloads
+	if n.pairs() > 1 {
+		n.features |= netMultiQueue
+	}
+	// A driver assumes the usual size if nobody tells it another one. So a card with the usual one
+	// does not have the feature, which programs that know nothing of it would refuse.
+	if n.mtu != usualMTU && n.mtu >= leastMTU {
+		n.features |= netMTU
+	}
+	return nil
+}
+
+const (
+	usualMTU = 1500
+	leastMTU = 68 // that the standard lets a card have
+)
 
 func (n *Net) name() string { return fmt.Sprintf("network card %s:%s", n.Backend, n.Name) }
 
@@ -127,11 +164,17 @@ type NetIdentity struct {
 	Features uint64 `json:"features"`
 	Queue    int    `json:"queue"` // entries of a queue
 	Pairs    int    `json:"pairs"` // queues for receiving, and as many for sending
+	// MTU is the largest packet that the card tells its driver to send; 0: it tells none.
+	MTU int `json:"mtu,omitempty"`
 }
 
 // Identity returns what a destination must know of the card.
 func (n *Net) Identity() NetIdentity {
-	return NetIdentity{MAC: n.MAC, Features: n.features, Queue: netQueue, Pairs: 1}
+	i := NetIdentity{MAC: n.MAC, Features: n.features, Queue: netQueue, Pairs: n.pairs()}
+	if n.features&netMTU != 0 {
+		i.MTU = n.mtu
+	}
+	return i
 }
 
 // Offloads tells whether the card offers its driver features that not every backend has.
@@ -141,7 +184,7 @@ func (i NetIdentity) Offloads() bool { return i.Features&netOffloads != 0 }
 // that.
 func (n *Net) Become(theirs NetIdentity) error {
 	ours := n.Identity()
-	missing := theirs.Features &^ ours.Features
+	missing := theirs.Features &^ (ours.Features | netMTU)
 	var err error
 	switch {
 	case n.MAC != (MAC{}) && n.MAC != theirs.MAC:
@@ -149,19 +192,32 @@ func (n *Net) Become(theirs NetIdentity) error {
 			"give that, or no mac=", n.MAC, theirs.MAC)
 	case theirs.MAC == (MAC{}):
 		err = errors.New("the source's has no address")
-	case theirs.Queue != ours.Queue || theirs.Pairs != ours.Pairs:
-		err = fmt.Errorf("it has %d pairs of queues of %d entries, and the source's %d of %d",
-			ours.Pairs, ours.Queue, theirs.Pairs, theirs.Queue)
+	case theirs.Queue != ours.Queue:
+		err = fmt.Errorf("it has queues of %d entries, and the source's of %d", ours.Queue,
+			theirs.Queue)
+	case theirs.Pairs != ours.Pairs:
+		err = fmt.Errorf("it has %d pairs of queues, and the source's %d: give queues=%d",
+			ours.Pairs, theirs.Pairs, theirs.Pairs)
 	case missing&netOffloads != 0 && missing&^netOffloads == 0:
 		err = errors.New("the source's is a TAP interface, whose offloads this cannot do: " +
 			"use tap:IFNAME")
-	case missing != 0 || theirs.Features&netAlways != netAlways:
+	case missing != 0 || theirs.Features&netAlways != netAlways || !theirs.adds():
 		err = fmt.Errorf("the source's offers features %#x, and this can have %#x",
 			theirs.Features, ours.Features)
+	case theirs.MTU > max(n.mtu, usualMTU) || theirs.MTU == 0 && n.mtu != 0 && n.mtu < usualMTU:
+		err = fmt.Errorf("it takes packets of %d bytes (MTU), and the source's of %d: "+
+			"use ip link set dev %s mtu %[2]d", n.mtu, max(theirs.MTU, usualMTU), n.Name)
 	}
 	if err != nil {
 		return n.wrap(err)
 	}
-	n.MAC, n.features = theirs.MAC, theirs.Features
+	n.MAC, n.features, n.mtu = theirs.MAC, theirs.Features, theirs.MTU
 	return nil
+}
+
+// adds tells whether the features are those of a card with these queues and this MTU.
+func (i NetIdentity) adds() bool {
+	return (i.Features&netMultiQueue != 0) == (i.Pairs > 1) &&
+		(i.Features&netMTU != 0) == (i.MTU != 0) &&
+		(i.MTU == 0 || i.MTU >= leastMTU && i.MTU <= math.MaxUint16)
 }
