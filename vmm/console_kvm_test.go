@@ -115,3 +115,48 @@ func TestDevicesOfAGuestThatStays(t *testing.T) {
 	require.NoError(t, vm.TakeDisks(t.Context()))
 	require.Equal(t, 1, s.stayed)
 }
+
+// TestInputWhileAGuestIsHandedOver: what is typed once the state was saved is not taken, so that it
+// is lost neither with the guest here nor behind it. When the guest stays, it is taken again.
+func TestInputWhileAGuestIsHandedOver(t *testing.T) {
+	vm, dst := newTestVM(t, 1, nil), newTestVM(t, 1, nil)
+	for name, input := range map[string]func(*VM, []byte) int{
+		"COM1": (*VM).SerialInput, "hvc0": (*VM).HVCInput,
+	} {
+		require.Equal(t, 5, input(vm, []byte("first")), name)
+		data, err := vm.SaveState()
+		require.NoError(t, err)
+		require.Zero(t, input(vm, []byte("late")), name)
+		again, err := vm.SaveState()
+		require.NoError(t, err)
+		require.Equal(t, devicesOf(t, data), devicesOf(t, again), name)
+		require.NoError(t, vm.TakeDisks(t.Context())) // it stays, and its user had paused it
+		require.Equal(t, 4, input(vm, []byte("late")), name)
+		_, err = vm.SaveState()
+		require.NoError(t, err)
+		require.Zero(t, input(vm, []byte("more")), name)
+		require.NoError(t, vm.Resume())
+		require.Equal(t, 4, input(vm, []byte("more")), name)
+		require.NoError(t, vm.Pause())
+		data, err = vm.SaveState()
+		require.NoError(t, err)
+		require.NoError(t, dst.LoadState(data))
+		want, err := vm.SaveState()
+		require.NoError(t, err)
+		got, err := dst.SaveState()
+		require.NoError(t, err)
+		require.Equal(t, devicesOf(t, want), devicesOf(t, got), name)
+		require.NoError(t, dst.Run(true))
+		require.Equal(t, 4, input(dst, []byte("here")), name)
+		require.NoError(t, vm.Resume())
+		require.NoError(t, vm.Pause())
+	}
+}
+
+// devicesOf returns the devices' sections of a saved state.
+func devicesOf(t *testing.T, data []byte) []state.Section {
+	vm := newTestVM(t, 1, nil)
+	s, err := decodeState(data, 1, vm.devices.Catalog())
+	require.NoError(t, err)
+	return s.devices
+}

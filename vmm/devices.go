@@ -115,7 +115,8 @@ func (b board) Prefer(name string) {
 func (vm *VM) Tags() *tagging.Port { return vm.devices.Tags.Port }
 
 // SerialInput sends bytes to the guest's COM1. It returns how many were taken, which is fewer than
-// all if the guest does not read them.
+// all if the guest does not read them. It takes none from when the state was saved until the guest
+// is known to stay here, because they would stay behind.
 func (vm *VM) SerialInput(p []byte) int { return vm.devices.Serial.Input(p) }
 
 // HVCInput is SerialInput for the second console. Without one, input is dropped.

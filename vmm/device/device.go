@@ -32,7 +32,8 @@ type Device interface {
 	Close()
 
 	// Save returns the state of the quiesced device, in the kind's version. Load on a fresh device
-	// makes that one equal. Save changes nothing, because the machine may be resumed afterwards.
+	// makes that one equal. Save changes nothing of it, because the machine may be resumed
+	// afterwards. A device that gives something away with it is a [Stayer].
 	Save() []byte
 	// Load replaces the state of a quiesced device by one that was saved in any version of the
 	// kind's range. The state comes from another host, so nothing in it is trusted. After an error

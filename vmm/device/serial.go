@@ -46,7 +46,9 @@ const (
 
 // Serial is a 16550 UART, COM1. Sending takes no time: the transmitter is always empty. Received
 // bytes wait first in a queue of the host, then in the UART's FIFO of 16 bytes. While the device is
-// quiesced, new bytes stay in the queue.
+// quiesced, new bytes stay in the queue. Once its state was saved, it takes no bytes until it is
+// known that the guest stays here: what is in the queue moves with it, and what comes later would
+// not.
 //
 // The interrupt line follows the registers: high while an enabled condition holds.
 type Serial struct {
@@ -57,6 +59,7 @@ type Serial struct {
 	mu sync.Mutex
 	serialState
 	quiet bool
+	away  bool   // the queue belongs to whoever loads the saved state
 	line  bool   // the level last given to irq
 	queue []byte // received and not yet in the FIFO
 }
@@ -98,8 +101,15 @@ func (s *Serial) Quiesce() {
 func (s *Serial) Resume() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.quiet = false
+	s.quiet, s.away = false, false
 	s.receive()
+}
+
+// Stay implements [Stayer].
+func (s *Serial) Stay() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.away = false
 }
 
 // Hurry implements [Waiter]. A slow console may keep vCPUs waiting.
@@ -115,6 +125,9 @@ func (s *Serial) Close() {
 func (s *Serial) Input(p []byte) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.away {
+		return 0
+	}
 	n := min(len(p), serialInput-len(s.queue))
 	s.queue = append(s.queue, p[:n]...)
 	if !s.quiet {
@@ -316,6 +329,7 @@ const serialFixed = 8 // bytes of saved registers
 func (s *Serial) Save() []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.away = true
 	return append(s.visible(), s.queue...)
 }
 

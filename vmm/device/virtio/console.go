@@ -36,7 +36,8 @@ const (
 // Linux polls until its text was taken. So once the writer has taken nothing for a second, text for
 // which there is no room is lost, as on COM1.
 //
-// Bytes belong to the state until the writer has them: they move with the guest.
+// Bytes belong to the state until the writer has them: they move with the guest. So no input is
+// taken from when the state is saved until it is known that the guest stays here.
 type Console struct {
 	*Device
 	port *port
@@ -52,6 +53,7 @@ type port struct {
 	// done is how many bytes of the next chain of output were taken.
 	done  int
 	typed []byte
+	away  bool // what was typed belongs to whoever loads the saved state
 }
 
 // NewConsole returns a console on a bus, which sends to out. Its Queue is 64 KiB at most.
@@ -76,6 +78,9 @@ func (c *Console) Input(b []byte) int {
 func (p *port) take(b []byte) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.away {
+		return 0
+	}
 	n := min(len(b), consoleTyped-len(p.typed))
 	p.typed = append(p.typed, b[:n]...)
 	return n
@@ -151,6 +156,7 @@ const savedPort = 4 + 2
 func (p *port) save() []byte {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.away = true
 	b := le.AppendUint32(nil, uint32(p.done))
 	b = le.AppendUint16(b, uint16(len(p.typed)))
 	b = append(b, p.typed...)
@@ -174,7 +180,12 @@ func (p *port) load(b []byte) error {
 }
 
 // stay implements [stateful].
-func (p *port) stay() { p.out.stay() }
+func (p *port) stay() {
+	p.mu.Lock()
+	p.away = false
+	p.mu.Unlock()
+	p.out.stay()
+}
 
 const (
 	// outletChunk is how many bytes the writer gets at once.
