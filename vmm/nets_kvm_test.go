@@ -123,6 +123,34 @@ func TestCardMoves(t *testing.T) {
 	require.ErrorContains(t, err, "timeout", "the source said nothing")
 }
 
+// TestCardOfAMoveThatFails: a destination connects before it is known whether the guest moves. If
+// it does not, the program has got nothing by that connection, and the guest's own has lasted.
+func TestCardOfAMoveThatFails(t *testing.T) {
+	own, card := newNetwork(t)
+	src := newNetVM(t, awaitUsed(slotNet, 9), card)
+	own.accept(t)
+	setUpDevice(src, slotNet, descriptor(testBuffer, 2048, 2, 0))
+	config, err := src.Config()
+	require.NoError(t, err)
+	dst, err := NewFromConfig(config, Options{Nets: []Net{card}})
+	require.NoError(t, err)
+	other := &network{l: own.l}
+	other.accept(t)
+	copy(dst.RAM().Bytes(), src.RAM().Bytes())
+	data, err := src.SaveState()
+	require.NoError(t, err)
+	require.NoError(t, dst.LoadState(data))
+	other.send(t, bytes.Repeat([]byte{1}, 60))
+	require.NoError(t, dst.Close())
+	said, _ := io.ReadAll(other) // it may end by a reset, as what was sent was not read
+	require.Empty(t, said)
+	require.NoError(t, src.Resume())
+	own.send(t, bytes.Repeat([]byte{2}, 60))
+	require.EqualValues(t, 9, waitEnd(t, src).Status)
+	got, _ := src.guest.Slice(testBuffer, netHeader+60)
+	require.Equal(t, bytes.Repeat([]byte{2}, 60), got[netHeader:])
+}
+
 // TestNetsThatDoNotFit are refused before anything of the guest is sent.
 func TestNetsThatDoNotFit(t *testing.T) {
 	n, a := newNetwork(t)
