@@ -29,8 +29,8 @@ type Machine interface {
 	// RequestPause asks the vCPUs to stop and returns at once, so that a vCPU's own
 	// thread may call it from an exit. Park completes it.
 	RequestPause()
-	// Park asks the vCPUs to stop, and returns once no vCPU runs and no I/O access of theirs is
-	// half done. Devices may still work.
+	// Park asks the vCPUs to stop, whether or not RequestPause did so before, and returns once no
+	// vCPU runs and no I/O access of theirs is half done. Devices may still work.
 	Park() error
 	// Resume lets the vCPUs run again, and the devices work. It undoes all that Storage does.
 	Resume() error

@@ -112,7 +112,6 @@ func (s *Source) pause() (*standstill, *stopwatch, error) {
 		parts.ExitMS = watch.lap()
 	}
 	s.mu.Unlock()
-	s.m.RequestPause()
 	if err := s.m.Park(); err != nil {
 		return st, nil, fmt.Errorf("pause the guest: %w", err)
 	}
