@@ -75,6 +75,7 @@ func someReport() migration.Report {
 		Status: migration.StatusRunning, Phase: migration.PhaseSetup, Rule: migration.RuleDowntime,
 		Guidance: migration.GuidanceSwitchover, Standstills: []migration.Standstill{},
 		Warnings: []string{}, Rounds: []migration.Round{}, DrainsTakenBack: []migration.Drain{},
+		HeldBy: []migration.Holder{},
 	}
 }
 
@@ -87,7 +88,7 @@ func TestSchemasHaveEveryField(t *testing.T) {
 		"Started": Started{}, "Report": migration.Report{},
 		"DowntimeParts": migration.DowntimeParts{},
 		"Standstill":    migration.Standstill{}, "Round": migration.Round{},
-		"Drain":    migration.Drain{},
+		"Drain": migration.Drain{}, "Holder": migration.Holder{},
 		"Progress": migration.Progress{}, "Tags": tagging.Info{}, "Task": tagging.TaskInfo{},
 		"TagCounters": tagging.Counters{}, "GuestErrors": tagging.GuestErrors{},
 		"Transition": tagging.Transition{}, "Debug": Debug{}, "VCPU": VCPUDebug{},

@@ -56,6 +56,7 @@
 //	setup.go        what precedes the first round
 //	precopy.go      rounds, until the stop-and-copy may begin
 //	guide.go        the hands of the head: events, the gate, EXITs, waits
+//	holders.go      for whom a migration waits
 //	switchover.go   the guest stands still, the last pages go
 //	storage.go      what of a switchover waits for the host's storage
 //	standstill.go   for how long it may, and taking a switchover back

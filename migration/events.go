@@ -104,7 +104,7 @@ func (s *Source) Report() Report {
 		}
 	}
 	r.Rounds, r.Warnings = slices.Clone(r.Rounds), slices.Clone(r.Warnings)
-	r.Standstills = slices.Clone(r.Standstills)
+	r.Standstills, r.HeldBy = slices.Clone(r.Standstills), slices.Clone(r.HeldBy)
 	r.DrainsTakenBack = slices.Clone(r.DrainsTakenBack)
 	return r
 }

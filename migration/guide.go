@@ -237,7 +237,13 @@ func (s *Source) wait(ctx context.Context, a policy.Action) error {
 func (s *Source) waitForHead(ctx context.Context) (Phase, error) {
 	tick := time.NewTicker(peer.AnnouncePace)
 	defer tick.Stop()
-	for {
+	h := s.newHolders()
+	defer s.noteHolders(h)
+	for looked := time.Now(); ; {
+		if now := time.Now(); now.Sub(looked) >= holdersPace {
+			s.noteHolders(h)
+			looked = now
+		}
 		s.mu.Lock()
 		a := s.step(policy.Event{Kind: policy.KindWake})
 		s.mu.Unlock()
@@ -251,6 +257,27 @@ func (s *Source) waitForHead(ctx context.Context) (Phase, error) {
 			return "", err
 		}
 	}
+}
+
+// holdersPace is how often a migration that waits looks for whom: what a task that dies held since
+// the last look is lost.
+const holdersPace = 100 * time.Millisecond
+
+// newHolders begins to note for whom a wait waits, beside those of waits before.
+func (s *Source) newHolders() *holders {
+	s.mu.Lock()
+	before := s.report.HeldBy
+	s.mu.Unlock()
+	return newHolders(before, s.m.Tags().Snapshot().Tasks)
+}
+
+// noteHolders enters into the report for whom the migration waits.
+func (s *Source) noteHolders(h *holders) {
+	h.look(s.m.Tags().Snapshot().Tasks)
+	longest := h.longest()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.report.HeldBy = longest
 }
 
 // sample measures the dirty rate before round 1, for as long as the head asks for samples.

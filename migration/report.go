@@ -73,6 +73,9 @@ type Report struct {
 	SuspendedMS float64 `json:"suspended_ms"`
 	DeferredMS  float64 `json:"deferred_ms"`
 	Suspensions int     `json:"suspensions"`
+	// HeldBy are the tasks that were outside their segments while the migration waited for the
+	// gate, those that were so longest first; the first 16.
+	HeldBy []Holder `json:"held_by"`
 	// Samples counts the samples of the dirty rate that the policy asked for before round 1.
 	// SamplingMS is the time they took; ProtectMS is the part of it that protected all of RAM.
 	Samples    int     `json:"samples"`

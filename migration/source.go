@@ -133,6 +133,7 @@ func newLedSource(m Machine, p Params, observe Observer, to peer.Config, choice 
 		Warnings:    []string{},
 		Rounds:      []Round{},
 		Standstills: []Standstill{},
+		HeldBy:      []Holder{},
 
 		DrainsTakenBack: []Drain{},
 	}
