@@ -254,19 +254,20 @@ func newScripted(t *testing.T, b *board) *scripted {
 	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: s.socket, Net: "unixpacket"})
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = l.Close() })
+	rights := unix.UnixRights(int(b.dev.File.Fd()))
 	go func() {
 		for {
 			conn, err := l.AcceptUnix()
 			if err != nil {
 				return
 			}
-			go s.serve(b, conn)
+			go s.serve(rights, conn)
 		}
 	}()
 	return s
 }
 
-func (s *scripted) serve(b *board, conn *net.UnixConn) {
+func (s *scripted) serve(rights []byte, conn *net.UnixConn) {
 	defer conn.Close()
 	packet := make([]byte, guest.MaxRequest)
 	for {
@@ -279,7 +280,6 @@ func (s *scripted) serve(b *board, conn *net.UnixConn) {
 		if answer == nil {
 			return
 		}
-		rights := unixRights(b)
 		if _, _, err := conn.WriteMsgUnix(answer, rights, nil); err != nil {
 			return
 		}
@@ -362,8 +362,8 @@ func headerAsked(t *testing.T, program string) {
 	require.Zero(t, b.one().depth)
 
 	p.tell("yes")
-	b.eventually(func() bool { return b.one().depth == 1 })
-	require.Equal(t, b.one().id, b.dev.Read(abi.RegEnter))
+	b.eventually(func() bool { return b.dev.Read(abi.RegEnter) == b.one().id })
+	require.EqualValues(t, 1, b.one().depth)
 	b.dev.Write(abi.RegEpoch, 1)
 	b.dev.Write(abi.RegState, uint32(abi.StateNone))
 	require.Equal(t, 1, p.got(), "it has moved")
@@ -498,6 +498,3 @@ func (p *puppet) answer(t *testing.T, packet []byte) string {
 	require.NoError(t, err)
 	return strings.TrimSuffix(line, "\n")
 }
-
-// unixRights are those that an answer to open comes with.
-func unixRights(b *board) []byte { return unix.UnixRights(int(b.dev.File.Fd())) }
