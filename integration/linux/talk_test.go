@@ -48,6 +48,25 @@ func (p *peer) talks(ctx context.Context, t *testing.T, times int) {
 func vsockOf(vm string) string { return "/run/" + vm + ".vsock" }
 func hvcOf(vm string) string   { return "/run/" + vm + ".hvc" }
 
+// roundPatience is how long a boot, or a move with what comes before it, may take. On a machine
+// with twenty times as much to do as it has CPUs, a move takes up to three minutes, and all five
+// 12. One limit for all of them would take that for a hang after the last one.
+const roundPatience = 8 * time.Minute
+
+// explain logs, after a failure, two looks at the VMs of a host: counters that have grown in
+// between tell a machine that is too busy from a guest that hangs.
+func explain(t *testing.T, host *stockkvm.Host) {
+	if !t.Failed() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	out, err := host.Run(ctx, "sh", "-c", `for look in 1 2; do
+		for vm in $(vmm list | awk 'NR > 1 {print $1}'); do vmm status $vm; vmm debug $vm; done
+		sleep 3; done`)
+	t.Logf("%v\n%s%s", err, out.Stdout, out.Stderr)
+}
+
 // TestDebianTalksAcrossMoves moves Debian's kernel while it counts on its second console, and while
 // programs of guest and host talk through its vsock in both directions. No number is lost or
 // printed twice. Connections are reset at each move, and made anew at the destination.
@@ -57,8 +76,13 @@ func TestDebianTalksAcrossMoves(t *testing.T) {
 	require.NoError(t, err)
 	program := stockkvm.File{Source: path, Target: "/bin/peer"}
 	host := hostOf(t, rig, []stockkvm.File{program}, program)
-	ctx, cancel := context.WithTimeout(t.Context(), 12*time.Minute)
-	defer cancel()
+	t.Cleanup(func() { explain(t, host) })
+	round := func() context.Context {
+		ctx, cancel := context.WithTimeout(t.Context(), roundPatience)
+		t.Cleanup(cancel)
+		return ctx
+	}
+	ctx := round()
 	requireRun(ctx, t, host, hugePages)
 	flags := func(vm string) []string {
 		return []string{"--name", vm, "--hvc", "file:" + hvcOf(vm), "--vsock", "3," + vsockOf(vm)}
@@ -73,6 +97,7 @@ func TestDebianTalksAcrossMoves(t *testing.T) {
 	var console strings.Builder
 	calls := 0
 	for n := range moves {
+		ctx = round()
 		other.talks(ctx, t, 3)
 		at.await(ctx, t, fmt.Sprintf("called=%d.", calls+3))
 		from, to := fmt.Sprintf("vm%d", n), fmt.Sprintf("vm%d", n+1)
@@ -89,6 +114,7 @@ func TestDebianTalksAcrossMoves(t *testing.T) {
 		calls = len(called.FindAllString(console.String(), -1))
 		at, other = next, startPeer(t, host, to)
 	}
+	ctx = round()
 	other.talks(ctx, t, 3)
 	at.await(ctx, t, fmt.Sprintf("called=%d.", calls+3))
 	console.WriteString(at.console.String())

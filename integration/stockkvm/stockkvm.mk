@@ -59,7 +59,7 @@ test-shared-store: stockkvm-deps ## a guest moves between two hosts with its dis
 
 .PHONY: test-linux-more
 test-linux-more: stockkvm-deps ## hvc0, vsock, balloon; GNU Mach and Xen: what CI has no time for
-	$(GOTEST) -tags stockkvm -v -run '$(LINUX_MORE)' ./integration/linux
+	$(GOTEST) -tags stockkvm -timeout 60m -v -run '$(LINUX_MORE)' ./integration/linux
 
 .PHONY: test-memtest
 test-memtest: stockkvm-deps ## memtest86+ as a guest, moved ten times within a pass; takes minutes
