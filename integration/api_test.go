@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -72,9 +73,10 @@ func TestAPIAsDescribed(t *testing.T) {
 	a.do(404, "GET", "/v1/migration", "")
 	a.do(409, "DELETE", "/v1/migration", "")
 	a.do(404, "GET", "/v1/nothing", "")
+	streams := []string{"/v1/events", "/v1/trace"} // without an end
 	for _, op := range a.spec.Operations() {
 		method, path, _ := strings.Cut(op, " ")
-		if method == "GET" && path != "/v1/events" && path != "/v1/migration" {
+		if method == "GET" && path != "/v1/migration" && !slices.Contains(streams, path) {
 			a.do(200, method, path, "")
 		}
 	}
