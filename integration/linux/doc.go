@@ -9,6 +9,9 @@
 //	talk_test.go       hvc0 and vsock; folder peer has the guest's program
 //	balloon_test.go    memory that the guest gives back
 //	tags_test.go       task guidance through vmm-tag
+//	tagmoves_test.go   programs that look where the machine moved; folder tagged has them
+//	tagkills_test.go   the same while they are killed
+//	tagports_test.go   the ports of examples/ports
 //	clocks_test.go     clocks with several vCPUs; folder clocks has the guest's program
 //	smp_test.go        many boots with several vCPUs
 //	boottime_test.go   how long boots take, beside QEMU

@@ -5,7 +5,7 @@ TWO_HOSTS := TenMovesBetweenTwoHosts|LesserCPUIsRefused|DoctorOnStockKVM
 # Tests of Linux guests that have targets of their own.
 LINUX_MORE := Multiboot|GivesMemoryBack|TalksAcrossMoves
 LINUX_LONG := $(LINUX_MORE)|Memtest|OverTwenty|SMPLinux|BetweenHosts|BootTimeTable
-LINUX_LONG := $(LINUX_LONG)|Devices(Move)?Table
+LINUX_LONG := $(LINUX_LONG)|Devices(Move)?Table|HeedSegments|KillsAmongMoves|TestPorts
 
 .PHONY: stockkvm-deps
 stockkvm-deps: ## install QEMU, if it is missing, for the targets below
@@ -60,6 +60,19 @@ test-shared-store: stockkvm-deps ## a guest moves between two hosts with its dis
 .PHONY: test-linux-more
 test-linux-more: stockkvm-deps ## hvc0, vsock, balloon; GNU Mach and Xen: what CI has no time for
 	$(GOTEST) -tags stockkvm -timeout 60m -v -run '$(LINUX_MORE)' ./integration/linux
+
+.PHONY: test-tags
+test-tags: stockkvm-deps ## programs without rights in ten guided moves; what a tag costs in Linux
+	$(GOTEST) -timeout 60m -tags stockkvm -v -run HeedSegments ./integration/linux
+
+.PHONY: test-tags-kills
+test-tags-kills: stockkvm-deps ## 200 moves while tagged programs are killed; TAGS_OUT to go on
+	$(GOTEST) -timeout 12h -tags stockkvm -v -run KillsAmongMoves ./integration/linux
+	TASKGUIDE_LONG=1 $(GOTEST) -v -run TestKills ./cmd/vmm-tag
+
+.PHONY: test-ports
+test-ports: stockkvm-deps ## redis, http-echo and a build, patched to tag, in guided moves
+	$(GOTEST) -timeout 70m -tags stockkvm -v -run TestPorts ./integration/linux
 
 .PHONY: test-memtest
 test-memtest: stockkvm-deps ## memtest86+ as a guest, moved ten times within a pass; takes minutes

@@ -1,0 +1,124 @@
+//go:build stockkvm
+
+package linux
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"taskguide/migration"
+	"taskguide/migration/policy"
+)
+
+// Of TestKillsAmongMoves: how many times guests move, and how many times one guest does. Each guest
+// has a seed of its own.
+const (
+	killMoves = 200
+	killLife  = 20
+)
+
+// killsOf is what TestKillsAmongMoves keeps of one guest, a line of JSON each.
+type killsOf struct {
+	Seed     int
+	Moves    int
+	WaitedMS float64 // longest time that a move was held back
+	Kills    string  // what the guest counted
+}
+
+// TestKillsAmongMoves: while a guest moves 200 times, its programs and vmm-tag's daemon are killed
+// at random moments. No dead program holds the gate, no move is forced, no page of a program that
+// lives is written by others, and RAM is verified at each move. With TAGS_OUT, a folder, it keeps
+// what it has done there, and goes on from that when it is run again.
+func TestKillsAmongMoves(t *testing.T) {
+	out := os.Getenv("TAGS_OUT")
+	if out == "" {
+		out = t.TempDir()
+	}
+	path := filepath.Join(out, "kills.jsonl")
+	done := readKilled(t, path)
+	moves := 0
+	for _, k := range done {
+		moves += k.Moves
+	}
+	for seed := len(done) + 1; moves < killMoves; seed++ {
+		t.Run(fmt.Sprintf("guest-%d", seed), func(t *testing.T) {
+			k := killsInOneGuest(t, seed)
+			appendKilled(t, path, k)
+			moves += k.Moves
+		})
+		require.False(t, t.Failed())
+	}
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	t.Logf("%d moves\n%s", moves, text)
+}
+
+func readKilled(t *testing.T, path string) (all []killsOf) {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	require.NoError(t, err)
+	for line := range bytes.Lines(text) {
+		var k killsOf
+		require.NoError(t, json.Unmarshal(line, &k))
+		all = append(all, k)
+	}
+	return all
+}
+
+func appendKilled(t *testing.T, path string, k killsOf) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	require.NoError(t, err)
+	defer f.Close()
+	require.NoError(t, json.NewEncoder(f).Encode(k))
+}
+
+var (
+	// counted is what tagged kills has counted, and intact what its patterns have.
+	counted = regexp.MustCompile(`kills: (\{.*\})\.`)
+	intact  = regexp.MustCompile(`pattern-[0-9]+: intact after rounds=`)
+)
+
+func killsInOneGuest(t *testing.T, seed int) killsOf {
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Hour)
+	defer cancel()
+	tr := newTraveller(ctx, t)
+	tr.at.typed(t, fmt.Sprintf("tagged kills %d &", seed))
+	tr.awaitLine(ctx, t, counted)
+	k := killsOf{Seed: seed}
+	for range killLife {
+		report := tr.move(ctx, t, guided...)
+		// While no daemon lives, there is no task, and nothing to wait for.
+		require.Contains(t, []any{migration.GuidanceSwitchover, policy.GuidanceNone},
+			report.Guidance)
+		require.False(t, report.Forced)
+		k.Moves++
+		k.WaitedMS = max(k.WaitedMS, report.WaitedMS)
+		require.NotContains(t, tr.console(), "FAULT")
+	}
+	before := len(intact.FindAllString(tr.console(), -1))
+	require.NotZero(t, before, "the patterns are looked at")
+	tr.at.typed(t, "kill $(pidof tagged | tr ' ' '\\n' | sort -n | head -n 1)")
+	tr.awaitLine(ctx, t, regexp.MustCompile(`kills: ended, error=<nil>\.`))
+	said := tr.console()
+	require.NotContains(t, said, "FAULT")
+	all := counted.FindAllStringSubmatch(said, -1)
+	k.Kills = all[len(all)-1][1]
+	require.Greater(t, strings.Count(said, "kills: {"), 1)
+	requireRun(ctx, t, tr.host, "vmm stop --now "+tr.name())
+	return k
+}
