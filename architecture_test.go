@@ -34,9 +34,11 @@ var table = []row{
 	{"tagging/guest/", "tagging/abi"},
 	{
 		"migration/",
-		"memory, dirtylog, transport, tagging, migration/policy, migration/stream, migration/peer",
+		"memory, dirtylog, transport, tagging, migration/policy, migration/program, " +
+			"migration/stream, migration/peer",
 	},
 	{"migration/policy/", "-"},
+	{"migration/program/", "migration/policy"},
 	{"migration/peer/", "transport"},
 	{"migration/stream/", "memory, dirtylog, transport"},
 	{"vmm/", "vmm/..., memory, dirtylog, tagging"},

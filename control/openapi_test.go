@@ -75,7 +75,8 @@ func someReport() migration.Report {
 		Status: migration.StatusRunning, Phase: migration.PhaseSetup, Rule: migration.RuleDowntime,
 		Guidance: migration.GuidanceSwitchover, Standstills: []migration.Standstill{},
 		Warnings: []string{}, Rounds: []migration.Round{}, DrainsTakenBack: []migration.Drain{},
-		HeldBy: []migration.Holder{},
+		HeldBy:  []migration.Holder{},
+		Shadows: []migration.Shadow{},
 	}
 }
 
@@ -89,6 +90,7 @@ func TestSchemasHaveEveryField(t *testing.T) {
 		"DowntimeParts": migration.DowntimeParts{},
 		"Standstill":    migration.Standstill{}, "Round": migration.Round{},
 		"Drain": migration.Drain{}, "Holder": migration.Holder{},
+		"Shadow": migration.Shadow{}, "Decision": migration.Decision{},
 		"Progress": migration.Progress{}, "Tags": tagging.Info{}, "Task": tagging.TaskInfo{},
 		"TagCounters": tagging.Counters{}, "GuestErrors": tagging.GuestErrors{},
 		"Transition": tagging.Transition{}, "Debug": Debug{}, "VCPU": VCPUDebug{},

@@ -30,6 +30,10 @@ var spans = []span{
 		of: func(p *migration.Params) *time.Duration { return &p.DowntimeLimit },
 	},
 	{
+		text: "policy_limit", ns: "policy_limit_ns", zero: migration.NoTime, // which is refused
+		of: func(p *migration.Params) *time.Duration { return &p.PolicyLimit },
+	},
+	{
 		text: "max_defer", ns: "max_defer_ns", zero: migration.NoTime,
 		of: func(p *migration.Params) *time.Duration { return &p.MaxDefer },
 	},
@@ -71,6 +75,7 @@ func decodeOrder(body io.Reader) (p migration.Params, err error) {
 		*migration.Params
 		// The spans in words, by the names that they have in spans.
 		DowntimeLimitText   *string `json:"downtime_limit"`
+		PolicyLimitText     *string `json:"policy_limit"`
 		MaxDeferText        *string `json:"max_defer"`
 		StandstillLimitText *string `json:"standstill_limit"`
 	}{Params: &p}
@@ -86,7 +91,9 @@ func decodeOrder(body io.Reader) (p migration.Params, err error) {
 	if err := json.Unmarshal(raw, &given); err != nil {
 		return p, fmt.Errorf("migration parameters: %w", err)
 	}
-	texts := []*string{in.DowntimeLimitText, in.MaxDeferText, in.StandstillLimitText}
+	texts := []*string{
+		in.DowntimeLimitText, in.PolicyLimitText, in.MaxDeferText, in.StandstillLimitText,
+	}
 	for i, s := range spans {
 		if err := s.decode(&p, texts[i], given); err != nil {
 			return p, err

@@ -57,6 +57,7 @@
 //	precopy.go      rounds, until the stop-and-copy may begin
 //	guide.go        the hands of the head: events, the gate, EXITs, waits
 //	holders.go      for whom a migration waits
+//	counsel.go      who is asked besides the head: the program of an exec policy, shadows
 //	switchover.go   the guest stands still, the last pages go
 //	storage.go      what of a switchover waits for the host's storage
 //	standstill.go   for how long it may, and taking a switchover back
@@ -103,6 +104,7 @@
 //	└── Source.emitMu           one notice at a time; the observer is called with it held
 //	    └── Source.mu           never held while waiting
 //	        ├── peer.Doubt's, peer.Peer's, peer.Links'
+//	        ├── program.Counsel's, and a Program's; a question waits with none of these held
 //	        └── stream.Stream's progress and rate
 //
 //	stream.Stream.track         the dirty log; never with Source.mu held

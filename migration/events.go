@@ -103,6 +103,7 @@ func (s *Source) Report() Report {
 			r.TotalMS = ms(time.Since(s.begin))
 		}
 	}
+	r.Shadows = s.counsel.Records()
 	r.Rounds, r.Warnings = slices.Clone(r.Rounds), slices.Clone(r.Warnings)
 	r.Standstills, r.HeldBy = slices.Clone(r.Standstills), slices.Clone(r.HeldBy)
 	r.DrainsTakenBack = slices.Clone(r.DrainsTakenBack)

@@ -20,7 +20,13 @@ func (s *Source) now() time.Duration {
 
 // step tells the head what has happened and returns its action; s.mu is held.
 func (s *Source) step(e policy.Event) policy.Action {
-	a := s.head.Step(s.now(), e)
+	now := s.now()
+	if q, asks := s.head.Question(e); asks {
+		s.counsel.Shadow(now, q)
+	} else if s.head.Told(e) {
+		s.counsel.Tell(now, e)
+	}
+	a := s.head.Step(now, e)
 	s.report.Forced = s.head.Forced()
 	if a.Warning != "" {
 		s.report.Warnings = append(s.report.Warnings, a.Warning)
@@ -71,14 +77,22 @@ func gateOf(open bool) policy.Gate {
 
 // attach begins to listen to the gate, and returns whether the migration may begin.
 func (s *Source) attach() policy.Action {
+	var listener tagging.Listener = gateListener{s}
 	// mu is held so that a transition right after Attach waits until Attach's answer is noted.
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	g := s.m.Tags().Attach(s.p.Gate, gateListener{s})
+	led := s.head.Remote()
+	if led {
+		listener = askedListener{gateListener{s}}
+	}
+	g := s.m.Tags().Attach(s.p.Gate, listener)
 	start := s.event(policy.KindStart, 0)
 	start.Gate, start.Tasks, start.Running = gateOf(g.Open), g.Tasks, s.m.Running()
 	a := s.step(start)
 	s.report.Guidance = s.head.Guidance()
+	s.mu.Unlock()
+	if led {
+		s.askAnd(start, func(answer policy.Action) { a = answer })
+	}
 	return a
 }
 
@@ -127,6 +141,10 @@ func (l gateListener) GateClosing() (hold bool) {
 func (s *Source) holdsAtExit(since time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.head.Remote() {
+		closing, tell := s.answeredAtExit()
+		return tell && s.mayHold() && s.holds(closing, since)
+	}
 	cheap := policy.Event{Phase: s.report.Phase, Completed: s.report.RoundCount()}
 	if !s.mayHold() || !s.head.AsksAtExit(s.now(), cheap) {
 		return false
@@ -148,8 +166,19 @@ func (s *Source) holdsAtExit(since time.Time) bool {
 		}
 		closing = s.event(policy.KindGate, remaining)
 		closing.Gate, closing.Looked = policy.GateClosing, true
-		a = s.step(closing)
+		return s.holds(closing, since)
 	}
+	return s.held(a, since)
+}
+
+// holds tells the head of an EXIT, with all facts, and whether the vCPU stays held there; s.mu is
+// held.
+func (s *Source) holds(closing policy.Event, since time.Time) bool {
+	return s.held(s.step(closing), since)
+}
+
+// held carries out what the head said about an EXIT; s.mu is held.
+func (s *Source) held(a policy.Action, since time.Time) bool {
 	if a.Verb != policy.Switchover {
 		return false
 	}
@@ -171,10 +200,13 @@ func (s *Source) roundDue() {
 		return // the round's own harvest will fail and report it
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.step(s.event(policy.KindDue, remaining)).Verb == policy.EndRound {
-		s.stream.Stop()
-	}
+	due := s.event(policy.KindDue, remaining)
+	s.mu.Unlock()
+	s.askAnd(due, func(a policy.Action) {
+		if a.Verb == policy.EndRound {
+			s.stream.Stop()
+		}
+	})
 }
 
 func (s *Source) wakeUp() {
@@ -301,6 +333,9 @@ func (s *Source) sample(ctx context.Context, a policy.Action) error {
 		if err := s.sleep(ctx, a.Until, tick.C); err != nil {
 			return err
 		}
+		s.mu.Lock()
+		a = s.step(policy.Event{Kind: policy.KindNext}) // the sample may be due earlier by now
+		s.mu.Unlock()
 		now := s.now()
 		if now < a.Until {
 			continue
@@ -314,8 +349,8 @@ func (s *Source) sample(ctx context.Context, a policy.Action) error {
 		e.DirtyPerS = stream.PerSecond(float64(dirtied), now-last)
 		s.report.Samples++
 		s.report.SamplingMS = ms(now - begin)
-		a = s.step(e)
 		s.mu.Unlock()
+		s.askAnd(e, func(answer policy.Action) { a = answer })
 		last = now
 	}
 	return a.Err

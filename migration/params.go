@@ -1,12 +1,16 @@
 package migration
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"math"
+	"path/filepath"
 	"strconv"
 	"time"
 
 	"taskguide/migration/policy"
+	"taskguide/migration/program"
 	"taskguide/tagging"
 	"taskguide/transport"
 )
@@ -78,8 +82,13 @@ func (c Compress) packings() []transport.Packing {
 // of POST /v1/migration has these fields, and package control adds words for the times.
 type Params struct {
 	// Destination is tcp:HOST:PORT or unix:PATH.
-	Destination   string        `json:"destination"`
-	Rule          Rule          `json:"rule"`
+	Destination string `json:"destination"`
+	Rule        Rule   `json:"rule"`
+	// PolicyLimit is how long the program of an exec policy may lead; 0 means ten minutes.
+	PolicyLimit time.Duration `json:"policy_limit_ns,omitempty"`
+	// Shadow are policies that are asked, too, and not obeyed, in the form that policy.ParseList
+	// reads. The report says what they would have done.
+	Shadow        string        `json:"shadow,omitempty"`
 	DowntimeLimit time.Duration `json:"downtime_limit_ns"`
 	// MaxRounds is the rule's parameter max-rounds, unless Rule sets it: pre-copy ends after that
 	// many rounds, whether or not the rule is satisfied. 0 means the rule's default.
@@ -118,6 +127,11 @@ const (
 
 	// DefaultDowntimeLimit is the downtime limit of a policy without one of its own.
 	DefaultDowntimeLimit = policy.DefaultLimit
+
+	// DefaultPolicyLimit is how long a program may lead.
+	DefaultPolicyLimit = 10 * time.Minute
+	// MaxShadows is how many shadows there may be.
+	MaxShadows = 8
 
 	minStandstillLimit = time.Second
 	standstillFactor   = 10 // of the downtime limit
@@ -194,6 +208,9 @@ func orNoTime(d time.Duration) time.Duration {
 // downtimeLimit and maxDefer are the limits in use, with NoTime as 0.
 func (p Params) downtimeLimit() time.Duration { return max(p.DowntimeLimit, 0) }
 func (p Params) maxDefer() time.Duration      { return max(p.MaxDefer, 0) }
+func (p Params) policyLimit() time.Duration {
+	return cmp.Or(p.PolicyLimit, DefaultPolicyLimit)
+}
 
 // choice returns the policy that Rule names.
 func (p Params) choice() (policy.Choice, error) {
@@ -232,10 +249,48 @@ func (p Params) policy(choice policy.Choice) (policy.Policy, error) {
 	return choice.New(p.forPolicy(orNoTime(fits)))
 }
 
+// counsel returns who is asked besides the head.
+func (p Params) counsel(choice policy.Choice) (*program.Counsel, error) {
+	shadows, err := p.shadows()
+	if err != nil {
+		return nil, err
+	}
+	return program.NewCounsel(choice.Program(), shadows, p.forPolicy(orNoTime(p.promise())))
+}
+
+// shadows are the policies that are asked and not obeyed.
+func (p Params) shadows() ([]policy.Choice, error) {
+	if p.Shadow == "" {
+		return nil, nil
+	}
+	all, err := policy.ParseList(p.Shadow)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("shadow %w", err)
+	case len(all) > MaxShadows:
+		return nil, fmt.Errorf("%d shadows: use at most %d", len(all), MaxShadows)
+	}
+	for _, c := range all {
+		if err := checkProgram(c); err != nil {
+			return nil, fmt.Errorf("shadow %w", err)
+		}
+	}
+	return all, nil
+}
+
+// checkProgram refuses a program whose path depends on where it is read.
+func checkProgram(c policy.Choice) error {
+	if path := c.Program(); path != "" && !filepath.IsAbs(path) {
+		return fmt.Errorf("%q: want exec: and an absolute path", c)
+	}
+	return nil
+}
+
 // newHead returns the head of a migration with these parameters, which must be validated.
 func (p Params) newHead(choice policy.Choice, rule policy.Policy) *policy.Head {
 	return policy.NewHead(policy.Config{
 		Policy:    rule,
+		Remote:    choice.Program() != "",
 		Polish:    choice.Traits().Polish,
 		Guidance:  p.Guidance,
 		AtExit:    p.switchAtExit(),
@@ -293,6 +348,15 @@ func (p Params) validate() error {
 	}
 	c, err := p.choice()
 	if err != nil {
+		return err
+	}
+	if err := checkProgram(c); err != nil {
+		return fmt.Errorf("rule %w", err)
+	}
+	if p.PolicyLimit < 0 {
+		return errors.New("policy limit: use more than 0")
+	}
+	if _, err := p.counsel(c); err != nil {
 		return err
 	}
 	if p.MaxRounds > 0 && c.Value(maxRounds, nil) == "" {

@@ -36,9 +36,10 @@ func (s *Source) precopy(ctx context.Context) error {
 // begin at once; otherwise another round is due.
 func (s *Source) afterRound(ctx context.Context, over policy.Event) (ready bool, err error) {
 	s.mu.Lock()
-	a := s.step(s.complete(over))
-	ready = s.mayBegin(a)
+	over = s.complete(over)
 	s.mu.Unlock()
+	var a policy.Action
+	s.askAnd(over, func(answer policy.Action) { a, ready = answer, s.mayBegin(answer) })
 	if a.Verb != policy.Wait && a.Phase != "" {
 		s.setPhase(a.Phase)
 	}
@@ -62,9 +63,10 @@ func (s *Source) hold(
 		return a, false, err
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	a = s.step(s.event(policy.KindTick, remaining))
-	return a, s.mayBegin(a), nil
+	tick := s.event(policy.KindTick, remaining)
+	s.mu.Unlock()
+	s.askAnd(tick, func(answer policy.Action) { a, ready = answer, s.mayBegin(answer) })
+	return a, ready, nil
 }
 
 // precopyRound sends what is pending and collects what was dirtied meanwhile. It returns the event

@@ -37,6 +37,12 @@ const (
 // Round is one pass over the pages that were dirty when it began.
 type Round = policy.Round
 
+// Shadow is what a policy would have done that was asked and not obeyed.
+type Shadow = policy.Record
+
+// Decision is a change of a Shadow's mind.
+type Decision = policy.Decision
+
 // Report is the outcome of a migration, or its state so far. Sizes are bytes,
 // times are milliseconds; every field is always present.
 type Report struct {
@@ -48,9 +54,14 @@ type Report struct {
 	Protocol transport.Terms `json:"protocol"`
 	Rule     Rule            `json:"rule"`   // its name alone
 	Policy   string          `json:"policy"` // its name and the parameters that were given
-	Guidance Guidance        `json:"guidance"`
-	TotalMS  float64         `json:"total_ms"`
-	SetupMS  float64         `json:"setup_ms"`
+	// PolicyError is why the policy's program was asked no more, and the default policy took its
+	// place.
+	PolicyError string `json:"policy_error"`
+	// Shadows are what other policies would have done.
+	Shadows  []Shadow `json:"shadows"`
+	Guidance Guidance `json:"guidance"`
+	TotalMS  float64  `json:"total_ms"`
+	SetupMS  float64  `json:"setup_ms"`
 	// DowntimeMS is how long the guest stood still for the switchover. If the guest stays, it is
 	// that of the last attempt.
 	DowntimeMS float64       `json:"downtime_ms"`

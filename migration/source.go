@@ -9,6 +9,7 @@ import (
 
 	"taskguide/migration/peer"
 	"taskguide/migration/policy"
+	"taskguide/migration/program"
 	"taskguide/migration/stream"
 	"taskguide/tagging"
 	"taskguide/transport"
@@ -51,6 +52,7 @@ type Source struct {
 	observe Observer                // called with emitMu held
 	peer    *peer.Peer              // has locks of its own
 	doubt   *peer.Doubt             // has a lock of its own
+	counsel *program.Counsel        // has a lock of its own, a leaf
 	stream  *stream.Stream          // has locks of its own
 	wake    chan struct{}           // ends a wait for the gate, to look again
 	cancel  context.CancelCauseFunc // ends Run; set when it begins
@@ -112,6 +114,7 @@ func newLedSource(m Machine, p Params, observe Observer, to peer.Config, choice 
 		observe = func(Notice) {}
 	}
 	to.RAMBytes = m.RAM().Size()
+	var err error
 	s := &Source{
 		m:       m,
 		p:       p,
@@ -122,6 +125,9 @@ func newLedSource(m Machine, p Params, observe Observer, to peer.Config, choice 
 	}
 	s.doubt = peer.NewDoubt(s.peer)
 	s.stream = stream.New(s.streamConfig(choice.Traits()))
+	if s.counsel, err = p.counsel(choice); err != nil {
+		panic(err) // WithDefaults refuses it
+	}
 	s.report = Report{
 		Status:      StatusRunning,
 		Phase:       PhaseSetup,
@@ -130,6 +136,7 @@ func newLedSource(m Machine, p Params, observe Observer, to peer.Config, choice 
 		Policy:      choice.String(),
 		Guidance:    p.Guidance,
 		RAMBytes:    m.RAM().Size(),
+		Shadows:     s.counsel.Records(),
 		Warnings:    []string{},
 		Rounds:      []Round{},
 		Standstills: []Standstill{},
@@ -148,7 +155,10 @@ func (s *Source) ID() transport.ID { return s.peer.ID() }
 func (s *Source) Run(ctx context.Context) Report {
 	ctx = s.start(ctx)
 	stopProgress := s.startProgress()
-	err := s.migrate(ctx)
+	stopPrograms, err := s.startPrograms()
+	if err == nil {
+		err = s.migrate(ctx)
+	}
 	if cause := context.Cause(ctx); err != nil && cause != nil && !s.Committed() {
 		err = cause // the step failed because of this cause
 	}
@@ -159,6 +169,7 @@ func (s *Source) Run(ctx context.Context) Report {
 	}
 	s.peer.Close()
 	err = errors.Join(err, s.stream.Close(), s.leave(err))
+	stopPrograms()
 	return s.finish(err)
 }
 

@@ -160,8 +160,12 @@ func (s *Source) askAgain() error {
 		return err
 	}
 	s.mu.Lock()
+	drained := s.event(policy.KindDrained, remaining)
+	s.mu.Unlock()
+	drained = s.ask(drained)
+	s.mu.Lock()
 	defer s.mu.Unlock()
-	a := s.step(s.event(policy.KindDrained, remaining))
+	a := s.step(drained)
 	switch {
 	case a.Err != nil:
 		return a.Err

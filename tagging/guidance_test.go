@@ -161,3 +161,51 @@ func TestTransitionsQueueBehindGateClosing(t *testing.T) {
 	require.Equal(t, []string{"closing", "opened"}, l.taken())
 	require.Equal(t, GateState{Open: true, Tasks: 2}, p.Gate())
 }
+
+// forewarned is a listener that notes what it is told, and writes to the port in GateMayClose.
+type forewarned struct {
+	p    *Port
+	told []string
+	then func()
+}
+
+func (f *forewarned) GateOpened()       { f.told = append(f.told, "opened") }
+func (f *forewarned) GateClosed()       { f.told = append(f.told, "closed") }
+func (f *forewarned) GateClosing() bool { f.told = append(f.told, "closing"); return false }
+
+func (f *forewarned) GateMayClose() {
+	f.told = append(f.told, "may close")
+	if f.then != nil {
+		f.then()
+	}
+}
+
+// TestForewarned: a listener that wants to know it hears of an EXIT that would close the gate, with
+// no lock held, before anything has changed. Of other EXITs it hears nothing.
+func TestForewarned(t *testing.T) {
+	for _, quorum := range []Quorum{All, Any} {
+		p := NewPort(nil)
+		f := &forewarned{p: p}
+		p.Write(RegEnter, 4, 1)
+		p.Write(RegEnter, 4, 1) // twice
+		p.Attach(quorum, f)
+		p.Write(RegExit, 4, 1)
+		require.Empty(t, f.told, "it is still inside")
+		p.Write(RegExit, 4, 7)
+		p.Write(RegExit, 2, 1)
+		require.Empty(t, f.told, "errors close nothing")
+		errors := p.Snapshot().GuestErrors
+		p.Write(RegExit, 4, 1)
+		require.Equal(t, []string{"may close", "closing", "closed"}, f.told)
+		require.Equal(t, errors, p.Snapshot().GuestErrors, "it is counted once")
+		p.Write(RegExit, 4, 1)
+		require.Len(t, f.told, 3, "it is closed")
+
+		// Another task changes things meanwhile, so the gate stays open.
+		f.told = nil
+		p.Write(RegEnter, 4, 1)
+		f.then = func() { p.Write(RegEnter, 4, 1) }
+		p.Write(RegExit, 4, 1)
+		require.Equal(t, []string{"opened", "may close"}, f.told)
+	}
+}

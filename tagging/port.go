@@ -126,6 +126,9 @@ func (p *Port) Read(offset uint64, size int) uint32 {
 // register has an effect. Any other write is counted as a guest error. The listener may hold the
 // calling vCPU in here.
 func (p *Port) Write(offset uint64, size int, v uint32) {
+	if offset == RegExit && size == 4 {
+		p.forewarn(v)
+	}
 	p.order.Lock()
 	defer p.order.Unlock()
 	p.mu.Lock()
@@ -177,11 +180,47 @@ func (p *Port) deadline() uint32 {
 	return uint32(min(max(left.Milliseconds(), 1), math.MaxUint32))
 }
 
-// tag carries out what a task wrote. If the task has a slot, it only asks for a look at the tag
-// pages. Both locks must be held.
+// forewarn tells a listener that wants to know it of an EXIT that would close the gate.
+func (p *Port) forewarn(id uint32) {
+	if l := p.wouldClose(id); l != nil {
+		l.GateMayClose()
+	}
+}
+
+// wouldClose returns the listener to forewarn of a task's EXIT, nil if there is none or the EXIT
+// would not close the gate.
+func (p *Port) wouldClose(id uint32) Forewarned {
+	p.order.Lock()
+	defer p.order.Unlock()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.attached == nil {
+		return nil
+	}
+	l, ok := p.attached.listener.(Forewarned)
+	if !ok {
+		return nil
+	}
+	c, _ := p.change(Exited, id)
+	// What the look found about pages will not be found again. All else will be.
+	p.countErrors(GuestErrors{Page: c.errors.Page})
+	quorum := p.attached.quorum
+	if !p.table.gate(quorum).Open || p.table.gateAfter(quorum, &c).Open {
+		return nil
+	}
+	return l
+}
+
+// tag carries out what a task wrote. Both locks must be held.
 func (p *Port) tag(event Change, id uint32) {
-	var c change
-	seen := p.look(&c)
+	c, seen := p.change(event, id)
+	p.transition(&c, seen)
+}
+
+// change returns what a task's write changes, and the look at the tag pages that this comes from.
+// If the task has a slot, its write only asks for that look. Both locks must be held.
+func (p *Port) change(event Change, id uint32) (c change, seen slots) {
+	seen = p.look(&c)
 	switch {
 	case seen.has(id) && event == Unregistered:
 		c.errors.Task++ // it must give its slot up first
@@ -191,7 +230,7 @@ func (p *Port) tag(event Change, id uint32) {
 	default:
 		p.table.tag(event, id, &c)
 	}
-	p.transition(&c, seen)
+	return c, seen
 }
 
 func (p *Port) knows(c *change, id uint32) bool {

@@ -61,6 +61,15 @@ type Listener interface {
 	GateClosed()
 }
 
+// Forewarned is a listener that needs a while to decide about an EXIT that closes the gate.
+// GateMayClose is called at every EXIT that would close the gate as things are, on the thread of
+// the vCPU, with no lock of the port held, before anything has changed. GateClosing follows, unless
+// other tasks change things meanwhile. It may also come without a warning, because of anything but
+// an EXIT.
+type Forewarned interface {
+	GateMayClose()
+}
+
 // Deadliner is a listener that knows how long the migration can still be held back. Deadline is
 // called on the thread of a vCPU that reads the register, at any time while the listener is
 // attached, or shortly afterwards. ok is false if nothing ends the wait.

@@ -25,6 +25,7 @@ import (
 type migrateFlags struct {
 	params       migration.Params
 	policy       policyFlag
+	shadow       shadowFlag
 	guidance     choice[migration.Guidance]
 	gate         choice[tagging.Quorum]
 	onTimeout    choice[migration.OnTimeout]
@@ -77,6 +78,10 @@ func (m *migrateFlags) define(cmd *cobra.Command) {
 	f.Var(&m.policy, "rule", "the same")
 	completeFlag(cmd, "policy", completePolicy)
 	completeFlag(cmd, "rule", completePolicy)
+	durationVar(f, &m.params.PolicyLimit, "policy-limit", migration.DefaultPolicyLimit,
+		"how long the program of --policy exec:PROGRAM may lead")
+	f.Var(&m.shadow, "shadow", "ask these policies, too, and report what they would have done")
+	completeFlag(cmd, "shadow", completePolicy)
 	durationVar(f, &m.params.DowntimeLimit, "downtime-limit", defaults.DowntimeLimit,
 		"what the rest must fit with --policy downtime; 0: until no page is dirty")
 	f.IntVar(&m.params.MaxRounds, "max-rounds", 0,
@@ -112,12 +117,19 @@ func (m *migrateFlags) define(cmd *cobra.Command) {
 func (m *migrateFlags) order(cmd *cobra.Command, destination string) (migration.Params, error) {
 	p := m.params
 	p.Rule = migration.Rule(m.policy.choice.String())
+	p.Shadow = m.shadow.String()
 	p.Guidance, p.Gate = m.guidance.value, m.gate.value
 	p.OnTimeout, p.Compress = m.onTimeout.value, m.compress.value
 	p.BitsPerSecond = m.bandwidth.bitsPerSecond
 	changed := cmd.Flags().Changed
 	if changed("policy") && changed("rule") {
 		return p, errors.New("--policy and --rule are the same: use one of them")
+	}
+	if changed("policy-limit") && p.PolicyLimit <= 0 {
+		return p, fmt.Errorf("--policy-limit %v: use more than 0", p.PolicyLimit)
+	}
+	if !changed("policy-limit") {
+		p.PolicyLimit = 0 // the default, which a process from before it knows nothing of
 	}
 	if changed("switch-at-exit") {
 		p.SwitchAtExit = &m.switchAtExit

@@ -57,6 +57,9 @@ func (m *migrateFlags) withoutEffect(cmd *cobra.Command, p migration.Params) []n
 	if inPolicy(c, "max-rounds") {
 		add("no effect: max-rounds of --policy counts", "max-rounds")
 	}
+	if c.Program() == "" {
+		add("no effect: no program leads with --policy "+c.Name(), "policy-limit")
+	}
 	switch standstill := cmd.Flags().Changed("standstill-limit"); {
 	case inPolicy(c, "limit"):
 		add("no effect: limit of --policy counts", "downtime-limit")

@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -9,7 +11,7 @@ import (
 	"taskguide/migration/policy"
 )
 
-// policyFlag is a policy as NAME[:k=v,...].
+// policyFlag is a policy as NAME[:k=v,...] or exec:PROGRAM.
 type policyFlag struct{ choice policy.Choice }
 
 func newPolicy() policyFlag {
@@ -21,13 +23,57 @@ func newPolicy() policyFlag {
 }
 
 func (f *policyFlag) String() string { return f.choice.String() }
-func (f *policyFlag) Type() string   { return "NAME[:k=v,...]" }
+func (f *policyFlag) Type() string   { return "NAME[:k=v,...]|exec:PROGRAM" }
 func (f *policyFlag) Set(s string) error {
 	c, err := policy.Parse(s)
 	if err != nil {
 		return fmt.Errorf("%w%s", err, meantByPolicy(s))
 	}
-	f.choice = c
+	f.choice, err = findProgram(c)
+	return err
+}
+
+// findProgram makes the path of a policy's program absolute, because the VM's process starts it. A
+// name without a slash is looked for in $PATH.
+func findProgram(c policy.Choice) (policy.Choice, error) {
+	if c.Program() == "" {
+		return c, nil
+	}
+	path, err := exec.LookPath(c.Program())
+	if err == nil {
+		path, err = filepath.Abs(path)
+	}
+	if err != nil {
+		return c, err
+	}
+	return policy.Parse(policy.Exec + ":" + path)
+}
+
+// shadowFlag is a list of policies, each as --policy has it.
+type shadowFlag struct{ choices []policy.Choice }
+
+func (f *shadowFlag) String() string {
+	var all []string
+	for _, c := range f.choices {
+		all = append(all, c.String())
+	}
+	return strings.Join(all, ",")
+}
+
+func (f *shadowFlag) Type() string { return "POLICY[,POLICY]..." }
+
+func (f *shadowFlag) Set(s string) error {
+	choices, err := policy.ParseList(s)
+	if err != nil {
+		return err
+	}
+	f.choices = nil
+	for _, c := range choices {
+		if c, err = findProgram(c); err != nil {
+			return err
+		}
+		f.choices = append(f.choices, c)
+	}
 	return nil
 }
 
@@ -57,7 +103,7 @@ const policyColumns = text.Columns - 7
 
 // policyHelp lists the policies, with their parameters and defaults.
 func policyHelp() string {
-	lines := []string{"Policies, NAME[:k=v,...]:"}
+	lines := []string{"Policies, NAME[:k=v,...] or exec:PROGRAM:"}
 	add := func(head, words string) {
 		for _, line := range text.Wrap(words, policyColumns-len(head)) {
 			lines = append(lines, head+line)
@@ -71,5 +117,6 @@ func policyHelp() string {
 				fmt.Sprintf("%s (default %s)", p.Help, p.Default))
 		}
 	}
+	add("  exec:PROGRAM ", "a program of yours decides: docs/policies.md")
 	return strings.Join(lines, "\n")
 }

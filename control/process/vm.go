@@ -45,6 +45,7 @@ type engine interface {
 	Fate() migration.Fate
 	Settle(context.Context) (migration.Fate, error)
 	Force(context.Context) error
+	LogTo(*slog.Logger)
 }
 
 // errGuestEnded ends a migration whose guest has ended.
@@ -510,6 +511,7 @@ func (h *VM) startMigration(p migration.Params) (control.Started, error) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	m.engine, m.cancel, h.last = e, cancel, m
 	m.log = h.log.With("migration", m.name())
+	e.LogTo(m.log)
 	m.log.Info("migration begins", "number", m.id, "destination", m.dest)
 	report := m.reportSoFar()
 	go h.migrate(ctx, m, h.vm.Done())

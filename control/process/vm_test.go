@@ -243,6 +243,8 @@ type fakeEngine struct {
 	report migration.Report
 }
 
+func (e *fakeEngine) LogTo(*slog.Logger) {}
+
 func (e *fakeEngine) Run(ctx context.Context) migration.Report {
 	if err := e.m.Tracker().Start(); err != nil {
 		panic(err)

@@ -109,9 +109,30 @@ func Outcome(w io.Writer, r migration.Report) {
 	}
 	line("guidance", "%s", guidance(r))
 	line("verified", "%s", Verified(r.Verified, r.PagesDeclared))
+	for _, s := range r.Shadows {
+		line("shadow", "%s", shadow(s))
+	}
 	for _, warning := range r.Warnings {
 		line("warning", "%s", warning)
 	}
+}
+
+// shadow says when a shadow would first have ended pre-copy.
+func shadow(s migration.Shadow) string {
+	for _, d := range s.Decisions {
+		switch verb := d.Action; verb {
+		case "switchover", "abort":
+			if d.GaveUp {
+				verb = "given up"
+			}
+			return fmt.Sprintf("%s: %s after %s, round %d, with %s pages left: %s", s.Policy, verb,
+				units.Milliseconds(d.AtMS), d.Round, Count(int64(d.Remaining)), d.Reason)
+		}
+	}
+	if s.Error != "" {
+		return fmt.Sprintf("%s: %s", s.Policy, s.Error)
+	}
+	return fmt.Sprintf("%s: would still go on", s.Policy)
 }
 
 // parts lists the parts of a downtime, in order. It leaves out those that not every switchover has

@@ -26,6 +26,9 @@
 // registers it under its name, like xen.go, and a test beside it. Command line, completion, help,
 // validation, benchmarks and the matrices of tests take it from the registry.
 //
+// A program can decide as well (exec:PROGRAM). It is not asked here: the engine asks it, with no
+// lock held, and brings its answer with the event (Head.Question, Event.Answer).
+//
 // # When it is asked
 //
 //   - start: before a page is sent. A policy that answers Wait gets samples of the dirty rate, the

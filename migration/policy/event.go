@@ -41,6 +41,7 @@ const (
 	KindResumed Kind = "resumed" // they run again
 	KindRewound Kind = "rewound" // the destination has forgotten a switchover taken back
 	KindEnded   Kind = "ended"   // the migration has ended, and the guest stays
+	KindLost    Kind = "lost"    // the policy's program has ended: the policy takes its place
 )
 
 // Gate is the state of the tags' gate at an event.
@@ -95,6 +96,8 @@ type Event struct {
 	//
 	// Running, at the start, says whether the vCPUs run.
 	Running bool
+	// Answer is what the program of an exec policy has answered to this event, nil without one.
+	Answer *Action
 	// Looked, at a gate that is closing, says that the dirty log was looked at, so Remaining is the
 	// most that a switchover would have to send. Otherwise Remaining is the least.
 	Looked bool

@@ -65,6 +65,10 @@ func (h *Head) closing(now time.Duration, e Event) Action {
 		return h.hold(h.reason + ", held at the segment's EXIT")
 	case !e.Looked && !h.looks.may(now):
 		return Action{}
+	case !e.Looked && h.c.Remote:
+		// A program is asked once, with the facts, and not again soon, even if nothing comes of it.
+		h.looks.begin, h.looks.next = now, now+programPause
+		return Action{Verb: Look}
 	}
 	v := h.ask(now, e)
 	switch {

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"time"
@@ -26,7 +27,10 @@ const (
 
 // Config is the part of a migration's order that a Head uses.
 type Config struct {
-	Policy    Policy
+	Policy Policy
+	// Remote says that a program leads. Its answers come with the events (Event.Answer), and the
+	// policy takes its place once it has ended (KindLost).
+	Remote    bool
 	Polish    bool // Traits.Polish
 	Guidance  Guidance
 	AtExit    bool          // switch over at an EXIT
@@ -48,7 +52,7 @@ type Head struct {
 	guided  bool // the gate has a say
 	forced  bool // guidance has used up its time and has no say any more
 	ended   bool
-	outcome Guidance // the order's guidance, or none without a task
+	outcome Guidance // the order's guidance, or none without a task; empty before the start
 
 	gateOpen   bool
 	throughout bool // the gate has been open since the round began
@@ -74,11 +78,15 @@ type Head struct {
 
 // NewHead returns the head of a migration that has not begun.
 func NewHead(c Config) *Head {
-	return &Head{c: c, outcome: c.Guidance, segment: segment{floor: -1}}
+	h := &Head{c: c, segment: segment{floor: -1}}
+	if c.Remote {
+		h.looks.pause = programPause
+	}
+	return h
 }
 
 // Guidance returns the order's guidance, or GuidanceNone if no task takes part.
-func (h *Head) Guidance() Guidance { return h.outcome }
+func (h *Head) Guidance() Guidance { return cmp.Or(h.outcome, h.c.Guidance) }
 
 // Forced tells whether guidance used up its time and has no say any more.
 func (h *Head) Forced() bool { return h.forced }
@@ -138,12 +146,36 @@ func (h *Head) answer(now time.Duration, e Event) Action {
 	case KindEnded:
 		h.ended = true
 		h.recount(now)
+	case KindLost:
+		h.lost(now)
 	}
 	return Action{}
 }
 
-// start makes the migration wait if it must not begin while the gate is closed.
+// start makes the migration wait if it must not begin while the gate is closed. With a program, the
+// engine tells of the start twice: as soon as the gate is known, and once the program was asked.
 func (h *Head) start(now time.Duration, e Event) Action {
+	if h.outcome == "" {
+		h.meet(e)
+		if h.c.Remote {
+			return Action{}
+		}
+	}
+	switch v := h.ask(now, e); v.Verb {
+	case Abort:
+		return v
+	case Wait:
+		h.sampleAt = max(v.Until, now+minSample)
+	}
+	if h.c.Guidance.waitsToStart() && h.obeysGate() && !h.gateOpen {
+		return h.wait(now, stayToStart, 0)
+	}
+	return Action{}
+}
+
+// meet takes in who takes part in guidance.
+func (h *Head) meet(e Event) {
+	h.outcome = h.c.Guidance
 	h.gateOpen = e.Gate == GateOpen
 	h.guided = h.c.Guidance != GuidanceOff && e.Tasks > 0
 	switch {
@@ -156,16 +188,6 @@ func (h *Head) start(now time.Duration, e Event) Action {
 		h.warning = "the guest is paused before a closed gate and cannot open it: " +
 			"the rule alone decides"
 	}
-	switch v := h.ask(now, e); v.Verb {
-	case Abort:
-		return v
-	case Wait:
-		h.sampleAt = max(v.Until, now+minSample)
-	}
-	if h.c.Guidance.waitsToStart() && h.obeysGate() && !h.gateOpen {
-		return h.wait(now, stayToStart, 0)
-	}
-	return Action{}
 }
 
 // next stops the page stream at a closed gate if guidance wants that, and asks for samples of the
@@ -315,7 +337,13 @@ func (h *Head) ask(now time.Duration, e Event) Action {
 	if e.Kind != KindGate {
 		e.Gate = gateOf(h.gateOpen)
 	}
-	a := h.c.Policy.Step(now, e)
+	var a Action
+	switch {
+	case !h.c.Remote:
+		a = h.c.Policy.Step(now, e)
+	case e.Answer != nil:
+		a = *e.Answer
+	}
 	switch a.Verb {
 	case Continue, Switchover, Wait, Suspend:
 		return Action{Verb: a.Verb, Reason: a.Reason, GaveUp: a.GaveUp, Until: a.Until}

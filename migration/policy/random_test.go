@@ -52,8 +52,14 @@ func randomly(t *testing.T, seed uint64, seen map[Verb]int) []Action {
 	if rnd.IntN(10) == 0 {
 		w.c.MaxDefer = 0
 	}
+	w.c.Remote = rnd.IntN(4) == 0
 	w.h = NewHead(w.c)
-	a := w.step(Event{Kind: KindStart, Gate: gateOf(w.open), Tasks: rnd.IntN(3), Running: true})
+	start := Event{Kind: KindStart, Gate: gateOf(w.open), Tasks: rnd.IntN(3), Running: true}
+	a := w.step(start)
+	if w.c.Remote {
+		w.pass(50 * time.Millisecond) // it thinks
+		a = w.step(start)
+	}
 	if !w.wait(a) {
 		return w.answers
 	}
@@ -72,6 +78,19 @@ func (w *walk) step(e Event) Action {
 	}
 	e.RAM, e.Completed, e.Sent = 4096, w.n, int64(1000*w.n)
 	e.BytesPerS, e.WirePerS = 12.5e6, 12.5e6
+	if _, asks := w.h.Question(e); asks && w.h.Remote() && w.rnd.IntN(5) > 0 {
+		// A program says anything, also what only a head may.
+		e.Answer = &Action{
+			Verb: Verb(w.rnd.IntN(len(verbs))), Reason: "it says so", GaveUp: w.rnd.IntN(2) == 0,
+		}
+		if e.Answer.Verb == Abort || e.Answer.Verb == Wait || e.Answer.Verb == Suspend {
+			e.Answer.Verb = Continue // the walk is of migrations that go on
+		}
+	}
+	if w.rnd.IntN(100) == 0 {
+		w.h.Step(w.now, Event{Kind: KindLost})
+		require.False(w.t, w.h.Remote())
+	}
 	a := w.h.Step(w.now, e)
 	w.answers = append(w.answers, a)
 	w.seen[a.Verb]++

@@ -130,18 +130,22 @@ type Values map[string]string
 
 // Choice is a policy with the parameters that somebody gave it.
 type Choice struct {
-	spec   Spec
-	given  Values
-	traits Traits
+	spec    Spec
+	program string // of exec:PROGRAM
+	given   Values
+	traits  Traits
 }
 
-// Parse reads NAME[:k=v,...]. Its error begins with the text that was given.
+// Parse reads NAME[:k=v,...] or exec:PROGRAM. Its error begins with the text that was given.
 func Parse(s string) (Choice, error) {
+	if program, is := strings.CutPrefix(s, Exec+":"); is {
+		return parseExec(program)
+	}
 	name, list, listed := strings.Cut(s, ":")
 	spec, known := registry[name]
 	if !known {
 		all := strings.Join(Names(), ", ")
-		return Choice{}, fmt.Errorf("%q is unknown: use one of %s", name, all)
+		return Choice{}, fmt.Errorf("%q is unknown: use one of %s, or exec:PROGRAM", name, all)
 	}
 	c := Choice{spec: spec, given: make(Values)}
 	if listed {
@@ -210,6 +214,9 @@ func (c Choice) Name() string { return c.spec.Name }
 
 // String returns the choice in the form that Parse reads, with its parameters in order.
 func (c Choice) String() string {
+	if c.program != "" {
+		return c.spec.Name + ":" + c.program
+	}
 	var b strings.Builder
 	b.WriteString(c.spec.Name)
 	separator := ":"

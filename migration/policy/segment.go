@@ -1,6 +1,9 @@
 package policy
 
-import "time"
+import (
+	"cmp"
+	"time"
+)
 
 // fewPages is a number of pages so small that another round is not worth it.
 const fewPages = 50
@@ -37,13 +40,16 @@ func shrinks(dirty, remaining int) bool {
 // tag thousands of times a second, and a look costs more with more RAM. Without a look the vCPU
 // goes on as if the policy were not satisfied.
 type exitPace struct {
+	pause time.Duration // least time between two looks, 0: exitPause
 	next  time.Duration // no look before
 	begin time.Duration // of the look that is being taken
 }
 
 const (
 	exitPause = 5 * time.Millisecond // least time between two looks
-	exitShare = 20                   // and at least this many times the last look's duration
+	// programPause is that for a program, which may take 5 ms for its answer.
+	programPause = 100 * time.Millisecond
+	exitShare    = 20 // and at least this many times the last look's duration
 )
 
 // may tells whether a look may be taken now.
@@ -51,5 +57,5 @@ func (p *exitPace) may(now time.Duration) bool { return now >= p.next }
 
 // took notes that the look has been taken.
 func (p *exitPace) took(now time.Duration) {
-	p.next = now + max(exitPause, exitShare*(now-p.begin))
+	p.next = now + max(cmp.Or(p.pause, exitPause), exitShare*(now-p.begin))
 }

@@ -1,0 +1,3 @@
+module example.com/plateau
+
+go 1.26.0

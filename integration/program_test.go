@@ -1,0 +1,81 @@
+package integration
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"taskguide/migration"
+)
+
+// TestPolicyPrograms: a program moves a guest under each guidance, another one looks on as a
+// shadow, and one that hangs, lies or dies harms nothing.
+func TestPolicyPrograms(t *testing.T) {
+	v := newBox(t).travel(1, phased(1, "busy=400ms cool=400ms tag=cool")...)
+	compiled := filepath.Join(v.dir, "plateau-go")
+	build := exec.CommandContext(v.ctx, "go", "build", "-o", compiled, ".")
+	build.Dir = "../examples/policies/plateau-go"
+	out, err := build.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	python, err := filepath.Abs("../examples/policies/plateau.py")
+	require.NoError(t, err)
+	script := func(name, body string) string {
+		path := filepath.Join(v.dir, name)
+		require.NoError(t, os.WriteFile(path, []byte("#!/bin/sh\n"+body+"\n"), 0o755))
+		return path
+	}
+	good := v.move("--policy", "exec:"+compiled, "--shadow", "xen,exec:"+python,
+		"--bandwidth", link)
+	require.Equal(t, "exec:"+compiled, good.Policy)
+	require.EqualValues(t, "exec", good.Rule)
+	require.Len(t, good.Shadows, 2)
+	require.Equal(t, "exec:"+python, good.Shadows[1].Policy)
+	good = v.move("--policy", "exec:"+python, "--guidance", "off", "--bandwidth", link)
+	require.Equal(t, "exec:"+python, good.Policy)
+
+	for name, body := range map[string]string{
+		"hangs": "sleep 1000",
+		"lies":  `echo '{"action":"jump"}'; sleep 1000`,
+		"dies":  "exit 3",
+	} {
+		r := v.move("--policy", "exec:"+script(name, body), "--bandwidth", link)
+		require.NotEmpty(t, r.PolicyError, name)
+		require.Equal(t, migration.StatusCompleted, r.Status)
+		require.Contains(t, r.Warnings[len(r.Warnings)-1], r.PolicyError)
+	}
+	v.carriesOn()
+}
+
+// TestCancelKillsThePolicyProgram, with its children.
+func TestCancelKillsThePolicyProgram(t *testing.T) {
+	v := newBox(t).travel(1, phased(1, "busy=400ms cool=400ms tag=cool")...)
+	pids := filepath.Join(v.dir, "pids")
+	path := filepath.Join(v.dir, "waits")
+	body := "#!/bin/sh\nsleep 1000 &\necho $$ $! > " + pids + ".new; mv " + pids + ".new " + pids +
+		"\nwhile read line; do echo '{\"action\":\"suspend\"}'; done\nwait\n"
+	require.NoError(t, os.WriteFile(path, []byte(body), 0o755))
+	_, moved := v.background(v.order("--policy", "exec:"+path, "--guidance", "off",
+		"--bandwidth", "1Mbit")...) // it is still in round 1 when it is cancelled
+	require.Eventually(t, func() bool { _, err := os.Stat(pids); return err == nil }, time.Minute,
+		10*time.Millisecond)
+	v.ok("cancel", v.here.name)
+	require.NotZero(t, moved().status)
+	b, err := os.ReadFile(pids)
+	require.NoError(t, err)
+	for _, pid := range strings.Fields(string(b)) {
+		require.Eventually(t, func() bool { return !lives(pid) }, time.Minute, 10*time.Millisecond)
+	}
+	v.carriesOn()
+}
+
+// lives tells whether a process is there and no zombie.
+func lives(pid string) bool {
+	b, err := os.ReadFile("/proc/" + pid + "/stat")
+	_, state, _ := strings.Cut(string(b), ") ")
+	return err == nil && !strings.HasPrefix(state, "Z")
+}
