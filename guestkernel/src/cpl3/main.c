@@ -28,6 +28,7 @@ static const struct workload_ops *const all_ops[] = {
 	[WORKLOAD_ECHO] = &echo_ops,
 	[WORKLOAD_FAULT] = &fault_ops,
 	[WORKLOAD_TAGBENCH] = &tagbench_ops,
+	[WORKLOAD_HEAP] = &heap_ops,
 	[WORKLOAD_MATMUL] = &matmul_ops,
 	[WORKLOAD_SORT] = &sort_ops,
 	[WORKLOAD_KV] = &kv_ops,

@@ -17,7 +17,7 @@ static const struct option table[] = {
 	{"workload",
 	 KIND_NAME,
 	 AT(workload),
-	 {"idle", "phased", "echo", "fault", "tagbench", "matmul", "sort", "kv",
+	 {"idle", "phased", "echo", "fault", "tagbench", "heap", "matmul", "sort", "kv",
 	  "disk", "net"}},
 	{"ws", KIND_SIZE, AT(ws), {0}},
 	{"hot", KIND_SIZE, AT(hot), {0}},
@@ -41,6 +41,8 @@ static const struct option table[] = {
 	{"depth", KIND_NUMBER, AT(depth), {0}},
 	{"keep", KIND_NUMBER, AT(keep), {0}},
 	{"writes", KIND_NUMBER, AT(writes), {0}},
+	{"live", KIND_NUMBER, AT(live), {0}},
+	{"declare", KIND_NUMBER, AT(declare), {0}},
 	{"dots", KIND_TIME, AT(dots), {0}},
 };
 
@@ -57,6 +59,8 @@ static const struct options defaults = {
 	.block = 4096,
 	.depth = 8,
 	.writes = 50,
+	.live = 20,
+	.declare = 1,
 };
 
 __attribute__((noreturn)) static void reject(const char *problem, const char *word, size_t length,
@@ -196,6 +200,8 @@ void options_parse(const char *cmdline, struct options *options)
 		reject("cannot use", "keep", 4, "a disk keeps up to 65536 blocks");
 	if (options->writes > 100)
 		reject("cannot use", "writes", 6, "give a percentage");
+	if (options->live > 99)
+		reject("cannot use", "live", 4, "give a percentage below 100");
 	if (options->busy == 0 && options->cool == 0)
 		reject("cannot use", "busy=0 cool=0", 13, "give one of the phases some time");
 }

@@ -9,6 +9,7 @@ enum workload {
 	WORKLOAD_ECHO,
 	WORKLOAD_FAULT,
 	WORKLOAD_TAGBENCH,
+	WORKLOAD_HEAP,
 	WORKLOAD_MATMUL,
 	WORKLOAD_SORT,
 	WORKLOAD_KV,
@@ -46,6 +47,8 @@ struct options {
 	uint64_t depth;  /* requests in flight */
 	uint64_t keep;   /* blocks that were read and are verified later */
 	uint64_t writes; /* percent of the requests that write */
+	uint64_t live;    /* percent of a heap that lives on */
+	uint64_t declare; /* whether garbage is declared to be not worth moving */
 	uint64_t dots; /* between two dots of task 0; 0 = none */
 };
 

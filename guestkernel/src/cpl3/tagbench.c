@@ -47,6 +47,12 @@ static void by_slot(void)
 	tag_fast_exit(&port, slot);
 }
 
+static void by_range(void)
+{
+	tag_declare(&port, 7, 0x100000, 64 * PAGE);
+	tag_take_back(&port, 7);
+}
+
 static void by_read(void)
 {
 	tag_epoch(&port);
@@ -83,7 +89,7 @@ static inline __attribute__((always_inline)) uint64_t measure(struct task *task,
 static void run(struct task *task)
 {
 	struct line line = {0};
-	uint64_t fast = 0, device = 0;
+	uint64_t fast = 0, device = 0, range = 0;
 
 	put(&line, "tagbench");
 	tag_register(&port, TASK);
@@ -94,6 +100,8 @@ static void run(struct task *task)
 	    (slot = tag_fast_open(&port, TASK)) != NULL) {
 		fast = measure(task, by_slot, FAST_TAGS);
 		tag_fast_close(&port, slot);
+		if (tag_ranges_on(&port) == 0)
+			range = measure(task, by_range, FAST_TAGS);
 		tag_page_off(&port);
 	}
 	if (tags_device_init(&port) &&
@@ -104,6 +112,7 @@ static void run(struct task *task)
 	}
 	put_key(&line, "fast_ns", fast);
 	put_key(&line, "device_ns", device);
+	put_key(&line, "range_ns", range);
 	put_key(&line, "read_ns", measure(task, by_read, SLOW_TAGS));
 	task_print(task, &line);
 }

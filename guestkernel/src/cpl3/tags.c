@@ -43,6 +43,20 @@ bool tags_device_init(struct tag_port *p)
 	       tag_device_page_init(p, (void *)(uint64_t)TAG_DEVICE_RAM, 0) == 0;
 }
 
+const struct tag_port *tags_ranges(void)
+{
+	static struct tag_port own; /* for tasks that tag in another way, or not at all */
+	const struct tag_port *p = &port;
+
+	if (mode != TAG_MODE_FAST) {
+		if (tag_init_mmio(&own, (volatile void *)(uint64_t)TAG_MMIO_BASE) != 0)
+			return NULL;
+		tag_page_init(&own, &page, (uint64_t)&page);
+		p = &own;
+	}
+	return tag_ranges_on(p) == 0 ? p : NULL;
+}
+
 void tags_prepare(const struct options *options)
 {
 	mode = (enum tag_mode)options->tag;

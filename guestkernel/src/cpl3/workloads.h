@@ -13,7 +13,7 @@ struct workload_ops {
 	bool task_per_cpu; /* unless tasks= says otherwise; else one task */
 };
 
-extern const struct workload_ops idle_ops, phased_ops, echo_ops, fault_ops, tagbench_ops;
+extern const struct workload_ops idle_ops, phased_ops, echo_ops, fault_ops, tagbench_ops, heap_ops;
 extern const struct workload_ops matmul_ops, sort_ops, kv_ops, disk_ops, net_ops;
 
 /* Waits until all tasks have come here. */
