@@ -93,7 +93,7 @@ type Experiment struct {
 func Experiments() []Experiment {
 	return []Experiment{
 		tagging(), validity(), interrupt(), sweep(), overhead(), peers(), Speed(), disk(),
-		card(), before(),
+		card(), declared(), before(),
 	}
 }
 

@@ -168,7 +168,7 @@ var allMetrics = []metric{
 	downtime, stopCopy, total, pages, wire, rounds, gap, gapBefore, waited, suspended, deferred,
 	stops, forced, p99, p999, worst, p999Calm, worstCalm, cpuTime, cpuEngine, brownout, speed,
 	wireRate, resent, silenceRounds, silenceSwitch, silenceAfter, silenceBefore, exits,
-	diskRate, diskP50, diskP99,
+	diskRate, diskP50, diskP99, stopCopyWire, notSent,
 }
 
 func count(v float64) string {

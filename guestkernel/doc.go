@@ -45,12 +45,6 @@
 //	  ws= hot= busy=  as for phased; the phases of matmul and sort end with the first whole piece
 //	  cool= step=     of work after their time, and hot= concerns only phased and kv
 //	  rate=50000      kv: requests a second to each task
-//	workload=heap     a heap that is mostly garbage: a part of it lives on, the rest is taken in
-//	                  blocks, filled, verified, dropped and taken again (busy); while cool only
-//	                  hot= bytes of the old part are rewritten
-//	  ws= hot= fill=  as for phased; ws is the heap of each task, in RAM below 3 GiB
-//	  live=20         percent of the heap that lives on
-//	  declare=1       declares what was dropped to be not worth moving; 0: does not
 //	workload=disk     each task reads and writes blocks of the virtio disk of its number at random,
 //	                  and verifies what it reads
 //	  ws=64M          how much of the disk, from its beginning; less if the disk has less. It is
@@ -112,8 +106,6 @@
 // latencies in microseconds, p50_us, p99_us, p999_us and max_us, and updates, those of the bursts
 // so far. Requests arrive on a schedule; a request that arrives while the VM stands still waits,
 // and its latency says so.
-//
-// heap: dropped, the blocks that became garbage so far.
 //
 // disk: reads, the blocks read so far; requests answered since the last line, kib_s, the KiB of
 // data a second that they moved, and their latencies p50_us, p99_us and max_us, until the guest

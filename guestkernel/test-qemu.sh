@@ -111,6 +111,9 @@ boot $microvm 1 128 3 'cannot use "ws=99999999999999999999G"' "ws=99999999999999
 boot $microvm 1 128 3 'cannot use "busy=fast"' "busy=fast"
 boot $microvm 1 128 3 'needs 512 MiB' "workload=phased ws=512M"
 boot $microvm 1 128 3 'needs 128 MiB' "workload=idle touch=128M"
+boot $microvm 2 256 0 '^done task=1 ' \
+	"workload=heap cpus=2 ws=64M busy=200ms cool=200ms secs=1"
+boot $microvm 1 128 3 'too few pages' "workload=heap ws=64K"
 boot $microvm 1 128 3 'needs a tag port' "workload=tagbench"
 boot $microvm 1 128 3 'asks for 2 tasks' "workload=phased tasks=2"
 

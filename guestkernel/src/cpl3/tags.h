@@ -27,8 +27,8 @@ bool tags_mmio_present(void);
 bool tags_port_present(void);
 /* Makes page 0 of the tag device's RAM the tag page of a port. False if this machine has none. */
 bool tags_device_init(struct tag_port *port);
-/* A tag page with a table of ranges, however tasks tag; NULL if this machine has no tag port. Call it
- * after tags_prepare, and before a task begins. */
+/* A tag page with a table of ranges, however tasks tag; NULL if this machine has no tag port. Call
+ * it after tags_prepare, and before a task begins. */
 const struct tag_port *tags_ranges(void);
 /* Decides how all tasks tag. Without a tag port that is not at all, and one line says so. */
 void tags_prepare(const struct options *options);
