@@ -15,7 +15,8 @@ const (
 	redisAddress = "127.0.0.1:6379"
 	echoAddress  = "http://127.0.0.1:5678/"
 	echoText     = "as it was"
-	saveEvery    = 40
+	saveEvery    = 10
+	clientPause  = 100 * time.Millisecond // the build needs the processor, too
 )
 
 // clients asks redis and http-echo of the same guest again and again, and checks their answers.
@@ -57,7 +58,7 @@ func clients() error {
 			}
 			fmt.Printf("clients: asked=%d saves=%d.\n", n, saves)
 		}
-		time.Sleep(10 * time.Millisecond)
+		time.Sleep(clientPause)
 	}
 }
 
