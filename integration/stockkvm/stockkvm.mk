@@ -3,7 +3,7 @@
 TWO_HOSTS := TenMovesBetweenTwoHosts|LesserCPUIsRefused|DoctorOnStockKVM
 
 # Tests of Linux guests that have targets of their own.
-LINUX_MORE := Multiboot|GivesMemoryBack|TalksAcrossMoves
+LINUX_MORE := Multiboot|GivesMemoryBack|GivesGarbageBack|TalksAcrossMoves
 LINUX_LONG := $(LINUX_MORE)|Memtest|OverTwenty|SMPLinux|BetweenHosts|BootTimeTable
 LINUX_LONG := $(LINUX_LONG)|Devices(Move)?Table|HeedSegments|KillsAmongMoves|TestPorts
 
@@ -58,7 +58,7 @@ test-shared-store: stockkvm-deps ## a guest moves between two hosts with its dis
 	$(GOTEST) -tags stockkvm -timeout 30m -v -run BetweenHosts ./integration/linux
 
 .PHONY: test-linux-more
-test-linux-more: stockkvm-deps ## hvc0, vsock, balloon; GNU Mach and Xen: what CI has no time for
+test-linux-more: stockkvm-deps ## hvc0, vsock, balloon, Mach, Xen: what CI has no time for
 	$(GOTEST) -tags stockkvm -timeout 60m -v -run '$(LINUX_MORE)' ./integration/linux
 
 .PHONY: test-tags

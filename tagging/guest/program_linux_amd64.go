@@ -273,7 +273,7 @@ func (p *Program) Wait(ctx context.Context) (Migration, error) {
 //
 //	stop := tags.OnMigration("server", func(q *guest.Question) {
 //		server.Drain(q.Left())
-//		debug.FreeOSMemory()
+//		q.GiveBack()
 //		q.Yes() // returns at the other side, or if the migration is over otherwise
 //		server.Accept()
 //	})
