@@ -67,8 +67,8 @@ func (h *VM) askGuest(vm machine) {
 }
 
 // beginsAgain tells whether a machine that has ended is to be made anew, because its guest asked
-// for a reset and nobody asked for its end. Until then the VM has no guest. A migration under way
-// ends, because it belongs to the guest that was.
+// for a reset and nobody asked for its end. Until then the VM has no guest. A migration and a trace
+// under way end, because they belong to the guest that was.
 func (h *VM) beginsAgain(vm machine) bool {
 	exit, _ := vm.Wait()
 	if h.onReset != ResetReboots || exit.Reason != vmm.ExitReset {
@@ -83,6 +83,7 @@ func (h *VM) beginsAgain(vm machine) bool {
 	h.setState(control.StateStarting)
 	h.mu.Unlock()
 	h.settle(errGuestEnded)
+	h.stopTrace()
 	h.logging.Store(false) // it belonged to the old machine
 	return true
 }

@@ -70,7 +70,8 @@ func (h *VM) endTrace(t *tracing) {
 }
 
 // stopTrace ends the trace under way, if there is one, because the machine is about to be freed. It
-// returns once nothing looks at the machine any more. No other trace may begin.
+// returns once nothing looks at the machine any more. No other trace begins, because the VM has no
+// machine (vm is nil).
 func (h *VM) stopTrace() {
 	h.mu.Lock()
 	t := h.tracing

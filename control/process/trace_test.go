@@ -12,6 +12,7 @@ import (
 	"taskguide/dirtylog/trace"
 	"taskguide/memory"
 	"taskguide/migration"
+	"taskguide/vmm"
 )
 
 // writtenLog is a dirty log that a test writes.
@@ -199,4 +200,53 @@ func TestTraceEnds(t *testing.T) {
 	require.NoError(t, <-failed)
 	require.NoError(t, b.Stop(control.StopNow))
 	b.end()
+}
+
+// stalledSink is a sink whose client does not read for a while.
+type stalledSink struct {
+	linesSink
+	stalls chan struct{} // gets one at each interval
+	reads  chan struct{} // closed once the client reads
+}
+
+func (s stalledSink) Record(r trace.Record) error {
+	select {
+	case s.stalls <- struct{}{}:
+	default:
+	}
+	<-s.reads
+	return s.linesSink.Record(r)
+}
+
+// TestTraceEndsBeforeAReset makes another machine: a trace that went on would look at memory that
+// is gone, and a migration of the new machine would follow the old one's writes.
+func TestTraceEndsBeforeAReset(t *testing.T) {
+	b := newRig(t)
+	b.onReset = ResetReboots
+	b.machine.tracker = &writtenLog{}
+	require.NoError(t, b.start(b.machine))
+	sink := stalledSink{newLinesSink(), make(chan struct{}, 1), make(chan struct{})}
+	failed := make(chan error, 1)
+	go func() { failed <- b.Trace(t.Context(), often, sink) }()
+	<-sink.stalls
+	b.machine.end(vmm.Exit{Reason: vmm.ExitReset})
+	time.AfterFunc(50*time.Millisecond, func() { close(sink.reads) })
+	require.Equal(t, ending{again: true}, b.live(b.machine))
+
+	// The old machine may be closed now.
+	next, log := newFakeMachine(t), &writtenLog{}
+	next.tracker = log
+	require.NoError(t, b.start(next))
+	b.migrate()
+	require.Eventually(t, func() bool { return b.engine.started.Load() }, deadline,
+		time.Millisecond)
+	log.write(7)
+	dirty := memory.NewBitmap(memory.MinSize / memory.PageSize)
+	_, err := b.engine.m.Tracker().Harvest(dirty)
+	require.NoError(t, err)
+	require.True(t, dirty.Test(7), "the migration follows the machine that it moves")
+	require.NoError(t, <-failed)
+	require.Equal(t, errGone.Error(), sink.end(t))
+	require.NoError(t, b.Stop(control.StopNow))
+	b.live(next)
 }
