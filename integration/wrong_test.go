@@ -96,7 +96,7 @@ var wrongOrders = []wrong{
 			"vmm bench run --help"},
 	{"bench run taging", 2,
 		`experiment "taging" is unknown: use tagging, validity, interrupt, sweep, ` +
-			"overhead, peers, speed, disk, card or before; did you mean tagging?"},
+			"overhead, peers, speed, disk, card, declared or before; did you mean tagging?"},
 	{"bench run tagging --resume", 2, "--resume: say with --out which folder"},
 	{"bench run tagging --repeat-noisy", 2,
 		"--repeat-noisy: it is for a run that there is: add --resume and --out"},
@@ -214,10 +214,11 @@ var wrongOrders = []wrong{
 	{"migrate web1 tcp:127.0.0.1", 2,
 		`invalid address "tcp:127.0.0.1": use tcp:HOST:PORT or unix:PATH`},
 	{"migrate web1 unix:{dir}/in --policy best", 2,
-		`--policy: "best" is unknown: use one of downtime, cycle, qemu, ramp, stall, xen`},
+		`--policy: "best" is unknown: use one of downtime, cycle, qemu, ramp, stall, xen, ` +
+			"or exec:PROGRAM"},
 	{"migrate web1 unix:{dir}/in --policy downtme", 2,
-		`--policy: "downtme" is unknown: use one of downtime, cycle, qemu, ramp, stall, xen; ` +
-			"did you mean downtime?"},
+		`--policy: "downtme" is unknown: use one of downtime, cycle, qemu, ramp, stall, xen, or ` +
+			"exec:PROGRAM; did you mean downtime?"},
 	{"migrate web1 unix:{dir}/in --policy xen:polish=no", 2,
 		`--policy: "xen:polish=no": polish "no": use on or off`},
 	{"migrate web1 unix:{dir}/in --policy xen:limit=1s", 2,
@@ -304,7 +305,8 @@ var wrongOrders = []wrong{
 	{"run --disk {dir}/text,size=1", 2,
 		`--disk: option "size=1": use readonly, cache=auto|direct|host or lock=ofd|none`},
 	{"run --disk {dir}/text,lock", 2, `--disk: "" is unknown: use ofd or none`},
-	{"run --net tap0", 2, `--net: "tap0": want tap:IFNAME[,mac=MAC] or unix:PATH[,mac=MAC]`},
+	{"run --net tap0", 2,
+		`--net: "tap0": want tap:IFNAME[,mac=MAC][,queues=N] or unix:PATH[,mac=MAC]`},
 	{"run --net tap:tap0,mac=1", 2,
 		`--net: "1" is no MAC address: give six bytes, as in 02:00:00:00:00:01`},
 	{"run --net tap:nobodys0", 1,
