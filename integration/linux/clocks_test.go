@@ -114,22 +114,57 @@ var complaints = regexp.MustCompile(`(?i)clocksource|\btsc\b|unstable` +
 	`|rcu.*(stall|detected|starved)|hung|blocked for more|soft lockup|hard lockup|watchdog` +
 	`|time went|clock skew|backwards`)
 
+// queuedBridge makes a bridge with two TAP interfaces that have several queues.
+const queuedBridge = `set -e
+ip link add br0 type bridge
+ip addr add 10.9.0.1/24 dev br0
+ip link set br0 up
+taps mq0 mq1
+for tap in mq0 mq1; do
+  brctl addif br0 $tap
+  ip link set $tap up
+done`
+
+// flows sends as much by several connections at once, and prints a sum for each that came back.
+const flows = `until echo | nc 10.9.0.2 7 >/dev/null 2>&1; do sleep 0.2; done
+for i in 1 2 3 4; do
+  head -c 20000 /dev/zero | nc 10.9.0.2 7 | md5sum &
+done | sort | uniq -c`
+
+// clocksNet are the flags of the n-th process for the card, which has a pair of queues a vCPU.
+func clocksNet(n int) []string {
+	return []string{"--net", fmt.Sprintf("tap:mq%d,queues=%d", n%2, clocksCPUs)}
+}
+
 // TestClocksOfAMovedGuestAreSteady moves Debian's kernel with 2 vCPUs five times, verified. Its
 // clocks go on together as in a guest that was not moved: none goes back, or forth against another,
-// and none loses the time in which the guest stood still. Its log tells of no trouble.
+// and none loses the time in which the guest stood still. Its log tells of no trouble. Its card has
+// a pair of queues for each vCPU, and works after each move.
 func TestClocksOfAMovedGuestAreSteady(t *testing.T) {
 	rig := newRig(t)
 	clocks, err := rig.Build(t.Context(), "./integration/linux/clocks")
 	require.NoError(t, err)
 	// Without huge pages, as Debian is: these guests move in pages of 4 KiB.
 	program := stockkvm.File{Source: clocks, Target: "/bin/clocks"}
-	host := hostOf(t, rig, []stockkvm.File{program}, program)
+	taps, err := rig.Build(t.Context(), "./integration/linux/taps")
+	require.NoError(t, err)
+	cfg, err := rig.HostConfig("linux", hostFiles(t, rig, []stockkvm.File{program},
+		[]stockkvm.File{program, {Source: taps, Target: "/bin/taps"}}, "tun", "bridge"))
+	require.NoError(t, err)
+	host := booted(t, cfg)
 	ctx, cancel := context.WithTimeout(t.Context(), 12*time.Minute)
 	defer cancel()
-	at := run(t, host, "--name", "clock0", "--memory", "192M", "--cpus", fmt.Sprint(clocksCPUs),
+	requireRun(ctx, t, host, queuedBridge)
+	at := run(t, host, append(clocksNet(0), "--name", "clock0", "--memory", "192M",
+		"--cpus", fmt.Sprint(clocksCPUs),
 		"--kernel", stockkvm.GuestKernel, "--initrd", stockkvm.GuestInitrd,
-		"--cmdline", "console=ttyS0 quiet")
+		"--cmdline", "console=ttyS0 quiet")...)
 	at.await(ctx, t, prompt)
+	at.typed(t, "ip addr add 10.9.0.2/24 dev eth0; ip link set eth0 up; nc -ll -p 7 -e cat & "+
+		"echo queues: $(ls /sys/class/net/eth0/queues).")
+	at.await(ctx, t, "queues: rx-0 rx-1 tx-0 tx-1.")
+	sums := requireRun(ctx, t, host, flows)
+	require.Regexp(t, `^ *4 [0-9a-f]{32}  -\n$`, sums, "each flow comes back whole")
 	at.typed(t, "dmesg | grep -o 'Detected .* MHz' | head -n 1; echo processors=$(nproc).; "+
 		"cat /sys/devices/system/clocksource/clocksource0/current_clocksource")
 	at.await(ctx, t, fmt.Sprintf("processors=%d.", clocksCPUs))
@@ -140,7 +175,7 @@ func TestClocksOfAMovedGuestAreSteady(t *testing.T) {
 	log.await(ctx, t, at)
 	for n := range clockMoves {
 		from, to := fmt.Sprintf("clock%d", n), fmt.Sprintf("clock%d", n+1)
-		next := run(t, host, "--name", to, "--incoming", "unix:/run/"+to)
+		next := run(t, host, append(clocksNet(n+1), "--name", to, "--incoming", "unix:/run/"+to)...)
 		awaitUp(ctx, t, host, to)
 		moved(ctx, t, host, from, "unix:/run/"+to)
 		_, err := at.Wait(ctx)
@@ -148,6 +183,7 @@ func TestClocksOfAMovedGuestAreSteady(t *testing.T) {
 		log.take(t, at)
 		at = next
 		log.await(ctx, t, at)
+		require.Equal(t, sums, requireRun(ctx, t, host, flows))
 	}
 	log.take(t, at)
 	log.requireSteady(t)

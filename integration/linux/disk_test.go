@@ -32,6 +32,25 @@ const writes = "n=0; while n=$((n+1)); do " +
 // wrote finds these lines in the guest's output.
 var wrote = regexp.MustCompile(`wrote=([0-9]+) ([0-9a-f]{32})\.`)
 
+// draws takes random bytes from the machine's own source all the time, and prints sums of them.
+const draws = "n=0; while n=$((n+1)); do " +
+	"echo drew=$n $(dd if=/dev/hwrng bs=32 count=1 2>/dev/null | md5sum | cut -c 1-32).; " +
+	"sleep 1; done &"
+
+var drew = regexp.MustCompile(`drew=([0-9]+) ([0-9a-f]{32})\.`)
+
+// requireRandom requires that a guest has drawn random bytes all the time, and each only once.
+func requireRandom(t *testing.T, said string) {
+	t.Helper()
+	const ofNothing = "d41d8cd98f00b204e9800998ecf8427e"
+	seen := map[string]bool{ofNothing: true}
+	for _, found := range drew.FindAllStringSubmatch(said, -1) {
+		require.False(t, seen[found[2]], found[0])
+		seen[found[2]] = true
+	}
+	requireInOrder(t, drew, said)
+}
+
 // moves is how many times the guest moves.
 const moves = 5
 
@@ -101,8 +120,9 @@ func startHostWith(t *testing.T, disk string) *stockkvm.Host {
 
 // TestDebianMovesWithItsFileSystem moves Debian's kernel, which writes files to ext4 on its disk
 // all the time, from process to process, and kills the last one. No write that was reported durable
-// is lost, and none is reported twice. The disk, a block device of the host, is free for the next
-// VM, whose kernel recovers the file system from its journal.
+// is lost, and none is reported twice. Its source of random numbers works all the while. The disk
+// is a block device of the host. It is free for the next VM, whose kernel recovers the file system
+// from its journal.
 func TestDebianMovesWithItsFileSystem(t *testing.T) {
 	image := ext4Image(t)
 	host := startHostWith(t, image)
@@ -113,7 +133,9 @@ func TestDebianMovesWithItsFileSystem(t *testing.T) {
 	at.typed(t, "cat /sys/class/misc/hw_random/rng_current; "+
 		"dd if=/dev/hwrng bs=16 count=1 2>/dev/null | md5sum")
 	at.await(ctx, t, "virtio_rng.0")
+	at.typed(t, draws)
 	at.typed(t, writes)
+	at.await(ctx, t, "drew=1 ")
 	at.await(ctx, t, "wrote=2 ")
 	var said strings.Builder
 	for n := range moves {
@@ -125,13 +147,16 @@ func TestDebianMovesWithItsFileSystem(t *testing.T) {
 		require.NoError(t, err)
 		said.WriteString(at.console.String())
 		done := len(wrote.FindAllString(said.String(), -1))
+		drawn := len(drew.FindAllString(said.String(), -1))
 		at = next
 		at.await(ctx, t, fmt.Sprintf("wrote=%d ", done+3))
+		at.await(ctx, t, fmt.Sprintf("drew=%d ", drawn+2))
 	}
 	requireRun(ctx, t, host, "kill -9 $(pidof vmm)")
 	_, err := at.Wait(ctx)
 	require.NoError(t, err)
 	said.WriteString(at.console.String())
+	requireRandom(t, said.String())
 
 	files := wrote.FindAllStringSubmatch(said.String(), -1)
 	fresh := bootOnDisk(ctx, t, host, "fresh", disk)
