@@ -528,6 +528,20 @@ func TestRoomAgain(t *testing.T) {
 	require.Empty(t, r.pages.free)
 }
 
+// TestIDsBeginAgain: after the last id come the first ones, but for those that tasks still have.
+func TestIDsBeginAgain(t *testing.T) {
+	r, _ := newTestRegistry(t)
+	s := &session{pid: 1}
+	for _, want := range []uint32{firstID, firstID + 1, 1<<32 - 1, firstID + 2} {
+		if want == 1<<32-1 {
+			r.next = want
+		}
+		a, err := r.act(s, guest.Request{Op: "open"})
+		require.NoError(t, err)
+		require.Equal(t, want, a.ID)
+	}
+}
+
 // TestLongestStatus: the status fits an answer, whatever names programs choose, and shows nothing
 // that a terminal would act on.
 func TestLongestStatus(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -190,6 +191,60 @@ func TestProgramAskedAsDaemonEnds(t *testing.T) {
 	require.False(t, within(t, moved))
 	stop()
 	require.Contains(t, said.said(), "the tag daemon is gone")
+}
+
+// TestProgramAskedAsDaemonHangs: Yes returns, too, when the daemon's connection goes on and its pages
+// are no tag pages any more.
+func TestProgramAskedAsDaemonHangs(t *testing.T) {
+	b := newBoard(t)
+	_, err := b.dial().Open("stands for it")
+	require.NoError(t, err)
+	s := newScripted(t, b)
+	defer close(s.answers)
+	p, said := b.program(s.socket, none)
+	moved, begun := make(chan bool), make(chan func())
+	go func() {
+		begun <- p.OnMigration("server", func(q *guest.Question) { moved <- q.Yes() })
+	}()
+	within(t, s.asked)
+	s.answers <- fmt.Appendf(nil, `{"id":%d}`, b.one().id)
+	stop := within(t, begun)
+	require.JSONEq(t, `{"op":"watch"}`, within(t, s.asked))
+	s.answers <- []byte(`{"migration":{"state":1,"asked":true}}`)
+	b.eventually(func() bool { return b.depth() == 1 })
+	b.dev.RAM.Store(guest.PageMagicAt, 0)
+	require.False(t, within(t, moved))
+	stop()
+	require.Contains(t, said.said(), "the tag daemon is gone")
+}
+
+// TestLostForGood: a task that a daemon once refused to ring for is untagged from then on, although
+// its slot looks as before.
+func TestLostForGood(t *testing.T) {
+	b := newBoard(t)
+	stands, err := b.dial().Open("stands for it")
+	require.NoError(t, err)
+	s := newScripted(t, b)
+	defer close(s.answers)
+	c, err := guest.Dial(s.socket)
+	require.NoError(t, err)
+	defer c.Close()
+	go func() {
+		<-s.asked
+		s.answers <- fmt.Appendf(nil, `{"id":%d}`, b.one().id)
+		<-s.asked
+		s.answers <- nil
+	}()
+	slot, err := c.Open("task")
+	require.NoError(t, err)
+	require.NoError(t, slot.Enter())
+	b.dev.RAM.Store(guest.PageNotifyAt, 1)
+	require.ErrorIs(t, slot.Exit(), guest.ErrUntagged)
+	b.dev.RAM.Store(guest.PageNotifyAt, 0)
+	require.True(t, stands.Alive())
+	require.False(t, slot.Alive())
+	require.ErrorIs(t, slot.Enter(), guest.ErrUntagged)
+	require.Zero(t, b.one().depth, "nothing was stored since")
 }
 
 // TestProgramWaits: Wait returns when a task is outside of its segment and a migration waits.

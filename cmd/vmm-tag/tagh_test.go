@@ -115,6 +115,7 @@ func TestHeader(t *testing.T) {
 				"WithoutDaemon": headerWithoutDaemon, "DaemonEnds": headerDaemonEnds,
 				"SilentDaemon": headerSilentDaemon, "BadAnswers": headerBadAnswers,
 				"Device": headerDevice, "Asked": headerAsked, "Moves": headerMoves,
+				"HangingDaemon": headerHangingDaemon,
 			} {
 				t.Run(name, func(t *testing.T) { test(t, program) })
 			}
@@ -317,6 +318,33 @@ func headerSilentDaemon(t *testing.T, program string) {
 	require.Equal(t, -1, within(t, result))
 	close(s.answers)
 	require.Equal(t, 1, strings.Count(p.end(), "untagged: the tag daemon is gone"))
+}
+
+// headerHangingDaemon: a program that has said yes to a daemon which then hangs goes on once its page
+// is no tag page any more.
+func headerHangingDaemon(t *testing.T, program string) {
+	b := newBoard(t)
+	_, err := b.dial().Open("stands for it")
+	require.NoError(t, err)
+	s := newScripted(t, b)
+	p := newPuppet(t, program, s.socket, none)
+	require.Zero(t, p.do("client"))
+	p.tell("open x")
+	within(t, s.asked)
+	s.answers <- fmt.Appendf(nil, `{"id":%d}`, b.one().id)
+	require.Zero(t, p.got())
+	p.tell("asked")
+	require.JSONEq(t, `{"op":"watch"}`, within(t, s.asked))
+	s.answers <- []byte(`{"migration":{"state":1,"asked":true}}`)
+	require.Zero(t, p.got())
+	p.tell("yes")
+	b.eventually(func() bool { return b.one().depth == 1 })
+	b.dev.RAM.Store(guest.PageMagicAt, 0)
+	result := make(chan int, 1)
+	go func() { result <- p.got() }()
+	require.Equal(t, -1, within(t, result))
+	require.Equal(t, 1, strings.Count(p.end(), "untagged: the tag daemon is gone"))
+	close(s.answers)
 }
 
 // headerBadAnswers: whatever a daemon answers, the program runs, and touches no memory but a

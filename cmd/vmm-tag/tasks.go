@@ -128,16 +128,26 @@ func (r *registry) open(pid int, name string, s *session) (*task, error) {
 	if o.page < 0 {
 		o.page = r.pages.take()
 	}
-	t := &task{id: r.next, name: name, owner: o, session: s, page: o.page}
+	t := &task{id: r.freeID(), name: name, owner: o, session: s, page: o.page}
 	if t.slot, err = r.pages.open(t.page, t.id, name); err != nil {
 		if len(o.tasks) == 0 {
 			o.page = -1 // the page is others', and may be given up before this one asks again
 		}
 		return nil, err
 	}
-	r.next++
+	r.next = t.id + 1
 	o.tasks[t.id], r.tasks[t.id] = t, t
 	return t, nil
+}
+
+// freeID returns an id that no task has; mu is held. A program may open and close tasks until the
+// ids begin again.
+func (r *registry) freeID() uint32 {
+	id := max(r.next, firstID)
+	for r.tasks[id] != nil {
+		id = max(id+1, firstID)
+	}
+	return id
 }
 
 // end unregisters a task; mu is held.

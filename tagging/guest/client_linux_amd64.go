@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -98,10 +99,19 @@ var ErrUntagged = errors.New("untagged: the tag daemon is gone")
 
 // Client is a program's connection to the daemon. It is safe for concurrent use.
 type Client struct {
-	mu   sync.Mutex
 	conn *net.UnixConn
-	gone bool
-	ram  *RAM // mapped by the first task
+
+	// mu is held while the client waits for an answer. It guards what follows.
+	mu    sync.Mutex
+	gone  bool
+	looks int // for an answer, before a daemon without a page to look at counts as gone
+
+	open atomic.Pointer[mapping] // of the task that was opened last; nil: none was
+}
+
+// mapping is a tag page, in RAM that the first task mapped.
+type mapping struct {
+	ram  RAM
 	page uint32
 }
 
@@ -111,7 +121,7 @@ func Dial(socket string) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("untagged: no tag daemon: %w", err)
 	}
-	return &Client{conn: conn}, nil
+	return &Client{conn: conn, looks: patientLooks}, nil
 }
 
 // Close ends the connection, and the tasks that were opened by it. The device's RAM stays mapped,
@@ -123,9 +133,26 @@ func (c *Client) Close() error {
 	return c.conn.Close()
 }
 
-// Ask asks the daemon and waits for its answer.
+// Ask asks the daemon and waits for its answer, for 30 s. A daemon that takes longer hangs, and
+// counts as gone.
 func (c *Client) Ask(q Request) (Answer, error) {
-	return c.AskWhile(q, func() bool { return true })
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	a, file, err := c.ask(q, c.patience())
+	if file != nil {
+		_ = file.Close()
+	}
+	return a, err
+}
+
+// patience returns what is true for as long as an answer is waited for. It counts looks, because
+// the guest's clock may leap while the machine stands still. mu is held.
+func (c *Client) patience() (alive func() bool) {
+	left := c.looks
+	return func() bool {
+		left--
+		return left > 0
+	}
 }
 
 // AskWhile waits only for as long as alive is true, which it looks at every 50 ms. Otherwise it
@@ -140,8 +167,13 @@ func (c *Client) AskWhile(q Request, alive func() bool) (Answer, error) {
 	return a, err
 }
 
-// pollAlive is how often a client that waits looks whether its page still has its magic.
-const pollAlive = 50 * time.Millisecond
+const (
+	// pollAlive is how often a client that waits looks whether its page still has its magic.
+	pollAlive = 50 * time.Millisecond
+	// patience is how long a client waits where there is no page to look at.
+	patience     = 30 * time.Second
+	patientLooks = int(patience / pollAlive)
+)
 
 // ask asks, and waits for as long as alive is true; mu is held.
 func (c *Client) ask(q Request, alive func() bool) (Answer, *os.File, error) {
@@ -150,6 +182,7 @@ func (c *Client) ask(q Request, alive func() bool) (Answer, *os.File, error) {
 	}
 	text, err := json.Marshal(q)
 	if err == nil {
+		_ = c.conn.SetWriteDeadline(time.Now().Add(patience))
 		_, err = c.conn.Write(text)
 	}
 	packet, rights := make([]byte, MaxAnswer), make([]byte, unix.CmsgSpace(4))
@@ -202,11 +235,8 @@ func received(rights []byte) *os.File {
 
 // Migrating tells whether a migration is under way. With a task, it costs nanoseconds.
 func (c *Client) Migrating() bool {
-	c.mu.Lock()
-	ram, page := c.ram, c.page
-	c.mu.Unlock()
-	if ram != nil && ram.Load(page+PageMagicAt) == abi.PageMagic {
-		return ram.Load(page+PageNotifyAt) != 0
+	if m := c.open.Load(); m != nil && m.ram.Load(m.page+PageMagicAt) == abi.PageMagic {
+		return m.ram.Load(m.page+PageNotifyAt) != 0
 	}
 	m, err := c.Migration()
 	return err == nil && m.State != abi.StateNone
@@ -259,13 +289,14 @@ type Slot struct {
 	id       uint32
 	page, at uint32
 	depth    uint32
+	lost     atomic.Bool // for good: the task is untagged
 }
 
 // Open makes a task of this program take part, outside any segment.
 func (c *Client) Open(name string) (*Slot, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	a, file, err := c.ask(Request{Op: "open", Name: name}, func() bool { return true })
+	a, file, err := c.ask(Request{Op: "open", Name: name}, c.patience())
 	if file != nil {
 		defer file.Close()
 	}
@@ -274,23 +305,30 @@ func (c *Client) Open(name string) (*Slot, error) {
 		return nil, err
 	case a.Page < 0 || a.Page >= abi.DevicePages || a.Slot < 0 || a.Slot >= abi.PageSlots:
 		return nil, fmt.Errorf("the tag daemon answers with slot %d of page %d", a.Slot, a.Page)
-	case c.ram == nil && file == nil:
-		return nil, errors.New("the tag daemon answers without the device's RAM")
-	case c.ram == nil:
-		ram, err := MapRAM(file)
-		if err != nil {
-			return nil, err
-		}
-		c.ram = &ram
 	}
-	c.page = PageAt(a.Page)
+	ram, err := c.mapped(file)
+	if err != nil {
+		return nil, err
+	}
+	c.open.Store(&mapping{ram, PageAt(a.Page)})
 	return &Slot{
-		c: c, ram: *c.ram, id: a.ID, page: PageAt(a.Page), at: SlotAt(a.Page, a.Slot),
+		c: c, ram: ram, id: a.ID, page: PageAt(a.Page), at: SlotAt(a.Page, a.Slot),
 	}, nil
 }
 
-// Enter begins a segment. Segments nest. It returns ErrUntagged once the daemon is gone, and has no
-// effect then.
+// mapped returns the device's RAM, which the first task maps; mu is held.
+func (c *Client) mapped(file *os.File) (RAM, error) {
+	if m := c.open.Load(); m != nil {
+		return m.ram, nil
+	}
+	if file == nil {
+		return RAM{}, errors.New("the tag daemon answers without the device's RAM")
+	}
+	return MapRAM(file)
+}
+
+// Enter begins a segment. Segments nest. It returns ErrUntagged once the daemon is gone. From then
+// on it has no effect, because the host may not know any more what this task said last.
 func (s *Slot) Enter() error {
 	s.depth++
 	return s.tell(true)
@@ -309,6 +347,7 @@ func (s *Slot) Exit() error {
 // tell stores the depth, and rings if the host wants it.
 func (s *Slot) tell(enter bool) error {
 	if !s.Alive() {
+		s.lost.Store(true)
 		return ErrUntagged
 	}
 	s.ram.Store(s.at+SlotDepthAt, s.depth)
@@ -316,13 +355,17 @@ func (s *Slot) tell(enter bool) error {
 	if s.ram.Load(s.page+PageNotifyAt) == 0 {
 		return nil
 	}
-	_, err := s.c.AskWhile(Request{Op: "ring", ID: s.id, Enter: enter}, s.Alive)
-	return err
+	if _, err := s.c.AskWhile(Request{Op: "ring", ID: s.id, Enter: enter}, s.Alive); err != nil {
+		s.lost.Store(true)
+		return err
+	}
+	return nil
 }
 
-// Alive tells whether the page is still a tag page, and the slot still this task's.
+// Alive tells whether the page is still a tag page, and the slot still this task's. Any goroutine
+// may ask.
 func (s *Slot) Alive() bool {
-	return s.ram.Load(s.page+PageMagicAt) == abi.PageMagic &&
+	return !s.lost.Load() && s.ram.Load(s.page+PageMagicAt) == abi.PageMagic &&
 		s.ram.Load(s.at+SlotFlagsAt) == abi.SlotUsed && s.ram.Load(s.at+SlotTaskAt) == s.id
 }
 

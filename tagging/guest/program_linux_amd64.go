@@ -212,6 +212,21 @@ func (m *member) Enter() { m.note(m.slot.Enter()) }
 func (m *member) Exit()  { m.note(m.slot.Exit()) }
 func (m *member) Close() { m.note(m.slot.Close()) }
 
+// outlive returns once the task is untagged, or ctx ends. A daemon that hangs tells a watcher
+// nothing, and does not end its connection; but the lease of its pages ends.
+func (m *member) outlive(ctx context.Context) {
+	tick := time.NewTicker(pollPace)
+	defer tick.Stop()
+	for m.slot.Alive() {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+	m.note(ErrUntagged)
+}
+
 func (m *member) Segment(f func()) {
 	m.Enter()
 	defer m.Exit()
@@ -279,7 +294,7 @@ func (p *Program) Wait(ctx context.Context) (Migration, error) {
 //	})
 //
 // A prepare that returns without Yes says no. Stop ends the task, and waits for a call of prepare,
-// which must not call it. Yes returns then, too.
+// which must not call it. Yes returns then, too, and so it does once the daemon is gone or hangs.
 func (p *Program) OnMigration(name string, prepare func(*Question)) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	o := &onMigration{task: p.Task(name), changed: make(chan struct{})}
@@ -289,6 +304,12 @@ func (p *Program) OnMigration(name string, prepare func(*Question)) (stop func()
 		o.end()
 	})
 	life.Go(func() { o.answer(prepare) })
+	if m, ok := o.task.(*member); ok {
+		life.Go(func() {
+			m.outlive(ctx)
+			o.end()
+		})
+	}
 	return sync.OnceFunc(func() {
 		cancel()
 		o.end()

@@ -1471,9 +1471,11 @@ static inline int tag_poll(struct tag_client *c, struct tag_event *e, int timeou
 /* Says yes: the task is in a segment until the machine has moved, or the migration is
  * over otherwise. Until then the program should write little memory. Call it when
  * tag_poll told that the program is asked. Returns 1 if the machine has moved, 0 if it
- * has not, -1 if the program is untagged. */
+ * has not, -1 if the program is untagged. A daemon that hangs tells nothing, and does not
+ * end its connection; but the lease of its pages ends. */
 static inline int tag_task_yes(struct tag_task *t)
 {
+	const int look = 200; /* how often the page is looked at, in ms */
 	const uint32_t epoch = t->client->last.epoch;
 	struct tag_event e;
 	int got;
@@ -1481,7 +1483,9 @@ static inline int tag_task_yes(struct tag_task *t)
 	if (tag_task_enter(t))
 		return -1;
 	do {
-		got = tag_poll(t->client, &e, -1);
+		got = tag_poll(t->client, &e, look);
+		if (got == 0 && !tag_task_tagged(t))
+			got = -1;
 	} while (got == 0 || (got == 1 && e.state != TAG_NONE && e.epoch == epoch));
 	(void)tag_task_exit(t);
 	return got == 1 ? e.epoch != epoch : -1;
