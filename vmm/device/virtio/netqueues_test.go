@@ -253,8 +253,9 @@ func TestNetBecomesOfPairs(t *testing.T) {
 	source := NetIdentity{
 		MAC: testMAC, Features: netAlways | netOffloads | netMultiQueue, Queue: netQueue, Pairs: 2,
 	}
-	large, odd, none, tiny := source, source, source, source
+	large, small, odd, none, tiny := source, source, source, source, source
 	large.Features, large.MTU = source.Features|netMTU, 9000
+	small.Features, small.MTU = source.Features|netMTU, 1400
 	odd.Features = netAlways | netOffloads
 	none.Features = source.Features | netMTU
 	tiny.Features, tiny.MTU = source.Features|netMTU, leastMTU-1
@@ -270,6 +271,9 @@ func TestNetBecomesOfPairs(t *testing.T) {
 			"use ip link set dev tap0 mtu 9000"},
 		{2, 1400, source, "of 1400 bytes (MTU), and the source's of 1500: " +
 			"use ip link set dev tap0 mtu 1500"},
+		{2, 1500, small, ""}, {2, 1400, small, ""},
+		{2, 1280, small, "of 1280 bytes (MTU), and the source's of 1400: " +
+			"use ip link set dev tap0 mtu 1400"},
 		{2, 1500, odd, "features"}, {2, 1500, none, "features"}, {2, 1500, tiny, "features"},
 	} {
 		n := &Net{

@@ -185,6 +185,7 @@ func (i NetIdentity) Offloads() bool { return i.Features&netOffloads != 0 }
 func (n *Net) Become(theirs NetIdentity) error {
 	ours := n.Identity()
 	missing := theirs.Features &^ (ours.Features | netMTU)
+	takes, sends := mtuOr(n.mtu), mtuOr(theirs.MTU)
 	var err error
 	switch {
 	case n.MAC != (MAC{}) && n.MAC != theirs.MAC:
@@ -204,15 +205,23 @@ func (n *Net) Become(theirs NetIdentity) error {
 	case missing != 0 || theirs.Features&netAlways != netAlways || !theirs.adds():
 		err = fmt.Errorf("the source's offers features %#x, and this can have %#x",
 			theirs.Features, ours.Features)
-	case theirs.MTU > max(n.mtu, usualMTU) || theirs.MTU == 0 && n.mtu != 0 && n.mtu < usualMTU:
+	case sends > takes:
 		err = fmt.Errorf("it takes packets of %d bytes (MTU), and the source's of %d: "+
-			"use ip link set dev %s mtu %[2]d", n.mtu, max(theirs.MTU, usualMTU), n.Name)
+			"use ip link set dev %s mtu %[2]d", takes, sends, n.Name)
 	}
 	if err != nil {
 		return n.wrap(err)
 	}
 	n.MAC, n.features, n.mtu = theirs.MAC, theirs.Features, theirs.MTU
 	return nil
+}
+
+// mtuOr returns the size of packets where nobody may have told another one.
+func mtuOr(mtu int) int {
+	if mtu == 0 {
+		return usualMTU
+	}
+	return mtu
 }
 
 // adds tells whether the features are those of a card with these queues and this MTU.
