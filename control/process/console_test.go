@@ -2,6 +2,7 @@ package process
 
 import (
 	"bytes"
+	"io"
 	"os"
 	"strings"
 	"testing"
@@ -49,6 +50,43 @@ func TestInputWaitsForTheGuest(t *testing.T) {
 	in.copy(strings.NewReader("abc\x01x never"))
 	require.Equal(t, "abc", got.String())
 	require.Equal(t, 1, quits)
+}
+
+// TestQuitOfAGuestThatTakesNothing: Ctrl-A X is obeyed although keys wait for the guest, also the
+// second one if the first was refused; and the guest gets the keys when it takes input again.
+func TestQuitOfAGuestThatTakesNothing(t *testing.T) {
+	keys, typist := io.Pipe()
+	quits, takes := make(chan struct{}), make(chan struct{})
+	var got bytes.Buffer
+	in := input{
+		escapes: true,
+		deliver: func(p []byte) int {
+			<-takes
+			got.Write(p)
+			return len(p)
+		},
+		quit: func() { quits <- struct{}{} },
+	}
+	done := make(chan struct{})
+	go func() {
+		in.copy(keys)
+		close(done)
+	}()
+	write := func(text string) {
+		_, err := typist.Write([]byte(text))
+		require.NoError(t, err)
+	}
+	write("a")
+	write("b\x01x")
+	<-quits
+	write("xc\x01")
+	write("x")
+	<-quits
+	close(takes)
+	write("d")
+	require.NoError(t, typist.Close())
+	<-done
+	require.Equal(t, "abxcd", got.String())
 }
 
 func TestAbsoluteAddress(t *testing.T) {
