@@ -8,9 +8,10 @@ INSTALL ?= install
 # it from here into their guests.
 PROGRAMS := ./cmd/vmm ./cmd/vmm-tag ./integration/stockkvm/cmd/stockkvm
 
-# Where shells and man look, below PREFIX. A distribution may have its own folders.
+# Where shells, man and C compilers look, below PREFIX. A distribution may have its own folders.
 BINDIR  ?= $(PREFIX)/bin
 MANDIR  ?= $(PREFIX)/share/man
+INCDIR  ?= $(PREFIX)/include
 BASHDIR ?= $(PREFIX)/share/bash-completion/completions
 ZSHDIR  ?= $(PREFIX)/share/zsh/site-functions
 FISHDIR ?= $(PREFIX)/share/fish/vendor_completions.d
@@ -37,15 +38,16 @@ stage:
 		cmd/vmm-tag/share/vmm-tag.1 > $(STAGE)/man1/vmm-tag.1
 
 .PHONY: install
-install: stage ## install programs, manual pages and completions (PREFIX=/usr/local)
+install: stage ## install programs, tag.h, manual pages and completions (PREFIX=/usr/local)
 	@$(MAKE) --no-print-directory install-staged
 
 # Installs what stage has made. A different user, who may write to PREFIX, can run it.
 .PHONY: install-staged
 install-staged:
-	$(INSTALL) -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(MANDIR)/man1 \
+	$(INSTALL) -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(INCDIR)/vmm $(DESTDIR)$(MANDIR)/man1 \
 		$(DESTDIR)$(BASHDIR) $(DESTDIR)$(ZSHDIR) $(DESTDIR)$(FISHDIR)
 	$(INSTALL) -m 755 $(STAGE)/bin/* $(DESTDIR)$(BINDIR)
+	$(INSTALL) -m 644 tagging/include/tag.h $(DESTDIR)$(INCDIR)/vmm
 	$(INSTALL) -m 644 $(STAGE)/man1/*.1 $(DESTDIR)$(MANDIR)/man1
 	$(INSTALL) -m 644 $(STAGE)/completions/bash $(DESTDIR)$(BASHDIR)/vmm
 	$(INSTALL) -m 644 $(STAGE)/completions/zsh $(DESTDIR)$(ZSHDIR)/_vmm
@@ -57,6 +59,8 @@ install-staged:
 .PHONY: uninstall
 uninstall: ## remove what make install has installed at that PREFIX
 	rm -f $(addprefix $(DESTDIR)$(BINDIR)/,$(notdir $(PROGRAMS)))
+	rm -f $(DESTDIR)$(INCDIR)/vmm/tag.h
+	rmdir $(DESTDIR)$(INCDIR)/vmm 2>/dev/null || true
 	rm -f $(DESTDIR)$(MANDIR)/man1/vmm.1 $(DESTDIR)$(MANDIR)/man1/vmm-*.1
 	for name in vmm vmm-tag; do \
 		rm -f $(DESTDIR)$(BASHDIR)/$$name $(DESTDIR)$(ZSHDIR)/_$$name \

@@ -66,7 +66,7 @@ func TestInstall(t *testing.T) {
 		"/usr/share/zsh/site-functions/_vmm", "/usr/share/fish/vendor_completions.d/vmm.fish",
 		"/usr/share/man/man1/vmm-tag.1", "/usr/share/bash-completion/completions/vmm-tag",
 		"/usr/share/zsh/site-functions/_vmm-tag",
-		"/usr/share/fish/vendor_completions.d/vmm-tag.fish",
+		"/usr/share/fish/vendor_completions.d/vmm-tag.fish", "/usr/include/vmm/tag.h",
 	} {
 		require.Contains(t, files, path)
 	}
