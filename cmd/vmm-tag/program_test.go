@@ -193,8 +193,8 @@ func TestProgramAskedAsDaemonEnds(t *testing.T) {
 	require.Contains(t, said.said(), "the tag daemon is gone")
 }
 
-// TestProgramAskedAsDaemonHangs: Yes returns, too, when the daemon's connection goes on and its pages
-// are no tag pages any more.
+// TestProgramAskedAsDaemonHangs: Yes returns, too, when the daemon's connection goes on and its
+// pages are no tag pages any more.
 func TestProgramAskedAsDaemonHangs(t *testing.T) {
 	b := newBoard(t)
 	_, err := b.dial().Open("stands for it")

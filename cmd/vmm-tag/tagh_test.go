@@ -320,8 +320,8 @@ func headerSilentDaemon(t *testing.T, program string) {
 	require.Equal(t, 1, strings.Count(p.end(), "untagged: the tag daemon is gone"))
 }
 
-// headerHangingDaemon: a program that has said yes to a daemon which then hangs goes on once its page
-// is no tag page any more.
+// headerHangingDaemon: a program that has said yes to a daemon which then hangs goes on once its
+// page is no tag page any more.
 func headerHangingDaemon(t *testing.T, program string) {
 	b := newBoard(t)
 	_, err := b.dial().Open("stands for it")

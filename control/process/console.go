@@ -39,7 +39,7 @@ const inputReads = 1024
 type input struct {
 	escapes bool             // whether escapeKey has a meaning
 	deliver func([]byte) int // returns how many bytes were taken
-	quit    func()           // called when the user asks for the end of the VM, which may be refused
+	quit    func()           // called when the user asks for the end; it may be refused
 	escaped bool             // the last key was escapeKey
 }
 
