@@ -225,7 +225,6 @@ func TestLostForGood(t *testing.T) {
 	stands, err := b.dial().Open("stands for it")
 	require.NoError(t, err)
 	s := newScripted(t, b)
-	defer close(s.answers)
 	c, err := guest.Dial(s.socket)
 	require.NoError(t, err)
 	defer c.Close()
