@@ -21,8 +21,8 @@ type aside struct {
 	look  func() memory.Spans // what is declared now; nil: nothing ever is
 	spans memory.Spans        // the last look
 	pages *memory.Bitmap      // owed, all of them in spans; nil until there are any
-	// bare are pages that were put aside and not protected since, with a tracker that leaves
-	// protection to its user. It would report them again at each harvest.
+	// bare are those of pages that were not protected since they were put aside, with a tracker
+	// that leaves protection to its user. It would report them again at each harvest.
 	bare *memory.Bitmap
 	// Pages that were put aside since the last round began, and before that one since the one
 	// before.
@@ -55,6 +55,7 @@ func (s *Stream) putAside() {
 	back := 0
 	for _, gap := range a.spans.Gaps(s.pending.Len()) {
 		back += a.pages.MoveRange(s.pending, gap.First, gap.Count)
+		a.bare.MoveRange(s.pending, gap.First, gap.Count) // or they would be put aside again
 	}
 	s.round.giveBack(back)
 	for _, span := range a.spans {
@@ -77,7 +78,6 @@ func (s *Stream) protectAside() error {
 	if bare == nil || !s.tracker.OnDemand() {
 		return nil
 	}
-	bare.AndNot(s.pending) // these are protected just before they are read
 	if err := s.tracker.Protect(bare, 0, bare.Len()); err != nil {
 		return fmt.Errorf("protect pages that are left out: %w", err)
 	}

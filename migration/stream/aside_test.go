@@ -227,3 +227,22 @@ func (o busy) testDeclared(t *testing.T) {
 	require.Zero(t, differ())
 	require.NoError(t, s.StopTracking())
 }
+
+// TestTakenBackBeforeItsProtection: a page that was put aside, and taken back before a round has
+// protected it, is sent once.
+func TestTakenBackBeforeItsProtection(t *testing.T) {
+	for _, onDemand := range []bool{false, true} {
+		g := newGuest(t, onDemand)
+		g.write(0, 100)
+		tb := &table{memory.Spans{{First: 20, Count: 10}}}
+		s, sink := begun(t, g, stream.Config{Declared: tb.look})
+		tb.spans = nil
+		take(t, s)
+		require.Zero(t, s.Aside())
+		require.EqualValues(t, 100, send(t, s, stream.Running).Content)
+		require.Zero(t, remaining(t, s))
+		require.Zero(t, take(t, s))
+		require.Zero(t, sink.differ())
+		require.NoError(t, s.StopTracking())
+	}
+}
