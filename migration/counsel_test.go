@@ -288,6 +288,43 @@ func TestProgramIsGuided(t *testing.T) {
 	})
 }
 
+// TestProgramThatWaitsWithAHeldGuest: what a program says between rounds does not count once a vCPU
+// is held at its EXIT, because the guest stands still for it.
+func TestProgramThatWaitsWithAHeldGuest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newEnds(t, busy(0, 20))
+		defer b.close()
+		b.m.port.Write(tagging.RegEnter, 4, 1)
+		b.m.touch(300)
+		b.m.start()
+		var s *Source
+		held := 0
+		s, _ = advised(b, guided("exec:/p", GuidanceSwitchover),
+			func(m program.Message) *policy.Action {
+				switch m.Event {
+				case policy.KindRound:
+					return says(policy.Wait)
+				case policy.KindGate:
+					a := says(policy.Switchover)
+					a.GaveUp = true // so the standstill has no limit
+					return a
+				case policy.KindTick:
+					exits := askedListener{gateListener{s}}
+					if exits.GateMayClose(); exits.GateClosing() {
+						held++
+					}
+					return &policy.Action{Verb: policy.Wait, Until: 1000 * time.Hour}
+				}
+				return says(policy.Continue)
+			})
+		r := s.Run(context.Background())
+		b.checkMoved(s, r)
+		require.Equal(t, 1, held)
+		require.Equal(t, "it says so, at the segment's EXIT", r.SwitchoverReason)
+		require.Less(t, r.DowntimeMS, 1000.0)
+	})
+}
+
 // TestProgramThatDoesNotStart: the migration fails, and the guest stays.
 func TestProgramThatDoesNotStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -311,6 +311,9 @@ func (h *Head) follow(now time.Duration, e Event, v Action, settled bool) Action
 
 // tick asks the policy after a stay between rounds.
 func (h *Head) tick(now time.Duration, e Event) Action {
+	if h.atExit != "" {
+		return h.decide(h.atExit)
+	}
 	v := h.ask(now, e)
 	if v.Verb == Abort {
 		return v
@@ -323,11 +326,13 @@ func (h *Head) tick(now time.Duration, e Event) Action {
 		return Action{}
 	case h.forced:
 		return h.decide(h.told(v.Reason))
-	case !h.gateOpen || v.GaveUp:
+	case h.holdsSwitchover() && (!h.gateOpen || v.GaveUp):
 		return Action{}
-	case h.mayPolish(e):
+	case !v.GaveUp && h.mayPolish(e):
 		h.extra = true
 		return Action{}
+	case !h.holdsSwitchover(): // it was the policy that waited
+		return h.decide(v.Reason)
 	}
 	return h.decide(v.Reason + ", gate open")
 }

@@ -11,9 +11,9 @@ func (h *Head) Question(e Event) (q Event, asks bool) {
 	switch e.Kind {
 	case KindStart:
 		return e, !h.c.Remote || h.outcome != "" // a program is asked once the gate is known
-	case KindSample, KindTick:
+	case KindSample:
 		asks = true
-	case KindRound:
+	case KindRound, KindTick:
 		asks = h.atExit == ""
 	case KindDrained:
 		asks = h.atExit == ""

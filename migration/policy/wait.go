@@ -66,6 +66,7 @@ func (h *Head) wake(now time.Duration) Action {
 	}
 	switch {
 	case h.stay == stayNone, over:
+	case h.atExit != "": // the guest stands still, held after the policy had wanted to wait
 	case h.stay != stayAsked && h.budget(now) <= 0:
 		a = h.deferredTooLong(now)
 	case h.stayEnd > 0 && now >= h.stayEnd:
