@@ -60,7 +60,7 @@ type VM struct {
 	// UptimeMS is how long this process has had the VM.
 	UptimeMS float64 `json:"uptime_ms"`
 	// DirtyLogging tells whether the guest's writes are being tracked, as they are during a
-	// migration.
+	// migration or a trace.
 	DirtyLogging bool `json:"dirty_logging"`
 	// Incoming is the address on which a migration is awaited.
 	Incoming string `json:"incoming,omitempty"`

@@ -115,7 +115,7 @@ func TestHeader(t *testing.T) {
 				"WithoutDaemon": headerWithoutDaemon, "DaemonEnds": headerDaemonEnds,
 				"SilentDaemon": headerSilentDaemon, "BadAnswers": headerBadAnswers,
 				"Device": headerDevice, "Asked": headerAsked, "Moves": headerMoves,
-				"HangingDaemon": headerHangingDaemon,
+				"HangingDaemon": headerHangingDaemon, "SlowDaemon": headerSlowDaemon,
 			} {
 				t.Run(name, func(t *testing.T) { test(t, program) })
 			}
@@ -318,6 +318,24 @@ func headerSilentDaemon(t *testing.T, program string) {
 	require.Equal(t, -1, within(t, result))
 	close(s.answers)
 	require.Equal(t, 1, strings.Count(p.end(), "untagged: the tag daemon is gone"))
+}
+
+// headerSlowDaemon: a program that gets many signals has as much patience as others.
+func headerSlowDaemon(t *testing.T, program string) {
+	b := newBoard(t)
+	_, err := b.dial().Open("stands for it")
+	require.NoError(t, err)
+	s := newScripted(t, b)
+	p := newPuppet(t, program, s.socket, none)
+	require.Zero(t, p.do("client"))
+	require.Zero(t, p.do("alarms"))
+	p.tell("open x")
+	within(t, s.asked)
+	time.Sleep(2 * time.Second)
+	s.answers <- fmt.Appendf(nil, `{"id":%d}`, b.one().id)
+	require.Zero(t, p.got())
+	close(s.answers)
+	require.Empty(t, p.end())
 }
 
 // headerHangingDaemon: a program that has said yes to a daemon which then hangs goes on once its

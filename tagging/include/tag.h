@@ -542,6 +542,7 @@ static inline void tag_take_back(const struct tag_port *t, uint32_t i)
 #include <sys/time.h>
 #include <sys/uio.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 #if defined(__x86_64__) || defined(__i386__)
 #include <sys/io.h>
@@ -1132,6 +1133,23 @@ static inline int tag_task_lost(struct tag_task *t)
 	return tag_untagged(t->client, "the tag daemon is gone");
 }
 
+/* Waits for an answer for at most 50 ms. Returns for how many us it did, because signals
+ * end it early, but no more than that: the clock may leap while the machine stands. */
+static inline long tag_task_wait(struct pollfd *p)
+{
+	const long most = 50000;
+	struct timespec from, to;
+	long us;
+
+	(void)clock_gettime(CLOCK_MONOTONIC, &from);
+	(void)poll(p, 1, (int)(most / 1000));
+	(void)clock_gettime(CLOCK_MONOTONIC, &to);
+	if (to.tv_sec - from.tv_sec > 1)
+		return most;
+	us = (long)(to.tv_sec - from.tv_sec) * 1000000 + (to.tv_nsec - from.tv_nsec) / 1000;
+	return us < most ? us : most;
+}
+
 /* Asks the daemon and waits for its answer, for as long as the page is a tag page, or
  * for 30 s where there is no page yet. The descriptor that comes with it goes to *ram,
  * unless that is NULL. Returns 0, or -1 if the daemon is gone. */
@@ -1147,7 +1165,7 @@ static inline int tag_task_ask(struct tag_task *t, const char *q, int n, struct 
 	struct msghdr m;
 	struct pollfd p;
 	ssize_t got;
-	int tries = 600;
+	long left = 30000000; /* us */
 
 	if (send(t->fd, q, (size_t)n, MSG_NOSIGNAL) != n)
 		return -1;
@@ -1164,8 +1182,8 @@ static inline int tag_task_ask(struct tag_task *t, const char *q, int n, struct 
 		got = recvmsg(t->fd, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 		if (got >= 0 || (errno != EAGAIN && errno != EINTR))
 			break;
-		(void)poll(&p, 1, 50);
-		if (t->slot ? !tag_task_alive(t) : --tries == 0)
+		left -= tag_task_wait(&p);
+		if (t->slot ? !tag_task_alive(t) : left <= 0)
 			return -1;
 	}
 	if (got > 0 && ram && CMSG_FIRSTHDR(&m) && CMSG_FIRSTHDR(&m)->cmsg_type == SCM_RIGHTS)

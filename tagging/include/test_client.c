@@ -11,6 +11,7 @@
 #endif
 #define TAG_LINUX
 #include "tag.h"
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/wait.h>
 
@@ -69,6 +70,23 @@ static int asked(void)
 	return got == 1 ? (int)e.deadline_ms : got;
 }
 
+static void nothing(int signal)
+{
+	(void)signal;
+}
+
+/* A signal comes each millisecond from now on, as to a program that is profiled. */
+static int alarms(void)
+{
+	const struct itimerval often = {{0, 1000}, {0, 1000}};
+	struct sigaction by;
+
+	memset(&by, 0, sizeof by);
+	by.sa_handler = nothing;
+	by.sa_flags = SA_RESTART;
+	return sigaction(SIGALRM, &by, NULL) || setitimer(ITIMER_REAL, &often, NULL);
+}
+
 static int act(const char *word, const char *socket, const char *devices)
 {
 	if (!strcmp(word, "client"))
@@ -91,6 +109,8 @@ static int act(const char *word, const char *socket, const char *devices)
 		return tag_task_yes(&task);
 	if (!strcmp(word, "tagged"))
 		return tag_task_tagged(&task);
+	if (!strcmp(word, "alarms"))
+		return alarms();
 	if (!strcmp(word, "fork"))
 		return forked(socket, devices);
 	if (!strcmp(word, "close")) {
