@@ -88,3 +88,23 @@ func TestLeftoversAreCountedOnce(t *testing.T) {
 	require.Zero(t, take(t, s))
 	require.Zero(t, remaining(t, s))
 }
+
+// TestLateLookTakesNothing: a look that comes after the end of a stream leaves the dirty log to the
+// next one.
+func TestLateLookTakesNothing(t *testing.T) {
+	for _, onDemand := range []bool{false, true} {
+		g := newGuest(t, onDemand)
+		g.write(0, 100)
+		first, _ := begun(t, g, stream.Config{})
+		require.NoError(t, first.StopTracking())
+		s, sink := begun(t, g, stream.Config{})
+		send(t, s, stream.Running)
+		g.write(50, 1)
+		_, err := first.Remaining()
+		require.Equal(t, 1, take(t, s))
+		send(t, s, stream.Still)
+		require.Zero(t, sink.differ())
+		require.Error(t, err)
+		require.NoError(t, s.StopTracking())
+	}
+}

@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"errors"
 	"fmt"
 
 	"taskguide/memory"
@@ -133,8 +134,16 @@ func (s *Stream) Remaining() (int, error) {
 // known without a look at the dirty log. Any goroutine may call it.
 func (s *Stream) AtLeast() int { return max(s.round.unsent(), int(s.dirtied.Load())) }
 
-// harvest adds what was dirtied to next; s.track is held.
+// errNotTracking says that a stream was asked about dirty pages when it followed none.
+var errNotTracking = errors.New("dirty logging is off")
+
+// harvest adds what was dirtied to next; s.track is held. After StopTracking it takes nothing: the
+// log may be another stream's by then, which would never learn of the pages. A vCPU at its EXIT and
+// a timer may come that late, because nobody waits for them.
 func (s *Stream) harvest() error {
+	if !s.tracking {
+		return errNotTracking
+	}
 	if _, err := s.tracker.Harvest(s.next); err != nil {
 		return fmt.Errorf("read the dirty log: %w", err)
 	}
