@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -452,6 +453,25 @@ func TestStatusForScripts(t *testing.T) {
 	require.Equal(t, 1, strings.Count(stdout, "\n"))
 	_, stdout, _ = b.run("status", fmt.Sprint(id))
 	require.Contains(t, stdout, " a\n", "by its id")
+}
+
+// TestExecSignals: the command can be ended by the signals that this program outlasts, and gets the
+// SIGTERM that this program gets.
+func TestExecSignals(t *testing.T) {
+	mine := make(chan os.Signal, 9)
+	// They count, even if whoever started the test has them ignored.
+	signal.Notify(mine, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM)
+	defer signal.Stop(mine)
+	b := &board{t: t, socket: none}
+	for script, want := range map[string]int{
+		"kill -INT $$; exit 7":                128 + int(unix.SIGINT),
+		"kill -QUIT $$; exit 7":               128 + int(unix.SIGQUIT),
+		"kill -INT $PPID; exit 7":             7,
+		"kill -TERM $PPID; exec sleep 100000": 128 + int(unix.SIGTERM),
+	} {
+		status, _, _ := b.run("exec", "--", "sh", "-c", "ulimit -c 0; "+script)
+		require.Equal(t, want, status, script)
+	}
 }
 
 // TestNoDaemon: programs run untagged, and one line says so.

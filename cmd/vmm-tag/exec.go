@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"taskguide/tagging/abi"
@@ -26,10 +27,14 @@ func execute(socket string, between bool, command []string, stderr io.Writer) in
 	defer end()
 	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	// A terminal sends its signals to the command, too; this program waits for the command.
-	signal.Ignore(syscall.SIGINT, syscall.SIGQUIT)
-	defer signal.Reset(syscall.SIGINT, syscall.SIGQUIT)
-	err = cmd.Run()
+	caught := make(chan os.Signal, 8)
+	if s := heeded(syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM); len(s) > 0 {
+		signal.Notify(caught, s...) // without any, it would be told of all
+		defer signal.Stop(caught)
+	}
+	if err = cmd.Start(); err == nil {
+		err = attend(cmd, caught)
+	}
 	var exit *exec.ExitError
 	switch {
 	case err == nil:
@@ -42,6 +47,29 @@ func execute(socket string, between bool, command []string, stderr io.Writer) in
 		return 128 + int(status.Signal())
 	}
 	return exit.ExitCode()
+}
+
+// attend waits for a command that was started. When a signal comes, this program waits on: a
+// terminal sends its signals to the command, too, and SIGTERM is passed on.
+func attend(cmd *exec.Cmd, caught <-chan os.Signal) error {
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	for {
+		select {
+		case err := <-ended:
+			return err
+		case s := <-caught:
+			if s == syscall.SIGTERM {
+				_ = cmd.Process.Signal(s)
+			}
+		}
+	}
+}
+
+// heeded returns those of the signals that this program was not started to ignore. It ignores none
+// itself, because a command would inherit that.
+func heeded(signals ...os.Signal) []os.Signal {
+	return slices.DeleteFunc(signals, signal.Ignored)
 }
 
 // beginTask returns what ends it.

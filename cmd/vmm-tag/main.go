@@ -24,8 +24,12 @@ const usage = `usage: vmm-tag daemon [--group NAME] [--device FOLDER] [--wake 20
 All take --socket FILE.`
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
+	if s := heeded(syscall.SIGTERM, syscall.SIGINT); len(s) > 0 {
+		ctx, stop = signal.NotifyContext(ctx, s...)
+		defer stop()
+	}
 	if len(os.Args) > 1 && os.Args[1] == "daemon" {
 		raise() // programs that keep the guest busy must not keep it from renewing their leases
 	}
