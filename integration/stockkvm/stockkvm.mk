@@ -6,6 +6,7 @@ TWO_HOSTS := TenMovesBetweenTwoHosts|LesserCPUIsRefused|DoctorOnStockKVM
 LINUX_MORE := Multiboot|GivesMemoryBack|GivesGarbageBack|TalksAcrossMoves
 LINUX_LONG := $(LINUX_MORE)|Memtest|OverTwenty|SMPLinux|BetweenHosts|BootTimeTable
 LINUX_LONG := $(LINUX_LONG)|Devices(Move)?Table|HeedSegments|KillsAmongMoves|TestPorts
+LINUX_LONG := $(LINUX_LONG)|OutlivesKills
 
 .PHONY: stockkvm-deps
 stockkvm-deps: ## install QEMU, if it is missing, for the targets below
@@ -56,6 +57,10 @@ bench-linux-devices: stockkvm-deps ## a Linux guest's disk and card under vmm an
 .PHONY: test-shared-store
 test-shared-store: stockkvm-deps ## a guest moves between two hosts with its disk, and its host dies
 	$(GOTEST) -tags stockkvm -timeout 30m -v -run BetweenHosts ./integration/linux
+
+.PHONY: test-linux-kills
+test-linux-kills: stockkvm-deps ## either end dies at each step of a handover; ext4 loses nothing
+	$(GOTEST) -tags stockkvm -timeout 120m -v -run OutlivesKills ./integration/linux
 
 .PHONY: test-linux-more
 test-linux-more: stockkvm-deps ## hvc0, vsock, balloon, Mach, Xen: what CI has no time for
