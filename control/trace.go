@@ -22,7 +22,7 @@ type TraceOrder struct {
 }
 
 // DefaultInterval is the length of a trace's intervals.
-const DefaultInterval = 100 * time.Millisecond
+const DefaultInterval = 10 * time.Millisecond
 
 // traceLines sends a trace's lines, as they are in a file before it is compressed. Two goroutines
 // write: the recorder, and the one that follows events.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"path/filepath"
 	"syscall"
 	"testing"
 
@@ -18,8 +19,8 @@ import (
 )
 
 // readTrace reads a whole trace, and returns how many pages all intervals have between them.
-func readTrace(t *testing.T, name string) (trace.Header, []trace.Record, int) {
-	data, err := os.ReadFile(name)
+func readTrace(t *testing.T, folder string) (trace.Header, []trace.Record, int) {
+	data, err := os.ReadFile(filepath.Join(folder, "trace.json.gz"))
 	require.NoError(t, err)
 	r, err := trace.NewReader(bytes.NewReader(data))
 	require.NoError(t, err)
@@ -47,21 +48,21 @@ func TestTraceAcrossMigration(t *testing.T) {
 			g := &guest{}
 			b.run(g, "source", append([]string{"--dirty-log", tracker}, busy...)...)
 			g.alive(b, 2)
-			file := b.path("source.trace")
-			_, recorded := b.background("trace", "source", "--out", file, "--interval", "5ms",
-				"--json")
+			folder := b.path("source.trace")
+			_, recorded := b.background("trace", "source", "--out", folder, "--interval", "5ms",
+				"--for", "0", "--json")
 			source := g.last
 			source.await("being traced", func(vm control.VM) bool { return vm.DirtyLogging })
 			require.Contains(t, b.refused(1, "trace", "source", "--out", b.path("second")),
 				"a trace is being recorded")
-			require.NoFileExists(t, b.path("second"))
+			require.NoDirExists(t, b.path("second"))
 			_, to := b.incoming(g, "destination", b.unix("in"))
 			requireVerified(t, b.migrate("source", to, "--verify"))
 			r := recorded()
 			require.Zero(t, r.status, r.stderr)
 			g.alive(b, 4)
 
-			header, records, written := readTrace(t, file)
+			header, records, written := readTrace(t, folder)
 			require.Equal(t, 64<<20/memory.PageSize, header.Pages)
 			require.Equal(t, 2, header.CPUs)
 			require.NotEmpty(t, header.Contents.Samples)
@@ -91,19 +92,20 @@ func TestTraceInterrupted(t *testing.T) {
 	g := &guest{}
 	p := b.run(g, "vm", busy...)
 	g.alive(b, 2)
-	file := b.path("vm.trace")
-	cmd, recorded := b.background("trace", "vm", "--out", file)
+	folder := b.path("vm.trace")
+	require.NoError(t, os.Mkdir(folder, 0o700))
+	cmd, recorded := b.background("trace", "vm", "--out", folder, "--for", "0")
 	p.await("being traced", func(vm control.VM) bool {
-		file, err := os.Stat(file)
+		file, err := os.Stat(filepath.Join(folder, "trace.json.gz"))
 		return vm.DirtyLogging && err == nil && file.Size() > 0
 	})
 	require.NoError(t, cmd.Process.Signal(syscall.SIGINT))
 	r := recorded()
 	require.Zero(t, r.status, r.stderr)
 	require.Contains(t, r.stdout, "interrupted")
-	_, records, _ := readTrace(t, file)
+	_, records, _ := readTrace(t, folder)
 	require.Equal(t, "interrupted", records[len(records)-1].End.Why)
 	p.await("at full speed again", func(vm control.VM) bool { return !vm.DirtyLogging })
 	g.alive(b, 2)
-	require.Contains(t, b.refused(1, "trace", "vm", "--out", file), "exists")
+	require.Contains(t, b.refused(1, "trace", "vm", "--out", folder), "not empty")
 }

@@ -82,7 +82,7 @@ func TestUsage(t *testing.T) {
 			"run", "--incoming", "tcp:h:1", "--insecure", "--tls-dir", ".",
 		},
 		"--shutdown-timeout: duration \"-1s\"": {"run", "--shutdown-timeout", "-1s"},
-		"no file given":                        {"trace", "a"},
+		"no folder given":                      {"trace", "a"},
 		"--interval 1.5ms: whole":              {"trace", "a", "--out", "f", "--interval", "1.5ms"},
 		"at least 1ms":                         {"trace", "a", "--out", "f", "--interval", "0"},
 		"--for 1µs: whole":                     {"trace", "a", "--out", "f", "--for", "1us"},

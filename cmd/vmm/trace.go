@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -30,10 +31,11 @@ events of a migration, until Ctrl-C, the end of the VM, or --for is over. The
 guest pays a fault for each page that it writes in an interval, so short
 intervals cost more.`
 	fs := cmd.Flags()
-	fs.StringVar(&f.out, "out", "", "file to write; it must not exist")
+	fs.StringVar(&f.out, "out", "", "folder for the trace, which must be new or empty")
 	durationVar(fs, &f.order.Interval, "interval", control.DefaultInterval,
 		"length of an interval")
-	durationVar(fs, &f.order.For, "for", 0, "how long to record (default until Ctrl-C)")
+	durationVar(fs, &f.order.For, "for", time.Minute, "how long to record; 0: until Ctrl-C")
+	completeFlag(cmd, "out", folders)
 	fs.BoolVar(&f.asJSON, "json", false, "print what was recorded as JSON")
 	return cmd
 }
@@ -47,7 +49,7 @@ type traceFlags struct {
 func (f *traceFlags) run(ctx context.Context, c *control.Client, std streams) error {
 	switch ms := f.order.Interval; {
 	case f.out == "":
-		return usagef("no file given: vmm trace wants --out FILE")
+		return usagef("no folder given: vmm trace wants --out DIR")
 	case ms < trace.MinInterval || ms%time.Millisecond != 0:
 		return usagef("--interval %v: whole milliseconds, at least %v", ms, trace.MinInterval)
 	case f.order.For%time.Millisecond != 0:
@@ -70,7 +72,7 @@ func (f *traceFlags) run(ctx context.Context, c *control.Client, std streams) er
 	if f.asJSON {
 		return writeJSON(std.out, t.end)
 	}
-	fmt.Fprintln(std.out, t.summary(f.out))
+	fmt.Fprintln(std.out, t.summary(t.file.Name()))
 	return nil
 }
 
@@ -78,6 +80,7 @@ func (f *traceFlags) run(ctx context.Context, c *control.Client, std streams) er
 type traceFile struct {
 	*trace.Writer
 	file   *os.File
+	folder string // to remove if there is nothing to keep; empty: it was there before
 	buffer *bufio.Writer
 	screen *os.File // shows progress if it is a terminal
 	shown  time.Time
@@ -89,19 +92,35 @@ type traceFile struct {
 	end   trace.End
 }
 
-// createTrace makes a new file.
-func createTrace(name string, screen *os.File) (*traceFile, error) {
+// traceName is the file of a trace in its folder.
+const traceName = "trace.json.gz"
+
+// createTrace makes the file of a trace in a folder that is new or empty.
+func createTrace(folder string, screen *os.File) (*traceFile, error) {
+	err := os.Mkdir(folder, 0o777)
+	made := err == nil
+	if errors.Is(err, fs.ErrExist) {
+		var inside []os.DirEntry
+		if inside, err = os.ReadDir(folder); err == nil && len(inside) > 0 {
+			err = fmt.Errorf("%s is not empty: name another folder", folder)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	name := filepath.Join(folder, traceName)
 	file, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o666)
 	if err != nil {
-		if errors.Is(err, fs.ErrExist) {
-			return nil, fmt.Errorf("%s exists: name another file", name)
-		}
 		return nil, err
 	}
 	buffer := bufio.NewWriterSize(file, 1<<20)
-	return &traceFile{
+	t := &traceFile{
 		Writer: trace.NewWriter(buffer), file: file, buffer: buffer, screen: screen,
-	}, nil
+	}
+	if made {
+		t.folder = folder
+	}
+	return t, nil
 }
 
 // Begin implements [trace.Sink].
@@ -152,6 +171,9 @@ func (t *traceFile) finish(failed error, interrupted bool) error {
 	if !t.begun {
 		_ = t.file.Close()
 		_ = os.Remove(t.file.Name())
+		if t.folder != "" {
+			_ = os.Remove(t.folder)
+		}
 		if interrupted {
 			return errors.New("interrupted before the first interval")
 		}
