@@ -152,7 +152,7 @@ func TestClocksOfAMovedGuestAreSteady(t *testing.T) {
 		[]stockkvm.File{program, {Source: taps, Target: "/bin/taps"}}, "tun", "bridge"))
 	require.NoError(t, err)
 	host := booted(t, cfg)
-	ctx, cancel := context.WithTimeout(t.Context(), 12*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
 	defer cancel()
 	requireRun(ctx, t, host, queuedBridge)
 	at := run(t, host, append(clocksNet(0), "--name", "clock0", "--memory", "192M",

@@ -34,7 +34,7 @@ test-stock-kvm-rig: stockkvm-deps ## the rig's own tests: red when anything insi
 
 .PHONY: test-linux
 test-linux: stockkvm-deps ## Debian as a guest, moved, in emulated hosts; redis in it, moved twice
-	$(GOTEST) -timeout 25m -tags stockkvm -v -p 1 \
+	$(GOTEST) -timeout 50m -tags stockkvm -v -p 1 \
 		-skip '$(LINUX_LONG)' \
 		./integration/linux ./integration/redis
 

@@ -129,7 +129,7 @@ func TestBalloonAnswersLast(t *testing.T) {
 			require.NoError(t, err)
 			require.Zero(t, written)
 			require.Equal(t, pagesFrom(0, 100), d.zeros())
-			require.Equal(t, 100, d.ram.TakeMarked(marked))
+			d.ram.TakeMarked(marked) // queues that begin may mark pages of theirs meanwhile
 			require.Equal(t, 100, marked.CountRange(reportAt/memory.PageSize, 100))
 		},
 	})
@@ -153,7 +153,8 @@ func TestBalloonDoesNotKeepAMachineWaiting(t *testing.T) {
 	require.True(t, answered)
 	require.Empty(t, d.zeros())
 	marked := memory.NewBitmap(memory.MinSize / memory.PageSize)
-	require.Zero(t, d.ram.TakeMarked(marked))
+	d.ram.TakeMarked(marked) // queues that begin may mark pages of theirs meanwhile
+	require.Zero(t, marked.CountRange(reportAt/memory.PageSize, 1))
 }
 
 // TestBalloonWithoutReporting: a driver that did not agree to reports keeps its memory.

@@ -32,7 +32,9 @@ var suites = []stockkvm.Suite{
 	{
 		Name: "migration", Package: "./migration", Timeout: 2 * hang,
 		// They know neither KVM nor time, and take minutes where everything is slower.
-		Args: []string{"-test.skip=^(TestModelOfTheHandover|TestGuestReleasesMemory)$"},
+		Args: []string{"-test.skip=^(TestModelOfTheHandover|TestGuestReleasesMemory|" +
+			"TestProgramLost|TestGuidanceDefersByMaxDeferAtMost|TestDeclaringAtRandom|" +
+			"TestTraitsOfAnyPolicy)$"},
 	},
 	{Name: "vmm", Package: "./vmm", Timeout: hang},
 	{Name: "probe", Package: "./vmm/probe", Timeout: hang},
