@@ -282,11 +282,35 @@ func (h *Host) waitForHello(ctx context.Context, listener net.Listener) error {
 		if err == nil && h.hello.KVM == "" {
 			return h.failure(ErrNeverCameUp, "it has no /dev/kvm")
 		}
+		if err == nil {
+			go h.keepAwake()
+		}
 		return err
 	case <-timeout.C:
 		return h.failure(ErrNeverCameUp, fmt.Sprintf("no sign of life in %v", h.cfg.BootTimeout))
 	case <-ctx.Done():
 		return ctx.Err()
+	}
+}
+
+// awake is how often the agent is asked for a sign of life.
+const awake = time.Second
+
+// keepAwake makes bytes flow in both directions all the time, until the host ends. Output of the
+// host was seen to stay in QEMU, or in the virtio-serial port, until the next request: a prompt or
+// an exit that nothing follows would never arrive, and the test would wait for it.
+func (h *Host) keepAwake() {
+	tick := time.NewTicker(awake)
+	defer tick.Stop()
+	for {
+		select {
+		case <-h.ended:
+			return
+		case <-tick.C:
+		}
+		if h.out.Write(wire.Request{Clock: &wire.Adjust{}}) != nil {
+			return
+		}
 	}
 }
 
