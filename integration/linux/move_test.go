@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"regexp"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -115,9 +116,10 @@ func (m *machine) await(ctx context.Context, t *testing.T, text string) {
 func awaitUp(ctx context.Context, t *testing.T, host *stockkvm.Host, name string) {
 	t.Helper()
 	for {
-		out, err := host.Run(ctx, "vmm", "status", name)
+		out, err := host.Run(ctx, "vmm", "status", name, "--json")
 		require.NoError(t, err)
-		if out.Exit.Code == 0 {
+		// A VM that is still starting does not listen yet.
+		if out.Exit.Code == 0 && !strings.Contains(out.Stdout, `"state": "starting"`) {
 			return
 		}
 	}

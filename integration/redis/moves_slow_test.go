@@ -201,9 +201,10 @@ func (s *scene) move(ctx context.Context) step {
 func (s *scene) awaitUp(ctx context.Context, host int, name string) {
 	s.t.Helper()
 	for {
-		out, err := s.pair.Hosts[host].Run(ctx, "vmm", "status", name)
+		out, err := s.pair.Hosts[host].Run(ctx, "vmm", "status", name, "--json")
 		require.NoError(s.t, err)
-		if out.Exit.Code == 0 {
+		// A VM that is still starting does not listen yet.
+		if out.Exit.Code == 0 && !strings.Contains(out.Stdout, `"state": "starting"`) {
 			return
 		}
 	}

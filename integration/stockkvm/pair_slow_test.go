@@ -116,9 +116,10 @@ func (v *traveller) explain() {
 func (v *traveller) awaitUp(ctx context.Context, host, hop int) {
 	v.t.Helper()
 	for {
-		out, err := v.pair.Hosts[host].Run(ctx, "vmm", "status", name(hop))
+		out, err := v.pair.Hosts[host].Run(ctx, "vmm", "status", name(hop), "--json")
 		require.NoError(v.t, err)
-		if out.Exit.Code == 0 {
+		// A VM that is still starting does not listen yet.
+		if out.Exit.Code == 0 && !strings.Contains(out.Stdout, `"state": "starting"`) {
 			return
 		}
 	}
