@@ -10,7 +10,7 @@ GOBUILD := CGO_ENABLED=0 $(GO) build -buildvcs=$(VCS) -trimpath
 # Tests that boot machines mostly wait for their guests, so more of them run at once than there are
 # CPUs. -count=1: suites run a vmm that they build by exec, which Go's cache of test results does
 # not see, so a cached pass would say nothing about today's sources.
-GOTEST  := $(GO) test -buildvcs=false -timeout 15m -parallel 4 -count=1
+GOTEST  := $(GO) test -buildvcs=false -timeout 30m -parallel 4 -count=1
 CC      ?= cc
 
 # Suites that need more than Go and /dev/kvm have build tags, and so has the generator of the manual

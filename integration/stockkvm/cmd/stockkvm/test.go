@@ -21,7 +21,7 @@ const blackBox = "^(TestMigrate|TestExitStatus|TestKernelFromFile|TestPauseAndRe
 
 // hang is when a suite counts as hung. It is many times what any suite takes, for machines that are
 // busy with other work.
-const hang = 6 * time.Minute
+const hang = 10 * time.Minute
 
 // suites are the packages whose tests touch KVM, and those of the engine, whose timing differs when
 // everything is slower.
