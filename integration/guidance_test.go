@@ -233,16 +233,18 @@ func TestCooperativeGuest(t *testing.T) {
 		{"--guidance", "switchover", "--bandwidth", link},
 		{"--guidance", "start", "--bandwidth", link},
 		// One segment is too short for all pages, so the guest is asked once more, in state
-		// suspended.
+		// suspended. The move takes more than a second of the guest's EXIT, so that a heartbeat
+		// becomes due within the tag.
 		{
-			"--guidance", "suspend", "--switch-at-exit", "--bandwidth", "100Mbit",
-			"--downtime-limit", "600ms",
+			"--guidance", "suspend", "--switch-at-exit", "--bandwidth", "50Mbit",
+			"--downtime-limit", "3s",
 		},
 	} {
 		v.awaitSide(false)
 		r := v.move(args...)
 		require.False(t, r.Forced)
-		t.Logf("%s: waited %.0f ms, suspended %.0f ms", r.Guidance, r.WaitedMS, r.SuspendedMS)
+		t.Logf("%s: waited %.0f ms, suspended %.0f ms, down %.0f ms", r.Guidance, r.WaitedMS,
+			r.SuspendedMS, r.DowntimeMS)
 		require.Positive(t, r.WaitedMS, "%+v", r)
 		if r.Guidance == migration.GuidanceSuspend {
 			require.Positive(t, r.Suspensions, "%+v", r)

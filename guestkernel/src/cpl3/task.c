@@ -1,27 +1,32 @@
 #include "task.h"
 #include "workloads.h"
 
+/* The next step after `when` is a slow one. */
 static void arm_for(struct task *task, uint64_t when)
 {
-	if (when > task->last_step && when < task->deadline)
+	if (when < task->deadline)
 		task->deadline = when;
 }
 
-/* What is past already has been told to the workload, which may go on to a boundary of its own
- * before it heeds it. */
+/* A phase or a run that is over has been told to the workload, which may go on to a boundary of its
+ * own before it heeds it. */
+static void arm_end(struct task *task, uint64_t when)
+{
+	if (when > task->last_step)
+		arm_for(task, when);
+}
+
+/* What the slow step does itself may be past and still not done: a line or a tag takes as long as
+ * it takes, a move of the VM within it too. Then the very next step is a slow one. */
 void task_arm(struct task *task)
 {
 	task->deadline = UINT64_MAX;
 	arm_for(task, task->heartbeat);
 	arm_for(task, task->dot);
-	arm_for(task, task->phase_end);
-	arm_for(task, task->end);
 	arm_for(task, task->tags.poll);
 	arm_for(task, task->tags.toggle);
-	/* A line may take longer to print than it is until the next dot, which must not be lost by
-	 * that. */
-	if (task->dot <= task->last_step)
-		task->deadline = task->last_step;
+	arm_end(task, task->phase_end);
+	arm_end(task, task->end);
 }
 
 void task_prepare(struct task *task)
@@ -84,10 +89,12 @@ static void put_counters(struct task *task, struct line *line, uint64_t now)
  */
 static void rebase(struct task *task, uint64_t now)
 {
-	uint64_t *const points[] = {
-		&task->boot,	  &task->started, &task->kvmclock_tsc, &task->heartbeat,
-		&task->phase_end, &task->end,	  &task->schedule,     &task->tags.poll,
-		&task->tags.toggle, &task->dot,
+	/* Only differences to these are taken, so they may lie before the new TSC began. */
+	uint64_t *const since[] = {&task->boot, &task->started, &task->kvmclock_tsc};
+	/* These are compared: what was due before the new TSC began must not be due never. */
+	uint64_t *const due[] = {
+		&task->heartbeat, &task->phase_end,   &task->end, &task->schedule,
+		&task->tags.poll, &task->tags.toggle, &task->dot,
 	};
 	uint64_t then = task->last_step;
 
@@ -97,9 +104,11 @@ static void rebase(struct task *task, uint64_t now)
 		then = task->last_step;
 	note_gap(task, then - task->last_step);
 	uint64_t step = then - now;
-	for (unsigned i = 0; i < sizeof points / sizeof points[0]; i++)
-		if (*points[i] != UINT64_MAX)
-			*points[i] -= step;
+	for (unsigned i = 0; i < sizeof since / sizeof since[0]; i++)
+		*since[i] -= step;
+	for (unsigned i = 0; i < sizeof due / sizeof due[0]; i++)
+		if (*due[i] != UINT64_MAX)
+			*due[i] = *due[i] > step ? *due[i] - step : 0;
 	task->stepped += step;
 	task->last_step = now;
 	task_arm(task);

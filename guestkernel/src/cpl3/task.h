@@ -18,7 +18,7 @@ struct task {
 	uint64_t last_step; /* TSC */
 	uint64_t gap, gap_max;
 	uint64_t print;     /* longest that a line took to print since the last heartbeat */
-	uint64_t deadline;  /* TSC of whatever task_event is due for next */
+	uint64_t deadline;  /* TSC of when the next step is a slow one */
 	uint64_t heartbeat, dot, phase_end, end; /* TSC; UINT64_MAX = never */
 	/* TSC: a workload's own, UINT64_MAX = none; it is kept here so that a TSC that steps takes it
 	 * along */
