@@ -101,13 +101,10 @@ func killsInOneGuest(t *testing.T, seed int) killsOf {
 	tr.awaitLine(ctx, t, counted)
 	k := killsOf{Seed: seed}
 	for range killLife {
-		report := tr.move(ctx, t, guided...)
 		// While no daemon lives, there is no task, and nothing to wait for.
-		require.Contains(t, []any{migration.GuidanceSwitchover, policy.GuidanceNone},
-			report.Guidance)
-		require.False(t, report.Forced)
+		waited := tr.moveGuided(ctx, t, migration.GuidanceSwitchover, policy.GuidanceNone)
 		k.Moves++
-		k.WaitedMS = max(k.WaitedMS, report.WaitedMS)
+		k.WaitedMS = max(k.WaitedMS, waited)
 		require.NotContains(t, tr.console(), "FAULT")
 	}
 	before := len(intact.FindAllString(tr.console(), -1))

@@ -157,10 +157,7 @@ func TestPorts(t *testing.T) {
 	}
 	progress(1)
 	for range portMoves {
-		report := tr.move(ctx, t, guided...)
-		require.Equal(t, migration.GuidanceSwitchover, report.Guidance)
-		require.False(t, report.Forced)
-		t.Logf("%s; %.0f ms held back", report.SwitchoverReason, report.WaitedMS)
+		tr.moveGuided(ctx, t, migration.GuidanceSwitchover)
 		progress(1)
 	}
 	var seen []string
