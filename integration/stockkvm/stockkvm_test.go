@@ -5,14 +5,18 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"taskguide/integration/stockkvm/wire"
 )
 
 func TestCPIOEntryHasTheKernelsLayout(t *testing.T) {
@@ -273,4 +277,32 @@ func TestTreeOfMissingFolderIsEmpty(t *testing.T) {
 	files, err := Tree(filepath.Join(t.TempDir(), "testdata"), "/x")
 	require.NoError(t, err)
 	require.Empty(t, files)
+}
+
+// TestHostIsKeptAwake: a host that nobody asks anything is asked all the same, again and again, and
+// what it answers to that disturbs nobody.
+func TestHostIsKeptAwake(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "control.sock")
+	listener, err := net.Listen("unix", socket)
+	require.NoError(t, err)
+	defer listener.Close()
+	ended := make(chan struct{})
+	h := &Host{
+		cfg: HostConfig{BootTimeout: time.Minute}, ended: ended, jobs: map[int]*Job{},
+	}
+	agent, err := net.Dial("unix", socket)
+	require.NoError(t, err)
+	says := wire.NewWriter[wire.Message](agent)
+	require.NoError(t, says.Write(wire.Message{Hello: &wire.Hello{KVM: "api 12"}}))
+	require.NoError(t, h.waitForHello(t.Context(), listener))
+	require.NoError(t, agent.SetReadDeadline(time.Now().Add(time.Minute)))
+	asked := wire.NewReader[wire.Request](agent)
+	for range 2 {
+		request, err := asked.Read()
+		require.NoError(t, err)
+		require.Equal(t, wire.Request{Clock: &wire.Adjust{}}, request)
+		require.NoError(t, says.Write(wire.Message{Clock: 1}))
+	}
+	close(ended)
+	require.NoError(t, agent.Close())
 }
