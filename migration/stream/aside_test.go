@@ -246,3 +246,59 @@ func TestTakenBackBeforeItsProtection(t *testing.T) {
 		require.NoError(t, s.StopTracking())
 	}
 }
+
+// TestAsideIsProtectedOnce: with a tracker that protects on demand, a page that is put aside is
+// protected once, or each harvest would report it and each round would protect it again.
+func TestAsideIsProtectedOnce(t *testing.T) {
+	g := newGuest(t, true)
+	g.write(0, 100)
+	tb := &table{memory.Spans{{First: 20, Count: 10}}}
+	protections, reported := 0, 0
+	tracker := protecting{g, func(pages *memory.Bitmap) {
+		if pages.Test(25) {
+			protections++
+		}
+	}}
+	s := stream.New(stream.Config{
+		RAM: g.ram, Tracker: reporting{tracker, &reported}, Declared: tb.look,
+	})
+	s.AddChannel(newCopySink(t, g))
+	require.NoError(t, s.StartTracking())
+	for range 3 {
+		send(t, s, stream.Running)
+		reported = 0
+		require.Zero(t, take(t, s))
+		require.Zero(t, reported)
+	}
+	require.Equal(t, 1, protections)
+	require.Equal(t, 10, s.Aside())
+	require.NoError(t, s.StopTracking())
+}
+
+// reporting adds up what the harvests report.
+type reporting struct {
+	dirtylog.Tracker
+	pages *int
+}
+
+func (r reporting) Harvest(dirty *memory.Bitmap) (int, error) {
+	n, err := r.Tracker.Harvest(dirty)
+	*r.pages += n
+	return n, err
+}
+
+// TestTakenBackBeforeARound: what is taken back before it was ever protected is not owed any more
+// beside what is pending.
+func TestTakenBackBeforeARound(t *testing.T) {
+	g := newGuest(t, true)
+	g.write(0, 100)
+	tb := &table{memory.Spans{{First: 20, Count: 10}}}
+	s, sink := begun(t, g, stream.Config{Declared: tb.look})
+	require.Equal(t, 10, s.Aside())
+	tb.spans = nil
+	require.Equal(t, 100, take(t, s))
+	require.Zero(t, s.Aside())
+	require.EqualValues(t, 100, send(t, s, stream.Still).Content)
+	require.Zero(t, sink.differ())
+	require.NoError(t, s.StopTracking())
+}
