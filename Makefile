@@ -28,8 +28,9 @@ preflight:
 	@./scripts/preflight.sh
 
 .PHONY: build
-build: ## build bin/vmm, and bin/vmm-tag for Linux guests, statically
+build: ## build bin/vmm, vmm-bench, and vmm-tag for Linux guests, statically
 	$(GOBUILD) -o bin/vmm ./cmd/vmm
+	$(GOBUILD) -o bin/vmm-bench ./cmd/vmm-bench
 	$(GOBUILD) -o bin/vmm-tag ./cmd/vmm-tag
 
 include install.mk

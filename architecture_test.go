@@ -216,6 +216,24 @@ func TestOneDoorToKVM(t *testing.T) {
 	}
 }
 
+// TestVMMIsSmall: the program that runs machines takes along no experiments, and nothing that
+// draws. They are vmm-bench's.
+func TestVMMIsSmall(t *testing.T) {
+	const format = `{{if not .Standard}}{{.ImportPath}}{{end}}`
+	list := func(program string) string {
+		cmd := exec.Command("go", "list", "-deps", "-f", format, program)
+		cmd.Stderr = os.Stderr
+		out, err := cmd.Output()
+		require.NoError(t, err)
+		return string(out)
+	}
+	vmm, bench := list("./cmd/vmm"), list("./cmd/vmm-bench")
+	for _, heavy := range []string{module + "bench", "gonum.org/v1/plot", "golang.org/x/image"} {
+		require.False(t, strings.Contains(vmm, heavy), "vmm depends on %s", heavy)
+		require.True(t, strings.Contains(bench, heavy), "vmm-bench depends on %s", heavy)
+	}
+}
+
 // TestGuestIsSmall: a guest's program that vendors tagging/guest takes along the register layout,
 // and nothing else of this project.
 func TestGuestIsSmall(t *testing.T) {

@@ -6,7 +6,7 @@ INSTALL ?= install
 
 # The packages of the programs to install. vmm-tag is for Linux guests: it is static, so users copy
 # it from here into their guests.
-PROGRAMS := ./cmd/vmm ./cmd/vmm-tag ./integration/stockkvm/cmd/stockkvm
+PROGRAMS := ./cmd/vmm ./cmd/vmm-bench ./cmd/vmm-tag ./integration/stockkvm/cmd/stockkvm
 
 # Where shells, man and C compilers look, below PREFIX. A distribution may have its own folders.
 BINDIR  ?= $(PREFIX)/bin
@@ -28,9 +28,11 @@ stage:
 	rm -rf $(STAGE)
 	mkdir -p $(STAGE)/bin $(STAGE)/man1 $(STAGE)/completions
 	$(GOBUILD) $(RELEASE_FLAGS) -o $(STAGE)/bin/ $(PROGRAMS)
-	$(GOBUILD) $(RELEASE_FLAGS) -tags man -o $(STAGE)/vmm-man ./cmd/vmm
-	$(STAGE)/vmm-man man $(STAGE)/man1
-	rm $(STAGE)/vmm-man
+# vmm-bench comes last, because the page of vmm bench is its own.
+	for program in vmm vmm-bench; do \
+		$(GOBUILD) $(RELEASE_FLAGS) -tags man -o $(STAGE)/man ./cmd/$$program && \
+		$(STAGE)/man man $(STAGE)/man1 || exit 1; done
+	rm $(STAGE)/man
 	for shell in bash zsh fish; do \
 		$(STAGE)/bin/vmm completion $$shell > $(STAGE)/completions/$$shell || exit 1; \
 		cp cmd/vmm-tag/share/vmm-tag.$$shell $(STAGE)/completions/ || exit 1; done

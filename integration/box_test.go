@@ -30,7 +30,7 @@ const patience = 8 * time.Minute
 // vmmBinary is the vmm under test.
 var vmmBinary string
 
-// TestMain builds the binary, or takes the one in VMM_BIN, because a test host has no compiler.
+// TestMain builds the binaries, or takes the one in VMM_BIN, because a test host has no compiler.
 func TestMain(m *testing.M) {
 	if vmmBinary = os.Getenv("VMM_BIN"); vmmBinary != "" {
 		os.Exit(m.Run())
@@ -51,11 +51,12 @@ func buildAndRun(m *testing.M) int {
 		return 1
 	}
 	vmmBinary = filepath.Join(dir, "vmm")
-	args := append([]string{"build", "-buildvcs=false", "-o", vmmBinary}, buildArgs...)
-	build := exec.Command("go", append(args, "../cmd/vmm")...)
+	// vmm bench finds vmm-bench beside vmm.
+	args := append([]string{"build", "-buildvcs=false", "-o", dir}, buildArgs...)
+	build := exec.Command("go", append(args, "../cmd/vmm", "../cmd/vmm-bench")...)
 	build.Stdout, build.Stderr = os.Stderr, os.Stderr
 	if err := build.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, "build vmm:", err)
+		fmt.Fprintln(os.Stderr, "build vmm and vmm-bench:", err)
 		return 1
 	}
 	return m.Run()

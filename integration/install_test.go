@@ -60,7 +60,7 @@ func TestInstall(t *testing.T) {
 		}
 	}
 	for _, path := range []string{
-		"/usr/bin/vmm", "/usr/bin/vmm-tag", "/usr/bin/stockkvm",
+		"/usr/bin/vmm", "/usr/bin/vmm-bench", "/usr/bin/vmm-tag", "/usr/bin/stockkvm",
 		"/usr/share/man/man1/vmm.1", "/usr/share/man/man1/vmm-migrate.1",
 		"/usr/share/man/man1/vmm-bench-run.1", "/usr/share/bash-completion/completions/vmm",
 		"/usr/share/zsh/site-functions/_vmm", "/usr/share/fish/vendor_completions.d/vmm.fish",
@@ -77,6 +77,7 @@ func TestInstall(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "vmm devel\n", string(out))
 	requireStatic(t, root+"/usr/bin/vmm-tag")
+	requireBench(t, b, root)
 	require.NoError(t, exec.CommandContext(b.ctx, "bash", "-n",
 		root+"/usr/share/bash-completion/completions/vmm").Run())
 	requireCompletes(t, root+"/usr/share/bash-completion/completions/vmm-tag")
@@ -86,6 +87,25 @@ func TestInstall(t *testing.T) {
 	run("uninstall")
 	left := installed(t, root)
 	require.Equal(t, map[string]fs.FileMode{"/usr/bin/other": 0o600}, left)
+}
+
+// requireBench: the installed vmm has the commands of the installed vmm-bench, and shells complete
+// them.
+func requireBench(t *testing.T, b *box, root string) {
+	t.Helper()
+	for args, want := range map[string]string{
+		"bench list": "tagging ", "bench run --help": "Usage:\n  vmm bench run NAME [flags]\n",
+		"help bench speed": "vmm bench speed", "__complete bench run tag": "tagging\t",
+		"__complete bench run tagging --res": "--resume\t",
+	} {
+		cmd := exec.CommandContext(b.ctx, root+"/usr/bin/vmm", strings.Fields(args)...)
+		out, err := cmd.Output()
+		require.NoError(t, err, args)
+		require.Contains(t, string(out), want, args)
+	}
+	page, err := os.ReadFile(root + "/usr/share/man/man1/vmm-bench.1")
+	require.NoError(t, err)
+	require.Contains(t, string(page), "vmm-bench-report(1)", "it is vmm-bench's, not vmm's own")
 }
 
 // requireStatic fails if a program needs an interpreter: users copy vmm-tag into guests that may

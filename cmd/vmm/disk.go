@@ -3,6 +3,7 @@ package main
 import (
 	"strings"
 
+	"taskguide/cmd/cli"
 	"taskguide/vmm"
 	"taskguide/vmm/device/virtio"
 )
@@ -19,7 +20,7 @@ func (f *disksFlag) Type() string   { return "FILE[,OPTION]..." }
 func (f *disksFlag) Set(s string) error {
 	path, options, _ := strings.Cut(s, ",")
 	if path == "" {
-		return usagef("want a file: FILE[,readonly][,cache=auto|direct|host][,lock=ofd|none]")
+		return cli.Usagef("want a file: FILE[,readonly][,cache=auto|direct|host][,lock=ofd|none]")
 	}
 	disk := vmm.Disk{Path: path, Cache: virtio.CacheAuto, Lock: virtio.LockOFD}
 	for options != "" {
@@ -41,15 +42,15 @@ func setDisk(disk *vmm.Disk, option string) error {
 		disk.ReadOnly = true
 		return nil
 	case key == "cache":
-		c := choose(virtio.CacheAuto, virtio.CacheDirect, virtio.CacheHost)
+		c := cli.Choose(virtio.CacheAuto, virtio.CacheDirect, virtio.CacheHost)
 		err := c.Set(value)
-		disk.Cache = c.value
+		disk.Cache = c.Value
 		return err
 	case key == "lock":
-		c := choose(virtio.LockOFD, virtio.LockNone)
+		c := cli.Choose(virtio.LockOFD, virtio.LockNone)
 		err := c.Set(value)
-		disk.Lock = c.value
+		disk.Lock = c.Value
 		return err
 	}
-	return usagef("option %q: use readonly, cache=auto|direct|host or lock=ofd|none", option)
+	return cli.Usagef("option %q: use readonly, cache=auto|direct|host or lock=ofd|none", option)
 }

@@ -8,33 +8,35 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"taskguide/cmd/cli"
 	"taskguide/control/process"
 	"taskguide/control/show"
 	"taskguide/vmm/cpu"
 	"taskguide/vmm/probe"
 )
 
-func newDoctor(std streams) *cobra.Command {
+func newDoctor(std cli.Streams) *cobra.Command {
 	asJSON, asCPU := false, false
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "show what this host's KVM offers, and what follows from it",
-		Args:  exactly(0, "no arguments"),
+		Args:  cli.Exactly(0, "no arguments"),
 		RunE: func(*cobra.Command, []string) error {
 			if asCPU {
 				if asJSON {
-					return usagef("--json with --cpu: a CPU file is JSON anyway, leave --json out")
+					return cli.Usagef(
+						"--json with --cpu: a CPU file is JSON anyway, leave --json out")
 				}
-				return writeCPU(std.out)
+				return writeCPU(std.Out)
 			}
 			h, err := probe.Ask()
 			if err != nil {
 				return err
 			}
 			if asJSON {
-				return writeJSON(std.out, h)
+				return writeJSON(std.Out, h)
 			}
-			show.KVM(std.out, h)
+			show.KVM(std.Out, h)
 			return nil
 		},
 	}
@@ -64,7 +66,8 @@ func readCPUs(list string) ([]*cpu.Processor, error) {
 	for name := range strings.SplitSeq(list, ",") {
 		switch name {
 		case "":
-			return nil, usagef("--cpu %q: want host or files of vmm doctor --cpu, and commas", list)
+			return nil, cli.Usagef("--cpu %q: want host or files of vmm doctor --cpu, and commas",
+				list)
 		case "host":
 			hosts = append(hosts, nil)
 			continue

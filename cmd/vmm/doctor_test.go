@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"taskguide/cmd/cli"
 )
 
 // TestCPUFiles: run --cpu accepts what doctor --cpu prints.
@@ -28,7 +30,7 @@ func TestCPUFiles(t *testing.T) {
 		"not a CPU file of vmm doctor --cpu: version 0, this program knows version 1": here,
 	} {
 		status, stdout, stderr := try(t, "run", "--cpu", list)
-		require.Equal(t, statusFailed, status)
+		require.Equal(t, cli.StatusFailed, status)
 		require.Empty(t, stdout)
 		require.Contains(t, stderr, want)
 		require.Equal(t, 1, strings.Count(stderr, "\n"), stderr)

@@ -1,36 +1,23 @@
 package main
 
 import (
-	"io"
 	"os"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"taskguide/cmd/cli"
+	"taskguide/cmd/cli/clitest"
 )
+
+// vmmProgram is this program, in tests.
+var vmmProgram = clitest.Program(newRoot)
 
 // try runs a command line and returns its exit status and what it wrote.
 func try(t *testing.T, args ...string) (status int, stdout, stderr string) {
 	t.Helper()
-	dir := t.TempDir()
-	require.NoError(t, os.Chmod(dir, 0o700)) // whatever the umask
-	t.Setenv("VMM_RUNTIME_DIR", dir)
-	file := func(name string) *os.File {
-		f, err := os.Create(t.TempDir() + "/" + name)
-		require.NoError(t, err)
-		return f
-	}
-	out, errs := file("out"), file("err")
-	status = execute(args, streams{nil, out, errs})
-	read := func(f *os.File) string {
-		_, err := f.Seek(0, io.SeekStart)
-		require.NoError(t, err)
-		b, err := io.ReadAll(f)
-		require.NoError(t, err)
-		require.NoError(t, f.Close())
-		return string(b)
-	}
-	return status, read(out), read(errs)
+	return vmmProgram.Try(t, args...)
 }
 
 func TestUsage(t *testing.T) {
@@ -96,7 +83,7 @@ func TestUsage(t *testing.T) {
 		},
 	} {
 		status, stdout, stderr := try(t, args...)
-		require.Equal(t, statusUsage, status, "%v: %s", args, stderr)
+		require.Equal(t, cli.StatusUsage, status, "%v: %s", args, stderr)
 		require.Empty(t, stdout)
 		require.Contains(t, stderr, want, "%v", args)
 		require.Equal(t, 1, strings.Count(stderr, "\n"), stderr)
@@ -109,7 +96,7 @@ func TestNobodyThere(t *testing.T) {
 		{"tags", "a"}, {"tags", "a", "--follow"}, {"debug", "a"}, {"migrate", "a", "tcp:h:1"},
 	} {
 		status, stdout, stderr := try(t, args...)
-		require.Equal(t, statusFailed, status, "%v", args)
+		require.Equal(t, cli.StatusFailed, status, "%v", args)
 		require.Empty(t, stdout)
 		require.Contains(t, stderr, "no such VM is running", "%v", args)
 	}

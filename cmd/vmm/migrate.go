@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"taskguide/cmd/cli"
 	"taskguide/control"
 	"taskguide/control/process"
 	"taskguide/control/show"
@@ -24,29 +25,30 @@ import (
 // migrateFlags are the flags of vmm migrate that need more than a field of migration.Params.
 type migrateFlags struct {
 	params       migration.Params
-	policy       policyFlag
-	shadow       shadowFlag
-	guidance     choice[migration.Guidance]
-	gate         choice[tagging.Quorum]
-	onTimeout    choice[migration.OnTimeout]
-	compress     choice[migration.Compress]
-	bandwidth    rateFlag
+	policy       cli.Policy
+	shadow       cli.Policies
+	guidance     cli.Choice[migration.Guidance]
+	gate         cli.Choice[tagging.Quorum]
+	onTimeout    cli.Choice[migration.OnTimeout]
+	compress     cli.Choice[migration.Compress]
+	bandwidth    cli.Rate
 	switchAtExit bool
 	json         bool
 }
 
 func newMigrateFlags() *migrateFlags {
 	return &migrateFlags{
-		policy: newPolicy(),
-		guidance: choose(migration.GuidanceSwitchover, migration.GuidanceSuspend,
+		policy: cli.NewPolicy(),
+		guidance: cli.Choose(migration.GuidanceSwitchover, migration.GuidanceSuspend,
 			migration.GuidanceStart, migration.GuidanceOff),
-		gate:      choose(tagging.All, tagging.Any),
-		onTimeout: choose(migration.TimeoutForce, migration.TimeoutCancel),
-		compress:  choose(migration.CompressAuto, migration.CompressZstd, migration.CompressNone),
+		gate:      cli.Choose(tagging.All, tagging.Any),
+		onTimeout: cli.Choose(migration.TimeoutForce, migration.TimeoutCancel),
+		compress: cli.Choose(migration.CompressAuto, migration.CompressZstd,
+			migration.CompressNone),
 	}
 }
 
-func newMigrate(std streams) *cobra.Command {
+func newMigrate(std cli.Streams) *cobra.Command {
 	m := newMigrateFlags()
 	cmd := &cobra.Command{
 		Use:   "migrate NAME|PATH tcp:HOST:PORT|unix:PATH",
@@ -55,15 +57,15 @@ func newMigrate(std streams) *cobra.Command {
 only when the guest runs there; on any other outcome it still runs here, and one
 line says why. Ctrl-C cancels the migration.
 
-` + policyHelp(),
-		Args: exactly(2, "a VM and a destination"),
+` + cli.PolicyHelp(),
+		Args: cli.Exactly(2, "a VM and a destination"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			p, err := m.order(cmd, args[1])
 			if err != nil {
-				return usageError{err}
+				return cli.UsageOf(err)
 			}
-			outliveOutputs()
-			printNotes(cmd, m.withoutEffect(cmd, p))
+			cli.OutliveOutputs()
+			cli.PrintNotes(cmd, m.withoutEffect(cmd, p))
 			return suggestVM(cmd.Context(), args[0], m.migrate(args[0], p, std))
 		},
 		ValidArgsFunction: completeMigrate,
@@ -76,23 +78,23 @@ func (m *migrateFlags) define(cmd *cobra.Command) {
 	f, defaults := cmd.Flags(), migration.Defaults()
 	f.Var(&m.policy, "policy", "when pre-copy has converged; see the list above")
 	f.Var(&m.policy, "rule", "the same")
-	completeFlag(cmd, "policy", completePolicy)
-	completeFlag(cmd, "rule", completePolicy)
-	durationVar(f, &m.params.PolicyLimit, "policy-limit", migration.DefaultPolicyLimit,
+	cli.CompleteFlag(cmd, "policy", cli.CompletePolicy)
+	cli.CompleteFlag(cmd, "rule", cli.CompletePolicy)
+	cli.DurationVar(f, &m.params.PolicyLimit, "policy-limit", migration.DefaultPolicyLimit,
 		"how long the program of --policy exec:PROGRAM may lead")
 	f.Var(&m.shadow, "shadow", "ask these policies, too, and report what they would have done")
-	completeFlag(cmd, "shadow", completePolicy)
-	durationVar(f, &m.params.DowntimeLimit, "downtime-limit", defaults.DowntimeLimit,
+	cli.CompleteFlag(cmd, "shadow", cli.CompletePolicy)
+	cli.DurationVar(f, &m.params.DowntimeLimit, "downtime-limit", defaults.DowntimeLimit,
 		"what the rest must fit with --policy downtime; 0: until no page is dirty")
 	f.IntVar(&m.params.MaxRounds, "max-rounds", 0,
 		"end pre-copy after so many rounds, 0: the policy's default")
-	f.Var(&m.guidance, "guidance", "what a closed gate holds back, "+m.guidance.list())
+	f.Var(&m.guidance, "guidance", "what a closed gate holds back, "+m.guidance.List())
 	f.Var(&m.gate, "gate", "which tasks must be inside a segment for the gate to be open")
 	f.BoolVar(&m.switchAtExit, "switch-at-exit", false, "switch over when the last segment is "+
 		"about to close (default on with --guidance switchover)")
-	durationVar(f, &m.params.MaxDefer, "max-defer", defaults.MaxDefer,
+	cli.DurationVar(f, &m.params.MaxDefer, "max-defer", defaults.MaxDefer,
 		"by how much guidance may defer the migration in total; 0: not at all")
-	durationVar(f, &m.params.StandstillLimit, "standstill-limit", 0,
+	cli.DurationVar(f, &m.params.StandstillLimit, "standstill-limit", 0,
 		"how long the guest may stand still before a switchover is taken back; 0: any time "+
 			"(default 10 times --downtime-limit, at least 1s; none once the rule gave up)")
 	f.IntVar(&m.params.StandstillRetries, "standstill-retries", defaults.StandstillRetries,
@@ -107,7 +109,7 @@ func (m *migrateFlags) define(cmd *cobra.Command) {
 		"compare all of RAM and the machine's state on both sides, while paused")
 	f.StringVar(&m.params.TLSDir, "tls-dir", "",
 		"use TLS, with ca.pem, cert.pem and key.pem of this directory")
-	completeFlag(cmd, "tls-dir", folders)
+	cli.CompleteFlag(cmd, "tls-dir", cli.Folders)
 	f.BoolVar(&m.params.Insecure, "insecure", false, "let the guest go to another host without TLS")
 	f.BoolVar(&m.json, "json", false,
 		"print the final report as JSON, and nothing else, on standard output")
@@ -116,11 +118,11 @@ func (m *migrateFlags) define(cmd *cobra.Command) {
 // order returns the parameters that the flags give.
 func (m *migrateFlags) order(cmd *cobra.Command, destination string) (migration.Params, error) {
 	p := m.params
-	p.Rule = migration.Rule(m.policy.choice.String())
+	p.Rule = migration.Rule(m.policy.Choice.String())
 	p.Shadow = m.shadow.String()
-	p.Guidance, p.Gate = m.guidance.value, m.gate.value
-	p.OnTimeout, p.Compress = m.onTimeout.value, m.compress.value
-	p.BitsPerSecond = m.bandwidth.bitsPerSecond
+	p.Guidance, p.Gate = m.guidance.Value, m.gate.Value
+	p.OnTimeout, p.Compress = m.onTimeout.Value, m.compress.Value
+	p.BitsPerSecond = m.bandwidth.BitsPerSecond
 	changed := cmd.Flags().Changed
 	if changed("policy") && changed("rule") {
 		return p, errors.New("--policy and --rule are the same: use one of them")
@@ -178,10 +180,10 @@ func (m *migrateFlags) order(cmd *cobra.Command, destination string) (migration.
 	return p.WithDefaults()
 }
 
-func (m *migrateFlags) migrate(name string, p migration.Params, std streams) error {
+func (m *migrateFlags) migrate(name string, p migration.Params, std cli.Streams) error {
 	client, err := control.NewClient(name)
 	if err != nil {
-		return usageError{err}
+		return cli.UsageOf(err)
 	}
 	defer client.Close()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -191,25 +193,25 @@ func (m *migrateFlags) migrate(name string, p migration.Params, std streams) err
 	uninterrupted := context.AfterFunc(ctx, func() {
 		defer close(echoed)
 		stop()
-		endLine(m.screen(std), std.err)
+		cli.EndLine(m.screen(std), std.Err)
 	})
 	progress := m.progress(std)
 	report, err := client.Migrate(ctx, p, progress.Event)
 	progress.Close()
 	if !uninterrupted() {
 		<-echoed
-		eraseEcho(m.screen(std))
+		cli.EraseEcho(m.screen(std))
 	}
 	if err != nil {
 		return err
 	}
 	if m.json {
-		if err := writeJSON(std.out, report); err != nil {
+		if err := writeJSON(std.Out, report); err != nil {
 			// The exit status says what became of the guest, so this error must not change it.
-			say(std.err, fmt.Sprintf("vmm: the report cannot be written: %v", err))
+			cli.Say(std.Err, fmt.Sprintf("vmm: the report cannot be written: %v", err))
 		}
 	} else if report.Status == migration.StatusCompleted {
-		show.Outcome(std.out, report)
+		show.Outcome(std.Out, report)
 	}
 	if report.Status != migration.StatusCompleted {
 		return fmt.Errorf("migration %s; %s", outcome(report), whereabouts(client))
@@ -226,15 +228,15 @@ func outcome(r migration.Report) string {
 }
 
 // screen is where the progress is shown: never on the standard output of --json.
-func (m *migrateFlags) screen(std streams) *os.File {
+func (m *migrateFlags) screen(std cli.Streams) *os.File {
 	if m.json {
-		return std.err
+		return std.Err
 	}
-	return std.out
+	return std.Out
 }
 
 // progress chooses how to show the progress: live on a terminal, in lines otherwise.
-func (m *migrateFlags) progress(std streams) show.Progress {
+func (m *migrateFlags) progress(std cli.Streams) show.Progress {
 	w := m.screen(std)
 	switch {
 	case process.IsTerminal(w):

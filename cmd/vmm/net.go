@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"taskguide/cmd/cli"
 	"taskguide/vmm"
 	"taskguide/vmm/device/virtio"
 )
@@ -24,7 +25,7 @@ func (f *netsFlag) Set(s string) error {
 	kind, name, _ := strings.Cut(backend, ":")
 	card := vmm.Net{Backend: virtio.NetBackend(kind), Name: name}
 	if (card.Backend != virtio.NetTAP && card.Backend != virtio.NetUnix) || name == "" {
-		return usagef("%q: want tap:IFNAME[,mac=MAC][,queues=N] or unix:PATH[,mac=MAC]", s)
+		return cli.Usagef("%q: want tap:IFNAME[,mac=MAC][,queues=N] or unix:PATH[,mac=MAC]", s)
 	}
 	for options != "" {
 		var option string
@@ -46,24 +47,24 @@ func setNetOption(card *vmm.Net, option string) error {
 	case name == "queues" && card.Backend == virtio.NetTAP && card.Queues == 0:
 		n, err := strconv.Atoi(value)
 		if err != nil || n < 1 || n > virtio.MaxNetPairs {
-			return usagef("option %q: want 1 to %d pairs of queues", option, virtio.MaxNetPairs)
+			return cli.Usagef("option %q: want 1 to %d pairs of queues", option, virtio.MaxNetPairs)
 		}
 		card.Queues = n
 		return nil
 	case name == "queues" && card.Backend == virtio.NetUnix:
-		return usagef("option %q: only a card on a TAP interface has several queues", option)
+		return cli.Usagef("option %q: only a card on a TAP interface has several queues", option)
 	case name == "mac" || name == "queues":
-		return usagef("option %q: given twice", option)
+		return cli.Usagef("option %q: given twice", option)
 	}
-	return usagef("option %q: use mac=MAC or queues=N", option)
+	return cli.Usagef("option %q: use mac=MAC or queues=N", option)
 }
 
 // completeNet completes what a network card is connected to.
 func completeNet(_ *cobra.Command, _ []string, typed string) (
-	completions, cobra.ShellCompDirective,
+	cli.Completions, cobra.ShellCompDirective,
 ) {
 	if strings.HasPrefix(typed, "unix:") {
 		return nil, cobra.ShellCompDirectiveDefault
 	}
-	return completions{"tap:", "unix:"}, goesOn
+	return cli.Completions{"tap:", "unix:"}, cli.GoesOn
 }

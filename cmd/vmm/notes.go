@@ -3,46 +3,21 @@ package main
 import (
 	"fmt"
 	"net/netip"
-	"strings"
 
 	"github.com/spf13/cobra"
 
+	"taskguide/cmd/cli"
 	"taskguide/migration"
 	"taskguide/migration/policy"
 	"taskguide/transport"
 )
 
-// note says that flags have no effect, because a user who gives one relies on it. It is not an
-// error, because scripts give all of their flags and vary one.
-type note struct {
-	flags []string
-	why   string
-}
-
-// printNotes prints notes to standard error, one in each line.
-func printNotes(cmd *cobra.Command, notes []note) {
-	for _, n := range notes {
-		cmd.PrintErrf("vmm: note: --%s: %s\n", strings.Join(n.flags, ", --"), n.why)
-	}
-}
-
-// given returns those of the flags that are on the command line.
-func given(cmd *cobra.Command, names ...string) []string {
-	var flags []string
-	for _, name := range names {
-		if cmd.Flags().Changed(name) {
-			flags = append(flags, name)
-		}
-	}
-	return flags
-}
-
 // withoutEffect returns the notes about a command line of vmm migrate. p are its parameters.
-func (m *migrateFlags) withoutEffect(cmd *cobra.Command, p migration.Params) []note {
-	var notes []note
+func (m *migrateFlags) withoutEffect(cmd *cobra.Command, p migration.Params) []cli.Note {
+	var notes []cli.Note
 	add := func(why string, names ...string) {
-		if flags := given(cmd, names...); len(flags) > 0 {
-			notes = append(notes, note{flags, why})
+		if flags := cli.Given(cmd, names...); len(flags) > 0 {
+			notes = append(notes, cli.Note{Flags: flags, Why: why})
 		}
 	}
 	switch p.Guidance {
@@ -53,7 +28,7 @@ func (m *migrateFlags) withoutEffect(cmd *cobra.Command, p migration.Params) []n
 		add("no effect with --guidance start, where no switchover waits for the gate",
 			"switch-at-exit")
 	}
-	c := m.policy.choice
+	c := m.policy.Choice
 	if inPolicy(c, "max-rounds") {
 		add("no effect: max-rounds of --policy counts", "max-rounds")
 	}

@@ -6,6 +6,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/stretchr/testify/require"
+
+	"taskguide/cmd/cli"
 )
 
 // notesOf returns the notes about a command line of vmm migrate.
@@ -19,7 +21,7 @@ func notesOf(t *testing.T, args ...string) []string {
 	require.NoError(t, err)
 	var errs strings.Builder
 	cmd.SetErr(&errs)
-	printNotes(cmd, m.withoutEffect(cmd, p))
+	cli.PrintNotes(cmd, m.withoutEffect(cmd, p))
 	var notes []string
 	for line := range strings.Lines(errs.String()) {
 		notes = append(notes, strings.TrimSpace(strings.TrimPrefix(line, "vmm: note: ")))

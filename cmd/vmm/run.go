@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"taskguide/cmd/cli"
 	"taskguide/control"
 	"taskguide/control/process"
 	"taskguide/dirtylog"
@@ -17,27 +18,27 @@ import (
 // runFlags are the flags of vmm run.
 type runFlags struct {
 	cfg                process.Config
-	size               sizeFlag
+	size               cli.Size
 	disks              disksFlag
 	nets               netsFlag
 	vsock              vsockFlag
 	cpus               string
 	prefault, insecure bool
-	logLevel           choice[string]
-	logFormat          choice[process.LogFormat]
-	dirtyLog           choice[dirtylog.Kind]
-	onReset            choice[process.OnReset]
-	balloon            choice[vmm.Balloon]
+	logLevel           cli.Choice[string]
+	logFormat          cli.Choice[process.LogFormat]
+	dirtyLog           cli.Choice[dirtylog.Kind]
+	onReset            cli.Choice[process.OnReset]
+	balloon            cli.Choice[vmm.Balloon]
 }
 
-func newRun(std streams) *cobra.Command {
+func newRun(std cli.Streams) *cobra.Command {
 	r := &runFlags{
-		size:      newSize("512M"),
-		logLevel:  choose("info", "debug", "warn", "error"),
-		logFormat: choose(process.LogText, process.LogJSON),
-		dirtyLog:  choose(append([]dirtylog.Kind{dirtylog.Auto}, dirtylog.Kinds...)...),
-		onReset:   choose(process.ResetExits, process.ResetReboots),
-		balloon:   choose(vmm.BalloonOff, vmm.BalloonReporting),
+		size:      cli.NewSize("512M"),
+		logLevel:  cli.Choose("info", "debug", "warn", "error"),
+		logFormat: cli.Choose(process.LogText, process.LogJSON),
+		dirtyLog:  cli.Choose(append([]dirtylog.Kind{dirtylog.Auto}, dirtylog.Kinds...)...),
+		onReset:   cli.Choose(process.ResetExits, process.ResetReboots),
+		balloon:   cli.Choose(vmm.BalloonOff, vmm.BalloonReporting),
 	}
 	cmd := &cobra.Command{
 		Use:   "run [--name N] [--memory 512M] [--cpus 1] [--incoming ADDRESS]",
@@ -54,7 +55,7 @@ well, have that much memory ready before it comes. When the guest is moved away
 with vmm migrate, print where it went and exit with --moved-status.
 
 On a terminal, Ctrl-A X ends the VM.`,
-		Args: exactly(0, "no arguments, only flags"),
+		Args: cli.Exactly(0, "no arguments, only flags"),
 		RunE: func(cmd *cobra.Command, _ []string) error { return r.run(cmd, std) },
 	}
 	r.register(cmd)
@@ -101,9 +102,9 @@ func (r *runFlags) register(cmd *cobra.Command) {
 	f.BoolVar(&r.prefault, "prefault", false,
 		"give the guest all of its RAM before it runs or arrives")
 	f.Var(&r.dirtyLog, "dirty-log",
-		"how a migration finds out what the guest writes, "+r.dirtyLog.list()+
+		"how a migration finds out what the guest writes, "+r.dirtyLog.List()+
 			"; auto takes the best that KVM offers")
-	durationVar(f, &r.cfg.ShutdownTimeout, "shutdown-timeout", process.DefaultShutdownTimeout,
+	cli.DurationVar(f, &r.cfg.ShutdownTimeout, "shutdown-timeout", process.DefaultShutdownTimeout,
 		"how long a guest has that was told to shut down; 0: it is ended at once")
 	f.Var(&r.onReset, "on-reset", "what happens when the guest asks for a reset")
 	f.IntVar(&r.cfg.MovedStatus, "moved-status", 0,
@@ -118,35 +119,35 @@ func (r *runFlags) register(cmd *cobra.Command) {
 
 // complete sets how the shell completes the flags' values.
 func (r *runFlags) complete(cmd *cobra.Command) {
-	completeFlag(cmd, "incoming", completeAddress)
-	completeFlag(cmd, "allow", cobra.NoFileCompletions)
-	completeFlag(cmd, "tls-dir", folders)
-	completeFlag(cmd, "console", completeConsole)
-	completeFlag(cmd, "hvc", completeHVC)
-	completeFlag(cmd, "disk", completeDisk)
-	completeFlag(cmd, "net", completeNet)
-	completeFlag(cmd, "vsock", cobra.NoFileCompletions)
-	completeFlag(cmd, "name", cobra.NoFileCompletions)
-	completeFlag(cmd, "cmdline", cobra.NoFileCompletions)
+	cli.CompleteFlag(cmd, "incoming", completeAddress)
+	cli.CompleteFlag(cmd, "allow", cobra.NoFileCompletions)
+	cli.CompleteFlag(cmd, "tls-dir", cli.Folders)
+	cli.CompleteFlag(cmd, "console", completeConsole)
+	cli.CompleteFlag(cmd, "hvc", completeHVC)
+	cli.CompleteFlag(cmd, "disk", completeDisk)
+	cli.CompleteFlag(cmd, "net", completeNet)
+	cli.CompleteFlag(cmd, "vsock", cobra.NoFileCompletions)
+	cli.CompleteFlag(cmd, "name", cobra.NoFileCompletions)
+	cli.CompleteFlag(cmd, "cmdline", cobra.NoFileCompletions)
 }
 
 // run runs the VM until the machine has ended.
-func (r *runFlags) run(cmd *cobra.Command, std streams) error {
+func (r *runFlags) run(cmd *cobra.Command, std cli.Streams) error {
 	cfg, err := r.config(cmd)
 	if err != nil {
-		return usageError{err}
+		return cli.UsageOf(err)
 	}
-	outliveOutputs()
-	printNotes(cmd, ignored(cmd, cfg))
+	cli.OutliveOutputs()
+	cli.PrintNotes(cmd, ignored(cmd, cfg))
 	if cfg.Incoming == "" {
 		if cfg.CPU, err = readCPUs(r.cpus); err != nil {
 			return err
 		}
 	}
 	status, err := process.Run(cfg,
-		process.Streams{Stdin: std.in, Stdout: std.out, Stderr: std.err})
+		process.Streams{Stdin: std.In, Stdout: std.Out, Stderr: std.Err})
 	if err == nil && status != 0 {
-		return exitStatus(status)
+		return cli.ExitStatus(status)
 	}
 	return err
 }
@@ -154,18 +155,18 @@ func (r *runFlags) run(cmd *cobra.Command, std streams) error {
 // config returns the configuration that the flags ask for, or an error that says what is wrong.
 func (r *runFlags) config(cmd *cobra.Command) (process.Config, error) {
 	cfg := r.cfg
-	cfg.MemoryBytes, cfg.DirtyLog = r.size.bytes, r.dirtyLog.value
+	cfg.MemoryBytes, cfg.DirtyLog = r.size.Bytes, r.dirtyLog.Value
 	cfg.Disks, cfg.Nets, cfg.Vsock = r.disks.disks, r.nets.cards, r.vsock.vsock
-	cfg.Balloon = r.balloon.value
-	cfg.Log.Format = r.logFormat.value
-	if err := cfg.Log.Level.UnmarshalText([]byte(r.logLevel.value)); err != nil {
+	cfg.Balloon = r.balloon.Value
+	cfg.Log.Format = r.logFormat.Value
+	if err := cfg.Log.Level.UnmarshalText([]byte(r.logLevel.Value)); err != nil {
 		return cfg, err
 	}
-	cfg.OnReset = r.onReset.value
+	cfg.OnReset = r.onReset.Value
 	if r.prefault {
 		cfg.Prefault = process.PrefaultAll
 		if cfg.Incoming != "" && cmd.Flags().Changed("memory") {
-			cfg.ReadyBytes = r.size.bytes
+			cfg.ReadyBytes = r.size.Bytes
 		}
 	}
 	if cfg.Name == "" {
@@ -183,17 +184,17 @@ func checkRun(cfg process.Config) error {
 		return err
 	}
 	if err := memory.CheckSize(cfg.MemoryBytes); err != nil {
-		return usagef("--memory: %w: use whole megabytes, as in 512M", err)
+		return cli.Usagef("--memory: %w: use whole megabytes, as in 512M", err)
 	}
 	if cfg.CPUs < 1 || cfg.CPUs > vmm.MaxCPUs {
-		return usagef("--cpus %d: use 1 to %d", cfg.CPUs, vmm.MaxCPUs)
+		return cli.Usagef("--cpus %d: use 1 to %d", cfg.CPUs, vmm.MaxCPUs)
 	}
 	if cfg.OnReset == process.ResetReboots && cfg.Incoming != "" {
-		return usagef("--on-reset reboot with --incoming: " +
+		return cli.Usagef("--on-reset reboot with --incoming: " +
 			"a guest that arrives leaves its kernel behind, and has nothing to begin again with")
 	}
 	if cfg.MovedStatus < 0 || cfg.MovedStatus > 255 {
-		return usagef("--moved-status %d: use 0 to 255", cfg.MovedStatus)
+		return cli.Usagef("--moved-status %d: use 0 to 255", cfg.MovedStatus)
 	}
 	if err := process.CheckConsole(cfg.Console); err != nil {
 		return err
@@ -202,19 +203,19 @@ func checkRun(cfg process.Config) error {
 		return err
 	}
 	if cfg.Initrd != "" && cfg.Kernel == "" {
-		return usagef("--initrd without --kernel: the embedded guest takes none")
+		return cli.Usagef("--initrd without --kernel: the embedded guest takes none")
 	}
 	if len(cfg.Disks) > virtio.MaxDisks {
-		return usagef("--disk %d times: a machine has at most %d disks", len(cfg.Disks),
+		return cli.Usagef("--disk %d times: a machine has at most %d disks", len(cfg.Disks),
 			virtio.MaxDisks)
 	}
 	if len(cfg.Nets) > virtio.MaxNets {
-		return usagef("--net %d times: a machine has at most %d network cards", len(cfg.Nets),
+		return cli.Usagef("--net %d times: a machine has at most %d network cards", len(cfg.Nets),
 			virtio.MaxNets)
 	}
 	if cfg.Incoming == "" {
 		if err := vmm.CheckNets(cfg.Nets, cfg.CPUs); err != nil {
-			return usagef("--net: %w", err)
+			return cli.Usagef("--net: %w", err)
 		}
 	}
 	return checkIncoming(cfg)
@@ -225,36 +226,39 @@ func checkIncoming(cfg process.Config) error {
 	insecure := cfg.Plain == transport.PlainAnywhere
 	switch {
 	case cfg.Incoming == "" && cfg.TLSDir != "":
-		return usagef("--tls-dir without --incoming: it is about incoming migrations")
+		return cli.Usagef("--tls-dir without --incoming: it is about incoming migrations")
 	case cfg.Incoming == "" && insecure:
-		return usagef("--insecure without --incoming: it is about incoming migrations")
+		return cli.Usagef("--insecure without --incoming: it is about incoming migrations")
 	case cfg.TLSDir == "" && len(cfg.Allow) > 0:
-		return usagef("--allow without --tls-dir: nobody has a name in plain text")
+		return cli.Usagef("--allow without --tls-dir: nobody has a name in plain text")
 	case slices.Contains(cfg.Allow, ""):
-		return usagef("--allow with an empty name: leave it out for all that the CA signed")
+		return cli.Usagef("--allow with an empty name: leave it out for all that the CA signed")
 	case cfg.Incoming == "":
 		return nil
 	case insecure && cfg.TLSDir != "":
-		return usagef("--insecure with --tls-dir: use one of them")
+		return cli.Usagef("--insecure with --tls-dir: use one of them")
 	}
 	_, _, err := transport.ParseAddress(cfg.Incoming)
 	if err == nil && cfg.TLSDir == "" {
 		err = transport.Security{Plain: cfg.Plain}.Check(cfg.Incoming)
 	}
 	if err != nil {
-		return usagef("--incoming: %w", err)
+		return cli.Usagef("--incoming: %w", err)
 	}
 	return nil
 }
 
 // ignored returns notes about flags without effect, most of them because the guest that arrives
 // decides.
-func ignored(cmd *cobra.Command, cfg process.Config) []note {
-	var notes []note
+func ignored(cmd *cobra.Command, cfg process.Config) []cli.Note {
+	var notes []cli.Note
 	if cfg.Incoming == "" {
 		if cfg.Prefault == process.PrefaultAll && cfg.Balloon == vmm.BalloonReporting {
-			notes = append(notes, note{[]string{"prefault"}, "with --balloon reporting, " +
-				"the host takes back what the guest does not use"})
+			notes = append(notes, cli.Note{
+				Flags: []string{"prefault"},
+				Why: "with --balloon reporting, the host takes back what the guest does not " +
+					"use",
+			})
 		}
 		return notes
 	}
@@ -262,11 +266,13 @@ func ignored(cmd *cobra.Command, cfg process.Config) []note {
 	if cfg.ReadyBytes > 0 {
 		names = names[1:]
 	}
-	if flags := given(cmd, names...); len(flags) > 0 {
-		notes = append(notes, note{flags, "no effect: the guest that arrives brings its own"})
+	if flags := cli.Given(cmd, names...); len(flags) > 0 {
+		notes = append(notes, cli.Note{
+			Flags: flags, Why: "no effect: the guest that arrives brings its own",
+		})
 	}
-	if flags := given(cmd, "insecure"); len(flags) > 0 && staysHere(cfg.Incoming) {
-		notes = append(notes, note{flags, noOtherHost(cfg.Incoming)})
+	if flags := cli.Given(cmd, "insecure"); len(flags) > 0 && staysHere(cfg.Incoming) {
+		notes = append(notes, cli.Note{Flags: flags, Why: noOtherHost(cfg.Incoming)})
 	}
 	return notes
 }

@@ -12,13 +12,14 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"taskguide/cmd/cli"
 	"taskguide/control"
 	"taskguide/control/process"
 	"taskguide/control/show"
 	"taskguide/migration"
 )
 
-func newTags(std streams) *cobra.Command {
+func newTags(std cli.Streams) *cobra.Command {
 	follow, asJSON := false, false
 	act := func(ctx context.Context, c *control.Client) error {
 		switch {
@@ -32,9 +33,9 @@ func newTags(std streams) *cobra.Command {
 			return err
 		}
 		if asJSON {
-			return writeJSON(std.out, tags)
+			return writeJSON(std.Out, tags)
 		}
-		return show.Tags(std.out, tags)
+		return show.Tags(std.Out, tags)
 	}
 	cmd := onVM("tags", "show the guest's tasks and whether they are inside a segment", act)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON; with --follow an event a line")
@@ -45,7 +46,7 @@ func newTags(std streams) *cobra.Command {
 
 // followTags passes events to write, until Ctrl-C or the end of the VM.
 func followTags(
-	ctx context.Context, c *control.Client, std streams, write func(io.Writer, control.Event),
+	ctx context.Context, c *control.Client, std cli.Streams, write func(io.Writer, control.Event),
 ) error {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -58,8 +59,8 @@ func followTags(
 		e, err := events.Next()
 		switch {
 		case ctx.Err() != nil:
-			if process.IsTerminal(std.err) {
-				fmt.Fprintln(std.err) // the terminal has echoed Ctrl-C
+			if process.IsTerminal(std.Err) {
+				fmt.Fprintln(std.Err) // the terminal has echoed Ctrl-C
 			}
 			return nil
 		case errors.Is(err, io.EOF):
@@ -67,7 +68,7 @@ func followTags(
 		case err != nil:
 			return err
 		}
-		write(std.out, e)
+		write(std.Out, e)
 	}
 }
 

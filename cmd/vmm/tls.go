@@ -9,21 +9,22 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"taskguide/cmd/cli"
 	"taskguide/transport/certs"
 )
 
-func newTLS(std streams) *cobra.Command {
+func newTLS(std cli.Streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "tls",
 		Short: "make the certificates of hosts, for --tls-dir",
-		Args:  ofCommands,
-		RunE:  withoutCommand,
+		Args:  cli.OfCommands,
+		RunE:  cli.WithoutCommand,
 	}
 	cmd.AddCommand(newTLSInit(std))
 	return cmd
 }
 
-func newTLSInit(std streams) *cobra.Command {
+func newTLSInit(std cli.Streams) *cobra.Command {
 	var names []string
 	cmd := &cobra.Command{
 		Use:   "init DIR --host NAME[,NAME...]...",
@@ -36,7 +37,7 @@ it expires: all of them stay valid together, as the CA stays.`,
 		Example: "  vmm tls init certs --host web1,10.0.0.1 --host web2,10.0.0.2",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 || args[0] == "" {
-				return usagef("vmm tls init wants a directory: see vmm tls init --help")
+				return cli.Usagef("vmm tls init wants a directory: see vmm tls init --help")
 			}
 			return nil
 		},
@@ -44,11 +45,11 @@ it expires: all of them stay valid together, as the CA stays.`,
 			// People also type --host a b.
 			hosts, err := parseHosts(append(names, args[1:]...))
 			if err != nil {
-				return usageError{err}
+				return cli.UsageOf(err)
 			}
-			return initTLS(std.out, args[0], hosts)
+			return initTLS(std.Out, args[0], hosts)
 		},
-		ValidArgsFunction: folders,
+		ValidArgsFunction: cli.Folders,
 	}
 	cmd.Flags().StringArrayVar(&names, "host", nil, "a host by its names, with commas between")
 	return cmd
@@ -56,7 +57,7 @@ it expires: all of them stay valid together, as the CA stays.`,
 
 func parseHosts(names []string) ([]certs.Host, error) {
 	if len(names) == 0 {
-		return nil, usagef("vmm tls init without --host: name the hosts that move guests")
+		return nil, cli.Usagef("vmm tls init without --host: name the hosts that move guests")
 	}
 	var hosts []certs.Host
 	for _, n := range names {

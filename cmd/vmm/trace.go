@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"taskguide/cmd/cli"
 	"taskguide/control"
 	"taskguide/control/process"
 	"taskguide/control/text"
@@ -22,7 +23,7 @@ import (
 )
 
 // newTrace records which pages a guest writes.
-func newTrace(std streams) *cobra.Command {
+func newTrace(std cli.Streams) *cobra.Command {
 	var f traceFlags
 	cmd := onVM("trace", "record which pages the guest writes, interval by interval",
 		func(ctx context.Context, c *control.Client) error { return f.run(ctx, c, std) })
@@ -32,10 +33,10 @@ guest pays a fault for each page that it writes in an interval, so short
 intervals cost more.`
 	fs := cmd.Flags()
 	fs.StringVar(&f.out, "out", "", "folder for the trace, which must be new or empty")
-	durationVar(fs, &f.order.Interval, "interval", control.DefaultInterval,
+	cli.DurationVar(fs, &f.order.Interval, "interval", control.DefaultInterval,
 		"length of an interval")
-	durationVar(fs, &f.order.For, "for", time.Minute, "how long to record; 0: until Ctrl-C")
-	completeFlag(cmd, "out", folders)
+	cli.DurationVar(fs, &f.order.For, "for", time.Minute, "how long to record; 0: until Ctrl-C")
+	cli.CompleteFlag(cmd, "out", cli.Folders)
 	fs.BoolVar(&f.asJSON, "json", false, "print what was recorded as JSON")
 	return cmd
 }
@@ -46,33 +47,33 @@ type traceFlags struct {
 	asJSON bool
 }
 
-func (f *traceFlags) run(ctx context.Context, c *control.Client, std streams) error {
+func (f *traceFlags) run(ctx context.Context, c *control.Client, std cli.Streams) error {
 	switch ms := f.order.Interval; {
 	case f.out == "":
-		return usagef("no folder given: vmm trace wants --out DIR")
+		return cli.Usagef("no folder given: vmm trace wants --out DIR")
 	case ms < trace.MinInterval || ms%time.Millisecond != 0:
-		return usagef("--interval %v: whole milliseconds, at least %v", ms, trace.MinInterval)
+		return cli.Usagef("--interval %v: whole milliseconds, at least %v", ms, trace.MinInterval)
 	case f.order.For%time.Millisecond != 0:
-		return usagef("--for %v: whole milliseconds", f.order.For)
+		return cli.Usagef("--for %v: whole milliseconds", f.order.For)
 	}
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	t, err := createTrace(f.out, std.err)
+	t, err := createTrace(f.out, std.Err)
 	if err != nil {
 		return err
 	}
 	err = c.Trace(ctx, f.order, t)
 	interrupted := ctx.Err() != nil
 	if interrupted {
-		endLine(nil, std.err)
+		cli.EndLine(nil, std.Err)
 	}
 	if err = t.finish(err, interrupted); err != nil {
 		return err
 	}
 	if f.asJSON {
-		return writeJSON(std.out, t.end)
+		return writeJSON(std.Out, t.end)
 	}
-	fmt.Fprintln(std.out, t.summary(t.file.Name()))
+	fmt.Fprintln(std.Out, t.summary(t.file.Name()))
 	return nil
 }
 
@@ -167,7 +168,7 @@ func (t *traceFile) show(pages int) {
 // finish ends the file. A trace that the user interrupts, or whose VM was lost, is whole up to
 // there, and its end says so.
 func (t *traceFile) finish(failed error, interrupted bool) error {
-	eraseEcho(t.screen)
+	cli.EraseEcho(t.screen)
 	if !t.begun {
 		_ = t.file.Close()
 		_ = os.Remove(t.file.Name())

@@ -3,12 +3,13 @@ package main
 import (
 	"github.com/spf13/cobra"
 
+	"taskguide/cmd/cli"
 	"taskguide/control/show"
 	"taskguide/control/version"
 	"taskguide/vmm"
 )
 
-func newVersion(std streams) *cobra.Command {
+func newVersion(std cli.Streams) *cobra.Command {
 	asJSON := false
 	cmd := &cobra.Command{
 		Use:   "version",
@@ -16,13 +17,13 @@ func newVersion(std streams) *cobra.Command {
 		Long: `Show the version and revision of this vmm, and what decides whether guests can
 move between it and another one: the versions of the migration protocol and of
 the sections of a machine's state.`,
-		Args: exactly(0, "no arguments"),
+		Args: cli.Exactly(0, "no arguments"),
 		RunE: func(*cobra.Command, []string) error {
 			info := version.Here(version.Machine(vmm.Understood()))
 			if asJSON {
-				return writeJSON(std.out, info)
+				return writeJSON(std.Out, info)
 			}
-			show.Version(std.out, info)
+			show.Version(std.Out, info)
 			return nil
 		},
 	}

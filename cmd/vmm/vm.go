@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"taskguide/cmd/cli"
 	"taskguide/control"
 	"taskguide/control/show"
 	"taskguide/migration"
@@ -25,11 +26,11 @@ func onVM(use, short string, act func(context.Context, *control.Client) error) *
 	return &cobra.Command{
 		Use:   use + " NAME|PATH",
 		Short: short,
-		Args:  exactly(1, "the name of a VM, or its control socket"),
+		Args:  cli.Exactly(1, "the name of a VM, or its control socket"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := control.NewClient(args[0])
 			if err != nil {
-				return usageError{err}
+				return cli.UsageOf(err)
 			}
 			defer client.Close()
 			return suggestVM(cmd.Context(), args[0], act(cmd.Context(), client))
@@ -47,7 +48,7 @@ func within[T any](
 	return call(ctx)
 }
 
-func newStatus(std streams) *cobra.Command {
+func newStatus(std cli.Streams) *cobra.Command {
 	asJSON := false
 	cmd := onVM("status", "show what a VM is doing",
 		func(ctx context.Context, c *control.Client) error {
@@ -56,23 +57,23 @@ func newStatus(std streams) *cobra.Command {
 				return err
 			}
 			if asJSON {
-				return writeJSON(std.out, vm)
+				return writeJSON(std.Out, vm)
 			}
-			show.VM(std.out, vm)
+			show.VM(std.Out, vm)
 			return nil
 		})
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
 
-func newPause(std streams) *cobra.Command {
+func newPause(std cli.Streams) *cobra.Command {
 	return onVM("pause", "stop a VM's vCPUs", func(ctx context.Context, c *control.Client) error {
 		_, err := c.Pause(ctx)
 		return err
 	})
 }
 
-func newResume(std streams) *cobra.Command {
+func newResume(std cli.Streams) *cobra.Command {
 	force := false
 	cmd := onVM("resume", "let a paused VM run again",
 		func(ctx context.Context, c *control.Client) error {
@@ -88,7 +89,7 @@ func newResume(std streams) *cobra.Command {
 	return cmd
 }
 
-func newStop(std streams) *cobra.Command {
+func newStop(std cli.Streams) *cobra.Command {
 	force, now := false, false
 	stop := func(ctx context.Context, c *control.Client) error {
 		mode := control.StopSafe
@@ -109,7 +110,7 @@ func newStop(std streams) *cobra.Command {
 	return cmd
 }
 
-func newDebug(std streams) *cobra.Command {
+func newDebug(std cli.Streams) *cobra.Command {
 	asJSON := false
 	look := func(ctx context.Context, c *control.Client) error {
 		debug, err := c.Debug(ctx)
@@ -117,16 +118,16 @@ func newDebug(std streams) *cobra.Command {
 			return err
 		}
 		if asJSON {
-			return writeJSON(std.out, debug)
+			return writeJSON(std.Out, debug)
 		}
-		return show.Debug(std.out, debug)
+		return show.Debug(std.Out, debug)
 	}
 	cmd := onVM("debug", "show what a VM's vCPUs are doing, while they go on", look)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
 
-func newCancel(std streams) *cobra.Command {
+func newCancel(std cli.Streams) *cobra.Command {
 	asJSON := false
 	cmd := onVM("cancel", "cancel the migration under way",
 		func(ctx context.Context, c *control.Client) error {
@@ -135,7 +136,7 @@ func newCancel(std streams) *cobra.Command {
 				return err
 			}
 			if asJSON {
-				if err := writeJSON(std.out, report); err != nil {
+				if err := writeJSON(std.Out, report); err != nil {
 					return err
 				}
 			}
@@ -149,24 +150,24 @@ func newCancel(std streams) *cobra.Command {
 	return cmd
 }
 
-func newList(std streams) *cobra.Command {
+func newList(std cli.Streams) *cobra.Command {
 	asJSON := false
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "list the VMs of the runtime directory",
-		Args:  exactly(0, "no arguments"),
+		Args:  cli.Exactly(0, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			vms, err := list(cmd)
 			switch {
 			case err != nil:
 				return err
 			case asJSON:
-				return writeJSON(std.out, vms)
+				return writeJSON(std.Out, vms)
 			case len(vms) == 0:
 				cmd.PrintErrf("no VMs in %s\n", control.RuntimeDir())
 				return nil
 			}
-			return show.VMs(std.out, vms)
+			return show.VMs(std.Out, vms)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")

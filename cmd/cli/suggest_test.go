@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"testing"
@@ -14,9 +14,9 @@ func TestMeant(t *testing.T) {
 		"stopp": "stop", "lsit": "list", "rn": "run", "runn": "run", "resum": "resume",
 		"fly": "", "": "", "rest": "", "x": "", "database": "", "m": "", "on": "", "tcsh": "",
 	} {
-		require.Equal(t, want, nearest(typed, words), typed)
+		require.Equal(t, want, Nearest(typed, words), typed)
 	}
-	require.EqualError(t, unknown("al", []string{"all", "any"}),
+	require.EqualError(t, Unknown("al", []string{"all", "any"}),
 		`"al" is unknown: use all or any; did you mean all?`)
-	require.EqualError(t, unknown("x", []string{"y"}), `"x" is unknown: use y`)
+	require.EqualError(t, Unknown("x", []string{"y"}), `"x" is unknown: use y`)
 }

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"fmt"
@@ -11,25 +11,27 @@ import (
 	"taskguide/migration/policy"
 )
 
-// policyFlag is a policy as NAME[:k=v,...] or exec:PROGRAM.
-type policyFlag struct{ choice policy.Choice }
+// Policy is a policy as NAME[:k=v,...] or exec:PROGRAM.
+type Policy struct{ Choice policy.Choice }
 
-func newPolicy() policyFlag {
-	var f policyFlag
+func NewPolicy() Policy {
+	var f Policy
 	if err := f.Set(policy.Default); err != nil {
 		panic(err) // the registry's default
 	}
 	return f
 }
 
-func (f *policyFlag) String() string { return f.choice.String() }
-func (f *policyFlag) Type() string   { return "NAME[:k=v,...]|exec:PROGRAM" }
-func (f *policyFlag) Set(s string) error {
+func (f *Policy) String() string { return f.Choice.String() }
+
+func (f *Policy) Type() string { return "NAME[:k=v,...]|exec:PROGRAM" }
+
+func (f *Policy) Set(s string) error {
 	c, err := policy.Parse(s)
 	if err != nil {
 		return fmt.Errorf("%w%s", err, meantByPolicy(s))
 	}
-	f.choice, err = findProgram(c)
+	f.Choice, err = findProgram(c)
 	return err
 }
 
@@ -49,30 +51,30 @@ func findProgram(c policy.Choice) (policy.Choice, error) {
 	return policy.Parse(policy.Exec + ":" + path)
 }
 
-// shadowFlag is a list of policies, each as --policy has it.
-type shadowFlag struct{ choices []policy.Choice }
+// Policies is a list of policies, each as --policy has it.
+type Policies struct{ Choices []policy.Choice }
 
-func (f *shadowFlag) String() string {
+func (f *Policies) String() string {
 	var all []string
-	for _, c := range f.choices {
+	for _, c := range f.Choices {
 		all = append(all, c.String())
 	}
 	return strings.Join(all, ",")
 }
 
-func (f *shadowFlag) Type() string { return "POLICY[,POLICY]..." }
+func (f *Policies) Type() string { return "POLICY[,POLICY]..." }
 
-func (f *shadowFlag) Set(s string) error {
+func (f *Policies) Set(s string) error {
 	choices, err := policy.ParseList(s)
 	if err != nil {
 		return err
 	}
-	f.choices = nil
+	f.Choices = nil
 	for _, c := range choices {
 		if c, err = findProgram(c); err != nil {
 			return err
 		}
-		f.choices = append(f.choices, c)
+		f.Choices = append(f.Choices, c)
 	}
 	return nil
 }
@@ -84,7 +86,7 @@ func meantByPolicy(typed string) string {
 	all := policy.All()
 	i := slices.IndexFunc(all, func(s policy.Spec) bool { return s.Name == name })
 	if i < 0 {
-		return meant(name, policy.Names())
+		return Meant(name, policy.Names())
 	}
 	var params []string
 	for _, p := range all[i].Parameters() {
@@ -92,7 +94,7 @@ func meantByPolicy(typed string) string {
 	}
 	for setting := range strings.SplitSeq(list, ",") {
 		if k, _, valued := strings.Cut(setting, "="); valued && !slices.Contains(params, k) {
-			return meant(k, params)
+			return Meant(k, params)
 		}
 	}
 	return ""
@@ -101,8 +103,8 @@ func meantByPolicy(typed string) string {
 // policyColumns is the width of the list of policies. man indents it once more.
 const policyColumns = text.Columns - 7
 
-// policyHelp lists the policies, with their parameters and defaults.
-func policyHelp() string {
+// PolicyHelp lists the policies, with their parameters and defaults.
+func PolicyHelp() string {
 	lines := []string{"Policies, NAME[:k=v,...] or exec:PROGRAM:"}
 	add := func(head, words string) {
 		for _, line := range text.Wrap(words, policyColumns-len(head)) {

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"errors"
@@ -13,42 +13,46 @@ import (
 	"taskguide/control/units"
 )
 
-// sizeFlag is a size in bytes with K, M or G.
-type sizeFlag struct {
-	bytes int64
+// Size is a size in bytes with K, M or G.
+type Size struct {
+	Bytes int64
 	text  string
 }
 
-func newSize(text string) sizeFlag {
-	var f sizeFlag
+func NewSize(text string) Size {
+	var f Size
 	if err := f.Set(text); err != nil {
 		panic(err) // one of our own defaults
 	}
 	return f
 }
 
-func (f *sizeFlag) String() string { return f.text }
-func (f *sizeFlag) Type() string   { return "size" }
-func (f *sizeFlag) Set(s string) error {
+func (f *Size) String() string { return f.text }
+
+func (f *Size) Type() string { return "size" }
+
+func (f *Size) Set(s string) error {
 	n, err := units.ParseBytes(s)
 	if err == nil {
-		f.bytes, f.text = n, s
+		f.Bytes, f.text = n, s
 	}
 	return err
 }
 
-// rateFlag is a rate in bit/s with kbit, Mbit or Gbit.
-type rateFlag struct {
-	bitsPerSecond int64
+// Rate is a rate in bit/s with kbit, Mbit or Gbit.
+type Rate struct {
+	BitsPerSecond int64
 	text          string
 }
 
-func (f *rateFlag) String() string { return f.text }
-func (f *rateFlag) Type() string   { return "rate" }
-func (f *rateFlag) Set(s string) error {
+func (f *Rate) String() string { return f.text }
+
+func (f *Rate) Type() string { return "rate" }
+
+func (f *Rate) Set(s string) error {
 	n, err := units.ParseBitRate(s)
 	if err == nil {
-		f.bitsPerSecond, f.text = n, s
+		f.BitsPerSecond, f.text = n, s
 	}
 	return err
 }
@@ -56,8 +60,8 @@ func (f *rateFlag) Set(s string) error {
 // durationFlag is a duration that is not negative.
 type durationFlag struct{ value *time.Duration }
 
-// durationVar defines a flag for a duration.
-func durationVar(
+// DurationVar defines a flag for a duration.
+func DurationVar(
 	f *pflag.FlagSet, p *time.Duration, name string, value time.Duration, usage string,
 ) {
 	*p = value
@@ -65,6 +69,7 @@ func durationVar(
 }
 
 func (f durationFlag) Type() string { return "duration" }
+
 func (f durationFlag) String() string {
 	if f.value == nil || *f.value == 0 {
 		return "0" // help leaves it out; pflag calls String on a zero value to learn it
@@ -80,38 +85,39 @@ func (f durationFlag) Set(s string) error {
 	return err
 }
 
-// choice is one of several words. The first one is the default.
-type choice[T ~string] struct {
-	value T
+// Choice is one of several words. The first one is the default.
+type Choice[T ~string] struct {
+	Value T
 	words []T
 }
 
-func choose[T ~string](words ...T) choice[T] { return choice[T]{words[0], words} }
+func Choose[T ~string](words ...T) Choice[T] { return Choice[T]{words[0], words} }
 
-func (c *choice[T]) String() string { return string(c.value) }
+func (c *Choice[T]) String() string { return string(c.Value) }
 
 // Type is what help shows behind the flag: the words, if they leave room for the flag's text.
-func (c *choice[T]) Type() string {
+func (c *Choice[T]) Type() string {
 	if words := strings.Join(c.all(), "|"); len(words) <= 20 {
 		return words
 	}
 	return "word"
 }
 
-// list is for the help of a flag with too many words for its Type.
-func (c *choice[T]) list() string { return "one of " + strings.Join(c.all(), ", ") }
-func (c *choice[T]) Set(s string) error {
+// List is for the help of a flag with too many words for its Type.
+func (c *Choice[T]) List() string { return "one of " + strings.Join(c.all(), ", ") }
+
+func (c *Choice[T]) Set(s string) error {
 	for _, w := range c.words {
 		if s == string(w) {
-			c.value = w
+			c.Value = w
 			return nil
 		}
 	}
-	return unknown(s, c.all())
+	return Unknown(s, c.all())
 }
 
 // all are the words that the flag takes.
-func (c *choice[T]) all() []string {
+func (c *Choice[T]) all() []string {
 	var words []string
 	for _, w := range c.words {
 		words = append(words, string(w))
@@ -125,7 +131,7 @@ func (c *choice[T]) all() []string {
 func refuseEmpty(cmd *cobra.Command) (err error) {
 	cmd.Flags().Visit(func(f *pflag.Flag) {
 		if f.Value.Type() == "string" && f.Value.String() == "" && f.Name != "cmdline" {
-			err = usagef("--%s: nothing there: give it a value, or leave it out", f.Name)
+			err = Usagef("--%s: nothing there: give it a value, or leave it out", f.Name)
 		}
 	})
 	return err
@@ -142,22 +148,22 @@ func flagError(cmd *cobra.Command, err error) error {
 	)
 	switch {
 	case errors.As(err, &value):
-		return usagef("--%s: %w", value.GetFlag().Name, valueError(value))
+		return Usagef("--%s: %w", value.GetFlag().Name, valueError(value))
 	case errors.As(err, &missing):
-		return usagef("--%s: no value given: %s", missing.GetSpecifiedName(), help)
+		return Usagef("--%s: no value given: %s", missing.GetSpecifiedName(), help)
 	case errors.As(err, &syntax):
-		return usagef("%q is no flag: %s", syntax.GetSpecifiedFlag(), help)
+		return Usagef("%q is no flag: %s", syntax.GetSpecifiedFlag(), help)
 	case errors.As(err, &other):
 		typed := "--" + other.GetSpecifiedName()
 		if short := other.GetSpecifiedShortnames(); short != "" {
 			typed = "-" + short
 		}
-		if near := nearest(strings.TrimLeft(typed, "-"), flagNames(cmd)); near != "" {
-			return usagef("unknown flag %s: did you mean --%s?", typed, near)
+		if near := Nearest(strings.TrimLeft(typed, "-"), flagNames(cmd)); near != "" {
+			return Usagef("unknown flag %s: did you mean --%s?", typed, near)
 		}
-		return usagef("unknown flag %s: %s", typed, help)
+		return Usagef("unknown flag %s: %s", typed, help)
 	}
-	return usagef("%w: %s", err, help)
+	return Usagef("%w: %s", err, help)
 }
 
 // valueError says what is wrong with a flag's value. Our own types say so themselves.

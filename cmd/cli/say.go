@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"fmt"
@@ -11,26 +11,26 @@ import (
 	"taskguide/control/process"
 )
 
-// outliveOutputs keeps this process alive when a reader of its outputs goes away, as in vmm run |
+// OutliveOutputs keeps this process alive when a reader of its outputs goes away, as in vmm run |
 // head. Writes to the output then fail. Without it, SIGPIPE would end the process, and with it a
 // guest or the view of a migration.
-func outliveOutputs() {
+func OutliveOutputs() {
 	// Caught and not ignored, because programs that this one starts would inherit an ignored
 	// signal.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 }
 
-// endLine ends the line on which a terminal has echoed Ctrl-C, so that the next text on errs begins
+// EndLine ends the line on which a terminal has echoed Ctrl-C, so that the next text on errs begins
 // on its own line. A terminal with a live line does not need that, because the next drawing erases
 // the echo.
-func endLine(screen, errs *os.File) {
+func EndLine(screen, errs *os.File) {
 	if process.IsTerminal(errs) && !process.IsTerminal(screen) {
 		fmt.Fprintln(errs)
 	}
 }
 
-// eraseEcho erases what a terminal has echoed since its live line was last drawn, if it ever was.
-func eraseEcho(screen *os.File) {
+// EraseEcho erases what a terminal has echoed since its live line was last drawn, if it ever was.
+func EraseEcho(screen *os.File) {
 	if process.IsTerminal(screen) {
 		fmt.Fprint(screen, "\r\x1b[K")
 	}
@@ -40,8 +40,8 @@ func eraseEcho(screen *os.File) {
 // keep a process from ending.
 const sayTimeout = 2 * time.Second
 
-// say writes one line to w, but waits no longer than sayTimeout.
-func say(w io.Writer, line string) {
+// Say writes one line to w, but waits no longer than sayTimeout.
+func Say(w io.Writer, line string) {
 	done := make(chan struct{})
 	go func() {
 		fmt.Fprintln(w, line) // nobody is left to be told of an error

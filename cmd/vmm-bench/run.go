@@ -1,0 +1,249 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"taskguide/bench"
+	"taskguide/cmd/cli"
+	"taskguide/control/process"
+)
+
+func newBenchList(std cli.Streams) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "list the experiments, and what would run on this host",
+		Args:  cli.Exactly(0, "no arguments"),
+		RunE: func(*cobra.Command, []string) error {
+			if asJSON {
+				return json.NewEncoder(std.Out).Encode(bench.Announcements())
+			}
+			for _, a := range bench.Announcements() {
+				a.Write(std.Out)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print the list as JSON")
+	return cmd
+}
+
+type benchRunFlags struct {
+	quick, resume, json bool
+	repeatNoisy         bool
+	out                 string
+	netns               cli.Rate
+	programs            bench.Programs
+	seed                uint64
+	// print writes the results to standard output.
+	print func(w io.Writer, dir string) error
+}
+
+func newBenchRun(std cli.Streams) *cobra.Command {
+	f := benchRunFlags{print: bench.PrintHeadlines}
+	cmd := &cobra.Command{
+		Use:   "run NAME",
+		Short: "run an experiment and write its report",
+		Long: `Run an experiment; vmm bench list says how long each may take. Results are kept
+as they come, in --out; Ctrl-C ends the run in order, and --resume goes on with
+it. The report is report.html there, beside pictures, CSV and JSON.`,
+		Args: cli.Exactly(1, "the name of an experiment, as vmm bench list has them"),
+		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, args[0], std) },
+	}
+	cmd.ValidArgsFunction = completeExperiment
+	f.define(cmd)
+	cmd.Flags().Var(&f.netns, "netns",
+		"migrate over a link of that rate between two network namespaces, as in 1Gbit (needs root)")
+	return cmd
+}
+
+func (f *benchRunFlags) define(cmd *cobra.Command) {
+	fs := cmd.Flags()
+	fs.BoolVar(&f.quick, "quick", false, "fewer and smaller trials, to see that all is well")
+	fs.StringVar(&f.out, "out", "", "folder for the results (default bench-NAME-TIME)")
+	fs.BoolVar(&f.resume, "resume", false, "go on with the run in --out")
+	fs.BoolVar(&f.repeatNoisy, "repeat-noisy", false, "with --resume: run the noisy trials again")
+	fs.BoolVar(&f.json, "json", false,
+		"print the summary as JSON, and nothing else, on standard output")
+	fs.StringVar(&f.programs.QEMU, "qemu", "",
+		"QEMU's program, to compare with (default: the installed one)")
+	fs.StringVar(&f.programs.Before, "before", "",
+		"another build of vmm, to compare with in the same run")
+	fs.Uint64Var(&f.seed, "seed", 0, "of the order of trials (default: a new one)")
+	cli.CompleteFlag(cmd, "out", cli.Folders)
+}
+
+func (f *benchRunFlags) run(cmd *cobra.Command, name string, std cli.Streams) error {
+	e, err := findExperiment(name)
+	if err != nil {
+		return err
+	}
+	cli.OutliveOutputs()
+	if f.resume && f.out == "" {
+		return cli.Usagef("--resume: say with --out which folder")
+	}
+	if f.repeatNoisy && !f.resume {
+		return cli.Usagef("--repeat-noisy: it is for a run that there is: add --resume and --out")
+	}
+	if f.netns.BitsPerSecond > 0 && e.LoopbackOnly {
+		return cli.Usagef("--netns: %s sees to its rates itself, over the loopback: leave it out",
+			name)
+	}
+	if err := f.checkPrograms(e); err != nil {
+		return err
+	}
+	if flags := cli.Given(cmd, "quick", "seed", "netns"); f.resume && len(flags) > 0 {
+		cli.PrintNotes(cmd, []cli.Note{{
+			Flags: flags, Why: "no effect with --resume, which goes on as the run began",
+		}})
+	}
+	ctx, stop := signal.NotifyContext(context.Background(),
+		os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	// The first signal starts the cleanup. A user who will not wait for it presses Ctrl-C again,
+	// and the guests end with this process. A pause must lie between the two, because some programs
+	// send a signal twice, to a process and to its group.
+	context.AfterFunc(ctx, func() {
+		cli.EndLine(f.screen(std), std.Err)
+		time.AfterFunc(time.Second, func() { signal.Reset(os.Interrupt) })
+	})
+	dir := f.out
+	if dir == "" {
+		dir = "bench-" + name + "-" + time.Now().Format("20060102-150405")
+	}
+	order := bench.Order{
+		Experiment: e, Setting: bench.Here(f.size(), f.programs), Seed: f.seed,
+		Progress: f.progress(std), RepeatNoisy: f.repeatNoisy,
+	}
+	order.BitsPerSecond = f.netns.BitsPerSecond
+	if f.programs.QEMU != "" && order.QEMU == "" {
+		return cli.Usagef("--qemu: %s does not tell its version: name QEMU's program",
+			f.programs.QEMU)
+	}
+	if f.programs.VMM, err = findVMM(); err != nil {
+		return err
+	}
+	if err := checkBuild(f.programs.VMM); err != nil {
+		return err
+	}
+	order.Programs = f.programs
+	if order.Seed == 0 {
+		order.Seed = rand.Uint64N(1 << 32)
+	}
+	session := bench.Session{Dir: dir, Order: order, Resume: f.resume}
+	page, err := session.Run(ctx)
+	if page != "" {
+		if errJSON := f.finish(std, dir, page); errJSON != nil {
+			return errors.Join(err, errJSON)
+		}
+	}
+	if errors.Is(err, bench.ErrInterrupted) || errors.Is(err, bench.ErrTimeUp) {
+		return fmt.Errorf("%w: what was done is kept: vmm bench run %s --resume --out %s goes on",
+			err, name, dir)
+	}
+	return err
+}
+
+// checkPrograms refuses programs that the experiment does not use, and asks for one that it needs.
+func (f *benchRunFlags) checkPrograms(e bench.Experiment) error {
+	switch {
+	case f.programs.QEMU != "" && !e.Uses(func(at *bench.Setting) { at.QEMU = "some" }):
+		return cli.Usagef("--qemu: %s does not compare with QEMU: leave it out", e.Name)
+	case f.programs.Before != "" && !e.Uses(func(at *bench.Setting) { at.Before = true }):
+		return cli.Usagef("--before: %s compares with no other vmm: leave it out", e.Name)
+	case f.programs.Before == "" && e.NeedsBefore:
+		return cli.Usagef(
+			"%s compares two builds of vmm: name the other one's program with --before", e.Name)
+	}
+	return nil
+}
+
+func (f *benchRunFlags) size() bench.Size {
+	if f.quick {
+		return bench.Quick
+	}
+	return bench.Full
+}
+
+// screen is where the progress is shown: never on the standard output of --json.
+func (f *benchRunFlags) screen(std cli.Streams) *os.File {
+	if f.json {
+		return std.Err
+	}
+	return std.Out
+}
+
+func (f *benchRunFlags) progress(std cli.Streams) bench.Progress {
+	w := f.screen(std)
+	if process.IsTerminal(w) {
+		return bench.NewLive(w)
+	}
+	return bench.NewPlain(w)
+}
+
+// finish says where the results are.
+func (f *benchRunFlags) finish(std cli.Streams, dir, page string) error {
+	if f.json {
+		return bench.CopySummary(std.Out, dir)
+	}
+	if err := f.print(std.Out, dir); err != nil {
+		return err
+	}
+	fmt.Fprintf(std.Out, "report: %s\n", page)
+	return nil
+}
+
+func newBenchSpeed(std cli.Streams) *cobra.Command {
+	f := benchRunFlags{print: bench.PrintSpeed}
+	cmd := &cobra.Command{
+		Use:   "speed",
+		Short: "compare the copy loop with raw TCP, memcpy and QEMU, in a table",
+		Long: `Move several guests in several ways, beside raw TCP, memcpy and, if it is
+installed, QEMU, all in one run; medians of 5, or of 1 with --quick. The same as
+vmm bench run speed, with the tables as text.`,
+		Args: cli.Exactly(0, "no arguments, only flags"),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return f.run(cmd, bench.Speed().Name, std)
+		},
+	}
+	f.define(cmd)
+	return cmd
+}
+
+func newBenchReport(std cli.Streams) *cobra.Command {
+	asJSON := false
+	cmd := &cobra.Command{
+		Use:               "report DIR",
+		Short:             "write the report of a run's results once more",
+		Args:              cli.Exactly(1, "the folder of a run's results"),
+		ValidArgsFunction: cli.Folders,
+		RunE: func(_ *cobra.Command, args []string) error {
+			page, err := bench.WriteReport(args[0])
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return bench.CopySummary(std.Out, args[0])
+			}
+			if err := bench.PrintHeadlines(std.Out, args[0]); err != nil {
+				return err
+			}
+			fmt.Fprintf(std.Out, "report: %s\n", page)
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false,
+		"print the summary as JSON, and nothing else, on standard output")
+	return cmd
+}
