@@ -169,8 +169,8 @@ func TestDebianMovesWithItsFileSystem(t *testing.T) {
 	e2fs(t, "e2fsck", "-fn", image)
 }
 
-// moved moves a guest and verifies it at the destination. The guest may stand still for long, because
-// its host may starve. See [ordered].
+// moved moves a guest and verifies it at the destination. The guest may stand still for long,
+// because its host may starve. See [ordered].
 func moved(
 	ctx context.Context, t *testing.T, host *stockkvm.Host, from, to string, args ...string,
 ) {
