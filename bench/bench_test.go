@@ -238,6 +238,29 @@ func TestStoreRefusesToMixRuns(t *testing.T) {
 	require.ErrorIs(t, err, ErrNoRun)
 }
 
+// A folder with somebody's files is refused, and stays as it was. What a run that could not begin
+// leaves is no obstacle.
+func TestStoreNeedsAnEmptyFolder(t *testing.T) {
+	dir := t.TempDir()
+	paper := filepath.Join(dir, "paper.tex")
+	require.NoError(t, os.WriteFile(paper, nil, 0o600))
+	_, err := Create(dir, Run{})
+	require.ErrorIs(t, err, ErrNotEmpty)
+	left, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	require.Len(t, left, 1)
+	require.NoError(t, os.Remove(paper))
+
+	raw := filepath.Join(dir, rawFile)
+	require.NoError(t, os.WriteFile(raw, []byte("{}\n"), 0o600))
+	_, err = Create(dir, Run{})
+	require.ErrorIs(t, err, ErrNotEmpty, "results without a run")
+	require.NoError(t, os.WriteFile(raw, nil, 0o600))
+	store, err := Create(dir, Run{})
+	require.NoError(t, err)
+	require.NoError(t, store.Close())
+}
+
 // Two runs that write to one file would destroy each other's lines.
 func TestStoreIsForOneRunAtATime(t *testing.T) {
 	store, dir := newStore(t, newOrder(tagging()))

@@ -109,8 +109,10 @@ func revision() string {
 var (
 	ErrExists = errors.New("already holds results: add --resume to go on with them, or choose " +
 		"another --out")
-	ErrNoRun = errors.New("holds no results of vmm bench run: name the folder of a run")
-	ErrInUse = errors.New("is being written by another run")
+	// ErrNotEmpty protects what is there: pictures and tables of a report would replace files.
+	ErrNotEmpty = errors.New("has other files in it: choose another --out, which may be new")
+	ErrNoRun    = errors.New("holds no results of vmm bench run: name the folder of a run")
+	ErrInUse    = errors.New("is being written by another run")
 )
 
 // Store keeps the results of a run in a folder.
@@ -124,14 +126,16 @@ func Create(dir string, run Run) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("make the folder for results: %w", err)
 	}
+	// Look before openStore, which makes a file.
+	if err := requireVacant(dir); err != nil && !errors.Is(err, ErrExists) {
+		return nil, err
+	}
 	s, err := openStore(dir)
 	if err != nil {
 		return nil, err
 	}
 	// The lock is held now, so nobody else can be about to begin a run here.
-	if _, err = os.Stat(filepath.Join(dir, runFile)); err == nil {
-		err = fmt.Errorf("%s %w", dir, ErrExists)
-	} else {
+	if err = requireVacant(dir); err == nil {
 		err = writeRun(dir, run)
 	}
 	if err != nil {
@@ -139,6 +143,28 @@ func Create(dir string, run Run) (*Store, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// requireVacant returns an error unless dir is empty. A file of raw results without a result is
+// what openStore leaves of a run that could not begin.
+func requireVacant(dir string) error {
+	if _, err := os.Stat(filepath.Join(dir, runFile)); err == nil {
+		return fmt.Errorf("%s %w", dir, ErrExists)
+	}
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("read the folder for results: %w", err)
+	}
+	for _, f := range files {
+		info, err := f.Info()
+		if err != nil {
+			return fmt.Errorf("read the folder for results: %w", err)
+		}
+		if f.Name() != rawFile || info.Size() > 0 {
+			return fmt.Errorf("%s %w", dir, ErrNotEmpty)
+		}
+	}
+	return nil
 }
 
 func writeRun(dir string, run Run) error {
