@@ -164,12 +164,12 @@ func wireBytes(r trial.Result) int64 {
 }
 
 // allMetrics are the metrics in CSV files and summaries.
-var allMetrics = []metric{
+var allMetrics = append([]metric{
 	downtime, stopCopy, total, pages, wire, rounds, gap, gapBefore, waited, suspended, deferred,
 	stops, forced, p99, p999, worst, p999Calm, worstCalm, cpuTime, cpuEngine, brownout, speed,
 	wireRate, resent, silenceRounds, silenceSwitch, silenceAfter, silenceBefore, exits,
 	diskRate, diskP50, diskP99, stopCopyWire, notSent,
-}
+}, waterfall...)
 
 func count(v float64) string {
 	s := fmt.Sprintf("%.0f", v)

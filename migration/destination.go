@@ -50,6 +50,7 @@ type attempt struct {
 	end    context.CancelCauseFunc
 	fenced bool          // it must never run; guarded by admission.mu
 	until  time.Duration // by the clock; 0 before prepared; its own goroutine's
+	told   time.Time     // when the commit was read; its own goroutine's
 
 	populator sync.WaitGroup
 }
@@ -131,7 +132,7 @@ func (d *Destination) receive(ctx context.Context, a *attempt) (Incoming, error)
 		}
 		d.admission.conclude(a, transport.OutcomeRunning)
 		// If this does not arrive, the source asks.
-		_ = a.links.Main().WriteMessage(transport.TypeRunning, 0, nil)
+		_ = a.links.Main().WriteMessage(transport.TypeRunning, 0, a.worked(a.told))
 	} else {
 		a.populator.Wait() // it must end before RAM is freed
 		if machine != nil {

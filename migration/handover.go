@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"taskguide/migration/peer"
 	"taskguide/transport"
@@ -41,18 +42,22 @@ func (s *Source) handOver(ctx context.Context, st *standstill, state []byte,
 			return err
 		}
 	}
-	if err := s.awaitPrepared(ctx); err != nil {
+	there, err := s.awaitPrepared(ctx)
+	if err != nil {
 		return err
 	}
 	s.mu.Lock()
-	s.report.Downtime.LoadMS = watch.lap()
+	parts := &s.report.Downtime
+	parts.LoadMS = watch.lap()
+	parts.LoadThereMS = parts.split(parts.LoadMS, there, s.wayOf(len(state)))
 	s.mu.Unlock()
 	if err := s.commit(ctx, st); err != nil {
 		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.report.Downtime.RunMS = watch.lap()
+	parts.RunMS = watch.lap()
+	parts.RunThereMS = parts.split(parts.RunMS, worked(s.doubt.Running()), s.wayOf(0))
 	return nil
 }
 
@@ -97,15 +102,17 @@ func (s *Source) noteVerified(same bool) {
 	s.report.Verified = &same
 }
 
-func (s *Source) awaitPrepared(ctx context.Context) error {
+// awaitPrepared waits until the destination is ready to run the guest. It returns how long that
+// says that it worked.
+func (s *Source) awaitPrepared(ctx context.Context) (there time.Duration, err error) {
 	r, err := s.peer.Await(ctx, transport.TypePrepared)
 	if err == nil {
 		err = s.doubt.Prepared(r.Header.Arg)
 	}
 	if err != nil {
-		return fmt.Errorf("have the destination load the state: %w", err)
+		return 0, fmt.Errorf("have the destination load the state: %w", err)
 	}
-	return nil
+	return worked(r.Payload), nil
 }
 
 // commit is the point of no return: from the first byte of the commit on, only

@@ -120,5 +120,6 @@ func TestVerifyIsNotInTheLimit(t *testing.T) {
 
 // partsOf adds up what follows one upon the other.
 func partsOf(d DowntimeParts) float64 {
-	return d.ExitMS + d.PauseMS + d.HarvestMS + d.PagesMS + d.LoadMS + d.VerifyMS + d.RunMS
+	return d.ExitMS + d.PauseMS + d.QuiesceMS + d.HarvestMS + d.PagesMS + d.SettleMS + d.LoadMS +
+		d.VerifyMS + d.RunMS
 }

@@ -148,21 +148,6 @@ func (r *Report) addRound(round Round) {
 // RoundCount is how many rounds there were, including those that Rounds leaves out.
 func (r *Report) RoundCount() int { return len(r.Rounds) + r.RoundsOmitted }
 
-// DowntimeParts splits Report.DowntimeMS, in milliseconds, in the order in which
-// the parts happen.
-type DowntimeParts struct {
-	ExitMS    float64 `json:"exit_ms"`    // a vCPU held at its EXIT until all are asked to stop
-	PauseMS   float64 `json:"pause_ms"`   // vCPUs asked to stop until they stand still
-	QuiesceMS float64 `json:"quiesce_ms"` // devices come to rest; long only after an EXIT
-	HarvestMS float64 `json:"harvest_ms"` // last dirty pages collected
-	PagesMS   float64 `json:"pages_ms"`   // last pages sent, until they have arrived
-	SaveMS    float64 `json:"save_ms"`    // device and vCPU state saved, beside the pages
-	SyncMS    float64 `json:"sync_ms"`    // then disks made durable and let go, beside the pages
-	VerifyMS  float64 `json:"verify_ms"`  // if asked: state sent, RAM summed up at both sides
-	LoadMS    float64 `json:"load_ms"`    // state sent (without verify) and applied
-	RunMS     float64 `json:"run_ms"`     // commit sent until the destination reports "running"
-}
-
 // Standstill is a stretch of time for which a migration had the guest stand still. A guest that its
 // user had paused has none.
 type Standstill struct {

@@ -31,6 +31,7 @@ func (s *Source) switchover(ctx context.Context) (switched bool, err error) {
 	case err == nil:
 		s.mu.Lock()
 		s.report.DowntimeMS = ms(time.Since(st.begin))
+		s.report.Downtime.explain(s.report.DowntimeMS)
 		if s.standing == st {
 			s.standing = nil
 			s.list(st.entry(s.begin, s.report.SwitchoverReason, "moved"))
@@ -168,8 +169,7 @@ func (s *Source) stopAndCopy(ctx context.Context, st *standstill,
 	if err != nil {
 		return nil, err
 	}
-	parts.PagesMS = pagesMS
-	watch.lap()
+	parts.PagesMS, parts.SettleMS = pagesMS, watch.lap()
 	return state, s.pass(st, func() {
 		s.report.PagesStopCopy, s.report.PagesDeclared = pages, declared
 		before := s.report.Downtime

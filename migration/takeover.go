@@ -16,18 +16,21 @@ func (d *Destination) takeOver(ctx context.Context, a *attempt, machine Incoming
 	if err := a.links.Main().Announce(peer.WorkLimit(machine.RAM().Size())); err != nil {
 		return err
 	}
-	var err error
+	var v arrived
 	if header.Arg&stateVerify != 0 {
-		err = loadVerified(a.verification(machine, w), machine, state)
-	} else {
-		err = load(machine, state)
+		v = a.verification(machine, w)
+		if err := v.ram(); err != nil {
+			return err
+		}
 	}
-	if err != nil {
+	begin := time.Now()
+	if err := load(machine, state, v); err != nil {
 		return err
 	}
-	if err := d.awaitCommit(ctx, a); err != nil {
+	if err := d.awaitCommit(ctx, a, begin); err != nil {
 		return fmt.Errorf("not told to run the guest: %w", err)
 	}
+	a.told = time.Now()
 	if err := d.admission.start(a); err != nil {
 		return err
 	}
@@ -37,21 +40,14 @@ func (d *Destination) takeOver(ctx context.Context, a *attempt, machine Incoming
 	return nil
 }
 
-func load(machine Incoming, state []byte) error {
+// load loads the state, and compares it with the source's unless v is nil. RAM was compared before,
+// because KVM updates its clock pages in guest RAM when vCPU state is loaded.
+func load(machine Incoming, state []byte, v arrived) error {
 	if err := machine.LoadState(state); err != nil {
 		return fmt.Errorf("load the machine's state: %w", err)
 	}
-	return nil
-}
-
-// loadVerified loads the state, and compares what has arrived with the source. RAM is compared
-// before the load, because KVM updates its clock pages in guest RAM when vCPU state is loaded.
-func loadVerified(v arrived, machine Incoming, state []byte) error {
-	if err := v.ram(); err != nil {
-		return err
-	}
-	if err := load(machine, state); err != nil {
-		return err
+	if v == nil {
+		return nil
 	}
 	if err := v.loaded(); err != nil {
 		return err
@@ -69,15 +65,17 @@ func (a *attempt) verification(machine Incoming, w *peer.Watch) arrived {
 	return &arrivedSums{verification: v}
 }
 
-// awaitCommit tells the source that the guest is ready to run, and waits for its word.
-func (d *Destination) awaitCommit(ctx context.Context, a *attempt) error {
+// awaitCommit tells the source that the guest is ready to run, after work that has begun at the
+// given time, and waits for its word.
+func (d *Destination) awaitCommit(ctx context.Context, a *attempt, begin time.Time) error {
 	// The count begins before prepared is written, so that the source's count begins later.
 	a.until = d.clock() + peer.Lifetime
 	expiring, stop := context.WithCancel(ctx)
 	defer stop()
 	go d.expire(expiring, a, a.until)
 	main := a.links.Main()
-	err := main.WriteMessage(transport.TypePrepared, uint32(peer.Lifetime.Milliseconds()), nil)
+	err := main.WriteMessage(transport.TypePrepared, uint32(peer.Lifetime.Milliseconds()),
+		a.worked(begin))
 	if err != nil {
 		return err
 	}

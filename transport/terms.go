@@ -23,8 +23,12 @@ const FeatureParts Features = 1 << 1
 // worth moving: the source says which pages those are before the destination sums up its RAM.
 const FeatureLeftOut Features = 1 << 2
 
+// FeatureTimes makes the destination say in prepared and running how long its own work took: 8
+// bytes, in nanoseconds by its own clock.
+const FeatureTimes Features = 1 << 3
+
 // features are the bits that this program offers, and accepts when offered.
-const features = FeatureParts | FeatureLeftOut
+const features = FeatureParts | FeatureLeftOut | FeatureTimes
 
 // ErrFeature is returned when one side requires a feature that the other does not know.
 var ErrFeature = errors.New("unknown protocol feature")

@@ -82,5 +82,5 @@ func TestFeatures(t *testing.T) {
 	}
 	text, err = json.Marshal(Spoken())
 	require.NoError(t, err)
-	require.JSONEq(t, `{"lowest_version":2,"highest_version":2,"features":[1,2]}`, string(text))
+	require.JSONEq(t, `{"lowest_version":2,"highest_version":2,"features":[1,2,3]}`, string(text))
 }

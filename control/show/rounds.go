@@ -135,25 +135,41 @@ func shadow(s migration.Shadow) string {
 	return fmt.Sprintf("%s: would still go on", s.Policy)
 }
 
-// parts lists the parts of a downtime, in order. It leaves out those that not every switchover has
-// if they are absent.
+// parts lists the parts of a downtime that follow one another, in order, and those that pass beside
+// the pages in brackets. It leaves out those that not every switchover has if they are absent.
 func parts(d migration.DowntimeParts) string {
+	beside := "save " + units.Milliseconds(d.SaveMS)
+	if d.SyncMS > 0 {
+		beside += ", sync " + units.Milliseconds(d.SyncMS)
+	}
 	var out []string
-	for _, p := range []struct {
-		name     string
-		ms       float64
-		optional bool
-	}{
-		{"exit", d.ExitMS, true}, {"pause", d.PauseMS, false},
-		{"quiesce", d.QuiesceMS, true}, {"harvest", d.HarvestMS, false},
-		{"pages", d.PagesMS, false}, {"save", d.SaveMS, false}, {"sync", d.SyncMS, true},
-		{"verify", d.VerifyMS, true},
-		{"load", d.LoadMS, false}, {"run", d.RunMS, false},
-	} {
-		if p.ms > 0 || !p.optional {
-			out = append(out, p.name+" "+units.Milliseconds(p.ms))
+	add := func(name string, ms float64) {
+		out = append(out, name+" "+units.Milliseconds(ms))
+	}
+	optional := func(name string, ms float64) {
+		if ms > 0 {
+			add(name, ms)
 		}
 	}
+	// If the destination says how long it worked, that and the way stand for the whole wait.
+	wait := func(name string, ms float64, there *float64) {
+		if there == nil {
+			add(name, ms)
+		} else {
+			add(name+" there", *there)
+		}
+	}
+	optional("exit", d.ExitMS)
+	add("pause", d.PauseMS)
+	optional("quiesce", d.QuiesceMS)
+	add("harvest", d.HarvestMS)
+	out = append(out, fmt.Sprintf("pages %s (beside: %s)", units.Milliseconds(d.PagesMS), beside))
+	optional("settle", d.SettleMS)
+	optional("verify", d.VerifyMS)
+	wait("load", d.LoadMS, d.LoadThereMS)
+	wait("run", d.RunMS, d.RunThereMS)
+	optional("way", d.WayMS)
+	add("unexplained", d.UnexplainedMS)
 	return strings.Join(out, ", ")
 }
 

@@ -206,14 +206,33 @@ func TestOutcome(t *testing.T) {
   pages       147,000 with content, 110,000 zero, 120 in stop-and-copy
   bytes       301 MiB on the wire for 1.17 GiB of pages; RAM 512 MiB
   total time  2.53 s, of it setup 3.1 ms
-  downtime    2.1 ms: pause 100 us, harvest 0.0 ms, pages 1.2 ms, save 0.0 ms,
-              verify 178 ms, load 0.0 ms, run 0.0 ms
+  downtime    2.1 ms: pause 100 us, harvest 0.0 ms, pages 1.2 ms (beside: save
+              0.0 ms), verify 178 ms, load 0.0 ms, run 0.0 ms, unexplained 0.0
+              ms
   taken back  2 switchovers; the guest stood still for at most 1.00 s
   guidance    suspend, waited 900 ms, suspended 2 times for 400 ms, deferred by
               1.50 s in all, forced at the end
   verified    yes: all of RAM and the machine's state are equal on both sides
   warning     take care
 `, out.String())
+}
+
+// TestParts: the parts that are shown add up to the downtime, whether or not the destination says
+// how long it worked.
+func TestParts(t *testing.T) {
+	load, run := 0.3, 0.2
+	d := migration.DowntimeParts{
+		ExitMS: 9, PauseMS: 1, QuiesceMS: 2, HarvestMS: 3, PagesMS: 4, SaveMS: 4.5, SyncMS: 0.5,
+		SettleMS: 1, LoadMS: 0.8, RunMS: 0.6,
+	}
+	require.Equal(t, "exit 9.0 ms, pause 1.0 ms, quiesce 2.0 ms, harvest 3.0 ms, pages 4.0 ms "+
+		"(beside: save 4.5 ms, sync 500 us), settle 1.0 ms, load 800 us, run 600 us, "+
+		"unexplained 0.0 ms", parts(d))
+	d.LoadThereMS, d.RunThereMS, d.WayMS, d.UnexplainedMS = &load, &run, 0.6, 0.3
+	require.Equal(t, "exit 9.0 ms, pause 1.0 ms, quiesce 2.0 ms, harvest 3.0 ms, pages 4.0 ms "+
+		"(beside: save 4.5 ms, sync 500 us), settle 1.0 ms, load there 300 us, run there 200 us, "+
+		"way 600 us, unexplained 300 us", parts(d))
+	require.InDelta(t, d.LoadMS+d.RunMS, load+run+d.WayMS+d.UnexplainedMS, 1e-9)
 }
 
 func TestVerified(t *testing.T) {

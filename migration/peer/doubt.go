@@ -62,6 +62,7 @@ type Doubt struct {
 	fate       Fate
 	preparedAt time.Duration // by the clock, when the destination's message was read
 	lifetime   time.Duration // how long it keeps the guest from preparedAt on
+	running    []byte        // the payload of its message running, nil without one
 }
 
 // NewDoubt returns the doubt of a migration that has not reached its commit.
@@ -113,6 +114,14 @@ func (d *Doubt) MayCommit() error {
 	return nil
 }
 
+// Running is the payload of the destination's message running. It is nil if that has none, or has
+// not come.
+func (d *Doubt) Running() []byte {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.running
+}
+
 // FindOut waits for the result of the commit. It returns nil once the guest runs at the
 // destination, and an error if it does not or if that stays unknown. lost is what is wrong with the
 // connection, if anything. Silence proves nothing, however long it lasts.
@@ -157,7 +166,7 @@ func (d *Doubt) awaitRunning() error {
 	defer timer.Stop()
 	select {
 	case r := <-d.peer.replies:
-		return isRunning(r)
+		return d.isRunning(r)
 	case <-timer.C:
 		return fmt.Errorf("%w for %v", transport.ErrTimeout, AskAfter)
 	case <-d.peer.connected.Done():
@@ -165,16 +174,20 @@ func (d *Doubt) awaitRunning() error {
 	// The answer may have arrived just before the end.
 	select {
 	case r := <-d.peer.replies:
-		return isRunning(r)
+		return d.isRunning(r)
 	default:
 		return context.Cause(d.peer.connected)
 	}
 }
 
-func isRunning(r Reply) error {
+// isRunning returns nil for the message running, whose payload it keeps.
+func (d *Doubt) isRunning(r Reply) error {
 	if r.Header.Type != transport.TypeRunning {
 		return wrongType(r.Header, transport.TypeRunning)
 	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.running = r.Payload
 	return nil
 }
 
@@ -182,7 +195,7 @@ func isRunning(r Reply) error {
 func (d *Doubt) listen(ctx context.Context) {
 	select {
 	case r := <-d.peer.replies:
-		if isRunning(r) == nil {
+		if d.isRunning(r) == nil {
 			d.conclude(FateMoved)
 		}
 	case <-d.peer.connected.Done():
@@ -232,7 +245,8 @@ func (d *Doubt) askOn(ctx context.Context, interval time.Duration) {
 func (d *Doubt) ask(ctx context.Context, purpose transport.Purpose) (transport.Outcome, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	nc, _, err := d.peer.greet(ctx, transport.Hello{Purpose: purpose, Channels: 1, ID: d.peer.id})
+	hello := transport.Hello{Purpose: purpose, Channels: 1, ID: d.peer.id}
+	nc, _, _, err := d.peer.greet(ctx, hello)
 	if err != nil {
 		return 0, err
 	}

@@ -33,10 +33,12 @@ type Peer struct {
 	connected  context.Context // ends with the connection, with why as its cause
 	disconnect context.CancelCauseFunc
 
-	// terms are those of all channels; attempt counts switchovers that the destination was asked to
-	// forget. Only the engine's goroutine uses them.
-	terms   transport.Terms
-	attempt uint32
+	// Only the engine's goroutine uses these three. terms are those of all channels; attempt counts
+	// switchovers that the destination was asked to forget.
+	// roundTrip is the shortest that a greeting took, 0 before the first.
+	terms     transport.Terms
+	attempt   uint32
+	roundTrip time.Duration
 
 	mu        sync.Mutex // guards what follows; a leaf
 	announced time.Time  // when a wait was last announced to the destination
@@ -71,7 +73,7 @@ const queueBytes = 256 << 10
 
 // Open makes the connection of one channel, channel 0 first.
 func (p *Peer) Open(ctx context.Context, channel, channels int) error {
-	nc, terms, err := p.greet(ctx, transport.Hello{
+	nc, terms, took, err := p.greet(ctx, transport.Hello{
 		Purpose:  transport.PurposeMigrate,
 		Channel:  uint16(channel),
 		Channels: uint16(channels),
@@ -80,6 +82,9 @@ func (p *Peer) Open(ctx context.Context, channel, channels int) error {
 	})
 	if err != nil {
 		return err
+	}
+	if p.roundTrip == 0 || took < p.roundTrip {
+		p.roundTrip = took
 	}
 	c := transport.NewConn(nc)
 	if channel == 0 {
@@ -99,20 +104,29 @@ func (p *Peer) Open(ctx context.Context, channel, channels int) error {
 	return nil
 }
 
-// greet dials the destination and sends the greeting.
-func (p *Peer) greet(ctx context.Context, h transport.Hello) (net.Conn, transport.Terms, error) {
-	nc, err := p.cfg.Dial(ctx)
-	if err != nil {
-		return nil, transport.Terms{}, err
+// RoundTrip is how long the destination took to answer a greeting, the shortest time of all
+// channels. It is 0 before the first answer. Only the engine's goroutine may ask.
+//
+// A destination that is busy with the migration before lets a greeting wait, so this can be far too
+// long. It is an estimate, and whoever uses it bounds it.
+func (p *Peer) RoundTrip() time.Duration { return p.roundTrip }
+
+// greet dials the destination and sends the greeting. It also returns how long the answer took.
+func (p *Peer) greet(ctx context.Context, h transport.Hello) (
+	nc net.Conn, terms transport.Terms, took time.Duration, err error,
+) {
+	if nc, err = p.cfg.Dial(ctx); err != nil {
+		return nil, terms, 0, err
 	}
 	stop := context.AfterFunc(ctx, func() { nc.Close() })
 	defer stop()
-	terms, err := exchange(nc, h)
+	begin := time.Now()
+	terms, err = exchange(nc, h)
 	if err != nil {
 		nc.Close()
-		return nil, terms, fmt.Errorf("greet the destination: %w", err)
+		return nil, terms, 0, fmt.Errorf("greet the destination: %w", err)
 	}
-	return nc, terms, nil
+	return nc, terms, time.Since(begin), nil
 }
 
 // exchange says hello on a new connection and hears the terms.
