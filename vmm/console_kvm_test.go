@@ -120,6 +120,7 @@ func TestDevicesOfAGuestThatStays(t *testing.T) {
 // is lost neither with the guest here nor behind it. When the guest stays, it is taken again.
 func TestInputWhileAGuestIsHandedOver(t *testing.T) {
 	vm, dst := newTestVM(t, 1, nil), newTestVM(t, 1, nil)
+	require.NoError(t, vm.Boot(testKernel(code(0xeb, 0xfe)), nil, "")) // jmp .
 	for name, input := range map[string]func(*VM, []byte) int{
 		"COM1": (*VM).SerialInput, "hvc0": (*VM).HVCInput,
 	} {
