@@ -72,8 +72,8 @@ var table = []row{
 	},
 	{
 		"bench/...",
-		"bench/..., control, control/text, control/units, migration, tagging, vmm/probe, " +
-			"guestkernel/...",
+		"bench/..., control, control/text, control/units, migration, migration/policy, tagging, " +
+			"dirtylog, vmm/probe, guestkernel/...",
 	},
 	{"docs/", "-"},
 	{"integration/...", "all"},

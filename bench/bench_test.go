@@ -147,6 +147,7 @@ func newStore(t *testing.T, o Order) (*Store, string) {
 	dir := filepath.Join(t.TempDir(), "out")
 	s, err := Create(dir, Run{
 		Experiment: o.Experiment.Name, Size: o.Size, Seed: o.Seed, Host: Environment{QEMU: "7.2"},
+		Factors: o.Factors,
 	})
 	require.NoError(t, err)
 	return s, dir

@@ -59,7 +59,7 @@ func declaredBlocks(at Setting) [][]trial.Spec {
 			},
 		})
 	}
-	return repeat(map[Size]int{Quick: 2, Full: 10}[at.Size], all)
+	return repeat(at.times(2, 10), all)
 }
 
 // declaredLimits are the greatest ratios of medians that declaring is to reach.

@@ -29,6 +29,8 @@ type Setting struct {
 	QEMU string
 	// Before tells whether there is another vmm to compare with, usually an earlier build.
 	Before bool
+	// Factors are what is compared, where the user says it.
+	Factors Factors
 }
 
 // rate is the link's rate, in bit/s, in experiments that do not vary it.
@@ -77,6 +79,10 @@ type Experiment struct {
 	// Report says what the results mean.
 	Report func(Setting, []trial.Result) Findings
 
+	// Factors are those that users may give, by the names of their flags. Every experiment takes
+	// the number of repetitions.
+	Factors []string
+
 	// SharedLink asks for a link between network namespaces if one can be built, because VMMs' own
 	// limits differ.
 	SharedLink bool
@@ -92,8 +98,8 @@ type Experiment struct {
 // Experiments lists all experiments, in the best order for reading.
 func Experiments() []Experiment {
 	return []Experiment{
-		tagging(), validity(), interrupt(), sweep(), overhead(), peers(), Speed(), disk(),
-		card(), declared(), before(),
+		tagging(), policies(), validity(), interrupt(), sweep(), overhead(), peers(), Speed(),
+		disk(), card(), declared(), before(),
 	}
 }
 

@@ -16,8 +16,7 @@ var interruptPolicies = []policy{off, start, suspend, switchover, notAtExit}
 type interruptSetting struct {
 	workingSet int64
 	busy       time.Duration
-	lengths    []float64 // of segments, in multiples of need
-	repeats    int
+	lengths    []float64     // of segments, in multiples of need
 	maxDefer   time.Duration // some of the policies would wait for ever
 	rate       int64         // of the link, in bit/s
 }
@@ -25,11 +24,11 @@ type interruptSetting struct {
 func interruptAt(at Setting) interruptSetting {
 	if at.Size == Quick {
 		return interruptSetting{
-			32 << 20, 500 * time.Millisecond, []float64{0.5, 2}, 3, 5 * time.Second, at.rate(),
+			32 << 20, 500 * time.Millisecond, []float64{0.5, 2}, 5 * time.Second, at.rate(),
 		}
 	}
 	return interruptSetting{
-		64 << 20, time.Second, []float64{0.25, 0.5, 1, 2, 4}, 6, 8 * time.Second, at.rate(),
+		64 << 20, time.Second, []float64{0.25, 0.5, 1, 2, 4}, 8 * time.Second, at.rate(),
 	}
 }
 
@@ -81,7 +80,7 @@ func interruptBlocks(at Setting) [][]trial.Spec {
 			})
 		}
 	}
-	return repeat(s.repeats, all)
+	return repeat(at.times(3, 6), all)
 }
 
 func interruptReport(at Setting, results []trial.Result) Findings {
@@ -98,7 +97,8 @@ func interruptReport(at Setting, results []trial.Result) Findings {
 			Text: append([]string{
 				setting,
 				"With start, the migration begins in a segment, but if that ends too early, the " +
-					"rest is luck. “No exit” does without the decision at the segment's very end.",
+					"rest is luck. “No exit” does without the decision at the segment's very " +
+					"end.",
 			}, whereStopped(groups)...),
 			Figures: []NamedFigure{{
 				"interrupt-downtime", "Downtime by length of the segments and policy.",

@@ -29,8 +29,8 @@ var (
 )
 
 func overheadBlocks(at Setting) [][]trial.Spec {
-	n := map[Size][2]int{Quick: {2, 1}, Full: {10, 5}}[at.Size]
-	return append(repeat(n[0], tagCosts()), repeat(n[1], brownouts(at.Size))...)
+	return append(repeat(at.times(2, 10), tagCosts()),
+		repeat(at.times(1, 5), brownouts(at.Size))...)
 }
 
 func tagCosts() []trial.Spec {

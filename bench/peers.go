@@ -106,7 +106,7 @@ func peersBlocks(at Setting) [][]trial.Spec {
 			})
 		}
 	}
-	return repeat(map[Size]int{Quick: 3, Full: 10}[at.Size], all)
+	return repeat(at.times(3, 10), all)
 }
 
 func peersReport(at Setting, results []trial.Result) Findings {
@@ -126,9 +126,9 @@ func peersReport(at Setting, results []trial.Result) Findings {
 			Title: "All indicators at the default limit",
 			Text: []string{
 				linkText(at) + " The program's pages compress, which vmm finds out for itself " +
-					"after a while; “zstd” is told to compress from the beginning, as QEMU is in " +
-					"its last row, and “raw” does without, and with one connection, as plain " +
-					"QEMU does. The same guest, the same downtime limit of 300 ms. The " +
+					"after a while; “zstd” is told to compress from the beginning, as QEMU " +
+					"is in its last row, and “raw” does without, and with one connection, " +
+					"as plain QEMU does. The same guest, the same downtime limit of 300 ms. The " +
 					"downtimes are each VMM's own account and not quite comparable: " +
 					"QEMU's ends when the source has sent everything, " +
 					"ours when the destination reports that the vCPUs run. " +

@@ -169,7 +169,7 @@ func commandOf(run Run) string {
 	if run.BitsPerSecond > 0 {
 		c += fmt.Sprintf(" --netns %dbit", run.BitsPerSecond)
 	}
-	return c + fmt.Sprintf(" --seed %d", run.Seed)
+	return c + run.Factors.flags() + fmt.Sprintf(" --seed %d", run.Seed)
 }
 
 func facts(run Run, results []trial.Result) [][2]string {

@@ -30,8 +30,16 @@ func (o Order) budget() time.Duration {
 	if o.Budget > 0 {
 		return o.Budget
 	}
-	return o.Experiment.budget(o.Size)
+	budget := o.Experiment.budget(o.Size)
+	if len(o.Factors.given()) > 0 {
+		trials := len(o.Experiment.Plan(o.Setting, o.Seed))
+		budget = max(budget, time.Duration(trials)*generousTrial)
+	}
+	return budget
 }
+
+// generousTrial is the time for each trial of a run whose factors the user has chosen.
+const generousTrial = 30 * time.Second
 
 func (e Experiment) budget(s Size) time.Duration {
 	if s == Full && e.Budget > 0 {

@@ -92,6 +92,7 @@ func (s *Session) openStore() (*Store, []trial.Result, error) {
 		Started:       time.Now(),
 		Host:          host,
 		Before:        s.Order.Before,
+		Factors:       s.Order.Factors,
 	})
 	return store, nil, err
 }

@@ -150,8 +150,7 @@ func before() Experiment {
 		Summary: "the primary figures of two builds of vmm, in pairs; needs --before",
 		Source:  "what a change may cost, and what it is to bring",
 		Blocks: func(at Setting) [][]trial.Spec {
-			n := map[Size]int{Quick: 1, Full: 15}[at.Size]
-			return repeat(n, specsOf(at, beforeScenarios(at.Size)))
+			return repeat(at.times(1, 15), specsOf(at, beforeScenarios(at.Size)))
 		},
 		Report: beforeReport, LoopbackOnly: true, Budget: beforeBudget, NeedsBefore: true,
 	}

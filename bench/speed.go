@@ -202,7 +202,7 @@ func Speed() Experiment {
 }
 
 func speedBlocks(at Setting) [][]trial.Spec {
-	return repeat(map[Size]int{Quick: 1, Full: 5}[at.Size], specsOf(at, speedScenarios(at.Size)))
+	return repeat(at.times(1, 5), specsOf(at, speedScenarios(at.Size)))
 }
 
 // speedScenarios are the scenarios of the copy loop, and of its cost to the guest.

@@ -40,7 +40,9 @@ type Run struct {
 	BitsPerSecond int64 `json:"netns_bits_per_second"`
 	Trials        int   `json:"trials"` // planned
 	// Before tells whether some trials are of another vmm.
-	Before  bool        `json:"before,omitempty"`
+	Before bool `json:"before,omitempty"`
+	// Factors are what the user said to compare.
+	Factors Factors     `json:"factors,omitzero"`
 	Started time.Time   `json:"started"`
 	Host    Environment `json:"host"`
 	// Resumed lists when the run was resumed, and where.
@@ -56,6 +58,7 @@ type Resumption struct {
 func (r Run) setting() Setting {
 	return Setting{
 		Size: r.Size, BitsPerSecond: r.BitsPerSecond, QEMU: r.Host.QEMU, Before: r.Before,
+		Factors: r.Factors,
 	}
 }
 

@@ -88,7 +88,7 @@ func sweepBlocks(at Setting) [][]trial.Spec {
 			}
 		}
 	}
-	return repeat(map[Size]int{Quick: 1, Full: 4}[at.Size], all)
+	return repeat(at.times(1, 4), all)
 }
 
 func (b sweepBase) spec(axis, value string, p policy) trial.Spec {

@@ -115,14 +115,6 @@ func words[T ~string](names []T) []string {
 	return all
 }
 
-func programLevels() levels {
-	l := levels{factor: "program"}
-	for _, p := range programs {
-		l.values = append(l.values, p.name)
-	}
-	return l
-}
-
 var taggingPolicies = []policy{off, start, switchover}
 
 func tagging() Experiment {
@@ -132,13 +124,13 @@ func tagging() Experiment {
 			"and not, under both stop rules",
 		Source: "the thesis' section 4.3, tagged programs against untagged ones, with the " +
 			"indicators of its section 4.2",
-		Blocks: taggingBlocks, Report: taggingReport,
+		Blocks: taggingBlocks, Report: taggingReport, Factors: []string{ByPrograms},
 	}
 }
 
 func taggingBlocks(at Setting) [][]trial.Spec {
 	var all []trial.Spec
-	for _, prog := range programs {
+	for _, prog := range at.programs() {
 		for _, rule := range rules {
 			for _, p := range taggingPolicies {
 				if p.name == start.name && at.Size == Quick {
@@ -157,7 +149,7 @@ func taggingBlocks(at Setting) [][]trial.Spec {
 			}
 		}
 	}
-	return repeat(map[Size]int{Quick: 2, Full: 6}[at.Size], all)
+	return repeat(at.times(2, 6), all)
 }
 
 func beatsFor(p program, size Size) int {
@@ -168,9 +160,9 @@ func beatsFor(p program, size Size) int {
 }
 
 func taggingReport(at Setting, results []trial.Result) Findings {
-	groups := groupBy(results, programLevels(), ruleLevels,
+	groups := groupBy(results, at.programLevels(), ruleLevels,
 		levels{"policy", policyNames(taggingPolicies)})
-	f := Findings{Headlines: headlines(results), Lead: leadTable(groups)}
+	f := Findings{Headlines: headlines(at, results), Lead: leadTable(groups)}
 	f.Sections = []Section{
 		{
 			Title: "The gain: how long the guest stands still",
@@ -196,7 +188,7 @@ func taggingReport(at Setting, results []trial.Result) Findings {
 					"were asked for. The shaded part is the busy phase. Without guidance the " +
 					"outcome depends on luck; guidance is to make it the same everywhere.",
 			},
-			Figures: offsetFigures(at.Size, groups),
+			Figures: offsetFigures(at, groups),
 		},
 		{
 			Title: "The price: time and pages",
@@ -220,14 +212,14 @@ func taggingReport(at Setting, results []trial.Result) Findings {
 }
 
 // headlines says what guidance gains and costs over all programs, in one sentence for each rule.
-func headlines(results []trial.Result) []string {
+func headlines(at Setting, results []trial.Result) []string {
 	groups := groupBy(results, ruleLevels, levels{"policy", policyNames(taggingPolicies)})
 	var lines []string
 	eachAgainstOff(groups, func(g, base group) {
 		if !g.is("policy", switchover.name) {
 			return
 		}
-		g, base, ok := matchedOverAll(g, base, programLevels().values)
+		g, base, ok := matchedOverAll(g, base, at.programLevels().values)
 		if !ok {
 			return
 		}
@@ -356,11 +348,11 @@ func figuresByRule(groups []group, name string, m metric) []NamedFigure {
 
 // offsetFigures shows the pages of the stop-and-copy over the cycle, in one figure for each
 // program.
-func offsetFigures(size Size, groups []group) []NamedFigure {
+func offsetFigures(at Setting, groups []group) []NamedFigure {
 	var figures []NamedFigure
-	busy, cool := cycleOf(size)
+	busy, cool := cycleOf(at.Size)
 	shaded := []figure.Span{{From: 0, To: float64(busy) / float64(busy+cool), Label: "busy"}}
-	for _, prog := range programLevels().values {
+	for _, prog := range at.programLevels().values {
 		var clouds []figure.Cloud
 		for _, g := range groups {
 			if !g.is("program", prog) {

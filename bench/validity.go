@@ -24,13 +24,13 @@ func validity() Experiment {
 		Name: "validity", Title: "Is it the tags?",
 		Summary: "the same programs with true tags, inverted ones, random ones, and none",
 		Source:  "the thesis' section 4.3, with tags that are wrong on purpose",
-		Blocks:  validityBlocks, Report: validityReport,
+		Blocks:  validityBlocks, Report: validityReport, Factors: []string{ByPrograms},
 	}
 }
 
 func validityBlocks(at Setting) [][]trial.Spec {
 	var all []trial.Spec
-	for _, prog := range programs {
+	for _, prog := range at.programs() {
 		for _, tags := range tagLevels.values {
 			all = append(all, trial.Spec{
 				ID:      fmt.Sprintf("%s/%s", prog.name, tags),
@@ -40,11 +40,11 @@ func validityBlocks(at Setting) [][]trial.Spec {
 			})
 		}
 	}
-	return repeat(map[Size]int{Quick: 2, Full: 8}[at.Size], all)
+	return repeat(at.times(2, 8), all)
 }
 
-func validityReport(_ Setting, results []trial.Result) Findings {
-	groups := groupBy(results, programLevels(), tagLevels)
+func validityReport(at Setting, results []trial.Result) Findings {
+	groups := groupBy(results, at.programLevels(), tagLevels)
 	var samples []figure.Sample
 	for _, g := range groups {
 		samples = append(samples, figure.Sample{
@@ -52,7 +52,7 @@ func validityReport(_ Setting, results []trial.Result) Findings {
 			Colour: g.factors["tags"], Values: g.values(downtime),
 		})
 	}
-	ratios, headlines := againstUntagged(append(pooled(results), groups...))
+	ratios, headlines := againstUntagged(at, append(pooled(results), groups...))
 	return Findings{Headlines: headlines, Sections: []Section{{
 		Title: "True tags against wrong ones",
 		Text: []string{
@@ -76,7 +76,7 @@ func validityReport(_ Setting, results []trial.Result) Findings {
 }
 
 // againstUntagged compares each group with that of the same program without tags.
-func againstUntagged(groups []group) (ratios Table, headlines []string) {
+func againstUntagged(at Setting, groups []group) (ratios Table, headlines []string) {
 	ratios = Table{
 		Caption: "Downtime against that of the untagged program: below 1 is a gain",
 		Head: []string{
@@ -85,7 +85,7 @@ func againstUntagged(groups []group) (ratios Table, headlines []string) {
 		},
 	}
 	for _, g := range groups {
-		g, base, ok := withUntagged(g, groups)
+		g, base, ok := withUntagged(at, g, groups)
 		if !ok {
 			continue
 		}
@@ -107,14 +107,14 @@ func againstUntagged(groups []group) (ratios Table, headlines []string) {
 // withUntagged returns a group of tagged trials and the group of the same program without tags,
 // limited to the points of the cycle that both have. It returns false if there is nothing to
 // compare.
-func withUntagged(g group, groups []group) (tagged, base group, ok bool) {
+func withUntagged(at Setting, g group, groups []group) (tagged, base group, ok bool) {
 	none := string(trial.TagNone)
 	base, ok = find(groups, map[string]string{"program": g.factors["program"], "tags": none})
 	if !ok || g.is("tags", none) {
 		return g, base, false
 	}
 	if g.is("program", allPrograms) {
-		return matchedOverAll(g, base, programLevels().values)
+		return matchedOverAll(g, base, at.programLevels().values)
 	}
 	tagged, base = matched(g, base)
 	return tagged, base, len(tagged.results) > 0

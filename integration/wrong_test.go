@@ -95,11 +95,20 @@ var wrongOrders = []wrong{
 		"vmm bench run wants the name of an experiment, as vmm bench list has them: see " +
 			"vmm bench run --help"},
 	{"bench run taging", 2,
-		`experiment "taging" is unknown: use tagging, validity, interrupt, sweep, ` +
+		`experiment "taging" is unknown: use tagging, policies, validity, interrupt, sweep, ` +
 			"overhead, peers, speed, disk, card, declared or before; did you mean tagging?"},
 	{"bench run tagging --resume", 2, "--resume: say with --out which folder"},
 	{"bench run tagging --repeat-noisy", 2,
 		"--repeat-noisy: it is for a run that there is: add --resume and --out"},
+	{"bench run sweep --policies xen", 2, "--policies: no effect on sweep: leave it out"},
+	{"bench run policies --policies exec:{dir}/nowhere", 2,
+		"--policies: exec: \"{dir}/nowhere\": stat {dir}/nowhere: no such file or directory"},
+	{"bench run policies --guidance on", 2,
+		`--guidance: "on" is unknown: use switchover, suspend, start or off`},
+	{"bench run policies --against ring", 2,
+		`--against: "ring" is no level that this run compares: use one of downtime, cycle, ` +
+			"qemu, ramp, stall, xen, off, switchover, matmul, sort, kv, phased"},
+	{"bench run policies -n 0", 2, "--repetitions 0: use 1 or more"},
 	{"bench run tagging --seed -1", 2, `--seed: "-1": use a whole number from 0`},
 	{"bench run tagging --qemu {dir}/nowhere", 2,
 		"--qemu: tagging does not compare with QEMU: leave it out"},

@@ -144,6 +144,9 @@ func (s *stage) setUp(ctx context.Context, dir string) (address string, err erro
 			fmt.Sprint(g.MemoryBytes),
 		)
 	}
+	if g.Tracker != "" {
+		args = append(args, "--dirty-log", g.Tracker)
+	}
 	if s.insecure = s.site.Link != nil && takes(ctx, binary, insecureFlag); s.insecure {
 		wait = append(wait, insecureFlag)
 	}

@@ -38,6 +38,8 @@ type Guest struct {
 	Prefault bool `json:"prefault"`
 	// DiskBytes is the size of its disk, a raw file that both hosts open; 0 for none.
 	DiskBytes int64 `json:"disk_bytes,omitempty"`
+	// Tracker is the kind of dirty log at the source; empty for the one that suits the KVM.
+	Tracker string `json:"tracker,omitempty"`
 	// Card gives it a network card, on a network that sends each frame back.
 	Card bool `json:"card,omitempty"`
 }

@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -190,3 +191,32 @@ func flagNames(cmd *cobra.Command) []string {
 	})
 	return names
 }
+
+// Words is a list of known words, with commas between them.
+type Words struct {
+	Values []string
+	known  []string
+}
+
+// WordsOf makes a flag for a list of some of these words.
+func WordsOf(known []string) Words { return Words{known: known} }
+
+func (f *Words) String() string { return strings.Join(f.Values, ",") }
+
+// Type is what help shows behind the flag.
+func (f *Words) Type() string { return "WORD[,WORD]..." }
+
+// Set reads the list.
+func (f *Words) Set(s string) error {
+	f.Values = nil
+	for word := range strings.SplitSeq(s, ",") {
+		if !slices.Contains(f.known, word) {
+			return Unknown(word, f.known)
+		}
+		f.Values = append(f.Values, word)
+	}
+	return nil
+}
+
+// all are the words that the flag takes.
+func (f *Words) all() []string { return f.known }

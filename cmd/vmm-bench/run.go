@@ -46,23 +46,29 @@ type benchRunFlags struct {
 	netns               cli.Rate
 	programs            bench.Programs
 	seed                uint64
+	factors             factorFlags
 	// print writes the results to standard output.
 	print func(w io.Writer, dir string) error
 }
 
 func newBenchRun(std cli.Streams) *cobra.Command {
-	f := benchRunFlags{print: bench.PrintHeadlines}
+	f := benchRunFlags{print: bench.PrintHeadlines, factors: newFactorFlags()}
 	cmd := &cobra.Command{
 		Use:   "run NAME",
 		Short: "run an experiment and write its report",
 		Long: `Run an experiment; vmm bench list says how long each may take. Results are kept
 as they come, in --out; Ctrl-C ends the run in order, and --resume goes on with
-it. The report is report.html there, beside pictures, CSV and JSON.`,
+it. The report is report.html there, beside pictures, CSV and JSON.
+
+Experiment policies compares what you name, your own stop rule too:
+
+  vmm bench run policies --policies downtime,exec:./mine --programs kv -n 10`,
 		Args: cli.Exactly(1, "the name of an experiment, as vmm bench list has them"),
 		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, args[0], std) },
 	}
 	cmd.ValidArgsFunction = completeExperiment
 	f.define(cmd)
+	f.factors.define(cmd)
 	cmd.Flags().Var(&f.netns, "netns",
 		"migrate over a link of that rate between two network namespaces, as in 1Gbit (needs root)")
 	return cmd
@@ -80,6 +86,7 @@ func (f *benchRunFlags) define(cmd *cobra.Command) {
 		"QEMU's program, to compare with (default: the installed one)")
 	fs.StringVar(&f.programs.Before, "before", "",
 		"another build of vmm, to compare with in the same run")
+	f.factors.defineRepetitions(cmd)
 	fs.Uint64Var(&f.seed, "seed", 0, "of the order of trials (default: a new one)")
 	cli.CompleteFlag(cmd, "out", cli.Folders)
 }
@@ -103,7 +110,16 @@ func (f *benchRunFlags) run(cmd *cobra.Command, name string, std cli.Streams) er
 	if err := f.checkPrograms(e); err != nil {
 		return err
 	}
-	if flags := cli.Given(cmd, "quick", "seed", "netns"); f.resume && len(flags) > 0 {
+	if cmd.Flags().Changed(bench.ByRepetitions) && f.factors.repetitions == 0 {
+		return cli.Usagef("--%s 0: use 1 or more", bench.ByRepetitions)
+	}
+	setting := bench.Here(f.size(), f.programs)
+	setting.Factors = f.factors.factors()
+	if err := e.CheckFactors(setting); err != nil {
+		return cli.UsageOf(err)
+	}
+	fixed := append([]string{"quick", "seed", "netns"}, factorNames...)
+	if flags := cli.Given(cmd, fixed...); f.resume && len(flags) > 0 {
 		cli.PrintNotes(cmd, []cli.Note{{
 			Flags: flags, Why: "no effect with --resume, which goes on as the run began",
 		}})
@@ -123,7 +139,7 @@ func (f *benchRunFlags) run(cmd *cobra.Command, name string, std cli.Streams) er
 		dir = "bench-" + name + "-" + time.Now().Format("20060102-150405")
 	}
 	order := bench.Order{
-		Experiment: e, Setting: bench.Here(f.size(), f.programs), Seed: f.seed,
+		Experiment: e, Setting: setting, Seed: f.seed,
 		Progress: f.progress(std), RepeatNoisy: f.repeatNoisy,
 	}
 	order.BitsPerSecond = f.netns.BitsPerSecond

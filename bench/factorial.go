@@ -1,0 +1,354 @@
+package bench
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"taskguide/bench/figure"
+	"taskguide/bench/stats"
+	"taskguide/bench/trial"
+	"taskguide/migration"
+	registry "taskguide/migration/policy"
+)
+
+// factorial compares every combination of its factors' levels.
+type factorial struct {
+	programs []namedGuest
+	policies []string
+	guidance []string
+	trackers []string // may be none, if the tracker is not varied
+	against  string   // a level; empty for the first of the first factor that has several
+	params   migration.Params
+}
+
+// namedGuest is a level of the factor program.
+type namedGuest struct {
+	name       string
+	guest      trial.Guest
+	beatsAfter int
+}
+
+// comparable are the factors by whose levels ratios are made.
+func (f factorial) comparable() []levels {
+	return []levels{
+		{"policy", f.policies}, {"guidance", f.guidance}, {"tracker", f.trackers},
+		{"program", f.programNames()},
+	}
+}
+
+func (f factorial) programNames() []string {
+	var names []string
+	for _, p := range f.programs {
+		names = append(names, p.name)
+	}
+	return names
+}
+
+// base is the factor by which ratios are made, and the level that others are compared with. It
+// returns false if there is nothing to compare.
+func (f factorial) base() (factor, level string, ok bool) {
+	for _, l := range f.comparable() {
+		switch {
+		case len(l.values) < 2:
+		case f.against == "":
+			return l.factor, l.values[0], true
+		case slices.Contains(l.values, f.against):
+			return l.factor, f.against, true
+		}
+	}
+	return "", "", false
+}
+
+// check refuses a level to compare with that is none of the run's, or the only one of its factor.
+func (f factorial) check() error {
+	if _, _, ok := f.base(); ok || f.against == "" {
+		return nil
+	}
+	var all []string
+	for _, l := range f.comparable() {
+		if len(l.values) > 1 {
+			all = append(all, l.values...)
+		}
+	}
+	if len(all) == 0 {
+		return fmt.Errorf("--%s %s: there is nothing to compare: each factor has one level",
+			ByAgainst, f.against)
+	}
+	return fmt.Errorf("--%s: %q is no level that this run compares: use one of %s",
+		ByAgainst, f.against, strings.Join(all, ", "))
+}
+
+// specs returns a trial of each combination.
+func (f factorial) specs() []trial.Spec {
+	trackers := f.trackers
+	if len(trackers) == 0 {
+		trackers = []string{""}
+	}
+	var all []trial.Spec
+	for _, prog := range f.programs {
+		for _, p := range f.policies {
+			for _, g := range f.guidance {
+				for _, t := range trackers {
+					all = append(all, f.spec(prog, p, g, t))
+				}
+			}
+		}
+	}
+	return all
+}
+
+func (f factorial) spec(prog namedGuest, policy, guidance, tracker string) trial.Spec {
+	s := trial.Spec{
+		ID:         strings.Join([]string{prog.name, policy, guidance}, "/"),
+		Factors:    map[string]string{"program": prog.name, "policy": policy, "guidance": guidance},
+		Guest:      prog.guest,
+		Params:     f.params,
+		BeatsAfter: prog.beatsAfter,
+	}
+	if tracker != "" {
+		s.ID += "/" + tracker
+		s.Factors["tracker"] = tracker
+		s.Guest.Tracker = tracker
+	}
+	s.Params.Rule, s.Params.Guidance = migration.Rule(policy), migration.Guidance(guidance)
+	return s
+}
+
+// policies is the experiment whose factors are all given on the command line, or else are all that
+// there are.
+func policies() Experiment {
+	return Experiment{
+		Name: "policies", Title: "Stop rules side by side",
+		Summary: "every policy, guided and not, on the programs of tagging; each factor may be " +
+			"given",
+		Source: "the authors of each policy, which docs/policies.md cites",
+		Blocks: func(at Setting) [][]trial.Spec {
+			return repeat(at.times(1, 10), at.factorial().specs())
+		},
+		Report: func(at Setting, results []trial.Result) Findings {
+			return at.factorial().report(at, results)
+		},
+		Factors: []string{ByPolicies, ByGuidance, ByPrograms, ByTracker, ByAgainst},
+		Budget:  119 * time.Minute,
+	}
+}
+
+// factorial is what experiment policies compares in a setting.
+func (at Setting) factorial() factorial {
+	f := factorial{
+		policies: at.Factors.Policies, guidance: at.Factors.Guidance, trackers: at.Factors.Trackers,
+		against: at.Factors.Against,
+		params: migration.Params{
+			DowntimeLimit: limitOf(at.Size), BitsPerSecond: at.rate(), MaxDefer: 20 * time.Second,
+		},
+	}
+	if len(f.policies) == 0 {
+		f.policies = registry.Names()
+	}
+	if len(f.guidance) == 0 {
+		f.guidance = words([]migration.Guidance{
+			migration.GuidanceOff, migration.GuidanceSwitchover,
+		})
+	}
+	chosen := at.programs()
+	if at.Size == Quick && len(at.Factors.Programs) == 0 {
+		chosen = chosen[2:] // kv and phased, to save time
+	}
+	for _, p := range chosen {
+		f.programs = append(f.programs,
+			namedGuest{p.name, guestOf(p, at.Size, trial.TagCool), beatsFor(p, at.Size)})
+	}
+	return f
+}
+
+// label names a combination without its program.
+func (f factorial) label(factors map[string]string) string {
+	name := factors["policy"] + ", " + factors["guidance"]
+	if len(f.trackers) > 0 {
+		name += ", " + factors["tracker"]
+	}
+	return name
+}
+
+// levels are the factors of the combinations, without the program.
+func (f factorial) levels() []levels {
+	all := []levels{{"policy", f.policies}, {"guidance", f.guidance}}
+	if len(f.trackers) > 0 {
+		all = append(all, levels{"tracker", f.trackers})
+	}
+	return all
+}
+
+func (f factorial) report(at Setting, results []trial.Result) Findings {
+	by := f.levels()
+	pooled := groupBy(results, by...)
+	groups := groupBy(results, append([]levels{{"program", f.programNames()}}, by...)...)
+	var columns []string
+	for _, l := range by {
+		columns = append(columns, l.factor)
+	}
+	withProgram := append([]string{"program"}, columns...)
+	findings := Findings{Headlines: f.headlines(groups, pooled), Lead: f.lead(pooled, columns)}
+	findings.Sections = []Section{
+		{
+			Title: "How long the guest stands still",
+			Text: []string{
+				"Each point is one migration of a fresh guest, all with the same tags, data and " +
+					"moments of request. “off” ignores the tags. The programs are those of " +
+					"experiment tagging, at " + at.rateName() + ".",
+			},
+			Figures: f.strips(groups, "downtime", downtime),
+			Tables:  f.ratioTables(groups, withProgram),
+		},
+		{
+			Title:   "The price: time and pages",
+			Figures: f.strips(groups, "total", total),
+		},
+		{
+			Title: "All indicators",
+			Tables: []Table{
+				tableOf("Medians with 95 % bootstrap intervals", groups, withProgram, downtime,
+					stopCopy, gap, total, waited, pages, rounds, forced),
+			},
+		},
+	}
+	var serving []group
+	for _, g := range groups {
+		if len(g.values(p999)) > 0 {
+			serving = append(serving, g)
+		}
+	}
+	if len(serving) > 0 {
+		findings.Sections = append(findings.Sections, Section{
+			Title: "What users of the service notice",
+			Tables: []Table{tableOf("Latency of requests in the worst second around the move; "+
+				"medians with 95 % bootstrap intervals", serving, withProgram, p999Calm,
+				worstCalm, p99, p999, worst)},
+		})
+	}
+	return findings
+}
+
+// counterpart returns the group that differs from g only in having the level that others are
+// compared with. It returns false for that level itself.
+func (f factorial) counterpart(g group, groups []group) (group, bool) {
+	factor, level, ok := f.base()
+	if !ok || g.is(factor, level) {
+		return group{}, false
+	}
+	same := map[string]string{}
+	for k, v := range g.factors {
+		same[k] = v
+	}
+	same[factor] = level
+	return find(groups, same)
+}
+
+// headlines compares over all programs, or, if the programs are what is compared, one by one.
+func (f factorial) headlines(groups, pooled []group) []string {
+	factor, level, ok := f.base()
+	if !ok {
+		return nil
+	}
+	if factor == "program" {
+		pooled = groups
+	}
+	var lines []string
+	for _, g := range pooled {
+		base, ok := f.counterpart(g, pooled)
+		if !ok {
+			continue
+		}
+		name, over := f.label(g.factors), ""
+		if factor == "program" {
+			name = g.factors["program"] + ", " + name
+			g, base = matched(g, base)
+			ok = len(g.results) > 0
+		} else {
+			if len(f.programs) > 1 {
+				over = " over all programs"
+			}
+			g, base, ok = matchedOverAll(g, base, f.programNames())
+		}
+		if !ok {
+			continue
+		}
+		lines = append(lines, fmt.Sprintf("%s against %s%s: mean downtime %s, at the worst %s "+
+			"against %s; mean total time %s.", name, level, over, meanRatio(g, base, downtime),
+			downtime.write(stats.Max(g.values(downtime))),
+			downtime.write(stats.Max(base.values(downtime))), meanRatio(g, base, total)))
+	}
+	return lines
+}
+
+// lead shows each combination over all programs.
+func (f factorial) lead(pooled []group, columns []string) Table {
+	t := Table{
+		Caption: "Over all programs: median downtime with its 95 % bootstrap interval, the worst " +
+			"one, and the median total time",
+		Head: append(slices.Clone(columns), "n", "downtime", "worst", "total time"),
+	}
+	for _, g := range pooled {
+		var row []string
+		for _, c := range columns {
+			row = append(row, g.factors[c])
+		}
+		t.Rows = append(t.Rows, append(row, fmt.Sprint(len(g.results)), g.median(downtime),
+			downtime.write(stats.Max(g.values(downtime))), g.median(total)))
+	}
+	return t
+}
+
+// ratioTables has a row for each combination that has a counterpart.
+func (f factorial) ratioTables(groups []group, columns []string) []Table {
+	_, level, ok := f.base()
+	if !ok {
+		return nil
+	}
+	t := Table{
+		Caption: "Against " + level + ", in pairs of the same program, data and moment: below 1 " +
+			"is less",
+		Head: append(slices.Clone(columns), "median downtime", "mean downtime", "worst downtime",
+			"pages in stop-and-copy", "mean total time"),
+	}
+	for _, g := range groups {
+		base, ok := f.counterpart(g, groups)
+		if !ok {
+			continue
+		}
+		var row []string
+		for _, c := range columns {
+			row = append(row, g.factors[c])
+		}
+		t.Rows = append(t.Rows, append(row, ratio(g, base, downtime), meanRatio(g, base, downtime),
+			worstRatio(g, base, downtime), meanRatio(g, base, stopCopy),
+			meanRatio(g, base, total)))
+	}
+	return []Table{t}
+}
+
+// strips has a figure for each program.
+func (f factorial) strips(groups []group, name string, m metric) []NamedFigure {
+	var figures []NamedFigure
+	for _, prog := range f.programNames() {
+		var samples []figure.Sample
+		for _, g := range groups {
+			if g.is("program", prog) {
+				samples = append(samples, figure.Sample{
+					Group: g.factors["policy"], Label: f.label(g.factors),
+					Colour: g.factors["guidance"], Values: g.values(m),
+				})
+			}
+		}
+		if len(samples) > 0 {
+			figures = append(figures, NamedFigure{
+				name + "-" + fileName(prog),
+				capital(m.name) + " of " + prog + " by policy and guidance, every trial a point.",
+				figure.Strip(prog+": "+m.name, m.name+" in ms", samples),
+			})
+		}
+	}
+	return figures
+}

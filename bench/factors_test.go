@@ -1,0 +1,193 @@
+package bench
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"taskguide/bench/trial"
+	"taskguide/migration"
+)
+
+// given is a setting with factors.
+func given(f Factors) Setting {
+	s := at(Full)
+	s.Factors = f
+	return s
+}
+
+// TestFactorsThatAreTakenMatter: an experiment takes a factor exactly if its trials, or its report,
+// depend on it.
+func TestFactorsThatAreTakenMatter(t *testing.T) {
+	for name, f := range map[string]Factors{
+		ByPolicies:    {Policies: []string{"qemu"}},
+		ByGuidance:    {Guidance: []string{"suspend"}},
+		ByPrograms:    {Programs: []string{"kv"}},
+		ByTracker:     {Trackers: []string{"ring"}},
+		ByRepetitions: {Repetitions: 3},
+		ByAgainst:     {Against: "xen"},
+	} {
+		require.Equal(t, []string{name}, f.given())
+		for _, e := range Experiments() {
+			plain, with := at(Full), given(f)
+			changed := !samePlans(e.Plan(plain, 1), e.Plan(with, 1))
+			if name == ByAgainst && !changed {
+				plain.Size, with.Size = Quick, Quick // the report of a full run takes long
+				changed = !slices.Equal(e.Report(plain, resultsOf(e, plain)).Headlines,
+					e.Report(with, resultsOf(e, with)).Headlines)
+			}
+			require.Equal(t, changed, e.Takes(name), "%s --%s", e.Name, name)
+			err := e.CheckFactors(with)
+			if changed {
+				require.NoError(t, err, "%s --%s", e.Name, name)
+			} else {
+				require.EqualError(t, err, "--"+name+": no effect on "+e.Name+": leave it out")
+			}
+		}
+	}
+}
+
+func samePlans(a, b []trial.Spec) bool {
+	return slices.EqualFunc(a, b, func(x, y trial.Spec) bool {
+		return fingerprint(x) == fingerprint(y)
+	})
+}
+
+func resultsOf(e Experiment, at Setting) []trial.Result {
+	var all []trial.Result
+	for _, s := range e.Plan(at, 1) {
+		all = append(all, made(s))
+	}
+	return all
+}
+
+func TestWrongFactorsAreRefused(t *testing.T) {
+	for want, f := range map[string]Factors{
+		`--policies: "best" is unknown: use one of downtime, `: {Policies: []string{"best"}},
+		`--policies: "qemu" is there twice`: {
+			Policies: []string{"qemu", "xen", "qemu"},
+		},
+		`--guidance: "on" is unknown: use some of switchover, `: {Guidance: []string{"on"}},
+		`--programs: "sleep" is unknown: use some of matmul, `:  {Programs: []string{"sleep"}},
+		`--tracker: "magic" is unknown: use some of auto, `:     {Trackers: []string{"magic"}},
+		"--repetitions -1: use 1 to":                            {Repetitions: -1},
+		"--repetitions 10001: use 1 to":                         {Repetitions: 10001},
+		`"ring" is no level that this run compares: use one of downtime, `: {
+			Against: "ring",
+		},
+		`--against: "qemu" is no level that this run compares: use one of off, switch`: {
+			Policies: []string{"qemu"}, Against: "qemu",
+		},
+		"--against kv: there is nothing to compare": {
+			Policies: []string{"qemu"}, Guidance: []string{"off"}, Programs: []string{"kv"},
+			Against: "kv",
+		},
+	} {
+		err := policies().CheckFactors(given(f))
+		require.ErrorContains(t, err, want)
+	}
+}
+
+// TestOwnPolicyIsCompared: a program's policy is a level as others are.
+func TestOwnPolicyIsCompared(t *testing.T) {
+	const own = "exec:/opt/mine"
+	s := given(Factors{
+		Policies: []string{"downtime", own}, Guidance: []string{"off"},
+		Programs: []string{"kv", "sort"}, Trackers: []string{"ring"}, Repetitions: 4,
+	})
+	require.NoError(t, policies().CheckFactors(s))
+	plan := policies().Plan(s, 1)
+	require.Len(t, plan, 2*2*4)
+	seen := map[string]int{}
+	for _, spec := range plan {
+		require.Equal(t, migration.Rule(spec.Factors["policy"]), spec.Params.Rule)
+		require.Equal(t, migration.GuidanceOff, spec.Params.Guidance)
+		require.Equal(t, "ring", spec.Guest.Tracker)
+		seen[string(spec.Params.Rule)]++
+	}
+	require.Equal(t, map[string]int{"downtime": 8, own: 8}, seen)
+}
+
+// TestAgainstAnyLevel: ratios are over pairs, against the level that was named, whatever its
+// factor.
+func TestAgainstAnyLevel(t *testing.T) {
+	// What a trial's downtime and total time are made of. Programs and moments differ by far more
+	// than what is compared, and cancel out in pairs only.
+	level := map[string]float64{
+		"downtime": 1, "xen": 4, "qemu": 8, "off": 1, "switchover": 0.25, "kv": 1000, "sort": 10,
+	}
+	for against, want := range map[string]string{
+		"":     "xen, off against downtime over all programs: mean downtime 4.00× [4.00×,",
+		"xen":  "qemu, off against xen over all programs: mean downtime 2.00× [2.00×, 2.00×]",
+		"off":  "qemu, switchover against off over all programs: mean downtime 0.25× [",
+		"sort": "kv, qemu, off against sort: mean downtime 100× [",
+	} {
+		s := given(Factors{
+			Policies: []string{"downtime", "xen", "qemu"}, Programs: []string{"kv", "sort"},
+			Repetitions: 5, Against: against,
+		})
+		e := policies()
+		require.NoError(t, e.CheckFactors(s))
+		results := resultsOf(e, s)
+		for i := range results {
+			r := &results[i]
+			r.Report.DowntimeMS = 1 + 9*r.Spec.Offset
+			for _, value := range r.Spec.Factors {
+				r.Report.DowntimeMS *= level[value]
+			}
+		}
+		f := e.Report(s, results)
+		require.Condition(t, func() bool {
+			return slices.ContainsFunc(f.Headlines, func(line string) bool {
+				return strings.HasPrefix(line, want)
+			})
+		}, "%s: %q", against, f.Headlines)
+		require.Len(t, f.Lead.Rows, 3*2)
+		require.NotEmpty(t, f.Sections[0].Tables[0].Rows)
+	}
+}
+
+// TestNothingToCompare: a run of one configuration has a report without ratios.
+func TestNothingToCompare(t *testing.T) {
+	s := given(Factors{
+		Policies: []string{"qemu"}, Guidance: []string{"off"}, Programs: []string{"kv"},
+	})
+	require.NoError(t, policies().CheckFactors(s))
+	f := policies().Report(s, resultsOf(policies(), s))
+	require.Empty(t, f.Headlines)
+	require.Len(t, f.Lead.Rows, 1)
+}
+
+// TestFactorsAreKept: a run that is resumed, or reported once more, has the factors that it began
+// with.
+func TestFactorsAreKept(t *testing.T) {
+	o := newOrder(policies())
+	o.Factors = Factors{
+		Policies: []string{"downtime", "xen"}, Programs: []string{"kv"}, Repetitions: 2,
+		Against: "xen",
+	}
+	store, dir := newStore(t, o)
+	_, err := execute(t.Context(), o, &fake{}, nil, store)
+	require.NoError(t, err)
+	require.NoError(t, store.Close())
+	run, results, err := Load(dir)
+	require.NoError(t, err)
+	require.Equal(t, o.Factors, run.setting().Factors)
+	require.Len(t, results, 2*2*2)
+	_, err = WriteReport(dir)
+	require.NoError(t, err)
+	require.Equal(t, "vmm bench run policies --quick --policies downtime,xen --programs kv "+
+		"--against xen -n 2 --seed 5", commandOf(run))
+}
+
+// TestManyTrialsHaveTime: whoever asks for more trials gets the time for them.
+func TestManyTrialsHaveTime(t *testing.T) {
+	o := newOrder(tagging())
+	plain := o.budget()
+	o.Factors.Repetitions = 100
+	trials := len(o.Experiment.Plan(o.Setting, o.Seed))
+	require.Equal(t, max(plain, generousTrial*1600), o.budget())
+	require.Equal(t, 1600, trials)
+}

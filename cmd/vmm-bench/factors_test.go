@@ -1,0 +1,58 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"taskguide/bench"
+	"taskguide/cmd/cli"
+)
+
+// factorsOf returns the factors of a command line.
+func factorsOf(t *testing.T, args ...string) bench.Factors {
+	t.Helper()
+	f := newFactorFlags()
+	cmd := newBenchList(cli.Streams{})
+	f.define(cmd)
+	f.defineRepetitions(cmd)
+	require.NoError(t, cmd.ParseFlags(args))
+	return f.factors()
+}
+
+// TestFactorFlags: a policy's commas belong to it, and its program is found where the user is.
+func TestFactorFlags(t *testing.T) {
+	require.Empty(t, factorsOf(t))
+	program := filepath.Join(t.TempDir(), "mine")
+	require.NoError(t, os.WriteFile(program, []byte("#!/bin/sh\n"), 0o755))
+	t.Chdir(filepath.Dir(program))
+	require.Equal(t, bench.Factors{
+		Policies: []string{"qemu:limit=1s,skip=on", "xen", "exec:" + program},
+		Guidance: []string{"off", "switchover"}, Programs: []string{"kv"},
+		Trackers: []string{"ring", "auto"}, Repetitions: 7, Against: "xen",
+	}, factorsOf(t, "--policies", "qemu:limit=1s,skip=on,xen,exec:./mine",
+		"--guidance", "off,switchover", "--programs", "kv", "--tracker", "ring,auto", "-n", "7",
+		"--against", "xen"))
+}
+
+// TestFactorsAreChecked: what has no effect, or is no level, is refused before anything runs.
+func TestFactorsAreChecked(t *testing.T) {
+	for want, args := range map[string][]string{
+		"--policies: no effect on sweep": {"sweep", "--policies", "xen"},
+		"--against: no effect on disk":   {"disk", "--against", "xen"},
+		`"best" is unknown`:              {"policies", "--policies", "best"},
+		`--guidance: "" is unknown`:      {"policies", "--guidance", "off,"},
+		"--repetitions 0: use 1 or more": {"peers", "-n", "0"},
+		"is there twice":                 {"policies", "--policies", "xen,xen"},
+	} {
+		out := filepath.Join(t.TempDir(), "out")
+		status, stdout, stderr := benchProgram.Try(t,
+			append([]string{"bench", "run", "--out", out}, args...)...)
+		require.Equal(t, cli.StatusUsage, status, stderr)
+		require.Empty(t, stdout)
+		require.Contains(t, stderr, want)
+		require.NoDirExists(t, out)
+	}
+}
