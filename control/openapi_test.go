@@ -87,8 +87,8 @@ func TestSchemasHaveEveryField(t *testing.T) {
 	types := map[string]any{
 		"Error": errorBody{}, "VM": VM{}, "MigrationSummary": MigrationSummary{}, "Event": Event{},
 		"Started": Started{}, "Report": migration.Report{},
-		"DowntimeParts": migration.DowntimeParts{},
-		"Standstill":    migration.Standstill{}, "Round": migration.Round{},
+		"DowntimeParts": migration.DowntimeParts{}, "DowntimeFixed": migration.DowntimeFixed{},
+		"Standstill": migration.Standstill{}, "Round": migration.Round{},
 		"Drain": migration.Drain{}, "Holder": migration.Holder{},
 		"Shadow": migration.Shadow{}, "Decision": migration.Decision{},
 		"Progress": migration.Progress{}, "Tags": tagging.Info{}, "Task": tagging.TaskInfo{},

@@ -68,6 +68,7 @@ func (s *Source) lost(why error) {
 		s.report.Warnings = append(s.report.Warnings, fmt.Sprintf(
 			"the policy's program is asked no more: %s: %s decides from here on",
 			s.report.PolicyError, policy.Default))
+		s.report.DowntimeFixed.LimitMS = ms(s.p.promise())
 		s.step(policy.Event{Kind: policy.KindLost})
 	}
 	s.mu.Unlock()

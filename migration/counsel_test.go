@@ -219,6 +219,7 @@ func TestProgramLost(t *testing.T) {
 						want, ms = "it is dead", 1000
 					}
 					require.Equal(t, want, r.PolicyError)
+					require.Equal(t, 300.0, r.DowntimeFixed.LimitMS, "the default policy's")
 					require.Contains(t, r.Warnings[len(r.Warnings)-1], want)
 					require.Contains(t, r.Warnings[len(r.Warnings)-1], "downtime decides")
 					require.NotEmpty(t, r.SwitchoverReason)

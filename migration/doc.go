@@ -62,6 +62,7 @@
 //	storage.go      what of a switchover waits for the host's storage
 //	standstill.go   for how long it may, and taking a switchover back
 //	handover.go     state, verification, commit
+//	fixed.go        what of a downtime does not depend on the pages, before it begins
 //	waterfall.go    the parts of a downtime, and what they do not explain
 //	digests.go      what verification compares
 //	declared.go     memory that the guest declares to be not worth moving

@@ -44,7 +44,7 @@ func (s *Source) complete(e policy.Event) policy.Event {
 	e.Rounds, e.Completed = s.report.Rounds, s.report.RoundCount()
 	e.Queued = s.peer.Queued()
 	e.Sent, e.RAM = s.report.PagesSent+s.report.PagesZero, s.m.RAM().Pages()
-	e.Phase = s.report.Phase
+	e.Phase, e.Fixed = s.report.Phase, s.fixed()
 	rate := s.stream.Rate()
 	e.BytesPerS, e.WirePerS = rate.Content, rate.Wire
 	if rate.Content == 0 {
@@ -236,7 +236,7 @@ func (s *Source) beforeRound(ctx context.Context) error {
 			}
 			// The next round must also send what was dirtied meanwhile. Then what it leaves is only
 			// what the segment dirties.
-			_, _, err := s.stream.TakeDirty()
+			_, _, err := s.takeDirty()
 			return err
 		default:
 			return a.Err

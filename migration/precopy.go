@@ -58,7 +58,7 @@ func (s *Source) hold(
 	if err := s.wait(ctx, a); err != nil {
 		return a, false, err
 	}
-	remaining, _, err := s.stream.TakeDirty()
+	remaining, _, err := s.takeDirty()
 	if err != nil {
 		return a, false, err
 	}
@@ -84,7 +84,7 @@ func (s *Source) precopyRound(ctx context.Context) (policy.Event, error) {
 	if err != nil {
 		return policy.Event{}, err
 	}
-	remaining, dirtied, err := s.stream.TakeDirty()
+	remaining, dirtied, err := s.takeDirty()
 	if err != nil {
 		return policy.Event{}, err
 	}
@@ -103,7 +103,7 @@ func (s *Source) idleRound(ctx context.Context) (policy.Event, error) {
 	case <-s.wake:
 	case <-time.After(time.Millisecond):
 	}
-	remaining, _, err := s.stream.TakeDirty()
+	remaining, _, err := s.takeDirty()
 	return policy.Event{
 		Kind: policy.KindRound, Dirty: remaining, Remaining: remaining, Idle: true,
 	}, err

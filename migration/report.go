@@ -66,6 +66,9 @@ type Report struct {
 	// that of the last attempt.
 	DowntimeMS float64       `json:"downtime_ms"`
 	Downtime   DowntimeParts `json:"downtime_parts"`
+	// DowntimeFixed is what the rule was told before the switchover of the parts that do not depend
+	// on the pages.
+	DowntimeFixed DowntimeFixed `json:"downtime_fixed"`
 	// Standstills are all stretches of time for which the migration had the guest stand still,
 	// whether it moved or not. The latest 1000 are kept.
 	Standstills []Standstill `json:"standstills"`

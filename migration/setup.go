@@ -57,6 +57,9 @@ func (s *Source) setup(ctx context.Context) error {
 			return err
 		}
 	}
+	s.mu.Lock()
+	s.report.DowntimeFixed.RoundTripsMS = switchoverTrips * ms(s.peer.RoundTrip())
+	s.mu.Unlock()
 	for _, c := range s.peer.All() {
 		go c.KeepAlive(ctx)
 	}

@@ -143,6 +143,7 @@ func newLedSource(m Machine, p Params, observe Observer, to peer.Config, choice 
 		HeldBy:      []Holder{},
 
 		DrainsTakenBack: []Drain{},
+		DowntimeFixed:   DowntimeFixed{LimitMS: ms(p.ruleLimit(choice))},
 	}
 	return s
 }

@@ -262,6 +262,9 @@ func (s *Source) notStanding(st *standstill) (goesOn bool, why string) {
 	goesOn, why = !s.head.Ended(), s.report.SwitchoverReason
 	resumed := policy.Event{Kind: policy.KindResumed}
 	if goesOn {
+		if pause := s.report.Downtime.PauseMS; pause > 0 {
+			s.report.DowntimeFixed.PauseMS = pause
+		}
 		resumed.Gate = gateOf(open) // the head was not told of the EXIT at which a vCPU was held
 		s.report.SwitchoverReason, s.report.Downtime = "", DowntimeParts{}
 	}

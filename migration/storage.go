@@ -155,7 +155,7 @@ func (s *Source) stillToDrain() error {
 // askAgain asks the policy and the gate whether they still want the switchover after the devices
 // have taken a while.
 func (s *Source) askAgain() error {
-	remaining, _, err := s.stream.TakeDirty()
+	remaining, _, err := s.takeDirty()
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,7 @@ type fakeTracker struct {
 	dirty    *memory.Bitmap
 	onDemand bool // it reports a page until it is protected, and begins with all of them
 
+	onHarvest   func()                       // before it is taken
 	onStart     func()                       // before logging is on
 	onProtect   func(first, count int)       // before marks are taken
 	failProtect func(first, count int) error // and why they cannot be
@@ -42,6 +43,9 @@ func (t *fakeTracker) Start() error {
 }
 
 func (t *fakeTracker) Harvest(dirty *memory.Bitmap) (int, error) {
+	if t.onHarvest != nil {
+		t.onHarvest()
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !t.on {

@@ -96,6 +96,10 @@ func Outcome(w io.Writer, r migration.Report) {
 	line("total time", "%s, of it setup %s", units.Milliseconds(r.TotalMS),
 		units.Milliseconds(r.SetupMS))
 	line("downtime", "%s: %s", units.Milliseconds(r.DowntimeMS), parts(r.Downtime))
+	if f := r.DowntimeFixed; f.SubtractedMS >= 1 {
+		line("limit", "%s, of it %s not for pages: %s", units.Milliseconds(f.LimitMS),
+			units.Milliseconds(f.SubtractedMS), f.Source)
+	}
 	if r.DrainMS+r.PresyncMS >= 1 {
 		line("disks", "before it drained in %s, and made durable in %s",
 			units.Milliseconds(r.DrainMS), units.Milliseconds(r.PresyncMS))

@@ -200,6 +200,9 @@ func TestOutcome(t *testing.T) {
 		Downtime:    migration.DowntimeParts{PauseMS: 0.1, PagesMS: 1.2, VerifyMS: 178},
 		Standstills: []migration.Standstill{{MS: 1001}, {MS: 20}, {MS: 2.13}},
 		Rounds:      make([]migration.Round, 4),
+		DowntimeFixed: migration.DowntimeFixed{
+			LimitMS: 300, SubtractedMS: 61.4, Source: "3 round trips as long as the greeting",
+		},
 	})
 	require.Equal(t, `completed: the guest runs at tcp:b:4444
   rounds      4; switched over: fits the limit
@@ -209,6 +212,8 @@ func TestOutcome(t *testing.T) {
   downtime    2.1 ms: pause 100 us, harvest 0.0 ms, pages 1.2 ms (beside: save
               0.0 ms), verify 178 ms, load 0.0 ms, run 0.0 ms, unexplained 0.0
               ms
+  limit       300 ms, of it 61.4 ms not for pages: 3 round trips as long as the
+              greeting
   taken back  2 switchovers; the guest stood still for at most 1.00 s
   guidance    suspend, waited 900 ms, suspended 2 times for 400 ms, deferred by
               1.50 s in all, forced at the end

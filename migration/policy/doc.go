@@ -60,6 +60,8 @@
 //   - It is asked by one caller at a time, and now never goes back.
 //   - Remaining counts pages that the destination does not have. After a round it is exact. In
 //     the middle of a round it is what a switchover would have to send at most.
+//   - Fixed is what a switchover takes besides its pages, as estimated. A limit is one of the whole
+//     downtime, so a policy that has one compares the pages with what ForPages leaves of it.
 //   - Some questions are about a guess. At an EXIT it is first asked with the fewest pages that
 //     there can be, because finding the number costs the guest time. If it says Switchover to that,
 //     the engine looks at the dirty log and asks again. So a policy must not say Continue to fewer

@@ -23,14 +23,15 @@ func init() {
 	})
 }
 
-// downtime is content once the remaining pages fit the limit at the measured bandwidth.
+// downtime is content once the remaining pages fit what the limit leaves to them, at the measured
+// bandwidth.
 func downtime(limit time.Duration, maxRounds int) StopRule {
 	return func(_ time.Duration, e Event) Action {
 		expected, known := e.Downtime()
 		switch {
 		case e.Missing() == 0:
 			return content("no dirty page left")
-		case known && expected <= limit:
+		case known && expected <= e.forPages(limit):
 			return content("%d dirty pages fit the downtime limit of %v", e.Remaining, limit)
 		case maxRounds > 0 && e.Completed >= maxRounds:
 			return gaveUp("%d rounds", maxRounds)

@@ -80,9 +80,12 @@ type Event struct {
 	// the link takes. They are measured; before the end of round 1 they are the limit of the rate,
 	// or 0 without one.
 	BytesPerS, WirePerS float64
-	Gate                Gate
-	Tasks               int // registered for guidance, at the start
-	Phase               Phase
+	// Fixed is how long a switchover takes apart from its pages, as far as that is known. It is an
+	// estimate; ForPages says how far it counts.
+	Fixed time.Duration
+	Gate  Gate
+	Tasks int // registered for guidance, at the start
+	Phase Phase
 
 	// Dirty is how many pages the round that is over began with. Idle says that it had none, and
 	// the guest was given a moment instead.
@@ -112,7 +115,7 @@ const pageSize = 4096
 func (e Event) Missing() int { return e.Remaining + int(e.Queued/pageSize) }
 
 // Downtime is how long the remaining pages take at the measured bandwidth, behind what is in the
-// queue.
+// queue. It is without the Fixed parts, which are subtracted from the limit.
 func (e Event) Downtime() (d time.Duration, known bool) {
 	if e.BytesPerS <= 0 {
 		return 0, false

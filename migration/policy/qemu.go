@@ -25,12 +25,13 @@ func init() {
 // once pending_size <= bandwidth x downtime-limit (migration_iteration_run). As there, pages count
 // with their full size, whatever they will compress to, and nothing ever gives up.
 //
-// It deviates in two ways. QEMU also judges in the middle of a pass over RAM, by an estimate, and
-// then by a synced bitmap; here it is asked after rounds and at EXITs. And QEMU counts the state of
-// devices as pending, where devices announce it; here only pages are pending.
+// It deviates in three ways. QEMU also judges in the middle of a pass over RAM, by an estimate, and
+// then by a synced bitmap; here it is asked after rounds and at EXITs. QEMU counts the state of
+// devices as pending, where devices announce it; here only pages are pending. And here the parts of
+// a downtime that do not depend on the pages are subtracted from the limit.
 func qemu(limit time.Duration) StopRule {
 	return func(_ time.Duration, e Event) Action {
-		threshold := lastBandwidth(e.Rounds, qemuWindow) * limit.Seconds()
+		threshold := lastBandwidth(e.Rounds, qemuWindow) * e.forPages(limit).Seconds()
 		if float64(e.Missing())*pageSize <= threshold {
 			return content("%d pages pending, within bandwidth x %v", e.Missing(), limit)
 		}

@@ -93,7 +93,8 @@ func (s stall) near(pages, best int) bool { return float64(pages) <= float64(bes
 func (s stall) cheap(e Event, pages int) bool {
 	e.Remaining, e.Queued = pages, 0
 	d, known := e.Downtime()
-	return known && float64(d) <= float64(s.limit)*s.factor
+	tolerable := time.Duration(min(float64(s.limit)*s.factor, math.MaxInt64/2))
+	return known && d <= e.forPages(tolerable)
 }
 
 // follow goes through the rounds of a migration. It returns the number of pages that is a local

@@ -40,8 +40,10 @@ type State struct {
 	Completed int     `json:"completed_rounds"`
 	Content   float64 `json:"content_bytes_per_s"` // of the page stream
 	Wire      float64 `json:"wire_bytes_per_s"`    // of the link
-	// DowntimeMS is what the remaining pages would take, if a bandwidth is known.
+	// DowntimeMS is what the remaining pages would take, if a bandwidth is known. FixedMS is the
+	// estimate of what a switchover takes besides.
 	DowntimeMS *float64 `json:"expected_downtime_ms,omitempty"`
+	FixedMS    float64  `json:"fixed_downtime_ms"`
 }
 
 // Opening is what a program learns at the start besides the migration's state.
@@ -65,7 +67,7 @@ func Asking(now time.Duration, e policy.Event) Message {
 	m.Idle = e.Idle
 	m.State = &State{
 		RAM: e.RAM, Remaining: e.Remaining, Queued: e.Queued, Sent: e.Sent,
-		Completed: e.Completed, Content: e.BytesPerS, Wire: e.WirePerS,
+		Completed: e.Completed, Content: e.BytesPerS, Wire: e.WirePerS, FixedMS: ms(e.Fixed),
 	}
 	if d, known := e.Downtime(); known {
 		expected := ms(d)

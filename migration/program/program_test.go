@@ -392,6 +392,7 @@ func TestMessage(t *testing.T) {
 	e := policy.Event{
 		Kind: policy.KindRound, Rounds: []policy.Round{{N: 2}, round}, Completed: 3, RAM: 4096,
 		Remaining: 640, Sent: 5000, BytesPerS: 12.5e6, Gate: policy.GateOpen, Dirty: 900,
+		Fixed: 1500 * time.Microsecond,
 	}
 	o := object(Asking(812*time.Millisecond, e))
 	b, err := json.Marshal(round)
@@ -404,7 +405,8 @@ func TestMessage(t *testing.T) {
 	require.Equal(t, "round", o["event"])
 	require.EqualValues(t, 812, o["now_ms"])
 	require.EqualValues(t, 640, o["remaining_pages"])
-	require.InDelta(t, 209.7, o["expected_downtime_ms"], 0.1)
+	require.InDelta(t, 209.7, o["expected_downtime_ms"], 0.1, "without what is fixed")
+	require.EqualValues(t, 1.5, o["fixed_downtime_ms"])
 
 	e.Idle, e.Dirty, e.Remaining, e.BytesPerS = true, 0, 0, 0
 	o = object(Asking(0, e))

@@ -1,0 +1,101 @@
+package migration
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"taskguide/migration/policy"
+)
+
+// DowntimeFixed is the estimate of those parts of a downtime that do not depend on the pages, in
+// milliseconds. It has only what this migration has measured before the switchover, so it is rather
+// too small: how long the destination takes to load the state is not known before it does.
+type DowntimeFixed struct {
+	MS float64 `json:"ms"` // the sum of the three below
+	// RoundTripsMS are those of a switchover, each as long as the shortest greeting took.
+	RoundTripsMS float64 `json:"round_trips_ms"`
+	HarvestMS    float64 `json:"harvest_ms"` // the last collection of dirty pages between rounds
+	// PauseMS is how long the vCPUs took to come to a stand in the last switchover that was taken
+	// back, or 0 without one.
+	PauseMS float64 `json:"pause_ms"`
+	Source  string  `json:"source"` // where the estimate comes from, in words
+	// LimitMS is the limit of the downtime by which the rule judges, or 0 if it has none.
+	// SubtractedMS is how much less the pages must fit because of the estimate, at most half of it.
+	LimitMS      float64 `json:"limit_ms"`
+	SubtractedMS float64 `json:"subtracted_ms"`
+}
+
+// switchoverTrips is how many round trips a switchover takes: the flush, the state and the commit,
+// each with its answer.
+const switchoverTrips = 3
+
+// ruleLimit is the limit by which the policy judges a downtime, or 0 if it has none. A program may
+// make of the estimate what it likes.
+func (p Params) ruleLimit(choice policy.Choice) time.Duration {
+	if choice.Program() != "" || choice.Value(limit, nil) == "" {
+		return 0
+	}
+	return p.promise()
+}
+
+// fixed returns the estimate for a policy, and enters into the report what it makes of the limit;
+// s.mu is held. It warns once if the limit cannot be kept however few pages there are. A limit of 0
+// means that no page may be left, so it is not about time.
+func (s *Source) fixed() time.Duration {
+	f := &s.report.DowntimeFixed
+	f.sum()
+	estimate, limit := inTime(f.MS), inTime(f.LimitMS)
+	f.SubtractedMS = ms(limit - policy.ForPages(limit, estimate))
+	if limit > 0 && estimate > limit {
+		s.warnOfFixed(limit)
+	}
+	return estimate
+}
+
+// sum adds the parts up, and says where they come from.
+func (f *DowntimeFixed) sum() {
+	var from []string
+	f.MS = 0
+	for _, p := range []struct {
+		ms   float64
+		from string
+	}{
+		{f.RoundTripsMS, fmt.Sprintf("%d round trips as long as the greeting", switchoverTrips)},
+		{f.HarvestMS, "the last harvest of dirty pages"},
+		{f.PauseMS, "the pause of a switchover that was taken back"},
+	} {
+		if p.ms > 0 {
+			f.MS += p.ms
+			from = append(from, p.from)
+		}
+	}
+	f.Source = strings.Join(from, ", ")
+}
+
+// warnOfFixed warns once that the estimate is above the limit; s.mu is held.
+func (s *Source) warnOfFixed(limit time.Duration) {
+	warning := fmt.Sprintf("the parts of a downtime that do not depend on the pages are estimated "+
+		"to take longer than its limit of %v: see downtime_fixed", limit)
+	for _, w := range s.report.Warnings {
+		if w == warning {
+			return
+		}
+	}
+	s.report.Warnings = append(s.report.Warnings, warning)
+}
+
+// takeDirty is Stream.TakeDirty for use between rounds. It notes how long that takes, because a
+// switchover has to do it once more.
+func (s *Source) takeDirty() (remaining, dirtied int, err error) {
+	watch := &stopwatch{last: time.Now()}
+	remaining, dirtied, err = s.stream.TakeDirty()
+	took := watch.lap()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.report.DowntimeFixed.HarvestMS = took
+	return remaining, dirtied, err
+}
+
+// inTime is the inverse of ms.
+func inTime(ms float64) time.Duration { return time.Duration(ms * float64(time.Millisecond)) }
