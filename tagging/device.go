@@ -26,7 +26,7 @@ const (
 const (
 	LeaseStep = 100 * time.Millisecond
 	minTerm   = 5 * LeaseStep
-	maxTerm   = 10 * time.Minute
+	maxTerm   = abi.MaxTerm
 )
 
 // devicePages are the tag pages in device RAM. The port's mu guards them.

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"time"
 
+	"taskguide/tagging/abi"
 	"taskguide/tagging/guest"
 )
 
@@ -43,8 +44,7 @@ func serve(ctx context.Context, c config, log *slog.Logger) error {
 		return errors.Join(err, dev.Close())
 	}
 	defer listener.Close()
-	term := c.wake * time.Duration(c.leases)
-	r := newRegistry(newPages(dev, uint32(term.Milliseconds())))
+	r := newRegistry(newPages(dev, uint32(c.term().Milliseconds())))
 	r.next += rand.Uint32N(idRange)
 	context.AfterFunc(ctx, func() { listener.Close() })
 	go r.renewForever(ctx, c.wake, log)
@@ -53,6 +53,26 @@ func serve(ctx context.Context, c config, log *slog.Logger) error {
 	r.endAll()
 	return err
 }
+
+// term is how long the leases last without a wake-up.
+func (c config) term() time.Duration { return c.wake * time.Duration(c.leases) }
+
+// check refuses leases that the host would end while the daemon sleeps.
+func (c config) check() error {
+	switch {
+	case c.wake <= 0:
+		return fmt.Errorf("--wake %v: it must be more than 0", c.wake)
+	case c.leases < minLeases:
+		return fmt.Errorf("--lease %d: at least %d wake-ups", c.leases, minLeases)
+	case c.wake > abi.MaxTerm/time.Duration(c.leases):
+		return fmt.Errorf("--wake %v and --lease %d: a lease lasts %v at most", c.wake, c.leases,
+			abi.MaxTerm)
+	}
+	return nil
+}
+
+// minLeases is the least number of wake-ups that a lease lasts.
+const minLeases = 10
 
 // acceptor is a socket that programs connect to.
 type acceptor interface {

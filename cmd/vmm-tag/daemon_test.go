@@ -490,12 +490,20 @@ func TestNoDaemon(t *testing.T) {
 	require.Equal(t, 1, status)
 	for _, args := range [][]string{
 		{"nonsense"}, {"exec"}, {"enter"}, {"status", "x", "y"}, {"enter", "--json"},
-		{"daemon", "--lease", "9"},
 		{"exec", "--between", "--while", "true"},
 	} {
 		status, _, stderr = b.run(args...)
 		require.Equal(t, 2, status, "%q", args)
 		require.Contains(t, stderr, "usage: vmm-tag")
+	}
+	for _, args := range [][]string{
+		{"--lease", "9"}, {"--wake", "0s"}, {"--wake", "-1s"}, {"--wake", "30s", "--lease", "21"},
+		{"--wake", "2562047h", "--lease", "9223372036854775807"},
+	} {
+		status, _, stderr = b.run(append([]string{"daemon"}, args...)...)
+		require.Equal(t, 2, status, "%q", args)
+		require.Contains(t, stderr, args[0])
+		require.Equal(t, 1, strings.Count(stderr, "\n"))
 	}
 	status, _, stderr = b.run("daemon", "--device", t.TempDir())
 	require.Equal(t, 1, status)

@@ -50,7 +50,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 2
 	}
 	fmt.Fprintln(stderr, "vmm-tag:", err)
-	return 1
+	return max(status, 1)
 }
 
 func command(ctx context.Context, args []string, stdout, stderr io.Writer) (int, error) {
@@ -80,7 +80,10 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) (int,
 	}
 	rest := flags.Args()
 	switch {
-	case args[0] == "daemon" && len(rest) == 0 && c.wake > 0 && c.leases >= 10:
+	case args[0] == "daemon" && len(rest) == 0:
+		if err := c.check(); err != nil {
+			return 2, err
+		}
 		return 0, serve(ctx, c, slog.New(slog.NewTextHandler(stderr, nil)))
 	case args[0] == "exec" && len(rest) > 0 && !(between && while):
 		return execute(c.socket, between, rest, stderr), nil

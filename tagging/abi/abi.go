@@ -1,5 +1,7 @@
 package abi
 
+import "time"
+
 // These say where the registers are, and how much address space they take.
 const (
 	PortBase  = 0x0d00     // I/O port of the first register
@@ -64,6 +66,9 @@ const (
 	DevicePages = 16
 	DeviceBytes = DevicePages * PageSize
 )
+
+// MaxTerm is the longest term of a page's lease. The host ends a lease of a longer term then, too.
+const MaxTerm = 10 * time.Minute
 
 // A tag page of guest RAM may have a table of declared ranges, which takes the second half of the
 // page. Then only RangesSlots of its slots are there. Each entry is 64 bits: the number of pages in
