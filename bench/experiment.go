@@ -83,6 +83,9 @@ type Experiment struct {
 	// the number of repetitions.
 	Factors []string
 
+	// Custom is the file that describes the experiment; nil for those of this program.
+	Custom *Custom
+
 	// SharedLink asks for a link between network namespaces if one can be built, because VMMs' own
 	// limits differ.
 	SharedLink bool
@@ -113,6 +116,14 @@ func Find(name string) (Experiment, error) {
 		names = append(names, e.Name)
 	}
 	return Experiment{}, fmt.Errorf("no experiment is called %q: there are %v", name, names)
+}
+
+// ExperimentOf returns the experiment of a run.
+func ExperimentOf(run Run) (Experiment, error) {
+	if run.Custom != nil {
+		return run.Custom.Experiment(), nil
+	}
+	return Find(run.Experiment)
 }
 
 // Uses tells whether a change of the setting changes what is run.

@@ -19,6 +19,8 @@ type factorial struct {
 	policies []string
 	guidance []string
 	trackers []string // may be none, if the tracker is not varied
+	rates    []int64  // of the link, in bit/s; may be none
+	peers    []string // names of customPeers
 	against  string   // a level; empty for the first of the first factor that has several
 	params   migration.Params
 }
@@ -33,8 +35,8 @@ type namedGuest struct {
 // comparable are the factors by whose levels ratios are made.
 func (f factorial) comparable() []levels {
 	return []levels{
-		{"policy", f.policies}, {"guidance", f.guidance}, {"tracker", f.trackers},
-		{"program", f.programNames()},
+		{"policy", slices.Concat(f.policies, f.peers)}, {"guidance", f.guidance},
+		{"tracker", f.trackers}, {"rate", f.rateNames()}, {"program", f.programNames()},
 	}
 }
 
@@ -42,6 +44,14 @@ func (f factorial) programNames() []string {
 	var names []string
 	for _, p := range f.programs {
 		names = append(names, p.name)
+	}
+	return names
+}
+
+func (f factorial) rateNames() []string {
+	var names []string
+	for _, r := range f.rates {
+		names = append(names, rateText(r))
 	}
 	return names
 }
@@ -82,21 +92,54 @@ func (f factorial) check() error {
 
 // specs returns a trial of each combination.
 func (f factorial) specs() []trial.Spec {
-	trackers := f.trackers
+	trackers, rates := f.trackers, f.rates
 	if len(trackers) == 0 {
 		trackers = []string{""}
 	}
+	if len(rates) == 0 {
+		rates = []int64{0}
+	}
 	var all []trial.Spec
 	for _, prog := range f.programs {
-		for _, p := range f.policies {
-			for _, g := range f.guidance {
-				for _, t := range trackers {
-					all = append(all, f.spec(prog, p, g, t))
+		for _, rate := range rates {
+			for _, p := range f.policies {
+				for _, g := range f.guidance {
+					for _, t := range trackers {
+						all = append(all, f.atRate(f.spec(prog, p, g, t), rate))
+					}
 				}
+			}
+			for _, p := range f.peers {
+				all = append(all, f.atRate(f.peer(prog, p), rate))
 			}
 		}
 	}
 	return all
+}
+
+// atRate sets a trial's rate, and names it where rates are varied.
+func (f factorial) atRate(s trial.Spec, rate int64) trial.Spec {
+	if rate > 0 {
+		s.Params.BitsPerSecond = rate
+	}
+	if len(f.rates) > 1 {
+		s.ID += "/" + rateText(rate)
+		s.Factors["rate"] = rateText(rate)
+	}
+	return s
+}
+
+// peer is a trial of QEMU, which nothing guides.
+func (f factorial) peer(prog namedGuest, name string) trial.Spec {
+	s := f.spec(prog, registry.Default, string(migration.GuidanceOff), "")
+	s.ID = prog.name + "/" + name
+	s.Factors["policy"] = name
+	for _, p := range customPeers {
+		if p.name == name {
+			s.QEMU = &p.way
+		}
+	}
+	return s
 }
 
 func (f factorial) spec(prog namedGuest, policy, guidance, tracker string) trial.Spec {
@@ -169,14 +212,26 @@ func (f factorial) label(factors map[string]string) string {
 	if len(f.trackers) > 0 {
 		name += ", " + factors["tracker"]
 	}
+	if len(f.rates) > 1 {
+		name += ", " + factors["rate"]
+	}
 	return name
 }
 
 // levels are the factors of the combinations, without the program.
 func (f factorial) levels() []levels {
-	all := []levels{{"policy", f.policies}, {"guidance", f.guidance}}
+	guidance := f.guidance
+	if off := string(migration.GuidanceOff); len(f.peers) > 0 && !slices.Contains(guidance, off) {
+		guidance = append(slices.Clone(guidance), off)
+	}
+	all := []levels{
+		{"policy", slices.Concat(f.policies, f.peers)}, {"guidance", guidance},
+	}
 	if len(f.trackers) > 0 {
 		all = append(all, levels{"tracker", f.trackers})
+	}
+	if len(f.rates) > 1 {
+		all = append(all, levels{"rate", f.rateNames()})
 	}
 	return all
 }
@@ -196,8 +251,7 @@ func (f factorial) report(at Setting, results []trial.Result) Findings {
 			Title: "How long the guest stands still",
 			Text: []string{
 				"Each point is one migration of a fresh guest, all with the same tags, data and " +
-					"moments of request. “off” ignores the tags. The programs are those of " +
-					"experiment tagging, at " + at.rateName() + ".",
+					"moments of request. “off” ignores the tags. " + f.rateText(at),
 			},
 			Figures: f.strips(groups, "downtime", downtime),
 			Tables:  f.ratioTables(groups, withProgram),
@@ -229,6 +283,17 @@ func (f factorial) report(at Setting, results []trial.Result) Findings {
 		})
 	}
 	return findings
+}
+
+// rateText says how fast the link is.
+func (f factorial) rateText(at Setting) string {
+	switch len(f.rates) {
+	case 0:
+		return "The link has " + at.rateName() + "."
+	case 1:
+		return "The link has " + rateText(f.rates[0]) + "."
+	}
+	return "The rate of the link is varied."
 }
 
 // counterpart returns the group that differs from g only in having the level that others are

@@ -90,11 +90,11 @@ var (
 	rounds = metric{"rounds", "rounds", count, always(roundCount)}
 	gap    = metric{
 		"the guest's own gap", "gap_ms", units.Milliseconds,
-		always(func(r trial.Result) float64 { return r.GapMS }),
+		func(r trial.Result) (float64, bool) { return r.GapMS, r.GapMS != trial.Unknown },
 	}
 	gapBefore = metric{
 		"gap before", "gap_before_ms", units.Milliseconds,
-		always(func(r trial.Result) float64 { return r.GapBeforeMS }),
+		func(r trial.Result) (float64, bool) { return r.GapBeforeMS, r.GapMS != trial.Unknown },
 	}
 	deferred = metric{"deferred", "deferred_ms", units.Milliseconds,
 		always(func(r trial.Result) float64 { return r.Report.DeferredMS })}

@@ -46,7 +46,10 @@ func (p *plain) Trial(r trial.Result) {
 	number := fmt.Sprintf("%*d/%d", len(fmt.Sprint(p.total)), p.done, p.total)
 	downtime, gap, total := "-", "-", "-"
 	if r.Error == "" {
-		downtime, gap = units.Milliseconds(r.Report.DowntimeMS), units.Milliseconds(r.GapMS)
+		downtime, gap = units.Milliseconds(r.Report.DowntimeMS), "–"
+		if r.GapMS != trial.Unknown {
+			gap = units.Milliseconds(r.GapMS)
+		}
 		total = units.Milliseconds(r.Report.TotalMS)
 	}
 	id := r.Spec.ID

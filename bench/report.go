@@ -44,7 +44,7 @@ func WriteReport(dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	e, err := Find(run.Experiment)
+	e, err := ExperimentOf(run)
 	if err != nil {
 		return "", err
 	}
@@ -163,6 +163,9 @@ func inline(svg []byte) string {
 
 func commandOf(run Run) string {
 	c := "vmm bench run " + run.Experiment
+	if run.Custom != nil {
+		c = "vmm bench custom FILE"
+	}
 	if run.Size == Quick {
 		c += " --quick"
 	}

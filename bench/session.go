@@ -50,6 +50,9 @@ func (s *Session) open() (*Store, *site, []trial.Result, error) {
 				fmt.Errorf("%s holds results of %s, not of %s: choose another --out",
 					s.Dir, run.Experiment, s.Order.Experiment.Name)
 		}
+		if err := sameCustom(run.Custom, s.Order.Experiment.Custom); err != nil {
+			return nil, nil, nil, fmt.Errorf("%s: %w", s.Dir, err)
+		}
 		s.Order.Setting, s.Order.Seed = run.setting(), run.Seed
 		if err := samePlan(s.Order.Experiment.Plan(s.Order.Setting, s.Order.Seed),
 			done); err != nil {
@@ -93,6 +96,7 @@ func (s *Session) openStore() (*Store, []trial.Result, error) {
 		Host:          host,
 		Before:        s.Order.Before,
 		Factors:       s.Order.Factors,
+		Custom:        s.Order.Experiment.Custom,
 	})
 	return store, nil, err
 }

@@ -39,6 +39,8 @@ type Run struct {
 	// loopback.
 	BitsPerSecond int64 `json:"netns_bits_per_second"`
 	Trials        int   `json:"trials"` // planned
+	// Custom is the experiment of a file.
+	Custom *Custom `json:"custom,omitempty"`
 	// Before tells whether some trials are of another vmm.
 	Before bool `json:"before,omitempty"`
 	// Factors are what the user said to compare.

@@ -119,6 +119,10 @@ var wrongOrders = []wrong{
 		"before compares two builds of vmm: name the other one's program with --before"},
 	{"bench run validity --netns fast", 2,
 		`--netns: rate "fast": no number: use bit/s or kbit, Mbit, Gbit, as in 1Gbit`},
+	{"bench custom", 2,
+		"vmm bench custom wants the file of an experiment: see vmm bench custom --help"},
+	{"bench custom {dir}/cpu.json", 2, "{dir}/cpu.json: guests: there is none"},
+	{"bench custom {dir}/text", 2, "{dir}/text: it is empty"},
 	{"bench speed tagging", 2,
 		`vmm bench speed wants no arguments, only flags: "tagging" is too much: see vmm ` +
 			"bench speed --help"},

@@ -118,6 +118,11 @@ func (s *stage) setUp(ctx context.Context, dir string) (address string, err erro
 		binary, args = s.site.Before, append(args, "--kernel", s.site.Kernel)
 	}
 	wait := []string{"--incoming", s.site.Link.Destination().listenAddress()}
+	machine, disks, err := g.machine(dir)
+	if err != nil {
+		return "", err
+	}
+	args, wait = append(args, machine...), append(wait, disks...)
 	if g.DiskBytes > 0 {
 		disk, err := makeDisk(dir, g)
 		if err != nil {
@@ -223,6 +228,12 @@ func (s *stage) strike() {
 func (s *stage) awaitRequest(ctx context.Context) error {
 	alive, cancel := s.source.whileAlive(ctx)
 	defer cancel()
+	if s.spec.Guest.Ready != "" {
+		if err := s.awaitReady(alive); err != nil {
+			return s.source.explain(err)
+		}
+		return nil
+	}
 	if err := awaitBeats(alive, &s.guest, s.spec); err != nil {
 		return s.source.explain(err)
 	}
@@ -335,6 +346,9 @@ func (s *stage) watchOn(ctx context.Context) error {
 	s.hearDestination()
 	if err := s.source.wait(ctx); err != nil {
 		return err
+	}
+	if s.spec.Guest.Ready != "" {
+		return s.watchSilent(ctx)
 	}
 	want := max(1, s.spec.BeatsAfter)
 	alive, cancel := s.destination.whileAlive(ctx)

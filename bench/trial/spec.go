@@ -40,6 +40,14 @@ type Guest struct {
 	DiskBytes int64 `json:"disk_bytes,omitempty"`
 	// Tracker is the kind of dirty log at the source; empty for the one that suits the KVM.
 	Tracker string `json:"tracker,omitempty"`
+	// Kernel, Initrd and Disks are files of a guest that is not the embedded one, or has disks of
+	// its own. Each trial gets copies of the disks.
+	Kernel string   `json:"kernel,omitempty"`
+	Initrd string   `json:"initrd,omitempty"`
+	Disks  []string `json:"disks,omitempty"`
+	// Ready is what a guest without heartbeats prints once it may be moved. Whether it works, and
+	// how long it stands still by its own clock, is not known then.
+	Ready string `json:"ready,omitempty"`
 	// Card gives it a network card, on a network that sends each frame back.
 	Card bool `json:"card,omitempty"`
 }
@@ -56,7 +64,7 @@ func (g Guest) Cmdline() string {
 	if g.Dots > 0 {
 		line += fmt.Sprintf(" dots=%dus", g.Dots.Microseconds())
 	}
-	if g.Seed > 0 {
+	if g.Seed > 0 && g.Ready == "" {
 		line += fmt.Sprintf(" seed=%d", g.Seed)
 	}
 	return line

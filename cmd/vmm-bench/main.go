@@ -60,6 +60,7 @@ func newBench(std cli.Streams) *cobra.Command {
 		Args:  cli.OfCommands,
 		RunE:  cli.WithoutCommand,
 	}
-	cmd.AddCommand(newBenchList(std), newBenchRun(std), newBenchSpeed(std), newBenchReport(std))
+	cmd.AddCommand(newBenchList(std), newBenchRun(std), newBenchCustom(std),
+		newBenchSpeed(std), newBenchReport(std))
 	return cmd
 }

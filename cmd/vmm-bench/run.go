@@ -64,7 +64,13 @@ Experiment policies compares what you name, your own stop rule too:
 
   vmm bench run policies --policies downtime,exec:./mine --programs kv -n 10`,
 		Args: cli.Exactly(1, "the name of an experiment, as vmm bench list has them"),
-		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, args[0], std) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			e, err := findExperiment(args[0])
+			if err != nil {
+				return err
+			}
+			return f.run(cmd, e, "vmm bench run "+e.Name, std)
+		},
 	}
 	cmd.ValidArgsFunction = completeExperiment
 	f.define(cmd)
@@ -74,28 +80,33 @@ Experiment policies compares what you name, your own stop rule too:
 	return cmd
 }
 
-func (f *benchRunFlags) define(cmd *cobra.Command) {
+// defineOutput defines the flags about the order of a run and its results.
+func (f *benchRunFlags) defineOutput(cmd *cobra.Command) {
 	fs := cmd.Flags()
-	fs.BoolVar(&f.quick, "quick", false, "fewer and smaller trials, to see that all is well")
 	fs.StringVar(&f.out, "out", "", "folder for the results (default bench-NAME-TIME)")
 	fs.BoolVar(&f.resume, "resume", false, "go on with the run in --out")
 	fs.BoolVar(&f.repeatNoisy, "repeat-noisy", false, "with --resume: run the noisy trials again")
 	fs.BoolVar(&f.json, "json", false,
 		"print the summary as JSON, and nothing else, on standard output")
+	fs.Uint64Var(&f.seed, "seed", 0, "of the order of trials (default: a new one)")
+	cli.CompleteFlag(cmd, "out", cli.Folders)
+}
+
+func (f *benchRunFlags) define(cmd *cobra.Command) {
+	f.defineOutput(cmd)
+	fs := cmd.Flags()
+	fs.BoolVar(&f.quick, "quick", false, "fewer and smaller trials, to see that all is well")
 	fs.StringVar(&f.programs.QEMU, "qemu", "",
 		"QEMU's program, to compare with (default: the installed one)")
 	fs.StringVar(&f.programs.Before, "before", "",
 		"another build of vmm, to compare with in the same run")
 	f.factors.defineRepetitions(cmd)
-	fs.Uint64Var(&f.seed, "seed", 0, "of the order of trials (default: a new one)")
-	cli.CompleteFlag(cmd, "out", cli.Folders)
 }
 
-func (f *benchRunFlags) run(cmd *cobra.Command, name string, std cli.Streams) error {
-	e, err := findExperiment(name)
-	if err != nil {
-		return err
-	}
+// run runs an experiment. again is the command that runs it, without flags.
+func (f *benchRunFlags) run(
+	cmd *cobra.Command, e bench.Experiment, again string, std cli.Streams,
+) (err error) {
 	cli.OutliveOutputs()
 	if f.resume && f.out == "" {
 		return cli.Usagef("--resume: say with --out which folder")
@@ -105,7 +116,7 @@ func (f *benchRunFlags) run(cmd *cobra.Command, name string, std cli.Streams) er
 	}
 	if f.netns.BitsPerSecond > 0 && e.LoopbackOnly {
 		return cli.Usagef("--netns: %s sees to its rates itself, over the loopback: leave it out",
-			name)
+			e.Name)
 	}
 	if err := f.checkPrograms(e); err != nil {
 		return err
@@ -136,7 +147,7 @@ func (f *benchRunFlags) run(cmd *cobra.Command, name string, std cli.Streams) er
 	})
 	dir := f.out
 	if dir == "" {
-		dir = "bench-" + name + "-" + time.Now().Format("20060102-150405")
+		dir = "bench-" + e.Name + "-" + time.Now().Format("20060102-150405")
 	}
 	order := bench.Order{
 		Experiment: e, Setting: setting, Seed: f.seed,
@@ -165,8 +176,8 @@ func (f *benchRunFlags) run(cmd *cobra.Command, name string, std cli.Streams) er
 		}
 	}
 	if errors.Is(err, bench.ErrInterrupted) || errors.Is(err, bench.ErrTimeUp) {
-		return fmt.Errorf("%w: what was done is kept: vmm bench run %s --resume --out %s goes on",
-			err, name, dir)
+		return fmt.Errorf("%w: what was done is kept: %s --resume --out %s goes on",
+			err, again, dir)
 	}
 	return err
 }
@@ -174,6 +185,9 @@ func (f *benchRunFlags) run(cmd *cobra.Command, name string, std cli.Streams) er
 // checkPrograms refuses programs that the experiment does not use, and asks for one that it needs.
 func (f *benchRunFlags) checkPrograms(e bench.Experiment) error {
 	switch {
+	case e.Custom != nil && e.Custom.NeedsQEMU() && bench.Here(bench.Full, f.programs).QEMU == "":
+		return cli.Usagef("the file compares with QEMU, which is not installed: leave out peers, " +
+			"or name its program with --qemu")
 	case f.programs.QEMU != "" && !e.Uses(func(at *bench.Setting) { at.QEMU = "some" }):
 		return cli.Usagef("--qemu: %s does not compare with QEMU: leave it out", e.Name)
 	case f.programs.Before != "" && !e.Uses(func(at *bench.Setting) { at.Before = true }):
@@ -230,7 +244,7 @@ installed, QEMU, all in one run; medians of 5, or of 1 with --quick. The same as
 vmm bench run speed, with the tables as text.`,
 		Args: cli.Exactly(0, "no arguments, only flags"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return f.run(cmd, bench.Speed().Name, std)
+			return f.run(cmd, bench.Speed(), "vmm bench speed", std)
 		},
 	}
 	f.define(cmd)

@@ -1,0 +1,253 @@
+package bench
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"taskguide/bench/trial"
+	"taskguide/migration"
+)
+
+// small is a file with one guest.
+const small = "guests: [{name: a, cmdline: workload=idle}]\n"
+
+func decode(text string) (Custom, error) { return decodeCustom(strings.NewReader(text)) }
+
+// TestCustomFile: each key of a file has its effect on the trials.
+func TestCustomFile(t *testing.T) {
+	c, err := decode(`
+title: Mine
+guests:
+  - name: own
+    kernel: vmlinux
+    initrd: initrd.img
+    cmdline: console=ttyS0 quiet
+    disks: [root.img]
+    memory: 2G
+    cpus: 4
+    ready: "login:"
+  - {name: kv, cmdline: workload=kv, busy: 4s, cool: 500ms, tag: fast}
+policies: [downtime, "qemu:limit=100ms"]
+guidance: ["off", suspend]
+trackers: [ring, auto]
+rates: [1Gbit, 2.5Gbit]
+offsets: [0, 0.25]
+repetitions: 3
+against: off
+downtime_limit: 100ms
+max_defer: 5s
+compress: none
+channels: 2
+limit: 3h
+`)
+	require.NoError(t, err)
+	e := c.Experiment()
+	require.Equal(t, "Mine", e.Title)
+	require.Equal(t, 3*time.Hour, e.budget(Full))
+	plan := e.Plan(at(Full), 1)
+	require.Len(t, plan, 2*2*2*2*2*2*3)
+	ids := map[string]trial.Spec{}
+	for _, s := range plan {
+		require.NotContains(t, ids, s.ID)
+		ids[s.ID] = s
+	}
+	require.Contains(t, ids, "own/downtime/off/ring/1.00 Gbit/s@00")
+	own := ids["own/qemu:limit=100ms/suspend/ring/2.50 Gbit/s@03"]
+	require.Equal(t, trial.Guest{
+		Program: "console=ttyS0 quiet", Kernel: "vmlinux", Initrd: "initrd.img", Seed: 4,
+		Disks: []string{"root.img"}, MemoryBytes: 2 << 30, CPUs: 4, Ready: "login:",
+		Tracker: "ring",
+	}, own.Guest)
+	require.Equal(t, "console=ttyS0 quiet", own.Guest.Cmdline(), "it is told nothing else")
+	require.InDelta(t, 0.25, own.Offset, 0)
+	require.Equal(t, migration.Params{
+		Rule: "qemu:limit=100ms", Guidance: migration.GuidanceSuspend, BitsPerSecond: 25e8,
+		DowntimeLimit: 100 * time.Millisecond, MaxDefer: 5 * time.Second, Channels: 2,
+		Compress: migration.CompressNone,
+	}, own.Params)
+	require.Equal(t, "workload=kv busy=4000000us cool=500000us tag=fast seed=1",
+		ids["kv/downtime/off/auto/1.00 Gbit/s@00"].Guest.Cmdline())
+	require.NotEmpty(t, e.Report(at(Full), resultsOf(e, at(Full))).Headlines)
+}
+
+// TestCustomDefaults: a file may be as short as a guest. JSON is a file, too.
+func TestCustomDefaults(t *testing.T) {
+	c, err := decode(small)
+	require.NoError(t, err)
+	same, err := decode(`{"guests": [{"name": "a", "cmdline": "workload=idle"}]}`)
+	require.NoError(t, err)
+	require.Equal(t, c, same)
+	plan := c.Experiment().Plan(at(Full), 1)
+	require.Len(t, plan, 2*5, "guided and not")
+	require.EqualValues(t, 256<<20, plan[0].Guest.MemoryBytes)
+	require.EqualValues(t, linkRate, plan[0].Params.BitsPerSecond)
+}
+
+// TestCustomPeers: QEMU has rows of its own, which nothing guides, where it is there.
+func TestCustomPeers(t *testing.T) {
+	c, err := decode(small + "peers: [qemu, qemu-zstd]\nguidance: [switchover]\nagainst: QEMU\n")
+	require.NoError(t, err)
+	require.True(t, c.NeedsQEMU())
+	e := c.Experiment()
+	peers := filter(resultsOf(e, at(Full)), func(r trial.Result) bool { return r.Spec.QEMU != nil })
+	require.Len(t, peers, 2*5)
+	require.Len(t, e.Plan(Setting{Size: Full}, 1), 5)
+	f := e.Report(at(Full), resultsOf(e, at(Full)))
+	require.Len(t, f.Lead.Rows, 3)
+}
+
+// TestWrongCustomFiles: an error names the line, or else the key.
+func TestWrongCustomFiles(t *testing.T) {
+	guest := func(rest string) string {
+		return "guests: [{name: a, cmdline: workload=idle, " + rest + "}]\n"
+	}
+	for text, want := range map[string]string{
+		"":                                        "it is empty",
+		"guests: []\n":                            "guests: there is none",
+		small + "\npolicy: xen\n":                 `line 3: unknown key "policy"`,
+		guest("vcpus: 2"):                         `line 1: unknown key "vcpus"`,
+		small + "guests: []\n":                    "already defined at line 1",
+		"guests:\n - {name: a, memory: much}":     `line 2: size "much": no number`,
+		small + "rates: [1G]":                     `line 2: rate "1G"`,
+		small + "rates: [0]":                      `line 2: rate "0": use more than 0`,
+		small + "rates: [[1]]":                    "line 2: ",
+		small + "max_defer: 3":                    `line 2: duration "3": no unit`,
+		small + "repetitions: many":               "line 2: unexpected !!str `many`",
+		small + "repetitions: -1":                 "repetitions: -1: use 1 to",
+		small + "repetitions: 10001":              "repetitions: 10001: use 1 to",
+		small + "offsets: [1]":                    "offsets: 1: use 0 and more",
+		small + "offsets: [.nan]":                 "offsets: NaN: use 0 and more",
+		small + "policies: [best]":                `policies: "best" is unknown`,
+		small + "policies: [xen, xen]":            `policies: "xen" is there twice`,
+		small + "guidance: [on]":                  `guidance: "on" is unknown`,
+		small + "peers: [xen]":                    `peers: "xen" is unknown: use some of qemu, `,
+		small + "compress: gzip":                  "gzip",
+		small + "channels: 99":                    "channels",
+		small + "against: ring":                   `against: "ring" is no level`,
+		small + "peers: [qemu]\ntrackers: [ring]": "peers: QEMU knows no trackers",
+		small + "---\n" + small:                   "something behind the experiment",
+		small + small:                             "already defined",
+		guest("tag: hot"):                         `guests, number 1: tag: "hot" is unknown`,
+		guest("memory: 1K"):                       "guests, number 1: memory: 1024 bytes",
+		guest("cpus: 256"):                        "cpus: 256: use 1 to 255",
+		guest("initrd: f"):                        "initrd: it needs a kernel",
+		guest("ready: x"):                         "ready: the embedded guest has heartbeats",
+		guest("kernel: k, ready: x, tag: cool"):   "of guests with heartbeats",
+		guest("kernel: k") + "peers: [qemu]":      "guest a has a kernel, a disk or no heartbeats",
+		"guests: [{name: a}]":                     "cmdline: say what the embedded guest does",
+		"guests: [{name: a/b, cmdline: x}]":       `name: "a/b": use a name without`,
+		"guests: [{name: a, cmdline: x}, {name: a, cmdline: x}]": `guests: "a" is there twice`,
+		"guests: 3": "line 1: unexpected !!int `3`",
+		small + "repetitions: 10000\noffsets: [0, 0.1, 0.2, 0.3, 0.4, 0.5]\n": "120000 trials",
+	} {
+		_, err := decode(text)
+		require.ErrorContains(t, err, want, text)
+		require.NotContains(t, err.Error(), "\n", text)
+		require.NotContains(t, err.Error(), "bench.", text)
+	}
+}
+
+// TestCustomPaths: files are found beside the experiment's file, and must be there.
+func TestCustomPaths(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "mine.yaml")
+	write := func(path, text string) {
+		require.NoError(t, os.WriteFile(path, []byte(text), 0o755))
+	}
+	write(filepath.Join(dir, "k"), "")
+	write(filepath.Join(dir, "rule"), "#!/bin/sh\n")
+	write(file, "guests: [{name: a, kernel: k, disks: [/dev/null]}]\n"+
+		"policies: [xen, \"exec:./rule\"]\nagainst: \"exec:./rule\"\n")
+	t.Chdir(t.TempDir())
+	c, err := ReadCustom(file)
+	require.NoError(t, err)
+	require.Equal(t, filepath.Join(dir, "k"), c.Guests[0].Kernel)
+	require.Equal(t, []string{"/dev/null"}, c.Guests[0].Disks)
+	own := "exec:" + filepath.Join(dir, "rule")
+	require.Equal(t, []string{"xen", own}, c.Policies)
+	require.Equal(t, own, c.Against)
+
+	for _, text := range []string{
+		"guests: [{name: a, kernel: missing}]", small + "policies: [\"exec:./missing\"]",
+	} {
+		write(file, text)
+		_, err = ReadCustom(file)
+		require.ErrorIs(t, err, os.ErrNotExist)
+		require.ErrorContains(t, err, file)
+	}
+}
+
+// TestExampleOfCustom: the example is what it says.
+func TestExampleOfCustom(t *testing.T) {
+	c, err := ReadCustom("../examples/bench/own-policy.yaml")
+	require.NoError(t, err)
+	plan := c.Experiment().Plan(at(Full), 1)
+	require.Len(t, plan, 2*3*2*6)
+}
+
+// TestCustomIsKept: a report needs no file, and a changed file does not go on.
+func TestCustomIsKept(t *testing.T) {
+	c, err := decode(small + "peers: []\nrepetitions: 2\n")
+	require.NoError(t, err)
+	o := newOrder(c.Experiment())
+	dir := filepath.Join(t.TempDir(), "out")
+	store, err := Create(dir, Run{
+		Experiment: customName, Size: Full, Seed: 5, Custom: o.Experiment.Custom, Trials: 4,
+	})
+	require.NoError(t, err)
+	o.Size = Full
+	_, err = execute(t.Context(), o, &fake{}, nil, store)
+	require.NoError(t, err)
+	require.NoError(t, store.Close())
+	_, err = WriteReport(dir)
+	require.NoError(t, err)
+	run, _, err := Load(dir)
+	require.NoError(t, err)
+	require.NoError(t, sameCustom(run.Custom, &c), "kept and read again")
+	c.Title = "another"
+	_, err = (&Session{
+		Dir: dir, Order: newOrder(c.Experiment()), Resume: true,
+	}).Run(t.Context())
+	require.ErrorContains(t, err, "its file has changed since")
+	_, err = (&Session{Dir: dir, Order: newOrder(tagging()), Resume: true}).Run(t.Context())
+	require.ErrorContains(t, err, "results of custom")
+}
+
+// FuzzCustom: whatever a file says, it is refused in one line or has a plan of bounded size.
+func FuzzCustom(f *testing.F) {
+	example, err := os.ReadFile("../examples/bench/own-policy.yaml")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(string(example))
+	f.Add(small)
+	f.Add("guests: [{name: a, kernel: k, ready: x, disks: [d]}]\nrates: [1]\npeers: [qemu]")
+	f.Add("a: &a [*a]")
+	f.Add("guests: &g [{name: a, cmdline: x}]\npolicies: *g")
+	f.Fuzz(func(t *testing.T, text string) {
+		c, err := decode(text)
+		if err != nil {
+			require.NotContains(t, err.Error(), "\n")
+			return
+		}
+		if c.trials() > 1000 {
+			return
+		}
+		plan := c.Experiment().Plan(Setting{Size: Full}, 1)
+		require.Len(t, plan, c.trials())
+		for _, s := range plan {
+			p := s.Params
+			if strings.HasPrefix(string(p.Rule), "exec:") {
+				continue // locate makes its path absolute
+			}
+			p.Destination = "unix:/"
+			_, err := p.WithDefaults()
+			require.NoError(t, err)
+		}
+	})
+}
