@@ -169,7 +169,7 @@ var allMetrics = append([]metric{
 	stops, forced, p99, p999, worst, p999Calm, worstCalm, cpuTime, cpuEngine, brownout, speed,
 	wireRate, resent, silenceRounds, silenceSwitch, silenceAfter, silenceBefore, exits,
 	diskRate, diskP50, diskP99, stopCopyWire, notSent,
-}, waterfall...)
+}, append(feltMetrics(), waterfall...)...)
 
 func count(v float64) string {
 	s := fmt.Sprintf("%.0f", v)

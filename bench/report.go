@@ -52,7 +52,8 @@ func WriteReport(dir string) (string, error) {
 	if err := samePlan(e.Plan(run.setting(), run.Seed), results); err != nil {
 		return "", fmt.Errorf("%s: %w: it was vmm %s that ran them", dir, err, run.Host.VMM)
 	}
-	findings := withWaterfall(e.Report(run.setting(), results), results)
+	findings := withFelt(e.Report(run.setting(), results), results)
+	findings = withWaterfall(findings, results)
 	page := pageOf(e, run, results, findings)
 	for _, s := range findings.Sections {
 		for _, f := range s.Figures {

@@ -30,7 +30,7 @@
 //	  verify=1        and goes on verifying it, in rotation
 //	  spin=1          spins instead of halting, and so sees every pause
 //	workload=phased   each task alternates between a busy phase, in which it rewrites its working
-//	                  set again and again, and a cool one, in which it rewrites only the first part
+//	                  set again and again, and a cool one, in which it rewrites the first part
 //	  ws=64M hot=1M   the working set of each task, and the part that stays hot (0: nothing)
 //	  busy=1s cool=1s how long each phase lasts; 0 leaves it out
 //	  fill=zero       what the pages are filled with: zero, pattern (compressible) or random (not)
@@ -45,8 +45,8 @@
 //	  ws= hot= busy=  as for phased; the phases of matmul and sort end with the first whole piece
 //	  cool= step=     of work after their time, and hot= concerns only phased and kv
 //	  rate=50000      kv: requests a second to each task
-//	workload=disk     each task reads and writes blocks of the virtio disk of its number at random,
-//	                  and verifies what it reads
+//	workload=disk     each task reads and writes blocks of the virtio disk of its number, at
+//	                  random, and verifies what it reads
 //	  ws=64M          how much of the disk, from its beginning; less if the disk has less. It is
 //	                  overwritten
 //	  block=4K        the size of each request
@@ -74,11 +74,11 @@
 //	                    port    the same phases, by I/O port
 //	                    busy    the wrong phases
 //	                    random  segments that begin and end at random times
-//	watch=1           a task that tags also reads EPOCH, on both sides of each tag and every 10 ms,
-//	                  to tell of a move; each reading leaves the VM, so 0 is for measuring what tags
-//	                  cost by themselves
-//	coop=1            a busy phase ends early, at the end of a pass, when a migration waits for the
-//	                  task
+//	watch=1           a task that tags also reads EPOCH, on both sides of each tag and every 10
+//	                  ms, to tell of a move; each reading leaves the VM, so 0 is to measure what
+//	                  tags cost by themselves
+//	coop=1            a busy phase ends early, at the end of a pass, when a migration waits for
+//	                  the task
 //	seed=1            the seed of random data and times
 //	dots=0            how often task 0 prints a dot, on a line of its own, while it runs, as in
 //	                  dots=1ms: the longest silence of the console is what somebody outside saw of
@@ -91,7 +91,7 @@
 // One line a second from each task, further fields may follow:
 //
 //	hb task=0 ms=1000 passes=12 writes=196608 gap_us=84 ticks=10 gap_max_us=84 print_us=1400
-//	   phase=busy tsc_ms=7 kvmclock_ms=7      (one line, broken here)
+//	   stalls=1:52,64:1 phase=busy tsc_ms=7 kvmclock_ms=7      (one line, broken here)
 //
 // ms is time since boot, passes counts whole rewritings of the working set, writes pages rewritten,
 // and ticks timer interrupts. gap_us is the longest time between two consecutive steps since the
@@ -100,6 +100,10 @@
 // reported in the next line as print_us. tsc_ms and kvmclock_ms are the two clocks themselves.
 // phase is prepare while a task fills its memory; its run begins after that, and the n-th heartbeat
 // of the run comes n seconds after its first phase began.
+//
+// stalls is a histogram of the same gaps since the last line: 52 of 1 to 2 us, one of 64 to 128 us,
+// by powers of two up to 67 s, or "-" if there were none. A program that waits on its own (idle,
+// disk) has its waits among them.
 //
 // The programs add fields of their own. matmul: products, the whole ones so far, and n, the side of
 // its matrices. sort: sorts and verified. kv: requests answered since the last line and their

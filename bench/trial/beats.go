@@ -97,6 +97,8 @@ func (r *Result) readBeats(beats []heartbeat.Beat, s span) {
 			r.ExitBeforeMS = max(r.ExitBeforeMS, exitMS(before[len(before)-1]))
 		}
 		r.addWork(t)
+		r.addFelt(t)
+		r.addSlow(t)
 		r.addLatency(t)
 		r.addDisk(t)
 	}
@@ -114,15 +116,25 @@ func exitMS(b heartbeat.Beat) float64 {
 // steadyCycle is the longest cycle that does not show in the work of a second.
 const steadyCycle = 200 * time.Millisecond
 
-// addWork applies to programs that do the same all the time. In others, the speed depends on the
-// phase.
-func (r *Result) addWork(t *series) {
+// steady tells whether a program does the same all the time, and its speed before and after the
+// request is known. In others, the speed depends on the phase.
+func (r *Result) steady(t *series) bool {
 	g := r.Spec.Guest
-	if steady := g.Busy == 0 || g.Cool == 0 || g.Cycle() <= steadyCycle; !steady || t.asked < 2 ||
-		len(t.beats) <= t.moved {
+	same := g.Busy == 0 || g.Cool == 0 || g.Cycle() <= steadyCycle
+	return same && t.asked >= 2 && len(t.beats) > t.moved
+}
+
+// firstBefore is the first heartbeat that counts for the speed before the request.
+func (r *Result) firstBefore(t *series) int {
+	return max(0, t.asked-1-max(1, r.Spec.BeatsBefore))
+}
+
+// addWork applies to programs that do the same all the time.
+func (r *Result) addWork(t *series) {
+	if !r.steady(t) {
 		return
 	}
-	first := max(0, t.asked-1-max(1, r.Spec.BeatsBefore))
+	first := r.firstBefore(t)
 	before, during := t.rate(first, t.asked-1), t.rate(t.asked-1, t.moved)
 	r.Work.BeforePerS += before
 	r.Work.DuringPerS += during

@@ -68,6 +68,10 @@ func TestGuidedTrial(t *testing.T) {
 	require.NotNil(t, r.Moved)
 	require.Contains(t, []string{"1", "exit"}, r.Moved.Inside)
 	require.Positive(t, r.GapMS)
+	require.NotNil(t, r.Felt)
+	longest := time.Duration(r.GapMS * float64(time.Millisecond))
+	require.Positive(t, r.Felt.Around.Stalls.AtLeast(longest), "the gap is one of the pauses")
+	require.Zero(t, r.Felt.Around.Stalls.AtLeast(4*longest), "and the longest")
 	require.Positive(t, r.CPU.Source)
 	require.Positive(t, r.CPU.Destination)
 	require.LessOrEqual(t, r.CPU.Guest, r.CPU.Source+0.03,

@@ -227,6 +227,7 @@ func (r *Result) watchQEMU(
 		if allComplete(byTask(beats, s), want) {
 			r.readBeats(beats, s)
 			r.readSilences(source.Watch, destination.Watch, requested)
+			r.readHeard(source.Watch.Times(), destination.Watch.Times(), requested)
 			return nil
 		}
 	}

@@ -34,6 +34,12 @@ type Result struct {
 	// Silences are those of the guest's consoles, by an outside clock. nil unless the guest prints
 	// dots.
 	Silences *Silences `json:"silences,omitempty"`
+	// Felt are the guest's pauses by its own heartbeats, and Heard those between its dots by an
+	// outside clock. nil where there are none, or the guest's clock is no judge.
+	Felt  *Felt `json:"felt,omitempty"`
+	Heard *Felt `json:"heard,omitempty"`
+	// Slow is nil for programs that do not do the same all the time.
+	Slow *Slow `json:"slow,omitempty"`
 	// Moved is what the guest says about where in its segments it was moved, or nil if it does not
 	// say.
 	Moved   *Moved   `json:"moved"`

@@ -361,6 +361,7 @@ func (s *stage) watchOn(ctx context.Context) error {
 		if allComplete(byTask(beats, s.span), want) {
 			s.result.readBeats(beats, s.span)
 			s.result.readSilences(s.source.watch, s.destination.watch, s.requested)
+			s.result.readHeard(s.source.watch.Times(), s.destination.watch.Times(), s.requested)
 			break
 		}
 	}

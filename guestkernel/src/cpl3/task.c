@@ -29,6 +29,14 @@ void task_arm(struct task *task)
 	arm_end(task, task->end);
 }
 
+/* Begins to count gaps anew. The longest one may be shorter than the shortest that counts as a
+ * stall. */
+static void clear_gaps(struct task *task)
+{
+	task->gap = task->noted = 0;
+	memset(task->stalls, 0, sizeof task->stalls);
+}
+
 void task_prepare(struct task *task)
 {
 	uint64_t now = rdtsc();
@@ -36,6 +44,8 @@ void task_prepare(struct task *task)
 	task->started = now;
 	task->last_step = now;
 	task->gap = task->gap_max = task->print = task->excluded = 0;
+	task->us = ticks_from_us(1) != 0 ? ticks_from_us(1) : 1;
+	clear_gaps(task);
 	task->heartbeat = now + ticks_from_us(1000000);
 	task->phase_end = task->end = task->schedule = task->dot = UINT64_MAX;
 	task->kvmclock_tsc = now;
@@ -58,10 +68,35 @@ void task_begin(struct task *task)
 
 static void note_gap(struct task *task, uint64_t gap)
 {
-	if (gap > task->gap)
+	if (gap > task->gap) {
 		task->gap = gap;
+		task->noted = gap < task->us ? gap : task->us - 1;
+	}
 	if (gap > task->gap_max)
 		task->gap_max = gap;
+	if (gap >= task->us) {
+		unsigned power = 63 - (unsigned)__builtin_clzll(gap / task->us);
+
+		task->stalls[power < STALLS ? power : STALLS - 1]++;
+	}
+}
+
+/* " stalls=1:52,64:3": 52 gaps of 1 to 2 us, 3 of 64 to 128 us; or " stalls=-". */
+static void put_stalls(const struct task *task, struct line *line)
+{
+	const char *before = " stalls=";
+
+	for (unsigned i = 0; i < STALLS; i++) {
+		if (task->stalls[i] == 0)
+			continue;
+		put(line, before);
+		put_dec(line, 1ull << i);
+		put(line, ":");
+		put_dec(line, task->stalls[i]);
+		before = ",";
+	}
+	if (*before == ' ')
+		put(line, " stalls=-");
 }
 
 static void put_counters(struct task *task, struct line *line, uint64_t now)
@@ -74,6 +109,7 @@ static void put_counters(struct task *task, struct line *line, uint64_t now)
 	put_key(line, "ticks", percpu[task->cpu].ticks);
 	put_key(line, "gap_max_us", us_from_ticks(task->gap_max));
 	put_key(line, "print_us", us_from_ticks(task->print));
+	put_stalls(task, line);
 	put(line, !task->begun ? " phase=prepare" : task->cool ? " phase=cool" : " phase=busy");
 	put_key(line, "tsc_ms", us_from_ticks(now) / 1000);
 	if (clock.has_kvmclock)
@@ -145,7 +181,7 @@ static void heartbeat(struct task *task, uint64_t now)
 	put_counters(task, &line, now);
 	task->kvmclock = kvmclock_ns(task->cpu);
 	task->kvmclock_tsc = now;
-	task->gap = 0;
+	clear_gaps(task);
 	task->print = 0;
 	/* A line each second of the run; after a long pause one line, not all that were missed. */
 	do

@@ -9,6 +9,10 @@
 #include "options.h"
 #include "tags.h"
 
+/* Gaps are counted by powers of two of a microsecond: [i] has those of at least 2^i us and less
+ * than twice that, the last one all longer ones. Shorter ones than 1 us are not counted. */
+#define STALLS 27
+
 struct task {
 	int id;
 	int cpu;
@@ -17,6 +21,9 @@ struct task {
 	uint64_t started;   /* TSC */
 	uint64_t last_step; /* TSC */
 	uint64_t gap, gap_max;
+	uint64_t us;        /* TSC ticks of a microsecond */
+	uint64_t noted;     /* TSC ticks: gaps longer than that are looked at */
+	uint32_t stalls[STALLS]; /* since the last heartbeat */
 	uint64_t print;     /* longest that a line took to print since the last heartbeat */
 	uint64_t deadline;  /* TSC of when the next step is a slow one */
 	uint64_t heartbeat, dot, phase_end, end; /* TSC; UINT64_MAX = never */
@@ -57,7 +64,7 @@ static inline __attribute__((always_inline)) bool task_step(struct task *task)
 	uint64_t now = rdtsc();
 
 	/* A TSC that stepped back makes this huge, which is looked into on the slow path. */
-	if (now - task->last_step > task->gap || now >= task->deadline) {
+	if (now - task->last_step > task->noted || now >= task->deadline) {
 		task_slow_step(task, now);
 		return task->last_step >= task->phase_end || task->last_step >= task->end;
 	}
