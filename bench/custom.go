@@ -272,6 +272,7 @@ func (c Custom) Experiment() Experiment {
 			return f(at).report(at, results)
 		},
 		Budget: max(time.Duration(c.Limit), time.Duration(c.trials())*generousTrial),
+		Base:   func(at Setting) (string, string, bool) { return f(at).base() },
 		Custom: &c,
 	}
 }

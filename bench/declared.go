@@ -36,6 +36,7 @@ func declared() Experiment {
 		Summary: "a heap that is four fifths garbage, with the garbage declared and not",
 		Source:  "JAVMM (EuroSys 2015), which leaves out the garbage of Java's heap",
 		Blocks:  declaredBlocks, Report: declaredReport, Budget: 30 * time.Minute,
+		Base: against(declaredLevels.factor, "sent"),
 	}
 }
 

@@ -79,6 +79,9 @@ type Experiment struct {
 	// Report says what the results mean.
 	Report func(Setting, []trial.Result) Findings
 
+	// Base names the factor, and its level, that summaries compare with. nil: they do not.
+	Base func(Setting) (factor, level string, ok bool)
+
 	// Factors are those that users may give, by the names of their flags. Every experiment takes
 	// the number of repetitions.
 	Factors []string
@@ -124,6 +127,11 @@ func ExperimentOf(run Run) (Experiment, error) {
 		return run.Custom.Experiment(), nil
 	}
 	return Find(run.Experiment)
+}
+
+// against is an Experiment's Base that is always the same.
+func against(factor, level string) func(Setting) (string, string, bool) {
+	return func(Setting) (string, string, bool) { return factor, level, true }
 }
 
 // Uses tells whether a change of the setting changes what is run.

@@ -56,7 +56,7 @@ func interrupt() Experiment {
 		Summary: "segments from a quarter to four times of what a migration needs, under every " +
 			"kind of guidance",
 		Source: "the thesis' section 4.4, interrupted migrations",
-		Blocks: interruptBlocks, Report: interruptReport,
+		Blocks: interruptBlocks, Report: interruptReport, Base: against("policy", off.name),
 	}
 }
 

@@ -1,15 +1,11 @@
 package bench
 
 import (
-	"bytes"
 	_ "embed"
-	"encoding/csv"
-	"encoding/json"
 	"fmt"
 	"html/template"
 	"os"
 	"path/filepath"
-	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -39,7 +35,10 @@ func detailOf(cell string) string { return strings.TrimPrefix(cell[len(valueOf(c
 
 // WriteReport computes everything that follows from the results in dir: the page, its pictures, CSV
 // and JSON. It returns the path of the page.
-func WriteReport(dir string) (string, error) {
+func WriteReport(dir string) (string, error) { return WriteReportAs(dir, HTML) }
+
+// WriteReportAs is WriteReport with a page in another format.
+func WriteReportAs(dir string, format Format) (string, error) {
 	run, results, err := Load(dir)
 	if err != nil {
 		return "", err
@@ -62,18 +61,22 @@ func WriteReport(dir string) (string, error) {
 			}
 		}
 	}
-	if err := writeCSV(filepath.Join(dir, trialsFile), results); err != nil {
+	if err := writeCSVs(dir, results); err != nil {
 		return "", err
 	}
-	if err := writeSummary(filepath.Join(dir, summaryFile), run, results, findings); err != nil {
+	s := summaryOf(e, run, results, findings)
+	if err := writeSummary(filepath.Join(dir, summaryFile), s); err != nil {
 		return "", err
 	}
-	var b bytes.Buffer
-	if err := reportTemplate.Execute(&b, page); err != nil {
-		return "", fmt.Errorf("write the report: %w", err)
+	if err := writeText(filepath.Join(dir, textFile), s, findings); err != nil {
+		return "", err
 	}
-	path := filepath.Join(dir, reportFile)
-	return path, os.WriteFile(path, b.Bytes(), 0o644)
+	file, text, err := render(page, format)
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, file)
+	return path, os.WriteFile(path, text, 0o644)
 }
 
 // latest keeps the last of several results of one trial, in the order of first appearance.
@@ -233,121 +236,6 @@ func noise(results []trial.Result) string {
 func cpus(v []float64) string {
 	s := stats.Summarize(v)
 	return fmt.Sprintf("%.2f CPUs in the median (up to %.2f)", s.Median, s.Max)
-}
-
-// writeCSV writes a line for each trial.
-func writeCSV(path string, results []trial.Result) error {
-	var b bytes.Buffer
-	w := csv.NewWriter(&b)
-	factors := factorNames(results)
-	head := append([]string{"id", "error"}, factors...)
-	head = append(head, "offset", "offset_hit", "gate_open", "moved_inside", "moved_phase",
-		"load1", "busy_cpus", "others_cpus", "others_peak_cpus", "stolen_cpus", "noisy")
-	for _, m := range allMetrics {
-		head = append(head, m.key)
-	}
-	_ = w.Write(head) // to memory
-	for _, r := range results {
-		_ = w.Write(csvRow(r, factors))
-	}
-	w.Flush()
-	return os.WriteFile(path, b.Bytes(), 0o644)
-}
-
-func csvRow(r trial.Result, factors []string) []string {
-	row := []string{r.Spec.ID, r.Error}
-	for _, f := range factors {
-		row = append(row, r.Spec.Factors[f])
-	}
-	moved := trial.Moved{}
-	if r.Moved != nil {
-		moved = *r.Moved
-	}
-	row = append(row, decimal(r.Spec.Offset), decimal(r.Request.Offset),
-		fmt.Sprint(r.Request.GateOpen), moved.Inside, moved.Phase,
-		decimal(r.Noise.Load1), decimal(r.Noise.BusyCPUs))
-	during := []string{"", "", ""}
-	if d := r.Noise.During; d != nil {
-		during = []string{decimal(d.OthersCPUs), decimal(d.OthersPeakCPUs), decimal(d.StolenCPUs)}
-	}
-	row = append(append(row, during...), fmt.Sprint(r.Noise.Noisy()))
-	for _, m := range allMetrics {
-		v, ok := m.of(r)
-		if !ok || r.Error != "" {
-			row = append(row, "")
-			continue
-		}
-		row = append(row, decimal(v))
-	}
-	return row
-}
-
-func decimal(v float64) string { return fmt.Sprintf("%.6g", v) }
-
-func factorNames(results []trial.Result) []string {
-	var names []string
-	for _, r := range results {
-		for f := range r.Spec.Factors {
-			if !slices.Contains(names, f) {
-				names = append(names, f)
-			}
-		}
-	}
-	sort.Strings(names)
-	return names
-}
-
-// summary is what summary.json holds.
-type summary struct {
-	Run       Run             `json:"run"`
-	Banners   []Banner        `json:"banners"`
-	Headlines []string        `json:"headlines"`
-	Lead      *Table          `json:"lead,omitempty"`
-	Groups    []summaryGroup  `json:"groups"`
-	Tables    []Table         `json:"tables"`
-	Failures  []summaryFailed `json:"failures"`
-}
-
-type summaryGroup struct {
-	Factors map[string]string        `json:"factors"`
-	Metrics map[string]stats.Summary `json:"metrics"`
-}
-
-type summaryFailed struct {
-	ID    string `json:"id"`
-	Error string `json:"error"`
-}
-
-func writeSummary(path string, run Run, results []trial.Result, f Findings) error {
-	s := summary{
-		Run: run, Banners: append([]Banner{}, banners(run, results)...), Headlines: f.Headlines,
-		Groups: []summaryGroup{}, Tables: []Table{}, Failures: []summaryFailed{},
-	}
-	for _, g := range configurations(results) {
-		sg := summaryGroup{g.factors, map[string]stats.Summary{}}
-		for _, m := range allMetrics {
-			if v := g.values(m); len(v) > 0 {
-				sg.Metrics[m.key] = stats.Summarize(v)
-			}
-		}
-		s.Groups = append(s.Groups, sg)
-	}
-	if len(f.Lead.Rows) > 0 {
-		s.Lead = &f.Lead
-	}
-	for _, section := range f.Sections {
-		s.Tables = append(s.Tables, section.Tables...)
-	}
-	for _, r := range results {
-		if r.Error != "" {
-			s.Failures = append(s.Failures, summaryFailed{r.Spec.ID, r.Error})
-		}
-	}
-	b, err := json.MarshalIndent(s, "", "  ")
-	if err != nil {
-		return fmt.Errorf("write the summary: %w", err)
-	}
-	return os.WriteFile(path, append(b, '\n'), 0o644)
 }
 
 // configurations groups results by all factors together.

@@ -1,8 +1,8 @@
 package bench
 
 import (
+	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -111,31 +111,34 @@ func CopySummary(w io.Writer, dir string) error {
 	return err
 }
 
-// PrintHeadlines writes the results of the run in dir in a few lines.
+// PrintHeadlines writes the results of the run in dir in a few lines, as WriteReport has left them.
 func PrintHeadlines(w io.Writer, dir string) error {
-	b, err := os.ReadFile(filepath.Join(dir, summaryFile))
+	b, err := os.ReadFile(filepath.Join(dir, textFile))
 	if err != nil {
-		return fmt.Errorf("read the summary: %w", err)
+		return fmt.Errorf("read the report: %w", err)
 	}
-	var s summary
-	if err := json.Unmarshal(b, &s); err != nil {
-		return fmt.Errorf("read the summary: %w", err)
-	}
-	fmt.Fprintln(w)
-	for _, b := range s.Banners {
-		text.Hanging(w, "", b.String())
+	_, err = w.Write(b)
+	return err
+}
+
+// writeText writes the results in a few lines for a terminal.
+func writeText(path string, s summary, f Findings) error {
+	var b bytes.Buffer
+	fmt.Fprintln(&b)
+	for _, banner := range s.Banners {
+		text.Hanging(&b, "", banner.String())
 	}
 	for _, line := range s.Headlines {
-		text.Hanging(w, "* ", line)
+		text.Hanging(&b, "* ", line)
 	}
-	if s.Lead != nil {
-		if err := s.Lead.print(w); err != nil {
+	if len(f.Lead.Rows) > 0 {
+		if err := f.Lead.print(&b); err != nil {
 			return err
 		}
 	}
 	if len(s.Failures) > 0 {
-		fmt.Fprintf(w, "* void: %s; see the report\n", text.Plural(len(s.Failures), "trial"))
+		fmt.Fprintf(&b, "* void: %s; see the report\n", text.Plural(len(s.Failures), "trial"))
 	}
-	fmt.Fprintln(w)
-	return nil
+	fmt.Fprintln(&b)
+	return os.WriteFile(path, b.Bytes(), 0o644)
 }

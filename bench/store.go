@@ -25,7 +25,10 @@ const (
 	runFile     = "run.json"
 	rawFile     = "raw.jsonl"
 	trialsFile  = "trials.csv"
+	roundsFile  = "rounds.csv"
+	eventsFile  = "events.csv"
 	summaryFile = "summary.json"
+	textFile    = "report.txt"
 	reportFile  = "report.html"
 )
 

@@ -68,6 +68,7 @@ func sweep() Experiment {
 		Summary: "working set, rate of writing, bandwidth and RAM, varied one at a time",
 		Source:  "the parameters that the thesis' section 4.2 names",
 		Blocks:  sweepBlocks, Report: sweepReport, LoopbackOnly: true,
+		Base: against("policy", off.name),
 	}
 }
 

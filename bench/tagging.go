@@ -125,6 +125,7 @@ func tagging() Experiment {
 		Source: "the thesis' section 4.3, tagged programs against untagged ones, with the " +
 			"indicators of its section 4.2",
 		Blocks: taggingBlocks, Report: taggingReport, Factors: []string{ByPrograms},
+		Base: against("policy", off.name),
 	}
 }
 

@@ -25,6 +25,7 @@ func validity() Experiment {
 		Summary: "the same programs with true tags, inverted ones, random ones, and none",
 		Source:  "the thesis' section 4.3, with tags that are wrong on purpose",
 		Blocks:  validityBlocks, Report: validityReport, Factors: []string{ByPrograms},
+		Base: against("tags", string(trial.TagNone)),
 	}
 }
 

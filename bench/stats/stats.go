@@ -203,3 +203,12 @@ func sorted(values []float64) []float64 {
 	slices.Sort(s)
 	return s
 }
+
+// MeanInterval is the interval of a mean. It is nil for fewer values than LeastForInterval.
+func MeanInterval(values []float64) *Interval {
+	if len(values) < LeastForInterval {
+		return nil
+	}
+	s := sorted(values)
+	return bootstrap(func(r *rand.Rand) float64 { return Mean(draw(r, s)) })
+}

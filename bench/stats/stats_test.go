@@ -20,6 +20,19 @@ func TestSummaryOfKnownValues(t *testing.T) {
 	require.InDelta(t, 4, s.Max, 0)
 }
 
+// In a large sample of a normal distribution, the mean's standard deviation is σ/√n.
+func TestMeanIntervalHasTheWidthOfTheory(t *testing.T) {
+	const n = 400
+	v := make([]float64, n)
+	for i := range v {
+		v[i] = math.Sqrt2 * math.Erfinv(2*(float64(i)+0.5)/n-1)
+	}
+	ci := MeanInterval(v)
+	require.InDelta(t, 2*1.96/math.Sqrt(n), ci.High-ci.Low, 0.03)
+	require.InDelta(t, 0, (ci.High+ci.Low)/2, 0.02)
+	require.Nil(t, MeanInterval(v[:2]))
+}
+
 func TestSummaryLeavesValuesAlone(t *testing.T) {
 	v := []float64{3, 1, 2}
 	Summarize(v)

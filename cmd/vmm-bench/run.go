@@ -253,13 +253,14 @@ vmm bench run speed, with the tables as text.`,
 
 func newBenchReport(std cli.Streams) *cobra.Command {
 	asJSON := false
+	format := cli.Choose(bench.Formats...)
 	cmd := &cobra.Command{
 		Use:               "report DIR",
 		Short:             "write the report of a run's results once more",
 		Args:              cli.Exactly(1, "the folder of a run's results"),
 		ValidArgsFunction: cli.Folders,
 		RunE: func(_ *cobra.Command, args []string) error {
-			page, err := bench.WriteReport(args[0])
+			page, err := bench.WriteReportAs(args[0], format.Value)
 			if err != nil {
 				return err
 			}
@@ -275,5 +276,7 @@ func newBenchReport(std cli.Streams) *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false,
 		"print the summary as JSON, and nothing else, on standard output")
+	cmd.Flags().Var(&format, "format", "the form of the page, "+format.List()+
+		": report.html, report.md or report.tex")
 	return cmd
 }
