@@ -23,18 +23,28 @@ const blackBox = "^(TestMigrate|TestExitStatus|TestKernelFromFile|TestPauseAndRe
 // busy with other work.
 const hang = 10 * time.Minute
 
+// virtual are the long ones of the engine's tests in virtual time.
+var virtual = []string{
+	"TestDeclaredMemoryStaysBehind", "TestDeclaringAtRandom", "TestFlappingGates",
+	"TestGuestReleasesMemory", "TestGuidanceDefersByMaxDeferAtMost", "TestGuidedModesAtManyOffsets",
+	"TestHostileTables", "TestKeepAlivesHoldNothing", "TestLongWaitsAreAnnounced",
+	"TestMaxDeferCountsRounds", "TestModelOfTheHandover", "TestOptionMatrix", "TestProgramLost",
+	"TestSlowLinks", "TestStorageWithoutALimit", "TestTraitsOfAnyPolicy",
+}
+
 // suites are the packages whose tests touch KVM, and those of the engine, whose timing differs when
 // everything is slower.
 var suites = []stockkvm.Suite{
 	{Name: "selftest", Package: "./integration/stockkvm/selftest", Timeout: hang},
 	{Name: "dirtylog", Package: "./dirtylog", Timeout: hang},
-	{Name: "tagging", Package: "./tagging", Data: []string{"include"}, Timeout: hang},
+	{
+		Name: "tagging", Package: "./tagging", Data: []string{"include"}, Timeout: hang,
+		Args: []string{"-test.skip=^TestAgainstModel$"}, // pure, and long
+	},
 	{
 		Name: "migration", Package: "./migration", Timeout: 2 * hang,
-		// They know neither KVM nor time, and take minutes where everything is slower.
-		Args: []string{"-test.skip=^(TestModelOfTheHandover|TestGuestReleasesMemory|" +
-			"TestProgramLost|TestGuidanceDefersByMaxDeferAtMost|TestDeclaringAtRandom|" +
-			"TestTraitsOfAnyPolicy)$"},
+		// They know neither KVM nor real time, and take minutes where everything is slower.
+		Args: []string{"-test.skip=^(" + strings.Join(virtual, "|") + ")$"},
 	},
 	{Name: "vmm", Package: "./vmm", Timeout: hang},
 	{Name: "probe", Package: "./vmm/probe", Timeout: hang},
