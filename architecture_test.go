@@ -75,6 +75,12 @@ var table = []row{
 		"bench/..., control, control/text, control/units, migration, migration/policy, tagging, " +
 			"dirtylog, vmm/probe, guestkernel/...",
 	},
+	{"bench/sim/", "dirtylog/trace, memory, migration/policy"},
+	{
+		"bench/simrun/",
+		"bench/sim, control/text, control/units, dirtylog/trace, memory, migration/policy, " +
+			"migration/program",
+	},
 	{"docs/", "-"},
 	{"integration/...", "all"},
 	{"cmd/...", "all"},

@@ -1,0 +1,135 @@
+package sim
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"taskguide/migration/policy"
+)
+
+// TestSummarize counts, and takes order statistics.
+func TestSummarize(t *testing.T) {
+	e := entrant(t, "xen", policy.GuidanceOff)
+	var all []Paired
+	for i := 1; i <= 100; i++ {
+		all = append(all, Paired{
+			Move:   Move{DowntimeMS: float64(i), TotalMS: 1000, Laps: i % 2},
+			Oracle: Move{DowntimeMS: 5, TotalMS: 990},
+		})
+	}
+	all = append(all, Paired{Move: Move{Error: "no", Forced: true, DowntimeMS: 1e9}})
+	r := Summarize(e, all)
+	require.Equal(t, Quantiles{50, 90, 99, 100}, r.DowntimeMS)
+	require.Equal(t, Quantiles{45, 85, 94, 95}, r.RegretDowntimeMS)
+	require.Equal(t, Quantiles{10, 10, 10, 10}, r.RegretTotalMS)
+	require.Equal(t, []int{101, 100, 1, 50}, []int{r.Moves, r.Moved, r.Forced, r.Lapped})
+	require.InDelta(t, 0.5, r.Tenfold, 0.001)
+	require.Equal(t, Quantiles{}, Summarize(e, nil).TotalMS)
+}
+
+// TestEntrants: every policy with every guidance, and the oracle once.
+func TestEntrants(t *testing.T) {
+	guidance := []policy.Guidance{policy.GuidanceOff, policy.GuidanceSwitchover}
+	all, err := Entrants([]string{"xen", Oracle}, guidance, Order{AtExit: true})
+	require.NoError(t, err)
+	var names []string
+	for _, e := range all {
+		names = append(names, e.Name()+" "+e.GuidanceName()+" "+strconv.FormatBool(e.AtExit))
+	}
+	require.Equal(t, []string{"xen off false", "xen switchover true", "oracle off false"}, names)
+	tr := generated(t, phased())
+	p, err := slow(tr).Compare(tr, all[2:], time.Second)
+	require.NoError(t, err)
+	require.Equal(t, p[0].Oracle, p[0].Move, "it has no regret")
+}
+
+// TestSplitPolicies: a setting stays with its policy.
+func TestSplitPolicies(t *testing.T) {
+	require.Equal(t, []string{"xen", "downtime:limit=1s,polish=off", "oracle"},
+		SplitPolicies("xen,downtime:limit=1s,polish=off,oracle"))
+	require.Equal(t, []string{"a=b"}, SplitPolicies("a=b"))
+}
+
+// TestMoments are spread over the trace, and follow from the seed.
+func TestMoments(t *testing.T) {
+	tr := closedFor(t)
+	all := Moments(tr, 8, 3)
+	require.Equal(t, all, Moments(tr, 8, 3))
+	require.NotEqual(t, all, Moments(tr, 8, 4))
+	for i, at := range all {
+		require.Equal(t, i, int(at*8/tr.Length))
+	}
+}
+
+// TestExtrapolated: only what real moves were compared with is not extrapolated.
+func TestExtrapolated(t *testing.T) {
+	tr := generated(t, phased())
+	s, e := slow(tr), entrant(t, "xen", policy.GuidanceOff)
+	require.Contains(t, Extrapolated(nil, s, tr, e), "not compared with real moves yet")
+	v := Validation{
+		BitsPerSecond: [2]int64{100e6, 1e9}, RTTMS: [2]float64{0, 1}, Pages: [2]int{1000, 50000},
+		Compress: []Compress{CompressNone}, Policies: []string{"xen"}, Guidance: []string{"off"},
+	}
+	all := []Validation{v}
+	require.Empty(t, Extrapolated(all, s, tr, e))
+	grown, err := tr.Grow(40000, Untouched)
+	require.NoError(t, err)
+	require.Contains(t, Extrapolated(all, s, grown, e), "grown")
+	require.Contains(t, Extrapolated(all, s, tr, entrant(t, "qemu", "off")), "policy")
+	require.Contains(t, Extrapolated(all, s, tr, entrant(t, "xen", "start")), "guidance")
+	for what, change := range map[string]func(*Setting){
+		"bandwidth":   func(s *Setting) { s.BitsPerSecond = 0 },
+		"round trip":  func(s *Setting) { s.RTT = time.Second },
+		"compression": func(s *Setting) { s.Compress = CompressZstd },
+	} {
+		s := s
+		change(&s)
+		require.Contains(t, Extrapolated(all, s, tr, e), what)
+	}
+	require.NotPanics(t, func() { readValidations(validatedJSON) })
+}
+
+// TestPure: nothing here waits, reads a clock or starts anything, so that a simulation can be
+// repeated, and a virtual minute takes milliseconds.
+func TestPure(t *testing.T) {
+	clock := strings.Fields("Now Since Until Sleep After AfterFunc Tick NewTimer NewTicker")
+	allowed := strings.Fields(`bytes cmp embed encoding/json errors fmt io math math/rand/v2 slices
+		sort strings time taskguide/dirtylog/trace taskguide/memory taskguide/migration/policy`)
+	set := token.NewFileSet()
+	names, err := filepath.Glob("*.go")
+	require.NoError(t, err)
+	require.NotEmpty(t, names)
+	for _, name := range names {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		file, err := parser.ParseFile(set, name, nil, 0)
+		require.NoError(t, err)
+		for _, imported := range file.Imports {
+			path, err := strconv.Unquote(imported.Path.Value)
+			require.NoError(t, err)
+			require.Contains(t, allowed, path, name)
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.GoStmt, *ast.SelectStmt, *ast.SendStmt, *ast.ChanType:
+				t.Errorf("%v: no goroutines here", set.Position(n.Pos()))
+			case *ast.SelectorExpr:
+				x, ok := n.X.(*ast.Ident)
+				if ok && x.Name == "time" && slices.Contains(clock, n.Sel.Name) {
+					t.Errorf("%v: time is virtual", set.Position(n.Pos()))
+				}
+			}
+			return true
+		})
+	}
+}

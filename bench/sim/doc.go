@@ -1,0 +1,54 @@
+// Package sim replays recorded traces of dirty pages through the policies that lead real
+// migrations, in virtual time. It answers what a move of the recorded guest would have cost under
+// another policy, at another bandwidth, with more RAM.
+//
+// # What is the engine's, and what is a model
+//
+// The decisions are the engine's: each simulated move has a [policy.Head] of its own, which is told
+// the events that the engine would tell it, and is obeyed. A model stands for the hands: rounds,
+// link, guest. It is pure. It reads no clock, starts nothing and has no randomness but a seed, so
+// the same trace, order and moment always give the same move.
+//
+//	trace ► Guest (who writes which page when) ─┐
+//	                                            ├► walk ◄─► policy.Head
+//	Setting ► link (what a frame takes) ────────┘    │
+//	                                                 └► Move
+//
+// # Rounds
+//
+// A round is a snapshot of the dirty set, sent in frames in ascending order of pages. Pages written
+// meanwhile make the next round. With the trait skip, a page that was seen to be dirty again is
+// left to the next round; the log is looked at every 20 ms. A tracker that protects on demand
+// reports a page of the round only if it was written after its protection. A zero page costs its
+// share of a frame's table; a page of content costs 4096 bytes, or what the trace's samples
+// compress to. A round lasts until the link has taken all of it, a round trip longer.
+//
+// # The moment within an interval
+//
+// A trace says in which interval a page was written, and not when. Here each page of an interval is
+// written once, at a moment of it that follows from a hash of page and interval. So a round that is
+// shorter than the trace's interval sees its share of the pages; a page that the guest writes all
+// the time is then seen too rarely. Record with intervals shorter than the rounds that matter.
+//
+// # What is not modelled
+//
+// That a migration slows the guest down is not modelled: the simulated guest writes what it wrote
+// while it was recorded. Recording costs a fault for each page of each interval, as a migration
+// does, so the trace has a part of it. Disks, devices that take time to drain, delta, and links
+// that lose packets are not modelled either.
+//
+// # Files
+//
+//	trace.go      a trace in memory, and how it grows to more RAM
+//	guest.go      the guest of a move: what it writes, and when its gate changes
+//	setting.go    the conditions of a move, and what its parts cost
+//	link.go       how long bytes take
+//	move.go       a simulated move, and its outcome
+//	walk.go       the hands: rounds, waits, the gate
+//	frames.go     the pages of a round
+//	standstill.go the stop-and-copy
+//	oracle.go     the best moment there was
+//	compare.go    policies side by side, at many moments
+//	generate.go   traces that nobody recorded
+//	validated.go  what was compared with real moves
+package sim

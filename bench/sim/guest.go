@@ -1,0 +1,184 @@
+package sim
+
+import (
+	"slices"
+	"sort"
+	"time"
+
+	"taskguide/memory"
+)
+
+// Quorum says how many of the tasks must be inside a segment for the gate to be open.
+type Quorum string
+
+// The quorums; package tagging has the same.
+const (
+	All Quorum = "all"
+	Any Quorum = "any"
+)
+
+// gateAt is the gate from a moment of the trace on.
+type gateAt struct {
+	at    time.Duration
+	open  bool
+	tasks int
+}
+
+// gates returns how the gate stands at the trace's first moment, and each change of it. Without a
+// registered task the gate is open.
+func (t *Trace) gates(q Quorum) []gateAt {
+	type task struct {
+		registered bool
+		depth      uint32
+	}
+	tasks := make(map[uint32]task)
+	for _, g := range slices.Backward(t.tags) { // what a task did first says how it began
+		switch g.change {
+		case "register":
+			tasks[g.task] = task{}
+		case "enter":
+			tasks[g.task] = task{true, max(g.depth, 1) - 1}
+		case "exit":
+			tasks[g.task] = task{true, g.depth + 1}
+		default:
+			tasks[g.task] = task{true, 0}
+		}
+	}
+	at := func(moment time.Duration) gateAt {
+		now := gateAt{at: moment}
+		inside := 0
+		for _, one := range tasks {
+			if one.registered {
+				now.tasks++
+				if one.depth > 0 {
+					inside++
+				}
+			}
+		}
+		now.open = inside == now.tasks || q == Any && inside > 0
+		return now
+	}
+	all := []gateAt{at(0)}
+	for _, g := range t.tags {
+		if g.at >= t.Length {
+			break // the trace begins again before that
+		}
+		tasks[g.task] = task{g.registered, g.depth}
+		next := at(g.at)
+		if next.at == 0 {
+			all[0] = next
+			continue
+		}
+		if last := all[len(all)-1]; next.open != last.open || next.tasks != last.tasks {
+			all = append(all, next)
+		}
+	}
+	return all
+}
+
+// guest replays a trace from a moment on. A guest that outlasts the trace begins it again.
+type guest struct {
+	t      *Trace
+	gate   []gateAt
+	pos    time.Duration // in the trace
+	laps   int
+	inside int // interval that pos is in
+	done   int // writes of it so far
+	next   int // index into gate of the next change
+}
+
+func newGuest(t *Trace, q Quorum, at time.Duration) *guest {
+	g := &guest{t: t, gate: t.gates(q), pos: at % t.Length}
+	g.next = sort.Search(len(g.gate), func(i int) bool { return g.gate[i].at > g.pos })
+	g.inside = sort.Search(len(t.intervals), func(i int) bool { return t.intervals[i].end > g.pos })
+	i := t.intervals[g.inside]
+	g.done = sort.Search(len(i.writes), func(k int) bool { return i.at(i.writes[k]) > g.pos })
+	return g
+}
+
+// now is how the gate stands.
+func (g *guest) now() gateAt { return g.gate[max(g.next, 1)-1] }
+
+// untilChange is how long the guest runs until the next change of its gate; ok is false if there
+// is none in a whole lap. At the end of a lap the gate is as at the beginning again.
+func (g *guest) untilChange() (d time.Duration, ok bool) {
+	if g.next < len(g.gate) {
+		return g.gate[g.next].at - g.pos, true
+	}
+	if len(g.gate) == 1 {
+		return 0, false
+	}
+	return g.t.Length - g.pos, true
+}
+
+// change takes in a change of the gate that is due.
+func (g *guest) change() gateAt {
+	if g.next < len(g.gate) && g.gate[g.next].at <= g.pos {
+		g.next++
+	}
+	return g.now()
+}
+
+// run lets the guest run for d, and calls wrote with each page that it writes, per interval. It
+// must not run past a change of its gate.
+func (g *guest) run(d time.Duration, wrote func(page int)) {
+	for d > 0 {
+		to := min(g.pos+d, g.t.Length)
+		d -= to - g.pos
+		g.runTo(to, wrote)
+		if g.pos == g.t.Length {
+			g.pos, g.inside, g.done, g.next = 0, 0, 0, 1
+			g.laps++
+		}
+	}
+}
+
+func (g *guest) runTo(to time.Duration, wrote func(page int)) {
+	for g.inside < len(g.t.intervals) {
+		i := g.t.intervals[g.inside]
+		whole := to >= i.end
+		for ; g.done < len(i.writes) && (whole || i.at(i.writes[g.done]) <= to); g.done++ {
+			g.write(int(i.writes[g.done].page), wrote)
+		}
+		if !whole {
+			break
+		}
+		g.inside, g.done = g.inside+1, 0
+	}
+	g.pos = to
+}
+
+// write writes a page in each copy of the recorded guest.
+func (g *guest) write(page int, wrote func(page int)) {
+	wrote(page)
+	if g.t.Grown == Repeated {
+		for page += g.t.Recorded; page < g.t.Pages; page += g.t.Recorded {
+			wrote(page)
+		}
+	}
+}
+
+// memoryAt returns which pages are populated at the guest's moment, and which of these are zero.
+func (g *guest) memoryAt() (populated, zero *memory.Bitmap) {
+	t := g.t
+	populated, zero = memory.NewBitmap(t.Pages), memory.NewBitmap(t.Pages)
+	repeat := func(to, from *memory.Bitmap) {
+		for first, n := from.NextRun(0, from.Len()); n > 0; {
+			for k := range t.copies() {
+				at := first + k*t.Recorded
+				if n := min(n, t.Pages-at); n > 0 {
+					to.SetRange(at, n)
+				}
+			}
+			first, n = from.NextRun(first+n, from.Len())
+		}
+	}
+	repeat(populated, t.populated)
+	repeat(zero, t.zero)
+	before := &guest{t: t, gate: []gateAt{{}}}
+	before.run(min(g.pos, t.Length-1), func(page int) {
+		populated.Set(page)
+		zero.Clear(page)
+	})
+	return populated, zero
+}

@@ -1,0 +1,138 @@
+package sim
+
+import (
+	"fmt"
+	"time"
+
+	"taskguide/migration/policy"
+)
+
+// Compress chooses the encoding of pages with content, as for a migration.
+type Compress string
+
+// The encodings.
+const (
+	CompressAuto Compress = "auto"
+	CompressZstd Compress = "zstd"
+	CompressNone Compress = "none"
+)
+
+// Protection says how pages are protected under the dirty log.
+type Protection string
+
+// The protections.
+const (
+	// AtHarvest protects pages when the dirty log is read, as KVM_GET_DIRTY_LOG does.
+	AtHarvest Protection = "harvest"
+	// OnDemand leaves protection to the engine: with the trait protect=page, each stretch of pages
+	// is protected just before it is read.
+	OnDemand Protection = "demand"
+)
+
+// Setting is the conditions of a simulated move.
+type Setting struct {
+	// BitsPerSecond is the rate of the page stream, 0 for as fast as the host copies.
+	BitsPerSecond int64         `json:"bits_per_second"`
+	RTT           time.Duration `json:"rtt_ns"`
+	Compress      Compress      `json:"compress"`
+	Protection    Protection    `json:"protection"`
+	Costs         Costs         `json:"costs"`
+}
+
+// Costs are what the steps of a move take on a host, apart from bytes on a link.
+type Costs struct {
+	Setup time.Duration `json:"setup_ns"` // from the request to the first round
+	// Pause is from the decision until the vCPUs stand still, with the last look at the dirty log.
+	Pause time.Duration `json:"pause_ns"`
+	// Handover is what of the downtime depends neither on pages nor on round trips: saving and
+	// loading the state, and the vCPUs' start.
+	Handover time.Duration `json:"handover_ns"`
+	Page     time.Duration `json:"page_ns"` // to look at a page with content, and to copy it
+	Zero     time.Duration `json:"zero_ns"` // to look at a zero page
+	Pack     time.Duration `json:"pack_ns"` // to compress a page
+}
+
+// DefaultCosts are rounded. Page and Zero follow from the speeds of "full" and "idle, ready" in
+// docs/results/speed.md. The others are assumptions until a host has measured its own.
+func DefaultCosts() Costs {
+	return Costs{
+		Setup: 5 * time.Millisecond, Pause: 200 * time.Microsecond,
+		Handover: 2 * time.Millisecond, Page: 1900 * time.Nanosecond,
+		Zero: 220 * time.Nanosecond, Pack: 10 * time.Microsecond,
+	}
+}
+
+// DefaultSetting is a gigabit link, with the protection that a trace's tracker has.
+func DefaultSetting(t *Trace) Setting {
+	s := Setting{
+		BitsPerSecond: 1e9, RTT: 100 * time.Microsecond, Compress: CompressAuto,
+		Protection: AtHarvest, Costs: DefaultCosts(),
+	}
+	if t.Tracker == "manual-protect" {
+		s.Protection = OnDemand
+	}
+	return s
+}
+
+// Order is what somebody orders of a migration.
+type Order struct {
+	Policy   policy.Choice
+	Guidance policy.Guidance
+	// AtExit lets the switchover happen at the EXIT that would close the gate.
+	AtExit    bool
+	Gate      Quorum
+	MaxDefer  time.Duration
+	OnTimeout policy.OnTimeout
+	// Limit is the parameter limit of policies that have one and were not given another; 0 is the
+	// policy's default.
+	Limit time.Duration
+}
+
+// DefaultOrder is the order of a policy that gives only its guidance.
+func DefaultOrder(p policy.Choice, g policy.Guidance) Order {
+	return Order{
+		Policy: p, Guidance: g, AtExit: g == policy.GuidanceSwitchover, Gate: All,
+		MaxDefer: time.Minute, OnTimeout: policy.TimeoutForce,
+	}
+}
+
+// values are the policy's parameters that the order sets.
+func (o Order) values() policy.Values {
+	v := policy.Values{}
+	if o.Limit > 0 {
+		v["limit"] = o.Limit.String()
+	}
+	return v
+}
+
+// retries is how many switchovers may be taken back, as by default.
+const retries = 3
+
+// head returns the head of a migration that is led by a policy.
+func (o Order) head(p policy.Policy) *policy.Head {
+	return policy.NewHead(policy.Config{
+		Policy: p, Polish: o.Policy.Traits().Polish, Guidance: o.Guidance, AtExit: o.AtExit,
+		Retries: retries, MaxDefer: o.MaxDefer, OnTimeout: o.OnTimeout,
+	})
+}
+
+// standstill is how long a switchover may take, 0 for any time: ten times the downtime limit and at
+// least a second, as by default.
+func (o Order) standstill() time.Duration {
+	limit, err := time.ParseDuration(o.Policy.Value("limit", o.values()))
+	if err != nil {
+		limit = policy.DefaultLimit
+	}
+	return max(10*limit, time.Second)
+}
+
+// check refuses what cannot be simulated.
+func (s Setting) check(o Order) error {
+	switch {
+	case o.Policy.Program() != "":
+		return fmt.Errorf("policy %q: a program cannot be asked in a simulation", o.Policy)
+	case s.BitsPerSecond < 0 || s.RTT < 0 || o.MaxDefer < 0:
+		return fmt.Errorf("a rate, a round trip or a time to defer below 0")
+	}
+	return nil
+}

@@ -1,0 +1,416 @@
+package sim
+
+import (
+	"bytes"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"taskguide/dirtylog/trace"
+	"taskguide/memory"
+	"taskguide/migration/policy"
+)
+
+// phased is a guest like those of the experiments, but smaller: busy for 2 s, in which it writes
+// faster than a link of 500 Mbit/s takes, and calm for 0.6 s.
+func phased() Synthetic {
+	return Synthetic{
+		Name: "phased", Pages: 24 << 20 / memory.PageSize, WorkingSet: 16 << 20 / memory.PageSize,
+		Hot: 64, Busy: 2 * time.Second, Calm: 600 * time.Millisecond, Rate: 20000,
+		CalmRate: 20000, Packed: memory.PageSize / 4, Interval: 5 * time.Millisecond,
+		Length: 13 * time.Second, Seed: 1,
+	}
+}
+
+// slow is a setting for these guests.
+func slow(t *Trace) Setting {
+	s := DefaultSetting(t)
+	s.BitsPerSecond, s.Compress = 500e6, CompressNone
+	return s
+}
+
+func generated(t *testing.T, g Synthetic) *Trace {
+	t.Helper()
+	tr, err := Load(bytes.NewReader(written(t, g)))
+	require.NoError(t, err)
+	return tr
+}
+
+func entrant(t *testing.T, name string, g policy.Guidance) Entrant {
+	t.Helper()
+	c, err := policy.Parse(name)
+	require.NoError(t, err)
+	e := Entrant{Order: DefaultOrder(c, g)}
+	e.MaxDefer = 4 * time.Second
+	return e
+}
+
+// moves simulates n moves of an entrant.
+func moves(t *testing.T, tr *Trace, e Entrant, n int) []Paired {
+	t.Helper()
+	var all []Paired
+	for _, at := range Moments(tr, n, 1) {
+		p, err := slow(tr).Compare(tr, []Entrant{e}, at)
+		require.NoError(t, err)
+		all = append(all, p...)
+	}
+	return all
+}
+
+// recording makes a trace by hand. Every page is populated, and none is zero but those given.
+type recording struct {
+	pages    int
+	interval time.Duration
+	zero     []int
+	writes   [][]int                  // by interval
+	tags     map[time.Duration]string // what task 1 does
+}
+
+func (r recording) load(t *testing.T) *Trace {
+	t.Helper()
+	var b bytes.Buffer
+	w := trace.NewWriter(&b)
+	populated, zero := memory.NewBitmap(r.pages), memory.NewBitmap(r.pages)
+	populated.Fill()
+	for _, page := range r.zero {
+		zero.Set(page)
+	}
+	require.NoError(t, w.Begin(trace.Header{
+		Trace: trace.Version, Pages: r.pages, PageBytes: memory.PageSize,
+		IntervalUS: r.interval.Microseconds(),
+	}))
+	require.NoError(t, w.Contents(trace.Contents{
+		Populated: trace.NewSet(populated), Zero: trace.NewSet(zero),
+	}))
+	for i, pages := range r.writes {
+		begin, end := time.Duration(i)*r.interval, time.Duration(i+1)*r.interval
+		for at := begin; at < end; at += time.Millisecond {
+			if change := r.tags[at]; change != "" {
+				depth := 0
+				if change == "enter" {
+					depth = 1
+				}
+				event := fmt.Sprintf(
+					`{"kind":"tag","tag":{"event":%q,"task":1,"depth":%d}}`, change, depth)
+				require.NoError(t, w.Record(trace.Record{
+					AtUS: at.Microseconds(), Event: []byte(event),
+				}))
+			}
+		}
+		dirty := memory.NewBitmap(r.pages)
+		for _, page := range pages {
+			dirty.Set(page)
+		}
+		require.NoError(t, w.Record(trace.Record{
+			AtUS: end.Microseconds(), Dirty: trace.NewSet(dirty),
+		}))
+	}
+	require.NoError(t, w.Close())
+	tr, err := Load(&b) // it has no end, like a trace that was cut off
+	require.NoError(t, err)
+	return tr
+}
+
+// exact is a setting in which only bytes cost time: 4096 a ms.
+func exact() Setting {
+	return Setting{BitsPerSecond: 8 * 4096 * 1000, Compress: CompressNone, Protection: AtHarvest}
+}
+
+func run(t *testing.T, s Setting, tr *Trace, e Entrant, at time.Duration) Move {
+	t.Helper()
+	m, err := s.Run(tr, e.Order, at)
+	require.NoError(t, err)
+	return m
+}
+
+// calmFor is so many intervals without a write.
+func calmFor(n int) [][]int { return make([][]int, n) }
+
+// TestIdleGuest: nothing is written, so the times follow from the bytes alone.
+func TestIdleGuest(t *testing.T) {
+	tr := recording{pages: 1000, interval: time.Second, writes: calmFor(10)}.load(t)
+	s := exact()
+	s.RTT = 10 * time.Millisecond
+	s.Costs = Costs{
+		Setup: 100 * time.Millisecond, Pause: 3 * time.Millisecond, Handover: 5 * time.Millisecond,
+	}
+	m := run(t, s, tr, entrant(t, "downtime", policy.GuidanceOff), 0)
+	require.True(t, m.Moved())
+	require.EqualValues(t, 1000, m.PagesSent)
+	require.Zero(t, m.PagesStopCopy)
+	require.InDelta(t, 3+5+3*10, m.DowntimeMS, 0.001)
+	require.InDelta(t, 100+1000+10+m.DowntimeMS, m.TotalMS, 10, "tables and headers are 1 %")
+	require.Equal(t, 2, m.Rounds)
+	require.Equal(t, "none", entrantGuidance(t, s, tr))
+}
+
+// entrantGuidance is what guidance comes to for a guest without tags.
+func entrantGuidance(t *testing.T, s Setting, tr *Trace) string {
+	return run(t, s, tr, entrant(t, "downtime", policy.GuidanceSwitchover), 0).Guidance
+}
+
+// TestZeroPages cost no more than their entries in tables.
+func TestZeroPages(t *testing.T) {
+	r := recording{pages: 1000, interval: time.Second, writes: calmFor(10)}
+	for page := 500; page < 1000; page++ {
+		r.zero = append(r.zero, page)
+	}
+	r.writes[0] = []int{999} // and then it is no zero page any more
+	m := run(t, exact(), r.load(t), entrant(t, "downtime", policy.GuidanceOff), time.Second)
+	require.EqualValues(t, 501, m.PagesSent)
+	require.EqualValues(t, 499, m.PagesZero)
+	require.InDelta(t, 501*memory.PageSize, m.BytesWire, 2000)
+	require.InDelta(t, 501, m.TotalMS, 2)
+	r.writes = calmFor(200)
+	r.interval = 10 * time.Millisecond
+	r.writes[9] = []int{600}
+	m = run(t, exact(), r.load(t), entrant(t, "downtime", policy.GuidanceOff), 85*time.Millisecond)
+	require.EqualValues(t, 502, m.PagesSent, "written before its turn in round 1, and sent again")
+	require.EqualValues(t, 499, m.PagesZero)
+}
+
+// TestCompression: pages cost what the samples compress to, if that pays.
+func TestCompression(t *testing.T) {
+	g := phased()
+	g.Rate, g.CalmRate = 0, 0
+	tr := generated(t, g)
+	e := entrant(t, "downtime", policy.GuidanceOff)
+	bytes := map[Compress]int64{}
+	for _, c := range []Compress{CompressNone, CompressZstd, CompressAuto} {
+		s := slow(tr)
+		s.Compress = c
+		bytes[c] = run(t, s, tr, e, 0).BytesWire
+	}
+	require.InDelta(t, g.WorkingSet*memory.PageSize, bytes[CompressNone], 1e5)
+	require.InDelta(t, g.WorkingSet*memory.PageSize/4, bytes[CompressZstd], 1e5)
+	require.Equal(t, bytes[CompressZstd], bytes[CompressAuto])
+	fast := slow(tr)
+	fast.BitsPerSecond, fast.Compress = 100e9, CompressAuto
+	require.Equal(t, bytes[CompressNone]/1e5, run(t, fast, tr, e, 0).BytesWire/1e5,
+		"packing would take longer")
+}
+
+// TestSkip: a page that was seen to be dirty again before its turn is left to the next round. The
+// pages take a millisecond each, and the log is looked at each 20 ms.
+func TestSkip(t *testing.T) {
+	r := recording{pages: 200, interval: 10 * time.Millisecond, writes: calmFor(200)}
+	// In the middle of round 1, between two looks, pages are written: some that were sent, some
+	// whose turn is before the next look, and some whose turn is later. Frames are of 16 pages.
+	r.writes[5] = []int{10, 11, 52, 55, 64, 151, 152}
+	tr := r.load(t)
+	off := run(t, exact(), tr, entrant(t, "xen:skip=off", policy.GuidanceOff), 0)
+	require.Zero(t, off.PagesSkipped)
+	require.EqualValues(t, 200+7, off.PagesSent)
+	on := run(t, exact(), tr, entrant(t, "xen", policy.GuidanceOff), 0)
+	require.EqualValues(t, 3, on.PagesSkipped, "the look at 60 ms comes too late for 52 and 55")
+	require.EqualValues(t, 200-3+7, on.PagesSent)
+}
+
+// TestProtectionOnDemand: a page that is written before its protection is sent once.
+func TestProtectionOnDemand(t *testing.T) {
+	r := recording{pages: 4096, interval: 10 * time.Millisecond, writes: calmFor(1000)}
+	// Page 5 is sent by then; 900 is protected and not sent yet; the turn of 2000 is later.
+	r.writes[50] = []int{5, 900, 2000}
+	tr := r.load(t)
+	s := exact()
+	sent := func(p Protection, name string) int64 {
+		s.Protection = p
+		return run(t, s, tr, entrant(t, name, policy.GuidanceOff), 0).PagesSent
+	}
+	require.EqualValues(t, 4099, sent(AtHarvest, "downtime"))
+	require.EqualValues(t, 4098, sent(OnDemand, "downtime"))
+	require.EqualValues(t, 4099, sent(OnDemand, "downtime:protect=round"))
+}
+
+// TestRoundsAreSnapshots: each round sends what was written during the one before.
+func TestRoundsAreSnapshots(t *testing.T) {
+	r := recording{pages: 200, interval: 10 * time.Millisecond, writes: calmFor(200)}
+	for i := range 20 {
+		for page := range 60 {
+			r.writes[i] = append(r.writes[i], page)
+		}
+	}
+	// Round 1 takes 200 ms, in which 60 pages are written; then the guest is idle.
+	m := run(t, exact(), r.load(t), entrant(t, "downtime:limit=10ms", policy.GuidanceOff), 0)
+	require.EqualValues(t, 260, m.PagesSent)
+	require.Zero(t, m.PagesStopCopy)
+	// With a limit of a second it is content after round 1, but goes on with a round that shrinks
+	// the rest, unless it is told not to polish.
+	m = run(t, exact(), r.load(t), entrant(t, "downtime:limit=1s", policy.GuidanceOff), 0)
+	require.Zero(t, m.PagesStopCopy)
+	e := entrant(t, "downtime:limit=1s,polish=off", policy.GuidanceOff)
+	m = run(t, exact(), r.load(t), e, 0)
+	require.EqualValues(t, 60, m.PagesStopCopy)
+	require.InDelta(t, 60, m.DowntimeMS, 2)
+}
+
+// TestPagesOfThePause: what the guest writes while its vCPUs come to a stand goes with the last
+// pages, for which the pause has left enough tokens.
+func TestPagesOfThePause(t *testing.T) {
+	r := recording{pages: 100, interval: 10 * time.Millisecond, writes: calmFor(400)}
+	r.writes[11] = []int{3, 4, 5}
+	s := exact()
+	s.Costs.Pause = 30 * time.Millisecond
+	m := run(t, s, r.load(t), entrant(t, "downtime", policy.GuidanceOff), 0)
+	require.EqualValues(t, 3, m.PagesStopCopy)
+	require.InDelta(t, 30, m.DowntimeMS, 0.1)
+}
+
+// TestGuided: with guidance, no stop-and-copy begins at a closed gate unless it is forced.
+func TestGuided(t *testing.T) {
+	tr := generated(t, phased())
+	require.Equal(t, 1, tr.Tasks())
+	for _, name := range []string{"xen", "downtime:limit=20ms", "qemu:limit=20ms"} {
+		closed := 0
+		for _, p := range moves(t, tr, entrant(t, name, policy.GuidanceOff), 10) {
+			if !p.Move.SwitchOpen {
+				closed++
+			}
+		}
+		for _, g := range []policy.Guidance{policy.GuidanceSwitchover, policy.GuidanceSuspend} {
+			all := moves(t, tr, entrant(t, name, g), 10)
+			for _, p := range all {
+				require.True(t, p.Move.Moved(), p.Move.Error)
+				require.True(t, p.Move.SwitchOpen || p.Move.Forced, "%s %s: %+v", name, g, p.Move)
+				require.Equal(t, string(g), p.Move.Guidance)
+			}
+			require.Zero(t, Summarize(entrant(t, name, g), all).Forced)
+		}
+		if name == "xen" {
+			require.Greater(t, closed, 2, "unguided, some begin in a busy phase")
+		}
+	}
+}
+
+// TestGuidanceHelps a rule that gives up in the middle of a busy phase.
+func TestGuidanceHelps(t *testing.T) {
+	tr := generated(t, phased())
+	off, on := entrant(t, "xen", policy.GuidanceOff), entrant(t, "xen", policy.GuidanceSwitchover)
+	without, with := Summarize(off, moves(t, tr, off, 10)), Summarize(on, moves(t, tr, on, 10))
+	require.Greater(t, without.DowntimeMS.Max, 5*with.DowntimeMS.Max)
+	require.Greater(t, without.Tenfold, with.Tenfold)
+	require.Less(t, with.RegretDowntimeMS.P50, 5.0)
+}
+
+// TestAtExit: a policy that is satisfied in the middle of a round switches over at the EXIT, rather
+// than let the gate close.
+func TestAtExit(t *testing.T) {
+	r := recording{
+		pages: 100, interval: 10 * time.Millisecond, writes: calmFor(400),
+		tags: map[time.Duration]string{0: "enter", 250 * time.Millisecond: "exit"},
+	}
+	for page := range 80 { // rounds end at 100, 180 and 260 ms, and too much is left after two
+		r.writes[5] = append(r.writes[5], page)
+		r.writes[17] = append(r.writes[17], page)
+		r.writes[27] = append(r.writes[27], page)
+	}
+	r.writes[25] = []int{90, 91} // what the guest does at once after its EXIT
+	tr := r.load(t)
+	e := entrant(t, "downtime:limit=30ms", policy.GuidanceSwitchover)
+	m := run(t, exact(), tr, e, 0)
+	require.Contains(t, m.Reason, "EXIT")
+	require.True(t, m.SwitchOpen)
+	require.False(t, m.Forced)
+	require.InDelta(t, 250+m.DowntimeMS, m.TotalMS, 0.001, "it stands still from the EXIT on")
+	require.InDelta(t, 10, m.DowntimeMS, 2, "the rest of the frame that was begun")
+	require.Zero(t, m.PagesStopCopy)
+	e.AtExit = false
+	m = run(t, exact(), tr, e, 0)
+	require.NotContains(t, m.Reason, "EXIT")
+	require.Greater(t, m.TotalMS, 3000.0, "the gate opens when the trace begins again")
+}
+
+// closedFor is a guest whose task never enters a segment.
+func closedFor(t *testing.T) *Trace {
+	return recording{
+		pages: 100, interval: 10 * time.Millisecond, writes: calmFor(400),
+		tags: map[time.Duration]string{0: "exit", time.Millisecond: "register"},
+	}.load(t)
+}
+
+// TestDeferral: guidance defers a move for as long as it may.
+func TestDeferral(t *testing.T) {
+	tr := closedFor(t)
+	for _, g := range []policy.Guidance{
+		policy.GuidanceSwitchover, policy.GuidanceStart, policy.GuidanceSuspend,
+	} {
+		e := entrant(t, "downtime", g)
+		e.MaxDefer = 700 * time.Millisecond
+		m := run(t, exact(), tr, e, 10*time.Millisecond)
+		require.True(t, m.Moved())
+		require.True(t, m.Forced, "%s", g)
+		require.InDelta(t, 700, m.WaitedMS+m.SuspendedMS, 20, "%s", g)
+		require.Greater(t, m.TotalMS, 700.0)
+		e.OnTimeout = policy.TimeoutCancel
+		m = run(t, exact(), tr, e, 10*time.Millisecond)
+		require.ErrorContains(t, errText(m.Error), policy.ErrDeferred.Error())
+	}
+	m := run(t, exact(), tr, entrant(t, "downtime", policy.GuidanceOff), 10*time.Millisecond)
+	require.False(t, m.SwitchOpen)
+	require.Zero(t, m.WaitedMS)
+}
+
+type errText string
+
+func (e errText) Error() string { return string(e) }
+
+// TestTakenBack: a standstill that lasts longer than it may is taken back, three times at most.
+func TestTakenBack(t *testing.T) {
+	tr := recording{pages: 100, interval: 10 * time.Millisecond, writes: calmFor(400)}.load(t)
+	s := exact()
+	s.Costs.Handover = 2 * time.Second
+	m := run(t, s, tr, entrant(t, "downtime:limit=10ms", policy.GuidanceOff), 0)
+	require.Equal(t, 3, m.TakenBack)
+	require.Contains(t, m.Error, "3 switchovers were taken back")
+	require.Zero(t, m.DowntimeMS)
+	// Rounds of 100 ms, and then the second for which the guest stood still, three times.
+	require.InDelta(t, 100+3*1000, m.TotalMS, 50)
+	m = run(t, s, tr, entrant(t, "xen", policy.GuidanceOff), 0)
+	require.InDelta(t, 2000, m.DowntimeMS, 1, "its limit is three seconds")
+}
+
+// TestNeverConverges: a policy that never gives up ends after a while of virtual time.
+func TestNeverConverges(t *testing.T) {
+	r := recording{pages: 100, interval: 10 * time.Millisecond, writes: calmFor(2)}
+	for i := range r.writes {
+		for page := range 100 {
+			r.writes[i] = append(r.writes[i], page)
+		}
+	}
+	m := run(t, exact(), r.load(t), entrant(t, "downtime:limit=10ms", policy.GuidanceOff), 0)
+	require.Equal(t, errEndless.Error(), m.Error)
+	require.False(t, m.Moved())
+}
+
+// TestSame: the same trace, order and moment give the same move.
+func TestSame(t *testing.T) {
+	tr := generated(t, phased())
+	for _, name := range policy.Names() {
+		for _, g := range []policy.Guidance{policy.GuidanceOff, policy.GuidanceSwitchover} {
+			e := entrant(t, name, g)
+			if name == "cycle" {
+				e.Policy, _ = policy.Parse("cycle:interval=25ms")
+			}
+			first := moves(t, tr, e, 3)
+			require.Equal(t, first, moves(t, tr, e, 3))
+			for _, p := range first {
+				require.True(t, p.Move.Moved(), "%s: %s", name, p.Move.Error)
+				require.Equal(t, name == "cycle", p.Move.Samples >= 128)
+			}
+		}
+	}
+}
+
+// TestRefused: what cannot be simulated is refused.
+func TestRefused(t *testing.T) {
+	tr := closedFor(t)
+	e := entrant(t, "exec:/bin/true", policy.GuidanceOff)
+	_, err := exact().Run(tr, e.Order, 0)
+	require.ErrorContains(t, err, "cannot be asked in a simulation")
+	_, err = exact().Best(tr, e.Order, 0)
+	require.ErrorContains(t, err, "cannot be asked in a simulation")
+	_, err = Entrants([]string{"nonsense"}, nil, Order{})
+	require.ErrorContains(t, err, "is unknown")
+}

@@ -1,0 +1,295 @@
+package sim
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"taskguide/dirtylog/trace"
+	"taskguide/memory"
+)
+
+// Trace is a recorded trace in memory. It does not change, so several moves can replay it at once.
+type Trace struct {
+	Name     string
+	Pages    int           // of the guest that moves
+	Recorded int           // of the guest that was recorded: the same, unless the trace has grown
+	Interval time.Duration // as ordered
+	Length   time.Duration // of the recording
+	Tracker  string
+	Grown    Growth
+
+	populated, zero *memory.Bitmap // of the recorded guest, at the first moment
+	packed          float64        // share of a page that is left after zstd; 1 without samples
+	intervals       []interval
+	tags            []tag
+}
+
+// interval is a stretch of the recording, and what was written in it.
+type interval struct {
+	begin, end time.Duration
+	writes     []write // in the order of their moments
+}
+
+// write is a page, and the moment within its interval at which it was written: 0 stands for the
+// interval's beginning, and 1<<32 would be its end.
+type write struct {
+	moment, page uint32
+}
+
+// at is the moment of one of the interval's writes.
+func (i interval) at(w write) time.Duration {
+	return i.begin + 1 + time.Duration(uint64(w.moment)*uint64(i.end-i.begin)>>32)
+}
+
+// tag is a transition of a task, after which it is registered or not, and so deep in segments.
+type tag struct {
+	at         time.Duration
+	task       uint32
+	change     string
+	depth      uint32
+	registered bool
+}
+
+// ErrTrace is returned for a trace that cannot be replayed.
+var ErrTrace = errors.New("cannot be simulated")
+
+// Load reads a whole trace, or as much as there is of one that was cut off.
+func Load(from io.Reader) (*Trace, error) {
+	r, err := trace.NewReader(from)
+	if err != nil {
+		return nil, err
+	}
+	h := r.Header
+	t := &Trace{
+		Name: h.Name, Pages: h.Pages, Recorded: h.Pages, Tracker: h.Tracker, Grown: Untouched,
+		Interval:  time.Duration(h.IntervalUS) * time.Microsecond,
+		populated: memory.NewBitmap(h.Pages), zero: memory.NewBitmap(h.Pages), packed: 1,
+	}
+	err = errors.Join(h.Contents.Populated.AddTo(t.populated), h.Contents.Zero.AddTo(t.zero))
+	if err != nil {
+		return nil, err
+	}
+	t.populated.Or(t.zero)
+	t.packed = packedShare(h.Contents.Samples)
+	dirty := memory.NewBitmap(h.Pages)
+	for {
+		record, err := r.Next()
+		switch {
+		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+			return t, t.check()
+		case err != nil:
+			return nil, err
+		}
+		if err := t.add(record, dirty); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// packedShare is what zstd leaves of a page, on average. A frame that does not shrink goes raw.
+func packedShare(samples []trace.Sample) float64 {
+	if len(samples) == 0 {
+		return 1
+	}
+	sum := 0
+	for _, s := range samples {
+		sum += min(s.Bytes, memory.PageSize)
+	}
+	return float64(sum) / float64(len(samples)*memory.PageSize)
+}
+
+func (t *Trace) check() error {
+	switch {
+	case len(t.intervals) == 0:
+		return fmt.Errorf("%w: a trace without an interval", ErrTrace)
+	case t.Length <= 0:
+		return fmt.Errorf("%w: a trace of no length", ErrTrace)
+	}
+	return nil
+}
+
+// longest is the longest trace that is taken: 100 days.
+const longest = 100 * 24 * time.Hour
+
+// add takes in a record. It uses dirty and leaves it empty.
+func (t *Trace) add(r trace.Record, dirty *memory.Bitmap) error {
+	if r.AtUS < 0 || r.AtUS > longest.Microseconds() {
+		return fmt.Errorf("%w: a record at %d us", ErrTrace, r.AtUS)
+	}
+	at := time.Duration(r.AtUS) * time.Microsecond
+	if r.Dirty != nil {
+		if err := r.Dirty.AddTo(dirty); err != nil {
+			return err
+		}
+		t.append(at, dirty)
+		dirty.Reset()
+	}
+	if r.Event != nil {
+		return t.event(at, r.Event)
+	}
+	return nil
+}
+
+// append adds the interval that ends at the given time.
+func (t *Trace) append(end time.Duration, pages *memory.Bitmap) {
+	i := interval{begin: t.Length, end: end, writes: make([]write, 0, pages.Count())}
+	for first, n := pages.NextRun(0, pages.Len()); n > 0; {
+		for page := first; page < first+n; page++ {
+			i.writes = append(i.writes, write{momentOf(len(t.intervals), page), uint32(page)})
+		}
+		first, n = pages.NextRun(first+n, pages.Len())
+	}
+	slices.SortFunc(i.writes, func(a, b write) int {
+		return cmp.Or(cmp.Compare(a.moment, b.moment), cmp.Compare(a.page, b.page))
+	})
+	t.intervals, t.Length = append(t.intervals, i), end
+}
+
+// momentOf is the moment within the n-th interval at which a page was written, as far as anybody
+// knows: neighbouring pages are written at moments far apart.
+func momentOf(n, page int) uint32 {
+	h := uint64(page)<<32 ^ uint64(n)
+	h ^= h >> 33 // the finalizer of MurmurHash3
+	h *= 0xff51afd7ed558ccd
+	h ^= h >> 33
+	h *= 0xc4ceb9fe1a85ec53
+	h ^= h >> 33
+	return uint32(h >> 32)
+}
+
+// event takes in a transition of a task. Other events, those of a migration among them, say nothing
+// about the guest.
+func (t *Trace) event(at time.Duration, text json.RawMessage) error {
+	var e struct {
+		Kind string `json:"kind"`
+		Tag  *struct {
+			Event string `json:"event"`
+			Task  uint32 `json:"task"`
+			Depth uint32 `json:"depth"`
+		} `json:"tag"`
+	}
+	if err := json.Unmarshal(text, &e); err != nil {
+		return fmt.Errorf("%w: an event: %w", ErrTrace, err)
+	}
+	if e.Kind == "tag" && e.Tag != nil {
+		t.tags = append(t.tags, tag{
+			at: at, task: e.Tag.Task, change: e.Tag.Event, depth: e.Tag.Depth,
+			registered: e.Tag.Event != "unregister",
+		})
+	}
+	return nil
+}
+
+// Tasks is how many tasks the trace has tags of.
+func (t *Trace) Tasks() int {
+	tasks := make(map[uint32]bool)
+	for _, g := range t.tags {
+		tasks[g.task] = true
+	}
+	return len(tasks)
+}
+
+// Exits are the moments at which a task leaves its outermost segment.
+func (t *Trace) Exits() []time.Duration {
+	var all []time.Duration
+	for _, g := range t.tags {
+		if g.change == "exit" && g.depth == 0 {
+			all = append(all, g.at)
+		}
+	}
+	return all
+}
+
+// Cut returns the part of the trace from one moment to another, which then is its whole. What was
+// written before counts as populated. A guest that does the same again and again is best replayed
+// from a trace of whole cycles, because a move that outlasts the trace begins it again.
+func (t *Trace) Cut(from, to time.Duration) (*Trace, error) {
+	c := *t
+	c.populated, c.zero = memory.NewBitmap(t.Recorded), memory.NewBitmap(t.Recorded)
+	c.populated.CopyFrom(t.populated)
+	c.zero.CopyFrom(t.zero)
+	c.intervals, c.tags = nil, nil
+	c.Length = 0
+	for _, i := range t.intervals {
+		if part := c.takeOver(i, from, to); part.end > part.begin {
+			c.intervals = append(c.intervals, part)
+			c.Length = part.end
+		}
+	}
+	c.tags = cutTags(t.tags, from, to)
+	return &c, c.check()
+}
+
+// takeOver returns what of an interval lies between two moments, and notes what was written before.
+func (t *Trace) takeOver(i interval, from, to time.Duration) interval {
+	part := interval{begin: max(i.begin, from) - from, end: min(i.end, to) - from}
+	length := uint64(max(part.end-part.begin, 1))
+	for _, w := range i.writes {
+		switch at := i.at(w); {
+		case at <= from:
+			t.populated.Set(int(w.page))
+			t.zero.Clear(int(w.page))
+		case at <= to:
+			since := uint64(at - 1 - from - part.begin)
+			part.writes = append(part.writes, write{uint32(since << 32 / length), w.page})
+		}
+	}
+	return part
+}
+
+// cutTags returns the tags between two moments, and before them what each task had done by then.
+func cutTags(all []tag, from, to time.Duration) []tag {
+	before := make(map[uint32]tag)
+	var inside []tag
+	for _, g := range all {
+		switch {
+		case g.at <= from:
+			before[g.task] = g
+		case g.at <= to:
+			g.at -= from
+			inside = append(inside, g)
+		}
+	}
+	var cut []tag
+	for _, g := range before {
+		g.at = 0
+		cut = append(cut, g)
+	}
+	slices.SortFunc(cut, func(a, b tag) int { return int(a.task) - int(b.task) })
+	return append(cut, inside...)
+}
+
+// Growth says what is in the RAM that a guest has beyond what was recorded.
+type Growth string
+
+// The ways to grow.
+const (
+	// Untouched RAM was never written: it costs next to nothing.
+	Untouched Growth = "untouched"
+	// Repeated RAM holds the recorded guest again and again, which all write at the same times.
+	Repeated Growth = "repeated"
+)
+
+// Grow returns the trace of a guest with so many pages of RAM. Its tags stay as they are.
+func (t *Trace) Grow(pages int, how Growth) (*Trace, error) {
+	if pages < t.Recorded {
+		return nil, fmt.Errorf("%w: the recorded guest has %d MiB, and RAM can only grow", ErrTrace,
+			t.Recorded>>8)
+	}
+	g := *t
+	g.Pages, g.Grown = pages, how
+	return &g, nil
+}
+
+// copies is how many times the recorded guest is in RAM.
+func (t *Trace) copies() int {
+	if t.Grown == Repeated {
+		return (t.Pages + t.Recorded - 1) / t.Recorded
+	}
+	return 1
+}

@@ -1,0 +1,179 @@
+package sim
+
+import (
+	"bytes"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"taskguide/memory"
+	"taskguide/transport"
+)
+
+// TestReplay: however a stretch of time is cut, the guest writes in it what was recorded.
+func TestReplay(t *testing.T) {
+	tr := generated(t, phased())
+	whole := make(map[int]int)
+	newGuest(tr, All, 0).run(tr.Length, func(page int) { whole[page]++ })
+	require.Len(t, whole, 4096)
+	for _, step := range []time.Duration{
+		time.Millisecond, 7 * time.Millisecond, 333 * time.Millisecond,
+	} {
+		parts := make(map[int]int)
+		g := newGuest(tr, All, 0)
+		for at := time.Duration(0); at < tr.Length; at += step {
+			g.run(min(step, tr.Length-at), func(page int) { parts[page]++ })
+		}
+		require.Equal(t, whole, parts)
+		require.Equal(t, 1, g.laps)
+	}
+	// A guest that begins in the middle, in the middle of an interval, writes the rest.
+	before, after := make(map[int]int), make(map[int]int)
+	const middle = 3*time.Second + 2345*time.Microsecond
+	newGuest(tr, All, 0).run(middle, func(page int) { before[page]++ })
+	newGuest(tr, All, middle).run(tr.Length-middle, func(page int) { after[page]++ })
+	for page, n := range whole {
+		require.Equal(t, n, before[page]+after[page])
+	}
+}
+
+// TestAnIntervalsShare: a stretch of an interval has about its share of the interval's pages.
+func TestAnIntervalsShare(t *testing.T) {
+	r := recording{pages: 4096, interval: 10 * time.Millisecond, writes: calmFor(1)}
+	for page := range 4096 {
+		r.writes[0] = append(r.writes[0], page)
+	}
+	n := 0
+	newGuest(r.load(t), All, 0).run(time.Millisecond, func(int) { n++ })
+	require.InDelta(t, 410, n, 80)
+}
+
+// TestGates of two tasks, and of a quorum of one.
+func TestGates(t *testing.T) {
+	at := func(ms int) time.Duration { return time.Duration(ms) * time.Millisecond }
+	tr := &Trace{Length: time.Second, tags: []tag{
+		{at(100), 1, "enter", 1, true}, {at(200), 2, "exit", 0, true},
+		{at(300), 1, "enter", 2, true}, {at(400), 1, "exit", 1, true},
+		{at(500), 2, "unregister", 0, false},
+		{at(600), 1, "exit", 0, true}, {at(2000), 1, "enter", 1, true},
+	}}
+	require.Equal(t, []gateAt{
+		{0, false, 2}, {at(100), true, 2}, {at(200), false, 2}, {at(500), true, 1},
+		{at(600), false, 1},
+	}, tr.gates(All))
+	require.Equal(t, []gateAt{{0, true, 2}, {at(500), true, 1}, {at(600), false, 1}}, tr.gates(Any))
+	require.Equal(t, []gateAt{{0, true, 0}}, (&Trace{Length: 1}).gates(All), "no task, no gate")
+	require.Equal(t, []time.Duration{at(200), at(600)}, tr.Exits())
+	// At the trace's end it begins again, and the gate with it.
+	tr.intervals = []interval{{end: time.Second}}
+	g := newGuest(tr, All, at(700))
+	require.False(t, g.now().open)
+	d, ok := g.untilChange()
+	require.True(t, ok)
+	require.Equal(t, at(300), d)
+	g.run(d, func(int) {})
+	require.False(t, g.change().open)
+	d, _ = g.untilChange()
+	require.Equal(t, at(100), d)
+}
+
+// TestMemory: what was written before the request is populated, and not zero.
+func TestMemory(t *testing.T) {
+	r := recording{pages: 8, interval: 10 * time.Millisecond, zero: []int{1, 2}, writes: [][]int{
+		{1}, {2},
+	}}
+	_, zero := newGuest(r.load(t), All, 10*time.Millisecond).memoryAt()
+	require.False(t, zero.Test(1))
+	require.True(t, zero.Test(2))
+}
+
+// TestCut: a part of a trace is replayed as the whole has it.
+func TestCut(t *testing.T) {
+	tr := generated(t, phased())
+	exits := tr.Exits()
+	from, to := exits[0]+time.Millisecond, exits[2]+time.Millisecond
+	cut, err := tr.Cut(from, to)
+	require.NoError(t, err)
+	require.Equal(t, to-from, cut.Length)
+	whole, part := make(map[int]int), make(map[int]int)
+	newGuest(tr, All, from).run(to-from, func(page int) { whole[page]++ })
+	newGuest(cut, All, 0).run(to-from, func(page int) { part[page]++ })
+	require.Equal(t, whole, part)
+	require.False(t, newGuest(cut, All, 0).now().open, "just after an EXIT")
+	require.Len(t, cut.gates(All), 5)
+	zero := recording{pages: 8, interval: 10 * time.Millisecond, zero: []int{1, 2}, writes: [][]int{
+		{1}, {2}, {}, {},
+	}}
+	cut, err = zero.load(t).Cut(20*time.Millisecond, 40*time.Millisecond)
+	require.NoError(t, err)
+	_, zeros := newGuest(cut, All, 0).memoryAt()
+	require.Zero(t, zeros.Count(), "they were written before")
+	_, err = tr.Cut(time.Second, time.Second)
+	require.ErrorIs(t, err, ErrTrace)
+}
+
+// TestGrow: RAM that is untouched costs nothing; RAM that repeats the guest costs as much again.
+func TestGrow(t *testing.T) {
+	r := recording{
+		pages: 100, interval: 10 * time.Millisecond, zero: []int{7}, writes: calmFor(200),
+	}
+	r.writes[100] = []int{3}
+	tr := r.load(t)
+	e := entrant(t, "downtime", "off")
+	for how, want := range map[Growth][3]int64{
+		Untouched: {99, 151, 1}, Repeated: {247, 3, 3}, // three copies, the last one is half
+	} {
+		big, err := tr.Grow(250, how)
+		require.NoError(t, err)
+		m := run(t, exact(), big, e, 0)
+		require.Equal(t, want[0], m.PagesSent, "%s", how)
+		require.Equal(t, want[1], m.PagesZero, "%s", how)
+		n := int64(0)
+		newGuest(big, All, 0).run(tr.Length, func(int) { n++ })
+		require.Equal(t, want[2], n, "%s", how)
+	}
+	_, err := tr.Grow(99, Untouched)
+	require.ErrorIs(t, err, ErrTrace)
+}
+
+// TestFramesAreTheEngines compares with what package transport does.
+func TestFramesAreTheEngines(t *testing.T) {
+	require.Equal(t, transport.MaxData, maxData)
+	require.Equal(t, transport.MaxEntries, maxEntries)
+	tr := closedFor(t)
+	for _, rate := range []int64{1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11} {
+		l := newLink(Setting{BitsPerSecond: rate}, tr)
+		engine := transport.NewLimiter(rate)
+		require.Equal(t, engine.FrameData(), l.frame, "%d", rate)
+		require.InDelta(t, engine.FrameTime().Seconds(), l.burst/l.bytesPerS, 1e-6, "%d", rate)
+	}
+	require.Equal(t, (*transport.Limiter)(nil).FrameData(), newLink(Setting{}, tr).frame)
+}
+
+// TestBucket: bytes wait for their tokens, and a pause leaves no more of them than a burst.
+func TestBucket(t *testing.T) {
+	l := newLink(exact(), closedFor(t))
+	require.Equal(t, time.Second, l.take(0, 4096*1000))
+	require.InDelta(t, 1.5, l.take(time.Second, 4096*500).Seconds(), 1e-6)
+	burst := l.burst
+	done := l.take(10*time.Second, burst+4096*100)
+	require.InDelta(t, 10.1, done.Seconds(), 1e-6, "the burst itself takes no time")
+	require.Equal(t, 20*time.Second, newLink(Setting{}, closedFor(t)).take(20*time.Second, 1e12))
+}
+
+// TestLoadRefuses traces that are damaged, and takes one that was cut off.
+func TestLoadRefuses(t *testing.T) {
+	whole := written(t, phased())
+	_, err := Load(bytes.NewReader([]byte("nonsense")))
+	require.ErrorContains(t, err, "no trace")
+	_, err = Load(bytes.NewReader(whole[:len(whole)/2]))
+	if err != nil {
+		require.ErrorContains(t, err, "trace")
+	}
+	tr, err := Load(bytes.NewReader(whole))
+	require.NoError(t, err)
+	require.Equal(t, 13*time.Second, tr.Length)
+	require.Equal(t, 24<<20/memory.PageSize, tr.Pages)
+	require.InDelta(t, 0.25, tr.packed, 0.001)
+}

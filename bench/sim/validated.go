@@ -1,0 +1,88 @@
+package sim
+
+import (
+	_ "embed"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Validation is a comparison of simulated with real moves, and what it covers. Errors are absolute,
+// in ms, over pairs of moves with the same workload and moment of request.
+type Validation struct {
+	Revision string `json:"revision"`
+	Date     string `json:"date"`
+	Command  string `json:"command"`
+	Pairs    int    `json:"pairs"`
+	// A setting is covered if it is within all of these.
+	BitsPerSecond [2]int64   `json:"bits_per_second"`
+	RTTMS         [2]float64 `json:"rtt_ms"`
+	Pages         [2]int     `json:"pages"`
+	Compress      []Compress `json:"compress"`
+	Policies      []string   `json:"policies"`
+	Guidance      []string   `json:"guidance"`
+
+	DowntimeErrorP50 float64 `json:"downtime_error_p50_ms"`
+	DowntimeErrorP90 float64 `json:"downtime_error_p90_ms"`
+	TotalErrorP50    float64 `json:"total_error_p50_ms"`
+	TotalErrorP90    float64 `json:"total_error_p90_ms"`
+}
+
+//go:embed validated.json
+var validatedJSON []byte
+
+// Validations are the comparisons that reached their target: an absolute error whose median is at
+// most the larger of 10 % and 1 ms.
+var Validations = readValidations(validatedJSON)
+
+func readValidations(text []byte) []Validation {
+	var all []Validation
+	if err := json.Unmarshal(text, &all); err != nil {
+		panic(fmt.Sprintf("validated.json: %v", err))
+	}
+	return all
+}
+
+// Extrapolated says why no comparison with real moves covers a simulation, or nothing if one does.
+func Extrapolated(all []Validation, s Setting, t *Trace, e Entrant) string {
+	why := "the simulator was not compared with real moves yet"
+	for _, v := range all {
+		if why = v.leavesOut(s, t, e); why == "" {
+			return ""
+		}
+	}
+	return why
+}
+
+func (v Validation) leavesOut(s Setting, t *Trace, e Entrant) string {
+	rtt := float64(s.RTT) / float64(time.Millisecond)
+	switch {
+	case t.Pages != t.Recorded:
+		return "no real guest has grown as the trace has"
+	case !inside(v.Pages, t.Pages):
+		return "no real move of a guest of this size was compared"
+	case !inside(v.BitsPerSecond, s.BitsPerSecond):
+		return "no real move at this bandwidth was compared"
+	case !inside(v.RTTMS, rtt):
+		return "no real move at this round trip was compared"
+	case !slices.Contains(v.Compress, s.Compress):
+		return "no real move with this compression was compared"
+	case !slices.Contains(v.Policies, e.Policy.Name()):
+		return "no real move of this policy was compared"
+	case !slices.Contains(v.Guidance, e.GuidanceName()):
+		return "no real move of this guidance was compared"
+	}
+	return ""
+}
+
+func inside[T int | int64 | float64](bounds [2]T, v T) bool {
+	return bounds[0] <= v && v <= bounds[1]
+}
+
+// String says the comparison in words.
+func (v Validation) String() string {
+	return fmt.Sprintf("%d pairs, revision %s, %s; absolute error of the downtime p50 %.1f ms, "+
+		"p90 %.1f ms, of the total time %.0f and %.0f ms.", v.Pairs, v.Revision, v.Date,
+		v.DowntimeErrorP50, v.DowntimeErrorP90, v.TotalErrorP50, v.TotalErrorP90)
+}

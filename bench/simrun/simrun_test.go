@@ -1,0 +1,160 @@
+package simrun
+
+import (
+	"bytes"
+	"context"
+	"encoding/csv"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/stretchr/testify/require"
+
+	"taskguide/bench/sim"
+	"taskguide/control/text"
+	"taskguide/migration/policy"
+)
+
+// made is the folder of a synthetic trace.
+func made(t *testing.T) string {
+	t.Helper()
+	folder := filepath.Join(t.TempDir(), "trace")
+	_, err := Generate(folder, "test", sim.Synthetic{
+		Name: "small", Pages: 4096, WorkingSet: 2048, Hot: 64, Busy: time.Second,
+		Calm: 300 * time.Millisecond, Rate: 20000, CalmRate: 20000, Packed: 1024,
+		Interval: 5 * time.Millisecond, Length: 4 * time.Second, Seed: 1,
+	})
+	require.NoError(t, err)
+	return folder
+}
+
+func order(t *testing.T, traces ...string) Order {
+	t.Helper()
+	entrants, err := sim.Entrants([]string{"xen", "downtime:limit=20ms", sim.Oracle},
+		[]policy.Guidance{policy.GuidanceOff, policy.GuidanceSwitchover},
+		sim.Order{AtExit: true, Gate: sim.All, MaxDefer: 3 * time.Second, OnTimeout: "force"})
+	require.NoError(t, err)
+	return Order{
+		Traces: traces, Entrants: entrants, Moments: 4, Seed: 1, Growth: sim.Untouched,
+		Setting: sim.Setting{
+			BitsPerSecond: 500e6, RTT: time.Millisecond, Compress: sim.CompressNone,
+			Costs: sim.DefaultCosts(),
+		},
+	}
+}
+
+// TestRun: every entrant has a row, of all moments; the same order has the same results.
+func TestRun(t *testing.T) {
+	folder := made(t)
+	o := order(t, folder, filepath.Join(folder, "trace.json.gz"))
+	last := 0
+	results, err := Run(t.Context(), o, func(done, all int) {
+		require.Equal(t, 8, all)
+		last = done
+	})
+	require.NoError(t, err)
+	require.Equal(t, 7, last)
+	require.Len(t, results, 2)
+	require.Equal(t, results[0].Rows, results[1].Rows)
+	r := results[0]
+	require.Len(t, r.Rows, 5)
+	require.Len(t, r.Moves, 20)
+	require.Equal(t, 1, r.Tasks)
+	require.Equal(t, sim.AtHarvest, r.Setting.Protection)
+	for _, row := range r.Rows {
+		require.Equal(t, 4, row.Moved)
+		require.NotEmpty(t, row.Extrapolated, "nothing is validated here")
+	}
+	require.Zero(t, r.Rows[4].RegretDowntimeMS.Max, "the oracle's own")
+
+	var out bytes.Buffer
+	require.NoError(t, r.Write(&out))
+	for line := range strings.Lines(out.String()) {
+		wide := utf8.RuneCountInString(line)
+		require.True(t, wide <= text.Columns+1 || strings.Contains(line, folder), "%s", line)
+	}
+	require.Contains(t, out.String(), "* extrapolated: the simulator was not compared")
+	require.Contains(t, out.String(), "slows the guest down")
+	require.Contains(t, out.String(), "downtime:limit=20ms")
+}
+
+// TestMarks: what was compared with real moves has no mark, and says how the comparison went.
+func TestMarks(t *testing.T) {
+	o := order(t, made(t))
+	o.Validations = []sim.Validation{{
+		Revision: "abc", Date: "2026-01-02", Pairs: 7, BitsPerSecond: [2]int64{0, 1e9},
+		RTTMS: [2]float64{0, 5}, Pages: [2]int{0, 1e6}, Compress: []sim.Compress{"none"},
+		Policies: []string{"xen"}, Guidance: []string{"off", "switchover"},
+	}}
+	results, err := Run(t.Context(), o, func(int, int) {})
+	require.NoError(t, err)
+	rows := results[0].Rows
+	require.Empty(t, rows[0].Extrapolated)
+	require.NotEmpty(t, rows[2].Extrapolated)
+	var out bytes.Buffer
+	require.NoError(t, results[0].Write(&out))
+	for line := range strings.Lines(out.String()) {
+		if strings.HasPrefix(line, "xen") {
+			require.NotContains(t, line, "*")
+		}
+		if strings.HasPrefix(line, "downtime:") && !strings.Contains(line, "outlasted") {
+			require.Contains(t, line, "*")
+		}
+	}
+	require.Contains(t, out.String(), "7 pairs, revision abc")
+
+	o.MemoryBytes, o.Growth = 64<<20, sim.Repeated
+	results, err = Run(t.Context(), o, func(int, int) {})
+	require.NoError(t, err)
+	require.Contains(t, results[0].Rows[0].Extrapolated, "grown")
+	out.Reset()
+	require.NoError(t, results[0].Write(&out))
+	require.Contains(t, strings.Join(strings.Fields(out.String()), " "),
+		"64.0 MiB (recorded: 16.0 MiB; the rest repeated)")
+}
+
+// TestSave writes a row for each move, and refuses a folder that has something.
+func TestSave(t *testing.T) {
+	results, err := Run(t.Context(), order(t, made(t)), func(int, int) {})
+	require.NoError(t, err)
+	folder := filepath.Join(t.TempDir(), "out")
+	require.NoError(t, Save(folder, results))
+	require.ErrorContains(t, Save(folder, results), "not empty")
+	moves, err := os.Open(filepath.Join(folder, MovesName))
+	require.NoError(t, err)
+	defer moves.Close()
+	rows, err := csv.NewReader(moves).ReadAll()
+	require.NoError(t, err)
+	require.Len(t, rows, 1+20)
+	require.Equal(t, columns, rows[0])
+	summary, err := os.ReadFile(filepath.Join(folder, SummaryName))
+	require.NoError(t, err)
+	var back []Result
+	require.NoError(t, json.Unmarshal(summary, &back))
+	require.Equal(t, results[0].Rows, back[0].Rows)
+}
+
+// TestRefused: what is no trace, and what cannot shrink.
+func TestRefused(t *testing.T) {
+	folder := made(t)
+	_, err := Generate(folder, "test", sim.Synthetic{})
+	require.ErrorContains(t, err, "not empty")
+	bad := filepath.Join(t.TempDir(), "bad")
+	_, err = Generate(bad, "test", sim.Synthetic{})
+	require.Error(t, err)
+	require.NoDirExists(t, bad)
+	_, err = Run(t.Context(), order(t, "/nonsense"), func(int, int) {})
+	require.ErrorContains(t, err, "no such trace")
+	o := order(t, folder)
+	o.MemoryBytes = 1 << 20
+	_, err = Run(t.Context(), o, func(int, int) {})
+	require.ErrorIs(t, err, sim.ErrTrace)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = Run(ctx, order(t, folder), func(int, int) {})
+	require.ErrorIs(t, err, context.Canceled)
+}
