@@ -61,6 +61,6 @@ func newBench(std cli.Streams) *cobra.Command {
 		RunE:  cli.WithoutCommand,
 	}
 	cmd.AddCommand(newBenchList(std), newBenchRun(std), newBenchCustom(std),
-		newBenchSpeed(std), newBenchReport(std))
+		newBenchSpeed(std), newBenchReport(std), newBenchSim(std), newBenchTraceGen(std))
 	return cmd
 }
