@@ -31,6 +31,8 @@ type Setting struct {
 	Before bool
 	// Factors are what is compared, where the user says it.
 	Factors Factors
+	// Shard is the part of the trials that is run.
+	Shard Shard
 }
 
 // rate is the link's rate, in bit/s, in experiments that do not vary it.
@@ -145,7 +147,7 @@ func (e Experiment) Uses(change func(*Setting)) bool {
 // Plan puts the trials in the order in which they are run: it shuffles the blocks, and the trials
 // within each. The order depends only on the seed.
 func (e Experiment) Plan(at Setting, seed uint64) []trial.Spec {
-	blocks := e.Blocks(at)
+	blocks := at.Shard.of(e.Blocks(at))
 	r := rand.New(rand.NewPCG(seed, 0))
 	r.Shuffle(len(blocks), func(i, j int) { blocks[i], blocks[j] = blocks[j], blocks[i] })
 	var plan []trial.Spec

@@ -176,6 +176,9 @@ func commandOf(run Run) string {
 	if run.BitsPerSecond > 0 {
 		c += fmt.Sprintf(" --netns %dbit", run.BitsPerSecond)
 	}
+	if run.Shard.Of > 0 {
+		c += " --shard " + run.Shard.String()
+	}
 	return c + run.Factors.flags() + fmt.Sprintf(" --seed %d", run.Seed)
 }
 
@@ -192,7 +195,7 @@ func facts(run Run, results []trial.Result) [][2]string {
 	return [][2]string{
 		{"trials", fmt.Sprintf("%d of %d, %d of them void", len(results),
 			max(run.Trials, len(results)), len(results)-len(valid(results)))},
-		{"begun", run.Started.UTC().Format(time.RFC1123) + resumptions(run)},
+		{"begun", run.Started.UTC().Format(time.RFC1123) + resumptions(run) + parts(run)},
 		{"host", fmt.Sprintf("%s, %d CPUs, %s", h.CPU, h.CPUs, units.Bytes(h.MemoryBytes))},
 		{"kernel", fmt.Sprintf("Linux %s, KVM by %s", h.Kernel, h.KVM)},
 		{"versions", fmt.Sprintf("vmm %s, %s, QEMU %s", h.VMM, h.Go, qemu)},

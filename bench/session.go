@@ -97,6 +97,7 @@ func (s *Session) openStore() (*Store, []trial.Result, error) {
 		Before:        s.Order.Before,
 		Factors:       s.Order.Factors,
 		Custom:        s.Order.Experiment.Custom,
+		Shard:         s.Order.Shard,
 	})
 	return store, nil, err
 }

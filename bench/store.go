@@ -42,6 +42,10 @@ type Run struct {
 	// loopback.
 	BitsPerSecond int64 `json:"netns_bits_per_second"`
 	Trials        int   `json:"trials"` // planned
+	// Shard is the part that was run, where that is not all.
+	Shard Shard `json:"shard,omitzero"`
+	// Parts are the runs that this one was joined from.
+	Parts []Part `json:"parts,omitempty"`
 	// Custom is the experiment of a file.
 	Custom *Custom `json:"custom,omitempty"`
 	// Before tells whether some trials are of another vmm.
@@ -63,7 +67,7 @@ type Resumption struct {
 func (r Run) setting() Setting {
 	return Setting{
 		Size: r.Size, BitsPerSecond: r.BitsPerSecond, QEMU: r.Host.QEMU, Before: r.Before,
-		Factors: r.Factors,
+		Factors: r.Factors, Shard: r.Shard,
 	}
 }
 

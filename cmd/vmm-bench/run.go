@@ -46,6 +46,7 @@ type benchRunFlags struct {
 	netns               cli.Rate
 	programs            bench.Programs
 	seed                uint64
+	shard               shardFlag
 	factors             factorFlags
 	// print writes the results to standard output.
 	print func(w io.Writer, dir string) error
@@ -88,6 +89,7 @@ func (f *benchRunFlags) defineOutput(cmd *cobra.Command) {
 	fs.BoolVar(&f.repeatNoisy, "repeat-noisy", false, "with --resume: run the noisy trials again")
 	fs.BoolVar(&f.json, "json", false,
 		"print the summary as JSON, and nothing else, on standard output")
+	fs.Var(&f.shard, "shard", "run only part I of N, to be joined by vmm bench report")
 	fs.Uint64Var(&f.seed, "seed", 0, "of the order of trials (default: a new one)")
 	cli.CompleteFlag(cmd, "out", cli.Folders)
 }
@@ -125,11 +127,14 @@ func (f *benchRunFlags) run(
 		return cli.Usagef("--%s 0: use 1 or more", bench.ByRepetitions)
 	}
 	setting := bench.Here(f.size(), f.programs)
-	setting.Factors = f.factors.factors()
+	setting.Factors, setting.Shard = f.factors.factors(), f.shard.shard
 	if err := e.CheckFactors(setting); err != nil {
 		return cli.UsageOf(err)
 	}
-	fixed := append([]string{"quick", "seed", "netns"}, factorNames...)
+	if err := e.CheckShard(setting); err != nil {
+		return cli.UsageOf(err)
+	}
+	fixed := append([]string{"quick", "seed", "netns", "shard"}, factorNames...)
 	if flags := cli.Given(cmd, fixed...); f.resume && len(flags) > 0 {
 		cli.PrintNotes(cmd, []cli.Note{{
 			Flags: flags, Why: "no effect with --resume, which goes on as the run began",
@@ -248,35 +253,5 @@ vmm bench run speed, with the tables as text.`,
 		},
 	}
 	f.define(cmd)
-	return cmd
-}
-
-func newBenchReport(std cli.Streams) *cobra.Command {
-	asJSON := false
-	format := cli.Choose(bench.Formats...)
-	cmd := &cobra.Command{
-		Use:               "report DIR",
-		Short:             "write the report of a run's results once more",
-		Args:              cli.Exactly(1, "the folder of a run's results"),
-		ValidArgsFunction: cli.Folders,
-		RunE: func(_ *cobra.Command, args []string) error {
-			page, err := bench.WriteReportAs(args[0], format.Value)
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				return bench.CopySummary(std.Out, args[0])
-			}
-			if err := bench.PrintHeadlines(std.Out, args[0]); err != nil {
-				return err
-			}
-			fmt.Fprintf(std.Out, "report: %s\n", page)
-			return nil
-		},
-	}
-	cmd.Flags().BoolVar(&asJSON, "json", false,
-		"print the summary as JSON, and nothing else, on standard output")
-	cmd.Flags().Var(&format, "format", "the form of the page, "+format.List()+
-		": report.html, report.md or report.tex")
 	return cmd
 }

@@ -1,0 +1,164 @@
+package bench
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"taskguide/bench/trial"
+)
+
+// Shard is a part of a run: every Of-th block, from block Index on. So trials that are compared in
+// pairs are always of one machine. The zero Shard is the whole run.
+type Shard struct {
+	Index int `json:"index"` // from 1
+	Of    int `json:"of"`
+}
+
+// mostShards bounds what a mistyped number can ask for.
+const mostShards = 10000
+
+// ParseShard reads I/N.
+func ParseShard(s string) (Shard, error) {
+	first, second, _ := strings.Cut(s, "/")
+	i, errI := strconv.Atoi(first)
+	n, errN := strconv.Atoi(second)
+	if errI != nil || errN != nil || i < 1 || i > n || n > mostShards {
+		return Shard{}, fmt.Errorf("%q: use I/N with I from 1 to N, as in 2/8, and N to %d", s,
+			mostShards)
+	}
+	return Shard{i, n}, nil
+}
+
+func (s Shard) String() string { return fmt.Sprintf("%d/%d", s.Index, s.Of) }
+
+// of returns the blocks of a shard.
+func (s Shard) of(blocks [][]trial.Spec) [][]trial.Spec {
+	if s.Of == 0 {
+		return blocks
+	}
+	var ours [][]trial.Spec
+	for i, b := range blocks {
+		if i%s.Of == s.Index-1 {
+			ours = append(ours, b)
+		}
+	}
+	return ours
+}
+
+// CheckShard refuses a shard without a block.
+func (e Experiment) CheckShard(at Setting) error {
+	if n := len(e.Blocks(at)); at.Shard.Of > n {
+		return fmt.Errorf("--shard %v: %s has %d blocks, which are not split further: use at most "+
+			"that many shards, or more repetitions", at.Shard, e.Name, n)
+	}
+	return nil
+}
+
+// Part is one of the runs that a run was joined from.
+type Part struct {
+	Dir     string      `json:"dir"`
+	Shard   Shard       `json:"shard"`
+	Seed    uint64      `json:"seed"`
+	Started time.Time   `json:"started"`
+	Host    Environment `json:"host"`
+}
+
+// Errors of folders that do not make one run.
+var (
+	errOtherRun = errors.New("is of another run: experiment, size, factors, link, file or " +
+		"number of shards differ")
+	errOtherVMM   = errors.New("was run with another vmm or QEMU")
+	errSameShard  = errors.New("has a shard that another folder has, too")
+	errNotAShard  = errors.New("is no shard: it was run without --shard")
+	errAllOfEmpty = errors.New("no folder given")
+)
+
+// Join makes one run, in the folder out, of those of several folders, which are shards of it. Some
+// shards may be missing; then the report says so.
+func Join(out string, dirs []string) error {
+	if len(dirs) == 0 {
+		return errAllOfEmpty
+	}
+	var whole Run
+	var all []trial.Result
+	taken := map[int]bool{}
+	for i, dir := range dirs {
+		run, results, err := Load(dir)
+		if err != nil {
+			return err
+		}
+		if i == 0 {
+			whole = run
+		}
+		if err := joins(whole, run, taken); err != nil {
+			return fmt.Errorf("%s %w", dir, err)
+		}
+		taken[run.Shard.Index] = true
+		whole.Parts = append(whole.Parts, Part{dir, run.Shard, run.Seed, run.Started, run.Host})
+		all = append(all, latest(results)...)
+	}
+	e, err := ExperimentOf(whole)
+	if err != nil {
+		return err
+	}
+	whole.Shard, whole.Resumed = Shard{}, nil
+	plan := e.Plan(whole.setting(), whole.Seed)
+	if err := samePlan(plan, all); err != nil {
+		return fmt.Errorf("%w: it was vmm %s that ran them", err, whole.Host.VMM)
+	}
+	whole.Trials = len(plan)
+	return keep(out, whole, all)
+}
+
+// keep writes a run that is over.
+func keep(dir string, run Run, results []trial.Result) error {
+	store, err := Create(dir, run)
+	if err != nil {
+		return err
+	}
+	for _, r := range results {
+		if err := store.Add(r); err != nil {
+			return errors.Join(err, store.Close())
+		}
+	}
+	return store.Close()
+}
+
+// joins checks that a run is a shard of the same run as the first, and none that is taken.
+func joins(first, run Run, taken map[int]bool) error {
+	same := func(r Run) string {
+		return fmt.Sprint(r.Experiment, r.Size, r.BitsPerSecond, r.Before, r.Shard.Of,
+			r.Factors.flags())
+	}
+	switch {
+	case run.Shard.Of == 0:
+		return errNotAShard
+	case same(run) != same(first), sameCustom(first.Custom, run.Custom) != nil:
+		return errOtherRun
+	case run.Host.VMM != first.Host.VMM, run.Host.QEMU != first.Host.QEMU:
+		return errOtherVMM
+	case taken[run.Shard.Index]:
+		return errSameShard
+	}
+	return nil
+}
+
+// parts says where the parts of a joined run were run.
+func parts(run Run) string {
+	if len(run.Parts) == 0 {
+		return ""
+	}
+	hosts := map[Environment]bool{}
+	for _, p := range run.Parts {
+		hosts[p.Host] = true
+	}
+	kinds := "all on hosts of one kind"
+	if len(hosts) > 1 {
+		kinds = fmt.Sprintf("on hosts of %d kinds: run.json has them", len(hosts))
+	}
+	return fmt.Sprintf("; joined from %d of %d shards, %s", len(run.Parts), run.Parts[0].Shard.Of,
+		kinds)
+}

@@ -1,0 +1,149 @@
+package bench
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"taskguide/bench/trial"
+)
+
+func TestParseShard(t *testing.T) {
+	s, err := ParseShard("2/8")
+	require.NoError(t, err)
+	require.Equal(t, Shard{2, 8}, s)
+	require.Equal(t, "2/8", s.String())
+	for _, text := range []string{"", "2", "0/3", "4/3", "-1/3", "1/0", "1/10001", "a/b", "1/2/3"} {
+		_, err := ParseShard(text)
+		require.Error(t, err, text)
+	}
+}
+
+// TestShardsMakeTheWhole: each trial is in exactly one shard, with all of its block.
+func TestShardsMakeTheWhole(t *testing.T) {
+	for _, e := range Experiments() {
+		blocks := e.Blocks(at(Full))
+		for _, n := range []int{1, 2, len(blocks)} {
+			var all []trial.Spec
+			for i := range n {
+				s := at(Full)
+				s.Shard = Shard{i + 1, n}
+				require.NoError(t, e.CheckShard(s))
+				// The shards' seeds differ, as they may.
+				part := e.Plan(s, uint64(i))
+				require.NotEmpty(t, part)
+				whole := 0
+				for j, b := range blocks {
+					if j%n == i {
+						whole += len(b)
+					}
+				}
+				require.Len(t, part, whole)
+				all = append(all, part...)
+			}
+			require.ElementsMatch(t, e.Plan(at(Full), 9), all, "%s, %d shards", e.Name, n)
+		}
+		s := at(Full)
+		s.Shard = Shard{1, len(blocks) + 1}
+		require.ErrorContains(t, e.CheckShard(s), fmt.Sprintf("has %d blocks", len(blocks)))
+	}
+}
+
+// shard runs a part of tagging with made-up results.
+func shard(t *testing.T, s Shard, change func(*Run)) (dir string) {
+	t.Helper()
+	o := newOrder(tagging())
+	o.Shard, o.Seed = s, uint64(s.Index)
+	plan := o.Experiment.Plan(o.Setting, o.Seed)
+	run := Run{
+		Experiment: "tagging", Size: Quick, Seed: o.Seed, Trials: len(plan), Shard: s,
+		Host: Environment{QEMU: "7.2", VMM: "abc", CPU: fmt.Sprint("cpu ", s.Index)},
+	}
+	if change != nil {
+		change(&run)
+	}
+	dir = filepath.Join(t.TempDir(), "out")
+	store, err := Create(dir, run)
+	require.NoError(t, err)
+	_, err = execute(t.Context(), o, &fake{}, nil, store)
+	require.NoError(t, err)
+	require.NoError(t, store.Close())
+	return dir
+}
+
+// TestJoinedShards: shards together are as good as a run in one piece; one that is missing shows.
+func TestJoinedShards(t *testing.T) {
+	dirs := []string{shard(t, Shard{1, 2}, nil), shard(t, Shard{2, 2}, nil)}
+	out := filepath.Join(t.TempDir(), "joined")
+	require.NoError(t, Join(out, dirs))
+	_, err := WriteReport(out)
+	require.NoError(t, err)
+	run, results, err := Load(out)
+	require.NoError(t, err)
+	plan := tagging().Plan(at(Quick), 1)
+	require.Len(t, results, len(plan))
+	require.Equal(t, len(plan), run.Trials)
+	require.Len(t, run.Parts, 2)
+	require.Equal(t, "cpu 2", run.Parts[1].Host.CPU)
+	require.Contains(t, parts(run), "joined from 2 of 2 shards, on hosts of 2 kinds")
+	whole, err := json.Marshal(ratiosAgainst(configurations(resultsOf(tagging(), at(Quick))),
+		"policy", off.name))
+	require.NoError(t, err)
+	joined, err := json.Marshal(ratiosAgainst(configurations(results), "policy", off.name))
+	require.NoError(t, err)
+	require.JSONEq(t, string(whole), string(joined))
+	require.NotContains(t, readFile(t, out, textFile), "PARTIAL")
+
+	half := filepath.Join(t.TempDir(), "half")
+	require.NoError(t, Join(half, dirs[1:]))
+	_, err = WriteReport(half)
+	require.NoError(t, err)
+	require.Contains(t, readFile(t, half, textFile), "PARTIAL: 16 of 32 trials")
+	require.ErrorIs(t, Join(out, dirs), ErrExists)
+}
+
+// TestFoldersThatDoNotJoin: results that do not belong together are never mixed.
+func TestFoldersThatDoNotJoin(t *testing.T) {
+	first := shard(t, Shard{1, 2}, nil)
+	whole, _ := ran(t, tagging())
+	for _, c := range []struct {
+		second string
+		want   error
+	}{
+		{first, errSameShard},
+		{whole, errNotAShard},
+		{shard(t, Shard{2, 3}, nil), errOtherRun},
+		{shard(t, Shard{2, 2}, func(r *Run) { r.Size = Full }), errOtherRun},
+		{shard(t, Shard{2, 2}, func(r *Run) { r.Factors.Repetitions = 2 }), errOtherRun},
+		{shard(t, Shard{2, 2}, func(r *Run) { r.BitsPerSecond = 1 }), errOtherRun},
+		{shard(t, Shard{2, 2}, func(r *Run) { r.Custom = &Custom{} }), errOtherRun},
+		{shard(t, Shard{2, 2}, func(r *Run) { r.Host.VMM = "def" }), errOtherVMM},
+		{shard(t, Shard{2, 2}, func(r *Run) { r.Host.QEMU = "10" }), errOtherVMM},
+		{t.TempDir(), ErrNoRun},
+	} {
+		out := filepath.Join(t.TempDir(), "joined")
+		err := Join(out, []string{first, c.second})
+		require.ErrorIs(t, err, c.want)
+		require.ErrorContains(t, err, c.second)
+		require.NoDirExists(t, out)
+	}
+	// Results of another version's plan.
+	strange := shard(t, Shard{2, 2}, nil)
+	raw := filepath.Join(strange, rawFile)
+	require.NoError(t, os.WriteFile(raw, []byte(`{"spec":{"id":"matmul/xen/off@01"}}`+"\n"), 0o600))
+	require.ErrorIs(t, Join(filepath.Join(t.TempDir(), "j"), []string{first, strange}),
+		ErrOtherPlan)
+	require.Error(t, Join("nowhere", nil))
+}
+
+// TestShardIsKept: a shard that is resumed is still that shard.
+func TestShardIsKept(t *testing.T) {
+	run, _, err := Load(shard(t, Shard{2, 2}, nil))
+	require.NoError(t, err)
+	require.Equal(t, Shard{2, 2}, run.setting().Shard)
+	require.Contains(t, commandOf(run), " --shard 2/2 ")
+}

@@ -1,0 +1,88 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"taskguide/bench"
+	"taskguide/cmd/cli"
+)
+
+// shardFlag is a part of a run as I/N.
+type shardFlag struct{ shard bench.Shard }
+
+// Type is what help shows behind the flag.
+func (f *shardFlag) Type() string { return "I/N" }
+
+func (f *shardFlag) String() string {
+	if f.shard.Of == 0 {
+		return ""
+	}
+	return f.shard.String()
+}
+
+// Set reads the part.
+func (f *shardFlag) Set(s string) (err error) {
+	f.shard, err = bench.ParseShard(s)
+	return err
+}
+
+// reportFlags are those of vmm bench report.
+type reportFlags struct {
+	json   bool
+	format cli.Choice[bench.Format]
+	out    string
+}
+
+func newBenchReport(std cli.Streams) *cobra.Command {
+	f := reportFlags{format: cli.Choose(bench.Formats...)}
+	cmd := &cobra.Command{
+		Use:   "report DIR...",
+		Short: "write the report of a run's results once more, or join its shards",
+		Long: `Write the report of a run's results once more. Several folders are shards of one
+run (vmm bench run --shard): they are joined in a new one, --out.`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return cli.Exactly(1, "the folder of a run's results")(cmd, args)
+			}
+			return nil
+		},
+		ValidArgsFunction: cli.Folders,
+		RunE:              func(_ *cobra.Command, args []string) error { return f.run(args, std) },
+	}
+	fs := cmd.Flags()
+	fs.BoolVar(&f.json, "json", false,
+		"print the summary as JSON, and nothing else, on standard output")
+	fs.Var(&f.format, "format", "the form of the page, "+f.format.List()+
+		": report.html, report.md or report.tex")
+	fs.StringVar(&f.out, "out", "",
+		"join into this folder, a new one (default, for several: bench-joined-TIME)")
+	cli.CompleteFlag(cmd, "out", cli.Folders)
+	return cmd
+}
+
+func (f *reportFlags) run(dirs []string, std cli.Streams) error {
+	dir := dirs[0]
+	if len(dirs) > 1 || f.out != "" {
+		if dir = f.out; dir == "" {
+			dir = "bench-joined-" + time.Now().Format("20060102-150405")
+		}
+		if err := bench.Join(dir, dirs); err != nil {
+			return err
+		}
+	}
+	page, err := bench.WriteReportAs(dir, f.format.Value)
+	if err != nil {
+		return err
+	}
+	if f.json {
+		return bench.CopySummary(std.Out, dir)
+	}
+	if err := bench.PrintHeadlines(std.Out, dir); err != nil {
+		return err
+	}
+	fmt.Fprintf(std.Out, "report: %s\n", page)
+	return nil
+}
