@@ -132,6 +132,11 @@ func made(s trial.Spec) trial.Result {
 			{MS: 620, Kind: "round", Round: 3},
 		},
 	}
+	for range s.Moves {
+		result.Moves = append(result.Moves, trial.Move{
+			GapMS: 5 + r.ExpFloat64(), GapBeforeMS: 1, DowntimeMS: 3, TotalMS: 900,
+		})
+	}
 	return result
 }
 

@@ -64,6 +64,9 @@ func WriteReportAs(dir string, format Format) (string, error) {
 	if err := writeCSVs(dir, results); err != nil {
 		return "", err
 	}
+	if err := writeMoves(dir, results); err != nil {
+		return "", err
+	}
 	s := summaryOf(e, run, results, findings)
 	if err := writeSummary(filepath.Join(dir, summaryFile), s); err != nil {
 		return "", err

@@ -19,6 +19,8 @@ type summary struct {
 	Groups    []summaryGroup  `json:"groups"`
 	Ratios    []summaryRatio  `json:"ratios"`
 	Failures  []summaryFailed `json:"failures"`
+	// Moves are those of experiment moves.
+	Moves []movesSummary `json:"moves,omitempty"`
 }
 
 // summaryGroup is one configuration: its factors' levels, and each indicator by its name in
@@ -64,7 +66,7 @@ func summaryOf(e Experiment, run Run, results []trial.Result, f Findings) summar
 	s := summary{
 		Run: run, Banners: append([]Banner{}, banners(run, results)...),
 		Headlines: append([]string{}, f.Headlines...), Groups: []summaryGroup{},
-		Ratios: []summaryRatio{}, Failures: []summaryFailed{},
+		Ratios: []summaryRatio{}, Failures: []summaryFailed{}, Moves: summarizeMoves(results),
 	}
 	groups := configurations(results)
 	for _, g := range groups {

@@ -38,6 +38,8 @@ type Result struct {
 	// outside clock. nil where there are none, or the guest's clock is no judge.
 	Felt  *Felt `json:"felt,omitempty"`
 	Heard *Felt `json:"heard,omitempty"`
+	// Moves are all moves of a trial of many.
+	Moves []Move `json:"moves,omitempty"`
 	// Slow is nil for programs that do not do the same all the time.
 	Slow *Slow `json:"slow,omitempty"`
 	// Moved is what the guest says about where in its segments it was moved, or nil if it does not

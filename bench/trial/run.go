@@ -40,7 +40,7 @@ type Site struct {
 func (site *Site) Run(ctx context.Context, spec Spec) Result {
 	spec.Guest.CPUs = max(1, spec.Guest.CPUs)
 	r := Result{Spec: spec, Started: time.Now()}
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, spec.patience())
 	defer cancel()
 	r.Noise = listen(ctx)
 	listening := newListener()
@@ -50,6 +50,8 @@ func (site *Site) Run(ctx context.Context, spec Spec) Result {
 		err = site.runBaseline(ctx, &r)
 	case spec.QEMU != nil:
 		err = site.runQEMU(ctx, &r)
+	case spec.Moves > 0:
+		err = site.runMoves(ctx, &r)
 	default:
 		err = site.runVMM(ctx, &r)
 	}

@@ -93,6 +93,9 @@ type Spec struct {
 	// Baseline, unless empty, replaces the migration by a baseline.
 	Baseline      Baseline `json:"baseline,omitempty"`
 	BaselineBytes int64    `json:"baseline_bytes,omitempty"`
+	// Moves makes this a trial of so many moves of one guest, back and forth, each at a random
+	// moment by the guest's seed. Offset counts for nothing then.
+	Moves int `json:"moves,omitempty"`
 	// BeatsBefore and BeatsAfter are how many seconds the guest is watched before the request and
 	// after the move. 0 counts as 1.
 	BeatsBefore int `json:"beats_before,omitempty"`
