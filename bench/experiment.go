@@ -153,6 +153,9 @@ func (e Experiment) Plan(at Setting, seed uint64) []trial.Spec {
 	var plan []trial.Spec
 	for _, b := range blocks {
 		b = slices.Clone(b)
+		for i := range b {
+			b[i].Guest = at.Factors.machine(b[i].Guest)
+		}
 		r.Shuffle(len(b), func(i, j int) { b[i], b[j] = b[j], b[i] })
 		plan = append(plan, b...)
 	}

@@ -173,9 +173,10 @@ func policies() Experiment {
 		Report: func(at Setting, results []trial.Result) Findings {
 			return at.factorial().report(at, results)
 		},
-		Base:    func(at Setting) (string, string, bool) { return at.factorial().base() },
-		Factors: []string{ByPolicies, ByGuidance, ByPrograms, ByTracker, ByAgainst},
-		Budget:  119 * time.Minute,
+		Base: func(at Setting) (string, string, bool) { return at.factorial().base() },
+		Factors: append(
+			[]string{ByPolicies, ByGuidance, ByPrograms, ByTracker, ByAgainst}, byMachine...),
+		Budget: 119 * time.Minute,
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"taskguide/bench/trial"
 	"taskguide/dirtylog"
 	"taskguide/migration"
 	registry "taskguide/migration/policy"
@@ -21,6 +22,11 @@ type Factors struct {
 	Repetitions int `json:"repetitions,omitempty"`
 	// Against is the level that others are compared with.
 	Against string `json:"against,omitempty"`
+
+	// Kernel, MemoryBytes and CPUs are of every guest, instead of the experiment's own.
+	Kernel      string `json:"kernel,omitempty"`
+	MemoryBytes int64  `json:"memory_bytes,omitempty"`
+	CPUs        int    `json:"cpus,omitempty"`
 }
 
 // The factors, by the names of their flags.
@@ -31,7 +37,13 @@ const (
 	ByTracker     = "tracker"
 	ByRepetitions = "repetitions"
 	ByAgainst     = "against"
+	ByKernel      = "kernel"
+	ByMemory      = "memory"
+	ByCPUs        = "cpus"
 )
+
+// byMachine are the factors of experiments whose guests may be any that run their programs.
+var byMachine = []string{ByKernel, ByMemory, ByCPUs}
 
 // mostRepetitions bounds what a mistyped number can ask for.
 const mostRepetitions = 10000
@@ -66,6 +78,9 @@ func (f Factors) given() []string {
 	add(ByTracker, len(f.Trackers) > 0)
 	add(ByRepetitions, f.Repetitions != 0)
 	add(ByAgainst, f.Against != "")
+	add(ByKernel, f.Kernel != "")
+	add(ByMemory, f.MemoryBytes != 0)
+	add(ByCPUs, f.CPUs != 0)
 	return all
 }
 
@@ -85,6 +100,9 @@ func (e Experiment) CheckFactors(at Setting) error {
 	}
 	if f.Repetitions < 0 || f.Repetitions > mostRepetitions {
 		return fmt.Errorf("--%s %d: use 1 to %d", ByRepetitions, f.Repetitions, mostRepetitions)
+	}
+	if f.CPUs < 0 || f.CPUs > mostCPUs {
+		return fmt.Errorf("--%s %d: use 1 to %d", ByCPUs, f.CPUs, mostCPUs)
 	}
 	for _, p := range f.Policies {
 		if _, err := registry.Parse(p); err != nil {
@@ -143,7 +161,32 @@ func (f Factors) flags() string {
 	if f.Repetitions > 0 {
 		fmt.Fprintf(&b, " -n %d", f.Repetitions)
 	}
+	if f.Kernel != "" {
+		fmt.Fprintf(&b, " --%s %s", ByKernel, f.Kernel)
+	}
+	if f.MemoryBytes > 0 {
+		fmt.Fprintf(&b, " --%s %d", ByMemory, f.MemoryBytes)
+	}
+	if f.CPUs > 0 {
+		fmt.Fprintf(&b, " --%s %d", ByCPUs, f.CPUs)
+	}
 	return b.String()
+}
+
+// machine makes a guest the one that was asked for. Each vCPU runs a task with a working set of its
+// own, so that RAM grows with them where nobody says how much there is.
+func (f Factors) machine(g trial.Guest) trial.Guest {
+	if f.Kernel != "" {
+		g.Kernel = f.Kernel
+	}
+	if f.CPUs > 0 {
+		g.MemoryBytes *= int64(f.CPUs)
+		g.CPUs = f.CPUs
+	}
+	if f.MemoryBytes > 0 {
+		g.MemoryBytes = f.MemoryBytes
+	}
+	return g
 }
 
 // times is the number of blocks: the one that was asked for, or else that of the size.

@@ -28,6 +28,9 @@ func TestFactorsThatAreTakenMatter(t *testing.T) {
 		ByTracker:     {Trackers: []string{"ring"}},
 		ByRepetitions: {Repetitions: 3},
 		ByAgainst:     {Against: "xen"},
+		ByKernel:      {Kernel: "/k"},
+		ByMemory:      {MemoryBytes: 1 << 30},
+		ByCPUs:        {CPUs: 2},
 	} {
 		require.Equal(t, []string{name}, f.given())
 		for _, e := range Experiments() {
@@ -37,6 +40,9 @@ func TestFactorsThatAreTakenMatter(t *testing.T) {
 				plain.Size, with.Size = Quick, Quick // the report of a full run takes long
 				changed = !slices.Equal(e.Report(plain, resultsOf(e, plain)).Headlines,
 					e.Report(with, resultsOf(e, with)).Headlines)
+			}
+			if slices.Contains(byMachine, name) && !e.Takes(name) {
+				changed = false // any guest can be another, but not where QEMU or RAM is compared
 			}
 			require.Equal(t, changed, e.Takes(name), "%s --%s", e.Name, name)
 			err := e.CheckFactors(with)
@@ -180,6 +186,18 @@ func TestFactorsAreKept(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "vmm bench run policies --quick --policies downtime,xen --programs kv "+
 		"--against xen -n 2 --seed 5", commandOf(run))
+}
+
+// TestOtherMachines: every guest is the one that was asked for, with RAM for a task on each vCPU.
+func TestOtherMachines(t *testing.T) {
+	for _, s := range tagging().Plan(given(Factors{Kernel: "/k", CPUs: 2}), 1) {
+		require.Equal(t, "/k", s.Guest.Kernel)
+		require.Equal(t, 2, s.Guest.CPUs)
+		require.EqualValues(t, 2*96<<20, s.Guest.MemoryBytes)
+	}
+	f := Factors{CPUs: 2, MemoryBytes: 1 << 30}
+	require.EqualValues(t, 1<<30, tagging().Plan(given(f), 1)[0].Guest.MemoryBytes)
+	require.ErrorContains(t, tagging().CheckFactors(given(Factors{CPUs: 256})), "--cpus 256: use")
 }
 
 // TestManyTrialsHaveTime: whoever asks for more trials gets the time for them.

@@ -57,6 +57,7 @@ func interrupt() Experiment {
 			"kind of guidance",
 		Source: "the thesis' section 4.4, interrupted migrations",
 		Blocks: interruptBlocks, Report: interruptReport, Base: against("policy", off.name),
+		Factors: byMachine,
 	}
 }
 

@@ -124,8 +124,9 @@ func tagging() Experiment {
 			"and not, under both stop rules",
 		Source: "the thesis' section 4.3, tagged programs against untagged ones, with the " +
 			"indicators of its section 4.2",
-		Blocks: taggingBlocks, Report: taggingReport, Factors: []string{ByPrograms},
-		Base: against("policy", off.name),
+		Blocks: taggingBlocks, Report: taggingReport,
+		Factors: append([]string{ByPrograms}, byMachine...),
+		Base:    against("policy", off.name),
 	}
 }
 

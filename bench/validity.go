@@ -24,8 +24,9 @@ func validity() Experiment {
 		Name: "validity", Title: "Is it the tags?",
 		Summary: "the same programs with true tags, inverted ones, random ones, and none",
 		Source:  "the thesis' section 4.3, with tags that are wrong on purpose",
-		Blocks:  validityBlocks, Report: validityReport, Factors: []string{ByPrograms},
-		Base: against("tags", string(trial.TagNone)),
+		Blocks:  validityBlocks, Report: validityReport,
+		Factors: append([]string{ByPrograms}, byMachine...),
+		Base:    against("tags", string(trial.TagNone)),
 	}
 }
 

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
+
 	"github.com/spf13/cobra"
 
 	"taskguide/bench"
@@ -15,6 +18,9 @@ type factorFlags struct {
 	trackers    cli.Words
 	repetitions int
 	against     string
+	kernel      string
+	memory      cli.Size
+	cpus        int
 }
 
 func newFactorFlags() factorFlags {
@@ -40,23 +46,34 @@ func (f *factorFlags) define(cmd *cobra.Command) {
 	fs.Var(&f.trackers, bench.ByTracker, "compare these, as vmm run --dirty-log has them")
 	fs.StringVar(&f.against, bench.ByAgainst, "",
 		"the level that others are compared with (default: the first)")
+	fs.StringVar(&f.kernel, bench.ByKernel, "",
+		"a kernel that runs these programs (default: the embedded guest)")
+	fs.Var(&f.memory, bench.ByMemory, "RAM of each guest (default: the experiment's)")
+	fs.IntVar(&f.cpus, bench.ByCPUs, 0, "vCPUs of each guest, each with a task (default 1)")
 	cli.CompleteFlag(cmd, bench.ByAgainst, cobra.NoFileCompletions)
 }
 
 // factors returns what was given.
-func (f *factorFlags) factors() bench.Factors {
-	factors := bench.Factors{
+func (f *factorFlags) factors() (factors bench.Factors, err error) {
+	factors = bench.Factors{
+		MemoryBytes: f.memory.Bytes, CPUs: f.cpus,
 		Guidance: f.guidance.Values, Programs: f.programs.Values, Trackers: f.trackers.Values,
 		Repetitions: f.repetitions, Against: f.against,
 	}
 	for _, p := range f.policies.Choices {
 		factors.Policies = append(factors.Policies, p.String())
 	}
-	return factors
+	if f.kernel == "" {
+		return factors, nil
+	}
+	if factors.Kernel, err = filepath.Abs(f.kernel); err == nil {
+		_, err = os.Stat(f.kernel)
+	}
+	return factors, err
 }
 
 // factorNames are the flags' names.
 var factorNames = []string{
 	bench.ByPolicies, bench.ByGuidance, bench.ByPrograms, bench.ByTracker, bench.ByAgainst,
-	bench.ByRepetitions,
+	bench.ByRepetitions, bench.ByKernel, bench.ByMemory, bench.ByCPUs,
 }

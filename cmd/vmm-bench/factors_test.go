@@ -19,7 +19,9 @@ func factorsOf(t *testing.T, args ...string) bench.Factors {
 	f.define(cmd)
 	f.defineRepetitions(cmd)
 	require.NoError(t, cmd.ParseFlags(args))
-	return f.factors()
+	factors, err := f.factors()
+	require.NoError(t, err)
+	return factors
 }
 
 // TestFactorFlags: a policy's commas belong to it, and its program is found where the user is.
@@ -31,10 +33,11 @@ func TestFactorFlags(t *testing.T) {
 	require.Equal(t, bench.Factors{
 		Policies: []string{"qemu:limit=1s,skip=on", "xen", "exec:" + program},
 		Guidance: []string{"off", "switchover"}, Programs: []string{"kv"},
-		Trackers: []string{"ring", "auto"}, Repetitions: 7, Against: "xen",
+		Trackers: []string{"ring", "auto"}, Repetitions: 7, Against: "xen", Kernel: program,
+		MemoryBytes: 1 << 30, CPUs: 2,
 	}, factorsOf(t, "--policies", "qemu:limit=1s,skip=on,xen,exec:./mine",
 		"--guidance", "off,switchover", "--programs", "kv", "--tracker", "ring,auto", "-n", "7",
-		"--against", "xen"))
+		"--against", "xen", "--kernel", "mine", "--memory", "1G", "--cpus", "2"))
 }
 
 // TestFactorsAreChecked: what has no effect, or is no level, is refused before anything runs.
@@ -45,6 +48,8 @@ func TestFactorsAreChecked(t *testing.T) {
 		`"best" is unknown`:              {"policies", "--policies", "best"},
 		`--guidance: "" is unknown`:      {"policies", "--guidance", "off,"},
 		"--repetitions 0: use 1 or more": {"peers", "-n", "0"},
+		"--kernel: no effect on speed":   {"speed", "--kernel", "/dev/null"},
+		"no such file":                   {"tagging", "--kernel", "/nowhere"},
 		"is there twice":                 {"policies", "--policies", "xen,xen"},
 	} {
 		out := filepath.Join(t.TempDir(), "out")

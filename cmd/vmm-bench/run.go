@@ -123,11 +123,18 @@ func (f *benchRunFlags) run(
 	if err := f.checkPrograms(e); err != nil {
 		return err
 	}
-	if cmd.Flags().Changed(bench.ByRepetitions) && f.factors.repetitions == 0 {
-		return cli.Usagef("--%s 0: use 1 or more", bench.ByRepetitions)
+	for name, value := range map[string]int{
+		bench.ByRepetitions: f.factors.repetitions, bench.ByCPUs: f.factors.cpus,
+	} {
+		if cmd.Flags().Changed(name) && value == 0 {
+			return cli.Usagef("--%s 0: use 1 or more", name)
+		}
 	}
 	setting := bench.Here(f.size(), f.programs)
-	setting.Factors, setting.Shard = f.factors.factors(), f.shard.shard
+	setting.Shard = f.shard.shard
+	if setting.Factors, err = f.factors.factors(); err != nil {
+		return cli.UsageOf(err)
+	}
 	if err := e.CheckFactors(setting); err != nil {
 		return cli.UsageOf(err)
 	}
