@@ -13,6 +13,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -386,6 +387,7 @@ func TestReports(t *testing.T) {
 				require.NotContains(t, page, resource)
 			}
 			checkPictures(t, dir, page)
+			checkLinks(t, dir, page)
 			checkNumbers(t, dir, len(results))
 		})
 	}
@@ -402,10 +404,20 @@ func checkPictures(t *testing.T, dir, page string) {
 		_, err = png.Decode(bytes.NewReader(b))
 		require.NoError(t, err, p)
 		name := strings.TrimSuffix(filepath.Base(p), ".png")
-		require.Contains(t, page, `<figure id="`+name+`"><svg`)
+		require.Contains(t, page, `<figure id="`+name+`"><div class="scroll"><svg`)
 		b, err = os.ReadFile(filepath.Join(dir, name+".svg"))
 		require.NoError(t, err)
 		require.NoError(t, wellFormed(b), name)
+	}
+}
+
+// checkLinks: what the page links to is beside it.
+func checkLinks(t *testing.T, dir, page string) {
+	t.Helper()
+	links := regexp.MustCompile(`href="([^"]*)"`).FindAllStringSubmatch(page, -1)
+	require.Len(t, links, 6)
+	for _, l := range links {
+		require.FileExists(t, filepath.Join(dir, l[1]))
 	}
 }
 
