@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -32,6 +33,7 @@ const (
 type killsOf struct {
 	Seed     int
 	Moves    int
+	Guided   int     // those of them that tasks had a say in
 	WaitedMS float64 // longest time that a move was held back
 	Kills    string  // what the guest counted
 }
@@ -64,6 +66,20 @@ func TestKillsAmongMoves(t *testing.T) {
 	t.Logf("%d moves\n%s", moves, text)
 }
 
+// requireOutside requires that no program was moved outside of its segment by a guided move.
+func requireOutside(t *testing.T, console string, heeded map[int]bool) {
+	t.Helper()
+	for _, m := range outside.FindAllStringSubmatch(console, -1) {
+		from, err := strconv.Atoi(m[1])
+		require.NoError(t, err)
+		to, err := strconv.Atoi(m[2])
+		require.NoError(t, err)
+		for epoch := from + 1; epoch <= to; epoch++ {
+			require.False(t, heeded[epoch], "%s\n%s", m[0], console)
+		}
+	}
+}
+
 func readKilled(t *testing.T, path string) (all []killsOf) {
 	t.Helper()
 	text, err := os.ReadFile(path)
@@ -91,6 +107,8 @@ var (
 	// counted is what tagged kills has counted, and intact what its patterns have.
 	counted = regexp.MustCompile(`kills: (\{.*\})\.`)
 	intact  = regexp.MustCompile(`pattern-[0-9]+: intact after rounds=`)
+	// outside is a program that was moved outside of its segment.
+	outside = regexp.MustCompile(`moved outside of its segment, from epoch (\d+) to (\d+),`)
 )
 
 func killsInOneGuest(t *testing.T, seed int) killsOf {
@@ -100,12 +118,19 @@ func killsInOneGuest(t *testing.T, seed int) killsOf {
 	tr.at.typed(t, fmt.Sprintf("tagged kills %d &", seed))
 	tr.awaitLine(ctx, t, counted)
 	k := killsOf{Seed: seed}
+	heeded := map[int]bool{} // by the epoch after it: the moves that tasks had a say in
 	for range killLife {
-		// While no daemon lives, there is no task, and nothing to wait for.
-		waited := tr.moveGuided(ctx, t, migration.GuidanceSwitchover, policy.GuidanceNone)
+		// While no daemon lives, there is no task and nothing to wait for. Programs that are tagged
+		// after the migration has begun have no say in it.
+		report := tr.moveGuided(ctx, t, migration.GuidanceSwitchover, policy.GuidanceNone)
 		k.Moves++
-		k.WaitedMS = max(k.WaitedMS, waited)
+		k.WaitedMS = max(k.WaitedMS, report.WaitedMS)
+		if report.Guidance == migration.GuidanceSwitchover {
+			k.Guided++
+			heeded[k.Moves] = true
+		}
 		require.NotContains(t, tr.console(), "FAULT")
+		requireOutside(t, tr.console(), heeded)
 	}
 	before := len(intact.FindAllString(tr.console(), -1))
 	require.NotZero(t, before, "the patterns are looked at")
@@ -113,6 +138,8 @@ func killsInOneGuest(t *testing.T, seed int) killsOf {
 	tr.awaitLine(ctx, t, regexp.MustCompile(`kills: ended, error=<nil>\.`))
 	said := tr.console()
 	require.NotContains(t, said, "FAULT")
+	requireOutside(t, said, heeded)
+	require.NotZero(t, k.Guided)
 	all := counted.FindAllStringSubmatch(said, -1)
 	k.Kills = all[len(all)-1][1]
 	require.Greater(t, strings.Count(said, "kills: {"), 1)

@@ -109,16 +109,16 @@ func (tr *traveller) move(ctx context.Context, t *testing.T, flags ...string) *m
 // the guidances.
 func (tr *traveller) moveGuided(
 	ctx context.Context, t *testing.T, guidance ...migration.Guidance,
-) (waitedMS float64) {
+) migration.Report {
 	t.Helper()
 	report := tr.move(ctx, t, guided...)
 	if report == nil {
-		return 0
+		return migration.Report{}
 	}
 	require.Contains(t, guidance, report.Guidance)
 	require.False(t, report.Forced)
 	t.Logf("%s; %.0f ms held back", report.SwitchoverReason, report.WaitedMS)
-	return report.WaitedMS
+	return *report
 }
 
 // console is what the guest has printed so far.

@@ -101,7 +101,7 @@ func (p *program) count(before, after uint32) {
 	p.inside += int(before - p.last)
 	if before != after {
 		p.outside += int(after - before)
-		p.say("FAULT: moved outside of its segment,")
+		p.say(fmt.Sprintf("moved outside of its segment, from epoch %d to %d,", before, after))
 	}
 	p.last = after
 	if moved {
