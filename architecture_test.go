@@ -73,7 +73,7 @@ var table = []row{
 	{
 		"bench/...",
 		"bench/..., control, control/text, control/units, migration, migration/policy, tagging, " +
-			"dirtylog, vmm/probe, guestkernel/...",
+			"dirtylog/..., vmm/probe, guestkernel/...",
 	},
 	{"bench/sim/", "dirtylog/trace, memory, migration/policy"},
 	{

@@ -107,7 +107,7 @@ type Experiment struct {
 func Experiments() []Experiment {
 	return []Experiment{
 		tagging(), policies(), validity(), interrupt(), sweep(), overhead(), peers(), Speed(),
-		disk(), card(), declared(), moves(), before(),
+		disk(), card(), declared(), moves(), before(), simulated(),
 	}
 }
 

@@ -169,6 +169,7 @@ var allMetrics = append([]metric{
 	stops, forced, p99, p999, worst, p999Calm, worstCalm, cpuTime, cpuEngine, brownout, speed,
 	wireRate, resent, silenceRounds, silenceSwitch, silenceAfter, silenceBefore, exits,
 	diskRate, diskP50, diskP99, stopCopyWire, notSent,
+	simulatedDowntime, simulatedTotal, oracleDowntime, oracleTotal,
 }, append(feltMetrics(), waterfall...)...)
 
 func count(v float64) string {

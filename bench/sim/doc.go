@@ -27,8 +27,8 @@
 //
 // A trace says in which interval a page was written, and not when. Here each page of an interval is
 // written once, at a moment of it that follows from a hash of page and interval. So a round that is
-// shorter than the trace's interval sees its share of the pages; a page that the guest writes all
-// the time is then seen too rarely. Record with intervals shorter than the rounds that matter.
+// shorter than the trace's interval sees its share of the pages. A page that was also written in
+// the intervals before and after is taken to be written all the time: eight times an interval.
 //
 // # What is not modelled
 //

@@ -34,9 +34,9 @@ func TestGenerate(t *testing.T) {
 	busy, calm, gate := 0, 0, newGuest(tr, All, 0)
 	for _, i := range tr.intervals {
 		if open := gate.now().open; open {
-			calm += len(i.writes)
+			calm += len(i.writes) + len(i.hot)
 		} else {
-			busy += len(i.writes)
+			busy += len(i.writes) + len(i.hot)
 		}
 		gate.run(i.end-i.begin, func(int) {})
 		gate.change()

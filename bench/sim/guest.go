@@ -140,6 +140,11 @@ func (g *guest) runTo(to time.Duration, wrote func(page int)) {
 		for ; g.done < len(i.writes) && (whole || i.at(i.writes[g.done]) <= to); g.done++ {
 			g.write(int(i.writes[g.done].page), wrote)
 		}
+		if i.beats(min(to, i.end)) > i.beats(g.pos) {
+			for _, page := range i.hot {
+				g.write(int(page), wrote)
+			}
+		}
 		if !whole {
 			break
 		}

@@ -17,7 +17,8 @@ type Move struct {
 	// Error says why the guest stays; empty if it moved.
 	Error         string  `json:"error,omitempty"`
 	Reason        string  `json:"reason,omitempty"`
-	Guidance      string  `json:"guidance"` // none without a task
+	PolicyError   string  `json:"policy_error,omitempty"` // why the program was asked no more
+	Guidance      string  `json:"guidance"`               // none without a task
 	Forced        bool    `json:"forced"`
 	WaitedMS      float64 `json:"waited_ms"`
 	SuspendedMS   float64 `json:"suspended_ms"`
@@ -47,7 +48,14 @@ func (s Setting) Run(t *Trace, o Order, at time.Duration) (Move, error) {
 	if err != nil {
 		return Move{}, fmt.Errorf("policy %q: %w", o.Policy, err)
 	}
-	return newWalk(s, t, o, o.head(p), at).run(), nil
+	w := newWalk(s, t, o, o.head(p), at)
+	if o.Lead != nil {
+		if w.leader, err = o.Lead(); err != nil {
+			return Move{}, fmt.Errorf("policy %q: %w", o.Policy, err)
+		}
+		defer w.leader.Close()
+	}
+	return w.run(), nil
 }
 
 // run carries the move out.

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -403,14 +404,76 @@ func TestSame(t *testing.T) {
 	}
 }
 
+// led is a program in a test.
+type led struct {
+	rule   policy.StopRule
+	asked  map[policy.Kind]int
+	told   int
+	closed bool
+	fails  int // at this question, 0: never
+}
+
+func (l *led) Ask(now time.Duration, e policy.Event) (*policy.Action, error) {
+	l.asked[e.Kind]++
+	if l.fails--; l.fails == 0 {
+		return nil, errors.New("it is gone")
+	}
+	a := l.rule.Step(now, e)
+	return &a, nil
+}
+
+func (l *led) Tell(time.Duration, policy.Event) { l.told++ }
+func (l *led) Close()                           { l.closed = true }
+
+// TestProgram: a program leads as a policy does, and the default one takes its place if it fails.
+func TestProgram(t *testing.T) {
+	tr := generated(t, phased())
+	e := entrant(t, "exec:/some/program", policy.GuidanceSwitchover)
+	l := &led{asked: map[policy.Kind]int{}}
+	l.rule = func(_ time.Duration, e policy.Event) policy.Action {
+		if e.Remaining < 100 {
+			return policy.Action{Verb: policy.Switchover, Reason: "few"}
+		}
+		return policy.Action{}
+	}
+	e.Lead = func() (Leader, error) { return l, nil }
+	for _, at := range Moments(tr, 5, 1) {
+		m := run(t, slow(tr), tr, e, at)
+		require.True(t, m.Moved(), m.Error)
+		require.Contains(t, m.Reason, "few")
+		require.True(t, m.SwitchOpen)
+		require.Empty(t, m.PolicyError)
+	}
+	require.True(t, l.closed)
+	require.Equal(t, 5, l.asked[policy.KindStart], "once a move")
+	require.Positive(t, l.asked[policy.KindRound])
+	require.Positive(t, l.told, "of the gate")
+
+	l.fails = 3
+	m := run(t, slow(tr), tr, e, 0)
+	require.Equal(t, "it is gone", m.PolicyError)
+	require.NotContains(t, m.Reason, "few")
+	require.True(t, m.Moved())
+
+	l.rule = func(time.Duration, policy.Event) policy.Action { return policy.Action{} }
+	m = run(t, slow(tr), tr, e, 0)
+	require.Contains(t, m.PolicyError, "it has led for 10m0s")
+	require.Greater(t, m.TotalMS, 600e3)
+	require.True(t, m.Moved())
+
+	e.Lead = func() (Leader, error) { return nil, errors.New("no such program") }
+	_, err := slow(tr).Run(tr, e.Order, 0)
+	require.ErrorContains(t, err, "no such program")
+}
+
 // TestRefused: what cannot be simulated is refused.
 func TestRefused(t *testing.T) {
 	tr := closedFor(t)
 	e := entrant(t, "exec:/bin/true", policy.GuidanceOff)
 	_, err := exact().Run(tr, e.Order, 0)
-	require.ErrorContains(t, err, "cannot be asked in a simulation")
+	require.ErrorContains(t, err, "nobody starts the program")
 	_, err = exact().Best(tr, e.Order, 0)
-	require.ErrorContains(t, err, "cannot be asked in a simulation")
+	require.ErrorContains(t, err, "nobody starts the program")
 	_, err = Entrants([]string{"nonsense"}, nil, Order{})
 	require.ErrorContains(t, err, "is unknown")
 }

@@ -33,6 +33,16 @@ type Trace struct {
 type interval struct {
 	begin, end time.Duration
 	writes     []write // in the order of their moments
+	// hot are pages that were written in the intervals before and after, too. They are written all
+	// the time, which here is at the end of each of hotTimes equal parts of the interval.
+	hot []uint32
+}
+
+const hotTimes = 8
+
+// beats is how many of the moments at which hot pages are written are over at a time.
+func (i interval) beats(at time.Duration) int {
+	return int(max(at-i.begin, 0) * hotTimes / max(i.end-i.begin, 1))
 }
 
 // write is a page, and the moment within its interval at which it was written: 0 stands for the
@@ -75,12 +85,13 @@ func Load(from io.Reader) (*Trace, error) {
 		return nil, err
 	}
 	t.populated.Or(t.zero)
-	t.packed = packedShare(h.Contents.Samples)
+	t.packed = packedShare(h.Contents)
 	dirty := memory.NewBitmap(h.Pages)
 	for {
 		record, err := r.Next()
 		switch {
 		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+			t.findHot()
 			return t, t.check()
 		case err != nil:
 			return nil, err
@@ -91,16 +102,21 @@ func Load(from io.Reader) (*Trace, error) {
 	}
 }
 
-// packedShare is what zstd leaves of a page, on average. A frame that does not shrink goes raw.
-func packedShare(samples []trace.Sample) float64 {
-	if len(samples) == 0 {
+// packedShare is what zstd leaves of a page: in a frame, if the trace says that, else on average.
+// What does not shrink goes raw.
+func packedShare(c trace.Contents) float64 {
+	if len(c.Samples) == 0 {
 		return 1
 	}
+	plain := len(c.Samples) * memory.PageSize
 	sum := 0
-	for _, s := range samples {
+	for _, s := range c.Samples {
 		sum += min(s.Bytes, memory.PageSize)
 	}
-	return float64(sum) / float64(len(samples)*memory.PageSize)
+	if c.Together > 0 {
+		sum = min(sum, c.Together)
+	}
+	return float64(sum) / float64(plain)
 }
 
 func (t *Trace) check() error {
@@ -148,6 +164,42 @@ func (t *Trace) append(end time.Duration, pages *memory.Bitmap) {
 		return cmp.Or(cmp.Compare(a.moment, b.moment), cmp.Compare(a.page, b.page))
 	})
 	t.intervals, t.Length = append(t.intervals, i), end
+}
+
+// findHot finds the hot pages of each interval. The trace begins again after its end, so the last
+// interval is beside the first.
+func (t *Trace) findHot() {
+	n := len(t.intervals)
+	if n < 3 {
+		return
+	}
+	sets := make([]*memory.Bitmap, n)
+	set := func(i int) *memory.Bitmap {
+		i = (i + n) % n
+		if sets[i] == nil {
+			sets[i] = memory.NewBitmap(t.Recorded)
+			for _, w := range t.intervals[i].writes {
+				sets[i].Set(int(w.page))
+			}
+		}
+		return sets[i]
+	}
+	for i := range t.intervals {
+		before, _, after := set(i-1), set(i), set(i+1)
+		one := &t.intervals[i]
+		all := one.writes
+		one.writes = make([]write, 0, len(all))
+		for _, w := range all {
+			if before.Test(int(w.page)) && after.Test(int(w.page)) {
+				one.hot = append(one.hot, w.page)
+			} else {
+				one.writes = append(one.writes, w)
+			}
+		}
+		if i > 1 {
+			sets[i-1] = nil
+		}
+	}
 }
 
 // momentOf is the moment within the n-th interval at which a page was written, as far as anybody
@@ -229,6 +281,13 @@ func (t *Trace) Cut(from, to time.Duration) (*Trace, error) {
 func (t *Trace) takeOver(i interval, from, to time.Duration) interval {
 	part := interval{begin: max(i.begin, from) - from, end: min(i.end, to) - from}
 	length := uint64(max(part.end-part.begin, 1))
+	for _, page := range i.hot {
+		if i.begin < from {
+			t.populated.Set(int(page))
+			t.zero.Clear(int(page))
+		}
+	}
+	part.hot = i.hot
 	for _, w := range i.writes {
 		switch at := i.at(w); {
 		case at <= from:

@@ -7,13 +7,16 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"taskguide/dirtylog/trace"
 	"taskguide/memory"
 	"taskguide/transport"
 )
 
 // TestReplay: however a stretch of time is cut, the guest writes in it what was recorded.
 func TestReplay(t *testing.T) {
-	tr := generated(t, phased())
+	calm := phased()
+	calm.Hot = 0 // hot pages are written more than once
+	tr := generated(t, calm)
 	whole := make(map[int]int)
 	newGuest(tr, All, 0).run(tr.Length, func(page int) { whole[page]++ })
 	require.Len(t, whole, 4096)
@@ -36,6 +39,38 @@ func TestReplay(t *testing.T) {
 	for page, n := range whole {
 		require.Equal(t, n, before[page]+after[page])
 	}
+}
+
+// TestHot: a page that is written in three intervals in a row is written all the time in the middle
+// one, and others are not.
+func TestHot(t *testing.T) {
+	r := recording{pages: 100, interval: 16 * time.Millisecond, writes: calmFor(10)}
+	r.writes[2], r.writes[3], r.writes[4] = []int{7, 8}, []int{7, 9}, []int{7}
+	tr := r.load(t)
+	require.Equal(t, []uint32{7}, tr.intervals[3].hot)
+	for _, i := range []int{2, 4} {
+		require.Empty(t, tr.intervals[i].hot)
+	}
+	g := newGuest(tr, All, 48*time.Millisecond+time.Microsecond)
+	for range 8 {
+		n := 0
+		g.run(2*time.Millisecond, func(page int) {
+			if page == 7 {
+				n++
+			}
+		})
+		require.Equal(t, 1, n, "every 2 ms")
+	}
+	// The last interval is beside the first, because the trace begins again.
+	r.writes[8], r.writes[9], r.writes[0] = []int{5}, []int{5}, []int{5}
+	require.Equal(t, []uint32{5}, r.load(t).intervals[9].hot)
+	// A page that is hot at the cut was written before it.
+	zero := r
+	zero.zero = []int{7}
+	cut, err := zero.load(t).Cut(50*time.Millisecond, 100*time.Millisecond)
+	require.NoError(t, err)
+	require.False(t, cut.zero.Test(7))
+	require.Equal(t, []uint32{7}, cut.intervals[0].hot)
 }
 
 // TestAnIntervalsShare: a stretch of an interval has about its share of the interval's pages.
@@ -160,6 +195,17 @@ func TestBucket(t *testing.T) {
 	done := l.take(10*time.Second, burst+4096*100)
 	require.InDelta(t, 10.1, done.Seconds(), 1e-6, "the burst itself takes no time")
 	require.Equal(t, 20*time.Second, newLink(Setting{}, closedFor(t)).take(20*time.Second, 1e12))
+}
+
+// TestPackedShare: pages that resemble each other take less in a frame than alone.
+func TestPackedShare(t *testing.T) {
+	c := trace.Contents{Samples: []trace.Sample{{Bytes: 1024}, {Bytes: 9000}}}
+	require.InDelta(t, (1024.0+4096)/8192, packedShare(c), 1e-9)
+	c.Together = 819
+	require.InDelta(t, 0.1, packedShare(c), 0.001)
+	c.Together = 9000
+	require.InDelta(t, (1024.0+4096)/8192, packedShare(c), 1e-9)
+	require.InDelta(t, 1, packedShare(trace.Contents{}), 1e-9)
 }
 
 // TestLoadRefuses traces that are damaged, and takes one that was cut off.

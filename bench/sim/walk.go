@@ -2,6 +2,7 @@ package sim
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -47,6 +48,8 @@ type walk struct {
 	lazy  bool // each stretch of pages is protected just before it is read
 	m     Move
 	err   error
+
+	leader Leader // nil without a program
 
 	now   time.Duration // since the request
 	still bool          // the guest stands still
@@ -100,8 +103,38 @@ func newWalk(s Setting, t *Trace, o Order, head *policy.Head, at time.Duration) 
 	return w
 }
 
-// step tells the head what has happened and returns its action.
-func (w *walk) step(e policy.Event) policy.Action { return w.head.Step(w.now, e) }
+// step tells the head what has happened and returns its action. A program is asked before.
+func (w *walk) step(e policy.Event) policy.Action {
+	if w.head.Remote() {
+		e.Answer = w.ask(e)
+	}
+	return w.head.Step(w.now, e)
+}
+
+// ask puts the question of an event to the program that leads, if there is one.
+func (w *walk) ask(e policy.Event) *policy.Action {
+	q, asks := w.head.Question(e)
+	switch {
+	case w.now > programLimit:
+		w.lose(fmt.Errorf("it has led for %v", programLimit))
+	case asks:
+		a, err := w.leader.Ask(w.now, q)
+		if err != nil {
+			w.lose(err)
+			return nil
+		}
+		return a
+	case w.head.Told(e):
+		w.leader.Tell(w.now, e)
+	}
+	return nil
+}
+
+// lose lets the default policy take the place of the program.
+func (w *walk) lose(why error) {
+	w.m.PolicyError = why.Error()
+	w.head.Step(w.now, policy.Event{Kind: policy.KindLost})
+}
 
 // event returns an event with the move's present state.
 func (w *walk) event(kind policy.Kind, remaining int) policy.Event {
@@ -141,6 +174,9 @@ func (w *walk) migrate() error {
 	start := w.event(policy.KindStart, 0)
 	start.Gate, start.Tasks, start.Running = gateOf(w.open), w.guest.now().tasks, true
 	a := w.step(start)
+	if w.head.Remote() {
+		a = w.step(start) // the program is asked once the gate is known
+	}
 	if a.Verb == policy.Wait {
 		if err := w.wait(a); err != nil {
 			return err

@@ -107,7 +107,7 @@ func TestMarks(t *testing.T) {
 	}
 	require.Contains(t, out.String(), "7 pairs, revision abc")
 
-	o.MemoryBytes, o.Growth = 64<<20, sim.Repeated
+	o.MemoryBytes, o.Growth, o.Moments, o.Entrants = 64<<20, sim.Repeated, 1, o.Entrants[:1]
 	results, err = Run(t.Context(), o, func(int, int) {})
 	require.NoError(t, err)
 	require.Contains(t, results[0].Rows[0].Extrapolated, "grown")
@@ -157,4 +157,36 @@ func TestRefused(t *testing.T) {
 	cancel()
 	_, err = Run(ctx, order(t, folder), func(int, int) {})
 	require.ErrorIs(t, err, context.Canceled)
+}
+
+// TestProgram: a program in any language decides about simulated moves.
+func TestProgram(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "policy.sh")
+	require.NoError(t, os.WriteFile(path, []byte(`#!/bin/sh
+while read -r line; do
+	case "$line" in
+	*'"question"'*'"event":"start"'* | *'"event":"start"'*) echo '{"action":"continue"}' ;;
+	*'"question"'*) echo '{"action":"switchover","reason":"it says so","gave_up":true}' ;;
+	esac
+done
+`), 0o755))
+	o := order(t, made(t))
+	var err error
+	o.Entrants, err = sim.Entrants([]string{"exec:" + path}, []policy.Guidance{policy.GuidanceOff},
+		sim.Order{Gate: sim.All, MaxDefer: 3 * time.Second, OnTimeout: "force"})
+	require.NoError(t, err)
+	results, err := Run(t.Context(), o, func(int, int) {})
+	require.NoError(t, err)
+	for _, m := range results[0].Moves {
+		require.Contains(t, m.Move.Reason, "it says so")
+		require.Empty(t, m.Move.PolicyError)
+		require.Equal(t, 2, m.Move.Rounds, "after round 1, the last pages")
+	}
+	require.NoError(t, os.WriteFile(path, []byte("#!/bin/sh\nexit 1\n"), 0o755))
+	results, err = Run(t.Context(), o, func(int, int) {})
+	require.NoError(t, err)
+	for _, m := range results[0].Moves {
+		require.NotEmpty(t, m.Move.PolicyError)
+		require.True(t, m.Move.Moved())
+	}
 }

@@ -88,6 +88,29 @@ func TestGuidedTrial(t *testing.T) {
 	require.Equal(t, len(r.Report.Rounds), kinds["round"])
 }
 
+// TestRecordedTrial: a guest is recorded, then moved, and the simulator has the same move from the
+// recording. How close it comes depends on the host, and vmm bench run simulated judges that.
+func TestRecordedTrial(t *testing.T) {
+	spec := guided()
+	spec.Params.Compress = migration.CompressNone
+	spec.Record = &Recording{Interval: 10 * time.Millisecond, Length: 4 * time.Second}
+	r := site.Run(t.Context(), spec)
+	require.Empty(t, r.Error)
+	require.Equal(t, "tags", r.Request.Anchor)
+	s := r.Simulated
+	require.NotNil(t, s)
+	require.True(t, s.Move.Moved(), s.Move.Error)
+	require.Equal(t, string(migration.GuidanceSwitchover), s.Move.Guidance)
+	require.True(t, s.Move.SwitchOpen || s.Move.Forced)
+	require.Positive(t, s.Faults)
+	require.Equal(t, 64<<20/4096, s.Pages)
+	require.EqualValues(t, 1e9, s.Setting.BitsPerSecond)
+	// It has the guest's working set to send: 4096 pages, and some that are in use besides.
+	require.Greater(t, s.Move.PagesSent, int64(4096))
+	require.Less(t, s.Move.BytesWire, 20*int64(64<<20))
+	require.Positive(t, s.Oracle.DowntimeMS)
+}
+
 func TestLinkCarriesAMigration(t *testing.T) {
 	link, err := NewLink(500e6)
 	if errors.Is(err, ErrLink) && os.Geteuid() != 0 {

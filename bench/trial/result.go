@@ -49,6 +49,8 @@ type Result struct {
 	Latency *Latency `json:"latency"` // nil for programs without requests
 	Disk    *Disk    `json:"disk,omitempty"`
 	CPU     CPU      `json:"cpu"`
+	// Simulated is the same move as the simulator has it, if the guest was recorded.
+	Simulated *Simulated `json:"simulated,omitempty"`
 	// Marks are the events during the migration, in order.
 	Marks []Mark `json:"marks"`
 }

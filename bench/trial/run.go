@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"taskguide/control"
+	"taskguide/dirtylog/trace"
 	"taskguide/guestkernel/heartbeat"
 	"taskguide/migration"
 )
@@ -80,6 +81,8 @@ type stage struct {
 	// insecure says that the programs must be told to send plain text over the link.
 	insecure  bool
 	requested time.Time
+	trace     []byte // the recording's file, nil without one
+	traceEnd  trace.End
 	span      span
 }
 
@@ -101,7 +104,11 @@ func (site *Site) runVMM(ctx context.Context, r *Result) (err error) {
 	if err := s.migrate(ctx, address); err != nil {
 		return err
 	}
-	return s.watchOn(ctx)
+	if err := s.watchOn(ctx); err != nil || s.trace == nil {
+		return err
+	}
+	r.Simulated, err = s.simulate(s.trace, s.traceEnd)
+	return err
 }
 
 // setUp starts both processes and returns where the destination listens.
@@ -238,6 +245,12 @@ func (s *stage) awaitRequest(ctx context.Context) error {
 	}
 	if err := awaitBeats(alive, &s.guest, s.spec); err != nil {
 		return s.source.explain(err)
+	}
+	if s.spec.Record != nil {
+		var err error
+		if s.trace, s.traceEnd, err = s.record(alive, s.spec.Record); err != nil {
+			return s.source.explain(err)
+		}
 	}
 	cycle := s.spec.Guest.Cycle()
 	if s.spec.Guest.tellsPhases() {

@@ -96,6 +96,9 @@ type Spec struct {
 	// Moves makes this a trial of so many moves of one guest, back and forth, each at a random
 	// moment by the guest's seed. Offset counts for nothing then.
 	Moves int `json:"moves,omitempty"`
+	// Record, unless nil, has the guest recorded before the request, and the move simulated. The
+	// guest's tags must tell its phases.
+	Record *Recording `json:"record,omitempty"`
 	// BeatsBefore and BeatsAfter are how many seconds the guest is watched before the request and
 	// after the move. 0 counts as 1.
 	BeatsBefore int `json:"beats_before,omitempty"`

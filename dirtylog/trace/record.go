@@ -53,24 +53,32 @@ func Look(ctx context.Context, ram RAM) (Contents, error) {
 		}
 		first, count = populated.NextRun(first+count, ram.Pages())
 	}
-	sampled, err := compressed(ram, chosen)
-	return Contents{Populated: NewSet(populated), Zero: NewSet(zero), Samples: sampled}, err
+	sampled, together, err := compressed(ram, chosen)
+	return Contents{
+		Populated: NewSet(populated), Zero: NewSet(zero), Samples: sampled, Together: together,
+	}, err
 }
 
-func compressed(ram RAM, pages []int) ([]Sample, error) {
+// compressed returns what pages compress to, each alone and all together.
+func compressed(ram RAM, pages []int) (alone []Sample, together int, err error) {
 	z, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest),
 		zstd.WithEncoderConcurrency(1))
 	if err != nil {
-		return nil, fmt.Errorf("make an encoder: %w", err)
+		return nil, 0, fmt.Errorf("make an encoder: %w", err)
 	}
-	sampled := make([]Sample, 0, len(pages))
-	copied, out := make([]byte, memory.PageSize), []byte(nil)
+	alone = make([]Sample, 0, len(pages))
+	// An encoder must not see its input change, so it gets copies.
+	copies, out := make([]byte, 0, len(pages)*memory.PageSize), []byte(nil)
 	for _, page := range pages {
-		copy(copied, ram.Page(page)) // an encoder must not see its input change
-		out = z.EncodeAll(copied, out[:0])
-		sampled = append(sampled, Sample{Page: page, Bytes: len(out)})
+		begin := len(copies)
+		copies = append(copies, ram.Page(page)...)
+		out = z.EncodeAll(copies[begin:], out[:0])
+		alone = append(alone, Sample{Page: page, Bytes: len(out)})
 	}
-	return sampled, nil
+	if len(copies) > 0 {
+		together = len(z.EncodeAll(copies, out[:0]))
+	}
+	return alone, together, nil
 }
 
 // Tally adds up what the end of a trace says.

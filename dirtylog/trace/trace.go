@@ -36,6 +36,9 @@ type Contents struct {
 	Zero      *Set `json:"zero"`      // the pages of these that held nothing but zero
 	// Samples are random pages that were not zero, and what they compress to.
 	Samples []Sample `json:"samples"`
+	// Together is how many bytes zstd makes of all samples, one after another, as in a frame of a
+	// migration: pages that resemble each other take less so. Traces of earlier versions have 0.
+	Together int `json:"samples_bytes,omitempty"`
 }
 
 // Sample is a page and how many bytes zstd (RFC 8878) makes of it, on its fastest level.
@@ -181,6 +184,9 @@ func (c *Contents) check(pages int) error {
 	set := memory.NewBitmap(pages)
 	if err := errors.Join(c.Populated.AddTo(set), c.Zero.AddTo(set)); err != nil {
 		return err
+	}
+	if c.Together < 0 {
+		return fmt.Errorf("a trace whose samples take %d bytes", c.Together)
 	}
 	for _, s := range c.Samples {
 		if s.Page < 0 || s.Page >= pages || s.Bytes <= 0 {

@@ -1,0 +1,65 @@
+package simrun
+
+import (
+	"errors"
+	"log/slog"
+	"time"
+
+	"taskguide/bench/sim"
+	"taskguide/migration/policy"
+	"taskguide/migration/program"
+)
+
+// thinking is how long a program may think about an answer, by the clock on the wall. It has all
+// the virtual time there is, but a program that hangs must not hang the simulation.
+const thinking = time.Minute
+
+// leader is a program that leads simulated moves.
+type leader struct {
+	*program.Program
+	order sim.Order
+	rate  int64
+}
+
+// startPrograms has the programs among the entrants started for each of their moves.
+func startPrograms(all []sim.Entrant, s sim.Setting) []sim.Entrant {
+	all = append([]sim.Entrant(nil), all...)
+	for i := range all {
+		o := all[i].Order
+		if path := o.Policy.Program(); path != "" {
+			all[i].Lead = func() (sim.Leader, error) {
+				p, err := program.Launch(path, slog.New(slog.DiscardHandler), func(error) {})
+				if err != nil {
+					return nil, err
+				}
+				return leader{p, o, s.BitsPerSecond}, nil
+			}
+		}
+	}
+	return all
+}
+
+// Ask implements [sim.Leader].
+func (l leader) Ask(now time.Duration, e policy.Event) (*policy.Action, error) {
+	m := program.Asking(now, e)
+	if e.Kind == policy.KindStart {
+		limit := l.order.Limit
+		if limit == 0 {
+			limit = policy.DefaultLimit
+		}
+		m.Opening = &program.Opening{
+			Tasks: e.Tasks, Guidance: l.order.Guidance, DowntimeLimitMS: ms(limit),
+			MaxDeferMS: ms(l.order.MaxDefer), BitsPerSecond: l.rate,
+		}
+	}
+	a, err := l.Program.Ask(m, thinking)
+	if err == nil && a == nil {
+		err = errors.New("no answer for " + thinking.String())
+	}
+	return a, err
+}
+
+// Tell implements [sim.Leader].
+func (l leader) Tell(now time.Duration, e policy.Event) {
+	l.Program.Tell(program.Telling(now, e))
+}

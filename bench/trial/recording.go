@@ -1,0 +1,109 @@
+package trial
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"time"
+
+	"taskguide/bench/sim"
+	"taskguide/control"
+	"taskguide/dirtylog/trace"
+	"taskguide/migration"
+	"taskguide/migration/policy"
+)
+
+// Recording has a guest's writes recorded before the request, and the move simulated from that.
+type Recording struct {
+	Interval time.Duration `json:"interval_ns"`
+	Length   time.Duration `json:"length_ns"`
+}
+
+// Simulated is the simulation of a trial's move, and the oracle's move on the same trace.
+type Simulated struct {
+	Setting sim.Setting `json:"setting"`
+	Move    sim.Move    `json:"move"`
+	Oracle  sim.Move    `json:"oracle"`
+	Pages   int         `json:"pages"`
+	Faults  int64       `json:"faults"` // that recording cost the guest
+	Late    int         `json:"late"`   // intervals that took too long
+}
+
+// record records the guest. It returns the trace's file, and how the recording ended.
+func (s *stage) record(ctx context.Context, r *Recording) ([]byte, trace.End, error) {
+	var file bytes.Buffer
+	w := recorder{Writer: trace.NewWriter(&file)}
+	order := control.TraceOrder{Interval: r.Interval, For: r.Length}
+	if err := s.source.client.Trace(ctx, order, &w); err != nil {
+		return nil, w.end, fmt.Errorf("record a trace: %w", err)
+	}
+	err := w.Close()
+	return file.Bytes(), w.end, err
+}
+
+// recorder keeps how a trace ended.
+type recorder struct {
+	*trace.Writer
+	end trace.End
+}
+
+// Record implements [trace.Sink].
+func (r *recorder) Record(line trace.Record) error {
+	if line.End != nil {
+		r.end = *line.End
+	}
+	return r.Writer.Record(line)
+}
+
+// simulate simulates the trial's move. The trace is cut to whole cycles, so that a move that
+// outlasts it meets the same guest again, and the request is at the same point of the cycle.
+func (s *stage) simulate(file []byte, end trace.End) (*Simulated, error) {
+	t, err := sim.Load(bytes.NewReader(file))
+	if err != nil {
+		return nil, err
+	}
+	// The segments are the cool phases, so an EXIT begins the cycle.
+	exits := t.Exits()
+	if len(exits) < 2 {
+		return nil, fmt.Errorf("the trace has %d EXITs, and no whole cycle", len(exits))
+	}
+	if t, err = t.Cut(exits[0], exits[len(exits)-1]); err != nil {
+		return nil, err
+	}
+	order, setting, err := simulation(t, s.spec.Params)
+	if err != nil {
+		return nil, err
+	}
+	cycle := float64(s.spec.Guest.Cycle())
+	at := time.Duration(s.result.Request.Offset * cycle)
+	out := &Simulated{Setting: setting, Pages: t.Pages, Faults: end.Faults, Late: end.Late}
+	if out.Move, err = setting.Run(t, order, at); err == nil {
+		out.Oracle, err = setting.Best(t, order, at)
+	}
+	return out, err
+}
+
+// loopbackTrip is the round trip of a loopback. What a greeting takes says more about the wait for
+// a CPU.
+const loopbackTrip = 50 * time.Microsecond
+
+// simulation is a migration's order for the simulator.
+func simulation(t *sim.Trace, p migration.Params) (sim.Order, sim.Setting, error) {
+	p.Destination = "unix:nowhere"
+	p, err := p.WithDefaults()
+	if err != nil {
+		return sim.Order{}, sim.Setting{}, err
+	}
+	choice, err := policy.Parse(string(p.Rule))
+	if err != nil {
+		return sim.Order{}, sim.Setting{}, err
+	}
+	o := sim.Order{
+		Policy: choice, Guidance: p.Guidance, AtExit: *p.SwitchAtExit, Gate: sim.Quorum(p.Gate),
+		MaxDefer: max(p.MaxDefer, 0), OnTimeout: p.OnTimeout, Limit: max(p.DowntimeLimit, 0),
+	}
+	s := sim.DefaultSetting(t)
+	s.BitsPerSecond, s.Compress = p.BitsPerSecond, sim.Compress(p.Compress)
+	s.RTT = loopbackTrip
+	return o, s, nil
+}
