@@ -63,7 +63,7 @@ it. The report is report.html there, beside pictures, CSV and JSON.
 
 Experiment policies compares what you name, your own stop rule too:
 
-  vmm bench run policies --policies downtime,exec:./mine --programs kv -n 10`,
+  vmm bench run policies --policies xen,exec:./mine --programs kv -n 10`,
 		Args: cli.Exactly(1, "the name of an experiment, as vmm bench list has them"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			e, err := findExperiment(args[0])
