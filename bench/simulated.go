@@ -86,8 +86,8 @@ func simulatedBlocks(at Setting) [][]trial.Spec {
 					Guest: g, Params: params,
 					Record: &trial.Recording{
 						Interval: recordedInterval,
-						// Two whole cycles, wherever it begins.
-						Length: 2*g.Cycle() + g.Cycle()/4,
+						// Whole cycles, wherever it begins, and if a phase is late.
+						Length: 3 * g.Cycle(),
 					},
 				})
 			}
@@ -178,7 +178,7 @@ func simulatedReport(at Setting, results []trial.Result) Findings {
 	f.Sections = []Section{{
 		Title: "Simulated and real",
 		Text: []string{
-			"Each guest was recorded for two cycles, and then moved. The simulator had the " +
+			"Each guest was recorded for three cycles, and then moved. The simulator had the " +
 				"recording, the order, and the point of the cycle at which the move was " +
 				"requested; everything else is its own. " + sim.SlowdownNote,
 			"The error of a pair is the absolute difference. Its median should be at most a " +

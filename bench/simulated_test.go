@@ -65,7 +65,7 @@ func TestSimulatedReport(t *testing.T) {
 	require.Empty(t, simulatedReport(at, nil).Headlines)
 }
 
-// TestSimulatedBlocks: guests are recorded for two whole cycles, wherever the recording begins.
+// TestSimulatedBlocks: guests are recorded for whole cycles, wherever the recording begins.
 func TestSimulatedBlocks(t *testing.T) {
 	for _, spec := range simulated().Plan(Setting{Size: Full}, 1) {
 		require.Greater(t, spec.Record.Length, 2*spec.Guest.Cycle())

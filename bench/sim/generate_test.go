@@ -41,8 +41,8 @@ func TestGenerate(t *testing.T) {
 		gate.run(i.end-i.begin, func(int) {})
 		gate.change()
 	}
-	require.InDelta(t, 20000*2*5, busy, 500, "five busy phases")
-	require.InDelta(t, 64*120*5, calm, 500, "all hot pages in each calm interval")
+	require.InDelta(t, 5000*2*5, busy, 150, "five busy phases")
+	require.InDelta(t, 16*120*5, calm, 150, "all hot pages in each calm interval")
 	exits := tr.Exits()
 	require.Equal(t, 2600*time.Millisecond, exits[1]-exits[0])
 

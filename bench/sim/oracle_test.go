@@ -31,7 +31,7 @@ func TestOracleIsBest(t *testing.T) {
 		"xen",
 	} {
 		e := entrant(t, name, policy.GuidanceOff)
-		for _, p := range moves(t, tr, e, 10) {
+		for _, p := range moves(t, tr, e, 6) {
 			require.True(t, p.Oracle.Moved())
 			if p.Move.TotalMS-p.Move.DowntimeMS <= ms(e.MaxDefer) {
 				require.LessOrEqual(t, p.Oracle.DowntimeMS, p.Move.DowntimeMS+1.1, name)

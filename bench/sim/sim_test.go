@@ -15,12 +15,12 @@ import (
 )
 
 // phased is a guest like those of the experiments, but smaller: busy for 2 s, in which it writes
-// faster than a link of 500 Mbit/s takes, and calm for 0.6 s.
+// faster than a link of 125 Mbit/s takes, and calm for 0.6 s.
 func phased() Synthetic {
 	return Synthetic{
-		Name: "phased", Pages: 24 << 20 / memory.PageSize, WorkingSet: 16 << 20 / memory.PageSize,
-		Hot: 64, Busy: 2 * time.Second, Calm: 600 * time.Millisecond, Rate: 20000,
-		CalmRate: 20000, Packed: memory.PageSize / 4, Interval: 5 * time.Millisecond,
+		Name: "phased", Pages: 6 << 20 / memory.PageSize, WorkingSet: 4 << 20 / memory.PageSize,
+		Hot: 16, Busy: 2 * time.Second, Calm: 600 * time.Millisecond, Rate: 5000,
+		CalmRate: 5000, Packed: memory.PageSize / 4, Interval: 5 * time.Millisecond,
 		Length: 13 * time.Second, Seed: 1,
 	}
 }
@@ -28,7 +28,7 @@ func phased() Synthetic {
 // slow is a setting for these guests.
 func slow(t *Trace) Setting {
 	s := DefaultSetting(t)
-	s.BitsPerSecond, s.Compress = 500e6, CompressNone
+	s.BitsPerSecond, s.Compress = 125e6, CompressNone
 	return s
 }
 
@@ -56,6 +56,16 @@ func moves(t *testing.T, tr *Trace, e Entrant, n int) []Paired {
 		p, err := slow(tr).Compare(tr, []Entrant{e}, at)
 		require.NoError(t, err)
 		all = append(all, p...)
+	}
+	return all
+}
+
+// runs simulates n moves, without the oracle's.
+func runs(t *testing.T, tr *Trace, e Entrant, n int) []Move {
+	t.Helper()
+	var all []Move
+	for _, at := range Moments(tr, n, 1) {
+		all = append(all, run(t, slow(tr), tr, e, at))
 	}
 	return all
 }
@@ -265,19 +275,18 @@ func TestGuided(t *testing.T) {
 	require.Equal(t, 1, tr.Tasks())
 	for _, name := range []string{"xen", "downtime:limit=20ms", "qemu:limit=20ms"} {
 		closed := 0
-		for _, p := range moves(t, tr, entrant(t, name, policy.GuidanceOff), 10) {
-			if !p.Move.SwitchOpen {
+		for _, m := range runs(t, tr, entrant(t, name, policy.GuidanceOff), 10) {
+			if !m.SwitchOpen {
 				closed++
 			}
 		}
 		for _, g := range []policy.Guidance{policy.GuidanceSwitchover, policy.GuidanceSuspend} {
-			all := moves(t, tr, entrant(t, name, g), 10)
-			for _, p := range all {
-				require.True(t, p.Move.Moved(), p.Move.Error)
-				require.True(t, p.Move.SwitchOpen || p.Move.Forced, "%s %s: %+v", name, g, p.Move)
-				require.Equal(t, string(g), p.Move.Guidance)
+			for _, m := range runs(t, tr, entrant(t, name, g), 10) {
+				require.True(t, m.Moved(), m.Error)
+				require.False(t, m.Forced)
+				require.True(t, m.SwitchOpen, "%s %s: %+v", name, g, m)
+				require.Equal(t, string(g), m.Guidance)
 			}
-			require.Zero(t, Summarize(entrant(t, name, g), all).Forced)
 		}
 		if name == "xen" {
 			require.Greater(t, closed, 2, "unguided, some begin in a busy phase")
@@ -321,6 +330,39 @@ func TestAtExit(t *testing.T) {
 	m = run(t, exact(), tr, e, 0)
 	require.NotContains(t, m.Reason, "EXIT")
 	require.Greater(t, m.TotalMS, 3000.0, "the gate opens when the trace begins again")
+}
+
+// TestRetraction: a switchover is taken back if the gate closes while the vCPUs come to a stand.
+func TestRetraction(t *testing.T) {
+	tr := recording{
+		pages: 100, interval: 10 * time.Millisecond, writes: calmFor(400),
+		tags: map[time.Duration]string{0: "enter", 110 * time.Millisecond: "exit"},
+	}.load(t)
+	e := entrant(t, "downtime", policy.GuidanceSwitchover)
+	e.AtExit = false
+	s := exact()
+	s.Costs.Pause = 30 * time.Millisecond
+	m := run(t, s, tr, e, 0)
+	require.Equal(t, 1, m.Retractions)
+	require.True(t, m.SwitchOpen)
+	require.Greater(t, m.TotalMS, 3800.0, "the gate opens when the trace begins again")
+	e.AtExit = true
+	m = run(t, s, tr, e, 0)
+	require.Zero(t, m.Retractions, "the vCPU is held at its EXIT")
+	require.Contains(t, m.Reason, "held at the segment's EXIT")
+}
+
+// TestRoundTripsCount against the limit of a downtime, as they do in the engine.
+func TestRoundTripsCount(t *testing.T) {
+	r := recording{pages: 400, interval: 10 * time.Millisecond, writes: calmFor(400)}
+	for page := range 200 {
+		r.writes[30] = append(r.writes[30], page)
+	}
+	e := entrant(t, "downtime:limit=300ms,polish=off", policy.GuidanceOff)
+	s := exact()
+	require.EqualValues(t, 200, run(t, s, r.load(t), e, 0).PagesStopCopy)
+	s.RTT = 60 * time.Millisecond
+	require.Zero(t, run(t, s, r.load(t), e, 0).PagesStopCopy)
 }
 
 // closedFor is a guest whose task never enters a segment.
@@ -374,7 +416,7 @@ func TestTakenBack(t *testing.T) {
 
 // TestNeverConverges: a policy that never gives up ends after a while of virtual time.
 func TestNeverConverges(t *testing.T) {
-	r := recording{pages: 100, interval: 10 * time.Millisecond, writes: calmFor(2)}
+	r := recording{pages: 100, interval: 30 * time.Millisecond, writes: calmFor(2)}
 	for i := range r.writes {
 		for page := range 100 {
 			r.writes[i] = append(r.writes[i], page)
@@ -394,11 +436,11 @@ func TestSame(t *testing.T) {
 			if name == "cycle" {
 				e.Policy, _ = policy.Parse("cycle:interval=25ms")
 			}
-			first := moves(t, tr, e, 3)
-			require.Equal(t, first, moves(t, tr, e, 3))
-			for _, p := range first {
-				require.True(t, p.Move.Moved(), "%s: %s", name, p.Move.Error)
-				require.Equal(t, name == "cycle", p.Move.Samples >= 128)
+			first := runs(t, tr, e, 3)
+			require.Equal(t, first, runs(t, tr, e, 3))
+			for _, m := range first {
+				require.True(t, m.Moved(), "%s: %s", name, m.Error)
+				require.Equal(t, name == "cycle", m.Samples >= 128)
 			}
 		}
 	}
@@ -424,6 +466,17 @@ func (l *led) Ask(now time.Duration, e policy.Event) (*policy.Action, error) {
 
 func (l *led) Tell(time.Duration, policy.Event) { l.told++ }
 func (l *led) Close()                           { l.closed = true }
+
+// starter is a program that is asked at the start alone.
+type starter struct{ *led }
+
+func (s starter) Ask(now time.Duration, e policy.Event) (*policy.Action, error) {
+	if e.Kind == policy.KindStart {
+		a := policy.Action{Verb: policy.Abort, Reason: "not today"}
+		return &a, nil
+	}
+	return nil, nil
+}
 
 // TestProgram: a program leads as a policy does, and the default one takes its place if it fails.
 func TestProgram(t *testing.T) {
@@ -456,10 +509,16 @@ func TestProgram(t *testing.T) {
 	require.True(t, m.Moved())
 
 	l.rule = func(time.Duration, policy.Event) policy.Action { return policy.Action{} }
-	m = run(t, slow(tr), tr, e, 0)
+	idle := recording{pages: 100, interval: time.Second, writes: calmFor(3)}.load(t)
+	m = run(t, exact(), idle, e, 0)
 	require.Contains(t, m.PolicyError, "it has led for 10m0s")
 	require.Greater(t, m.TotalMS, 600e3)
 	require.True(t, m.Moved())
+
+	e.Lead = func() (Leader, error) { return starter{l}, nil }
+	m = run(t, exact(), idle, e, 0)
+	require.Contains(t, m.Error, "not today", "at the start, before a page is sent")
+	require.Zero(t, m.PagesSent)
 
 	e.Lead = func() (Leader, error) { return nil, errors.New("no such program") }
 	_, err := slow(tr).Run(tr, e.Order, 0)
