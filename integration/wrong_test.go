@@ -96,7 +96,8 @@ var wrongOrders = []wrong{
 			"vmm bench run --help"},
 	{"bench run taging", 2,
 		`experiment "taging" is unknown: use tagging, policies, validity, interrupt, sweep, ` +
-			"overhead, peers, speed, disk, card, declared or before; did you mean tagging?"},
+			"overhead, peers, speed, disk, card, declared, moves, before or simulated; did you " +
+			"mean tagging?"},
 	{"bench run tagging --resume", 2, "--resume: say with --out which folder"},
 	{"bench run tagging --repeat-noisy", 2,
 		"--repeat-noisy: it is for a run that there is: add --resume and --out"},
