@@ -61,6 +61,10 @@ test-readme: preflight ## README's tour, every command of it as a reader types i
 test-clean-debian: preflight ## clone, make install and README's tour in a fresh Debian, as root
 	@./scripts/clean-debian.sh
 
+.PHONY: test-slurm
+test-slurm: preflight build ## the job array of examples/slurm, under Debian's Slurm, as root
+	@./scripts/slurm.sh
+
 .PHONY: test-matrix
 test-matrix: ## every combination of delta, compress, channels, tracker and rule
 	TASKGUIDE_LONG=1 $(GOTEST) -v -run Matrix ./migration ./integration

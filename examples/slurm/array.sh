@@ -13,7 +13,7 @@
 #SBATCH --signal=B:INT@300
 set -eu
 : "${RESULTS:=$PWD/results}"
-: "${EXPERIMENT:=tagging}"
+: "${EXPERIMENT:=tagging}" "${FLAGS:=}" # FLAGS are further ones of vmm bench run
 
 out=$RESULTS/$SLURM_ARRAY_JOB_ID/$SLURM_ARRAY_TASK_ID
 resume=
@@ -21,5 +21,5 @@ resume=
 [ ! -e "$out/run.json" ] || resume=--resume
 mkdir -p "$(dirname "$out")"
 # exec: the signal before the time limit reaches the run, which ends in order and keeps its results.
-exec vmm bench run "$EXPERIMENT" --out "$out" $resume \
+exec vmm bench run "$EXPERIMENT" $FLAGS --out "$out" $resume \
 	--shard "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT"
