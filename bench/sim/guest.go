@@ -166,12 +166,12 @@ func (g *guest) write(page int, wrote func(page int)) {
 // memoryAt returns which pages are populated at the guest's moment, and which of these are zero.
 func (g *guest) memoryAt() (populated, zero *memory.Bitmap) {
 	t := g.t
-	populated, zero = memory.NewBitmap(t.Pages), memory.NewBitmap(t.Pages)
+	populated, zero = memory.NewBitmap(t.held()), memory.NewBitmap(t.held())
 	repeat := func(to, from *memory.Bitmap) {
 		for first, n := from.NextRun(0, from.Len()); n > 0; {
 			for k := range t.copies() {
 				at := first + k*t.Recorded
-				if n := min(n, t.Pages-at); n > 0 {
+				if n := min(n, t.held()-at); n > 0 {
 					to.SetRange(at, n)
 				}
 			}

@@ -345,6 +345,14 @@ func (t *Trace) Grow(pages int, how Growth) (*Trace, error) {
 	return &g, nil
 }
 
+// held is how many pages may ever be in use: those beyond are untouched.
+func (t *Trace) held() int {
+	if t.Grown == Repeated {
+		return t.Pages
+	}
+	return t.Recorded
+}
+
 // copies is how many times the recorded guest is in RAM.
 func (t *Trace) copies() int {
 	if t.Grown == Repeated {

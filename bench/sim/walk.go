@@ -96,8 +96,8 @@ func newWalk(s Setting, t *Trace, o Order, head *policy.Head, at time.Duration) 
 		skip:  traits.Skip,
 		lazy:  s.Protection == OnDemand && traits.Protect == policy.ProtectPage && !traits.Skip,
 		phase: policy.PhaseSetup, m: Move{AtMS: ms(at)},
-		pending: memory.NewBitmap(t.Pages), next: memory.NewBitmap(t.Pages),
-		again: memory.NewBitmap(t.Pages),
+		pending: memory.NewBitmap(t.held()), next: memory.NewBitmap(t.held()),
+		again: memory.NewBitmap(t.held()),
 	}
 	w.open = w.guest.now().open
 	return w

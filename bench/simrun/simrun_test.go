@@ -24,8 +24,8 @@ func made(t *testing.T) string {
 	t.Helper()
 	folder := filepath.Join(t.TempDir(), "trace")
 	_, err := Generate(folder, "test", sim.Synthetic{
-		Name: "small", Pages: 4096, WorkingSet: 2048, Hot: 64, Busy: time.Second,
-		Calm: 300 * time.Millisecond, Rate: 20000, CalmRate: 20000, Packed: 1024,
+		Name: "small", Pages: 1024, WorkingSet: 512, Hot: 16, Busy: time.Second,
+		Calm: 300 * time.Millisecond, Rate: 5000, CalmRate: 5000, Packed: 1024,
 		Interval: 5 * time.Millisecond, Length: 4 * time.Second, Seed: 1,
 	})
 	require.NoError(t, err)
@@ -41,7 +41,7 @@ func order(t *testing.T, traces ...string) Order {
 	return Order{
 		Traces: traces, Entrants: entrants, Moments: 4, Seed: 1, Growth: sim.Untouched,
 		Setting: sim.Setting{
-			BitsPerSecond: 500e6, RTT: time.Millisecond, Compress: sim.CompressNone,
+			BitsPerSecond: 125e6, RTT: time.Millisecond, Compress: sim.CompressNone,
 			Costs: sim.DefaultCosts(),
 		},
 	}
@@ -107,14 +107,14 @@ func TestMarks(t *testing.T) {
 	}
 	require.Contains(t, out.String(), "7 pairs, revision abc")
 
-	o.MemoryBytes, o.Growth, o.Moments, o.Entrants = 64<<20, sim.Repeated, 1, o.Entrants[:1]
+	o.MemoryBytes, o.Growth, o.Moments, o.Entrants = 16<<20, sim.Repeated, 1, o.Entrants[:1]
 	results, err = Run(t.Context(), o, func(int, int) {})
 	require.NoError(t, err)
 	require.Contains(t, results[0].Rows[0].Extrapolated, "grown")
 	out.Reset()
 	require.NoError(t, results[0].Write(&out))
 	require.Contains(t, strings.Join(strings.Fields(out.String()), " "),
-		"64.0 MiB (recorded: 16.0 MiB; the rest repeated)")
+		"16.0 MiB (recorded: 4.00 MiB; the rest repeated)")
 }
 
 // TestSave writes a row for each move, and refuses a folder that has something.
