@@ -107,6 +107,7 @@ func (s *Source) Report() Report {
 	r.Rounds, r.Warnings = slices.Clone(r.Rounds), slices.Clone(r.Warnings)
 	r.Standstills, r.HeldBy = slices.Clone(r.Standstills), slices.Clone(r.HeldBy)
 	r.DrainsTakenBack = slices.Clone(r.DrainsTakenBack)
+	r.DowntimeFixed.Source = r.DowntimeFixed.from()
 	return r
 }
 

@@ -2,6 +2,7 @@ package migration
 
 import (
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -44,19 +45,20 @@ func (p Params) ruleLimit(choice policy.Choice) time.Duration {
 // means that no page may be left, so it is not about time.
 func (s *Source) fixed() time.Duration {
 	f := &s.report.DowntimeFixed
-	f.sum()
+	f.MS = f.RoundTripsMS + f.HarvestMS + f.PauseMS
 	estimate, limit := inTime(f.MS), inTime(f.LimitMS)
 	f.SubtractedMS = ms(limit - policy.ForPages(limit, estimate))
-	if limit > 0 && estimate > limit {
+	if limit > 0 && estimate > limit && !s.warnedOfFixed {
+		s.warnedOfFixed = true
 		s.warnOfFixed(limit)
 	}
 	return estimate
 }
 
-// sum adds the parts up, and says where they come from.
-func (f *DowntimeFixed) sum() {
+// from says where the estimate comes from. That takes its time, so it is left to who reads the
+// report: the estimate itself is made while a vCPU waits at its EXIT.
+func (f DowntimeFixed) from() string {
 	var from []string
-	f.MS = 0
 	for _, p := range []struct {
 		ms   float64
 		from string
@@ -66,23 +68,17 @@ func (f *DowntimeFixed) sum() {
 		{f.PauseMS, "the pause of a switchover that was taken back"},
 	} {
 		if p.ms > 0 {
-			f.MS += p.ms
 			from = append(from, p.from)
 		}
 	}
-	f.Source = strings.Join(from, ", ")
+	return strings.Join(from, ", ")
 }
 
-// warnOfFixed warns once that the estimate is above the limit; s.mu is held.
+// warnOfFixed warns that the estimate is above the limit; s.mu is held.
 func (s *Source) warnOfFixed(limit time.Duration) {
-	warning := fmt.Sprintf("the parts of a downtime that do not depend on the pages are estimated "+
-		"to take longer than its limit of %v: see downtime_fixed", limit)
-	for _, w := range s.report.Warnings {
-		if w == warning {
-			return
-		}
-	}
-	s.report.Warnings = append(s.report.Warnings, warning)
+	s.report.Warnings = append(s.report.Warnings, fmt.Sprintf("the parts of a downtime that do "+
+		"not depend on the pages are estimated to take longer than its limit of %v: see "+
+		"downtime_fixed", limit))
 }
 
 // takeDirty is Stream.TakeDirty for use between rounds. It notes how long that takes, because a
@@ -97,5 +93,11 @@ func (s *Source) takeDirty() (remaining, dirtied int, err error) {
 	return remaining, dirtied, err
 }
 
-// inTime is the inverse of ms.
-func inTime(ms float64) time.Duration { return time.Duration(ms * float64(time.Millisecond)) }
+// inTime is the inverse of ms. The longest times are beyond a Duration once they are rounded.
+func inTime(ms float64) time.Duration {
+	ns := math.Round(ms * float64(time.Millisecond))
+	if ns >= math.MaxInt64 {
+		return math.MaxInt64
+	}
+	return time.Duration(ns)
+}

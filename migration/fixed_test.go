@@ -2,6 +2,7 @@ package migration
 
 import (
 	"context"
+	"math"
 	"net"
 	"strings"
 	"testing"
@@ -149,4 +150,36 @@ func TestWhoTakesOverHasALimit(t *testing.T) {
 	rule, err := policy.Parse("qemu")
 	require.NoError(t, err)
 	require.Equal(t, 40*time.Millisecond, p.ruleLimit(rule))
+}
+
+// aloneSource returns a source that nobody runs.
+func aloneSource(t *testing.T, limit time.Duration) (s *Source) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newEnds(t, idle)
+		defer b.close()
+		s = b.source(Params{DowntimeLimit: limit})
+	})
+	return s
+}
+
+// TestEndlessLimit: the longest limit that there is does not overflow.
+func TestEndlessLimit(t *testing.T) {
+	s := aloneSource(t, math.MaxInt64)
+	s.report.DowntimeFixed.HarvestMS = 1000
+	require.Equal(t, time.Second, s.fixed())
+	require.InDelta(t, 1000, s.report.DowntimeFixed.SubtractedMS, 2)
+	require.Equal(t, 33333333*time.Nanosecond, inTime(ms(33333333)))
+	require.Zero(t, fixedWarnings(s.report))
+}
+
+// TestEstimateAtAnExit: the estimate is made while a vCPU waits at its EXIT, so it costs no memory
+// once it has warned.
+func TestEstimateAtAnExit(t *testing.T) {
+	s := aloneSource(t, 40*time.Millisecond)
+	s.report.DowntimeFixed.RoundTripsMS, s.report.DowntimeFixed.HarvestMS = 300, 1
+	s.fixed()
+	require.Equal(t, 1, fixedWarnings(s.report))
+	require.Zero(t, testing.AllocsPerRun(100, func() { s.fixed() }))
+	require.Equal(t, 1, fixedWarnings(s.report))
+	require.Contains(t, s.Report().DowntimeFixed.Source, "greeting, the last harvest")
 }
