@@ -188,6 +188,7 @@ func (b *ends) checkStays(s *Source, r Report) {
 	b.t.Helper()
 	require.NotEqual(b.t, StatusCompleted, r.Status)
 	require.NotEmpty(b.t, r.Error)
+	requireWaterfall(b.t, r)
 	require.Equal(b.t, FateStays, s.Fate())
 	require.True(b.t, b.m.isRunning(), "the source must run on")
 	require.False(b.t, b.in.ran.Load(), "the destination must not run")

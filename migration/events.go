@@ -137,8 +137,8 @@ func (s *Source) finish(err error) Report {
 	if st := s.standing; st != nil { // and it may stand still for ever
 		s.list(st.entry(s.begin, r.SwitchoverReason, "unknown: "+OneLine(err.Error())))
 	}
-	if n := len(r.Standstills); n > 0 && r.Status != StatusCompleted {
-		r.DowntimeMS = r.Standstills[n-1].MS
+	if r.Status != StatusCompleted {
+		r.noteStay()
 	}
 	if err != nil {
 		r.Error = OneLine(err.Error())

@@ -57,7 +57,7 @@ func (s *Source) handOver(ctx context.Context, st *standstill, state []byte,
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	parts.RunMS = watch.lap()
-	parts.RunThereMS = parts.split(parts.RunMS, worked(s.doubt.Running()), s.wayOf(0))
+	parts.RunThereMS = parts.split(parts.RunMS, s.workedThere(s.doubt.Running()), s.wayOf(0))
 	return nil
 }
 
@@ -112,7 +112,7 @@ func (s *Source) awaitPrepared(ctx context.Context) (there time.Duration, err er
 	if err != nil {
 		return 0, fmt.Errorf("have the destination load the state: %w", err)
 	}
-	return worked(r.Payload), nil
+	return s.workedThere(r.Payload), nil
 }
 
 // commit is the point of no return: from the first byte of the commit on, only

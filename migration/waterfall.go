@@ -61,6 +61,17 @@ func (p *DowntimeParts) explain(downtimeMS float64) {
 	p.UnexplainedMS = max(0, downtimeMS-p.Explained())
 }
 
+// noteStay makes the last standstill, if there was one, the downtime of a guest that stays. Its
+// parts are those of the attempt that has failed. A guest that its user paused has no standstill.
+func (r *Report) noteStay() {
+	if n := len(r.Standstills); n > 0 {
+		r.DowntimeMS = r.Standstills[n-1].MS
+	} else {
+		r.Downtime = DowntimeParts{}
+	}
+	r.Downtime.explain(r.DowntimeMS)
+}
+
 // split splits a lap in which the source waited for an answer. There is how long the destination
 // says that it worked, and way the time that the messages may take. It returns nil if the
 // destination's word is missing, or cannot be true.
@@ -85,7 +96,16 @@ func (s *Source) wayOf(bytes int) time.Duration {
 // timesBytes is how long the payload is in which a destination says how long it worked.
 const timesBytes = 8
 
-// worked is what a destination says about how long it worked, or 0 if it does not say so.
+// workedThere is what the destination says about how long it worked, or 0 if it does not say so.
+// Without the feature a payload means something else, or nothing.
+func (s *Source) workedThere(payload []byte) time.Duration {
+	if s.peer.Terms().Features&transport.FeatureTimes == 0 {
+		return 0
+	}
+	return worked(payload)
+}
+
+// worked reads how long that was.
 func worked(payload []byte) time.Duration {
 	if len(payload) < timesBytes {
 		return 0

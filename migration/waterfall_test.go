@@ -3,6 +3,7 @@ package migration
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"reflect"
@@ -124,6 +125,81 @@ func TestFalseTimes(t *testing.T) {
 	longer = append(longer, "what later versions say"...)
 	require.Equal(t, 9.0, *d.split(10, worked(longer), time.Second))
 	require.Equal(t, 1.0, d.WayMS)
+}
+
+// deafConn reads a welcome as one without features. offset counts the bytes read.
+type deafConn struct {
+	net.Conn
+	offset *int
+}
+
+func (c deafConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	for i := range b[:n] {
+		if at := *c.offset + i; at >= 16 && at < 24 {
+			b[i] = 0
+		}
+	}
+	*c.offset += n
+	return n, err
+}
+
+// TestTimesThatNobodyAskedFor: without the feature in force, a payload of prepared and running says
+// nothing.
+func TestTimesThatNobodyAskedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newEnds(t, busy(0, 5))
+		defer b.close()
+		b.offers = transport.FeatureTimes
+		b.dial = func(ctx context.Context) (net.Conn, error) {
+			nc, err := b.ln.dial(ctx)
+			return deafConn{nc, new(int)}, err
+		}
+		b.in.onLoad = func() { time.Sleep(7 * time.Millisecond) }
+		b.in.onRun = func() { time.Sleep(11 * time.Millisecond) }
+		b.m.start()
+		s := b.source(Params{})
+		r := s.Run(context.Background())
+		b.checkMoved(s, r)
+		require.Zero(t, r.Protocol.Features)
+		require.Nil(t, r.Downtime.LoadThereMS)
+		require.Nil(t, r.Downtime.RunThereMS)
+		requireWaterfall(t, r)
+	})
+}
+
+// TestWaterfallOfAStay: the parts add up to the downtime of an attempt that failed, too. A guest
+// that its user had paused has none.
+func TestWaterfallOfAStay(t *testing.T) {
+	for name, paused := range map[string]bool{"runs": false, "paused by its user": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newEnds(t, busy(0, 5))
+				defer b.close()
+				b.m.start()
+				time.Sleep(5 * time.Millisecond)
+				if paused {
+					require.NoError(t, b.m.Pause())
+				}
+				b.m.onSave = func() { time.Sleep(30 * time.Millisecond) }
+				b.in.onLoad = func() { time.Sleep(7 * time.Millisecond) }
+				b.in.failLoad = errors.New("a bad state")
+				s := b.source(Params{})
+				r := s.Run(context.Background())
+				require.Equal(t, StatusFailed, r.Status)
+				require.Contains(t, r.Error, "a bad state")
+				requireWaterfall(t, r)
+				if paused {
+					require.Zero(t, r.DowntimeMS)
+					return
+				}
+				b.checkStays(s, r)
+				require.InDelta(t, 37, r.DowntimeMS, 2)
+				require.InDelta(t, 30, r.Downtime.PagesMS+r.Downtime.SettleMS, 0.5)
+				require.InDelta(t, 7, r.Downtime.UnexplainedMS, 0.5, "nobody has answered")
+			})
+		})
+	}
 }
 
 func FuzzTimes(f *testing.F) {
