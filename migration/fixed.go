@@ -14,7 +14,7 @@ import (
 // too small: how long the destination takes to load the state is not known before it does.
 type DowntimeFixed struct {
 	MS float64 `json:"ms"` // the sum of the three below
-	// RoundTripsMS are those of a switchover, each as long as the shortest greeting took.
+	// RoundTripsMS are those of a switchover, each as long as Peer.RoundTrip says.
 	RoundTripsMS float64 `json:"round_trips_ms"`
 	HarvestMS    float64 `json:"harvest_ms"` // the last collection of dirty pages between rounds
 	// PauseMS is how long the vCPUs took to come to a stand in the last switchover that was taken
@@ -25,6 +25,8 @@ type DowntimeFixed struct {
 	// SubtractedMS is how much less the pages must fit because of the estimate, at most half of it.
 	LimitMS      float64 `json:"limit_ms"`
 	SubtractedMS float64 `json:"subtracted_ms"`
+
+	warned bool // that the limit cannot be kept
 }
 
 // switchoverTrips is how many round trips a switchover takes: the flush, the state and the commit,
@@ -48,8 +50,8 @@ func (s *Source) fixed() time.Duration {
 	f.MS = f.RoundTripsMS + f.HarvestMS + f.PauseMS
 	estimate, limit := inTime(f.MS), inTime(f.LimitMS)
 	f.SubtractedMS = ms(limit - policy.ForPages(limit, estimate))
-	if limit > 0 && estimate > limit && !s.warnedOfFixed {
-		s.warnedOfFixed = true
+	if limit > 0 && estimate > limit && !f.warned {
+		f.warned = true
 		s.warnOfFixed(limit)
 	}
 	return estimate
@@ -63,7 +65,7 @@ func (f DowntimeFixed) from() string {
 		ms   float64
 		from string
 	}{
-		{f.RoundTripsMS, fmt.Sprintf("%d round trips as long as the greeting", switchoverTrips)},
+		{f.RoundTripsMS, fmt.Sprintf("%d round trips as long as the shortest", switchoverTrips)},
 		{f.HarvestMS, "the last harvest of dirty pages"},
 		{f.PauseMS, "the pause of a switchover that was taken back"},
 	} {

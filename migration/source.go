@@ -71,8 +71,6 @@ type Source struct {
 	standing  *standstill // this engine asked the vCPUs to pause
 	takenBack *standstill // that the engine's goroutine has not seen to yet
 	notBefore time.Time   // no switchover begins before, because storage failed
-
-	warnedOfFixed bool // that the limit of a downtime cannot be kept
 }
 
 // NewSource prepares the migration of m as p says, or returns an error if p is not valid. It does
