@@ -3,6 +3,7 @@ package migration
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,8 +26,6 @@ type DowntimeFixed struct {
 	// SubtractedMS is how much less the pages must fit because of the estimate, at most half of it.
 	LimitMS      float64 `json:"limit_ms"`
 	SubtractedMS float64 `json:"subtracted_ms"`
-
-	warned bool // that the limit cannot be kept
 }
 
 // switchoverTrips is how many round trips a switchover takes: the flush, the state and the commit,
@@ -50,9 +49,8 @@ func (s *Source) fixed() time.Duration {
 	f.MS = f.RoundTripsMS + f.HarvestMS + f.PauseMS
 	estimate, limit := inTime(f.MS), inTime(f.LimitMS)
 	f.SubtractedMS = ms(limit - policy.ForPages(limit, estimate))
-	if limit > 0 && estimate > limit && !f.warned {
-		f.warned = true
-		s.warnOfFixed(limit)
+	if limit > 0 && estimate > limit && !slices.Contains(s.report.Warnings, limitTooShort) {
+		s.report.Warnings = append(s.report.Warnings, limitTooShort)
 	}
 	return estimate
 }
@@ -76,12 +74,9 @@ func (f DowntimeFixed) from() string {
 	return strings.Join(from, ", ")
 }
 
-// warnOfFixed warns that the estimate is above the limit; s.mu is held.
-func (s *Source) warnOfFixed(limit time.Duration) {
-	s.report.Warnings = append(s.report.Warnings, fmt.Sprintf("the parts of a downtime that do "+
-		"not depend on the pages are estimated to take longer than its limit of %v: see "+
-		"downtime_fixed", limit))
-}
+// limitTooShort is the warning that the estimate is above the limit.
+const limitTooShort = "the parts of a downtime that do not depend on the pages are estimated to " +
+	"take longer than its limit: see downtime_fixed"
 
 // takeDirty is Stream.TakeDirty for use between rounds. It notes how long that takes, because a
 // switchover has to do it once more.
