@@ -108,6 +108,7 @@ func TestWrongCustomFiles(t *testing.T) {
 	}
 	for text, want := range map[string]string{
 		"":                                        "it is empty",
+		small + strings.Repeat("\n", mostOfFile):  "it is longer than",
 		"guests: []\n":                            "guests: there is none",
 		small + "\npolicy: xen\n":                 `line 3: unknown key "policy"`,
 		guest("vcpus: 2"):                         `line 1: unknown key "vcpus"`,

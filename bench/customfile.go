@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -44,9 +45,16 @@ func ReadCustom(path string) (Custom, error) {
 
 // decodeCustom reads what a file says. Unknown keys are errors, and errors name the line.
 func decodeCustom(r io.Reader) (Custom, error) {
-	d := yaml.NewDecoder(io.LimitReader(r, mostOfFile))
-	d.KnownFields(true)
 	var c Custom
+	text, err := io.ReadAll(io.LimitReader(r, mostOfFile+1))
+	switch {
+	case err != nil:
+		return c, err
+	case len(text) > mostOfFile: // what is cut off could be understood all the same
+		return c, fmt.Errorf("it is longer than %d bytes", mostOfFile)
+	}
+	d := yaml.NewDecoder(bytes.NewReader(text))
+	d.KnownFields(true)
 	switch err := d.Decode(&c); {
 	case errors.Is(err, io.EOF):
 		return c, errors.New("it is empty")

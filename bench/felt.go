@@ -108,9 +108,9 @@ func feltTable(caption string, by feltBy, results []trial.Result) (t Table, any 
 	for _, r := range results {
 		if f := by(r); f != nil {
 			n++
-			addSpan(&sum.Before, f.Before)
-			addSpan(&sum.Around, f.Around)
-			addSpan(&sum.After, f.After)
+			sum.Before.Add(f.Before)
+			sum.Around.Add(f.Around)
+			sum.After.Add(f.After)
 		}
 	}
 	if n == 0 {
@@ -133,14 +133,6 @@ func feltTable(caption string, by feltBy, results []trial.Result) (t Table, any 
 		t.Rows = append(t.Rows, row)
 	}
 	return t, true
-}
-
-func addSpan(sum *trial.FeltSpan, s trial.FeltSpan) {
-	if sum.Stalls == nil {
-		sum.Stalls = heartbeat.Stalls{}
-	}
-	sum.Stalls.Add(s.Stalls)
-	sum.Seconds += s.Seconds
 }
 
 func perSecond(s trial.FeltSpan, bucket int64) string {

@@ -20,7 +20,7 @@ import (
 
 // readTrace reads a whole trace, and returns how many pages all intervals have between them.
 func readTrace(t *testing.T, folder string) (trace.Header, []trace.Record, int) {
-	data, err := os.ReadFile(filepath.Join(folder, "trace.json.gz"))
+	data, err := os.ReadFile(filepath.Join(folder, trace.FileName))
 	require.NoError(t, err)
 	r, err := trace.NewReader(bytes.NewReader(data))
 	require.NoError(t, err)

@@ -15,7 +15,7 @@ import (
 // too small: how long the destination takes to load the state is not known before it does.
 type DowntimeFixed struct {
 	MS float64 `json:"ms"` // the sum of the three below
-	// RoundTripsMS are those of a switchover, each as long as Peer.RoundTrip says.
+	// RoundTripsMS are those of a switchover, each as long as the shortest greeting took.
 	RoundTripsMS float64 `json:"round_trips_ms"`
 	HarvestMS    float64 `json:"harvest_ms"` // the last collection of dirty pages between rounds
 	// PauseMS is how long the vCPUs took to come to a stand in the last switchover that was taken
@@ -63,7 +63,7 @@ func (f DowntimeFixed) from() string {
 		ms   float64
 		from string
 	}{
-		{f.RoundTripsMS, fmt.Sprintf("%d round trips as long as the shortest", switchoverTrips)},
+		{f.RoundTripsMS, fmt.Sprintf("%d round trips as long as a greeting", switchoverTrips)},
 		{f.HarvestMS, "the last harvest of dirty pages"},
 		{f.PauseMS, "the pause of a switchover that was taken back"},
 	} {

@@ -181,5 +181,5 @@ func TestEstimateAtAnExit(t *testing.T) {
 	require.Equal(t, 1, fixedWarnings(s.report))
 	require.Zero(t, testing.AllocsPerRun(100, func() { s.fixed() }))
 	require.Equal(t, 1, fixedWarnings(s.report))
-	require.Contains(t, s.Report().DowntimeFixed.Source, "shortest, the last harvest")
+	require.Contains(t, s.Report().DowntimeFixed.Source, "greeting, the last harvest")
 }

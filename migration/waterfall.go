@@ -62,11 +62,13 @@ func (p *DowntimeParts) explain(downtimeMS float64) {
 }
 
 // noteStay makes the last standstill, if there was one, the downtime of a guest that stays. Its
-// parts are those of the attempt that has failed. A guest that its user paused has no standstill.
+// parts are those of the attempt that has failed. A guest that its user paused has no standstill of
+// that attempt, and so no parts; but it may have stood still in an attempt before.
 func (r *Report) noteStay() {
 	if n := len(r.Standstills); n > 0 {
 		r.DowntimeMS = r.Standstills[n-1].MS
-	} else {
+	}
+	if r.Downtime.Explained() > r.DowntimeMS {
 		r.Downtime = DowntimeParts{}
 	}
 	r.Downtime.explain(r.DowntimeMS)

@@ -202,6 +202,20 @@ func TestWaterfallOfAStay(t *testing.T) {
 	}
 }
 
+// TestPartsOfAnAttemptWithoutAStandstill: a guest stood still in an attempt that was taken back; in
+// the next one, which fails, its user has paused it. The parts are not of the standstill that is
+// reported.
+func TestPartsOfAnAttemptWithoutAStandstill(t *testing.T) {
+	r := Report{
+		Standstills: []Standstill{{MS: 5}},
+		Downtime:    DowntimeParts{HarvestMS: 1, PagesMS: 30},
+	}
+	r.noteStay()
+	require.InDelta(t, 5, r.DowntimeMS, 0)
+	requireWaterfall(t, r)
+	require.InDelta(t, 5, r.Downtime.UnexplainedMS, 0)
+}
+
 func FuzzTimes(f *testing.F) {
 	f.Add([]byte{}, []byte{1, 2, 3, 4, 5, 6, 7, 8}, 1.0, 2.0, int64(3))
 	f.Add(make([]byte, 9), []byte{0, 0, 1, 0, 0, 0, 0, 0}, 1.0, 2.0, int64(1e6))

@@ -1,13 +1,7 @@
 package sim
 
 import (
-	"go/ast"
-	"go/parser"
-	"go/token"
-	"path/filepath"
-	"slices"
 	"strconv"
-	"strings"
 	"testing"
 	"time"
 
@@ -96,40 +90,4 @@ func TestExtrapolated(t *testing.T) {
 		require.Contains(t, Extrapolated(all, s, tr, e), what)
 	}
 	require.NotPanics(t, func() { readValidations(validatedJSON) })
-}
-
-// TestPure: nothing here waits, reads a clock or starts anything, so that a simulation can be
-// repeated, and a virtual minute takes milliseconds.
-func TestPure(t *testing.T) {
-	clock := strings.Fields("Now Since Until Sleep After AfterFunc Tick NewTimer NewTicker")
-	allowed := strings.Fields(`bytes cmp embed encoding/json errors fmt io math math/rand/v2 slices
-		sort strings time taskguide/dirtylog/trace taskguide/memory taskguide/migration/policy`)
-	set := token.NewFileSet()
-	names, err := filepath.Glob("*.go")
-	require.NoError(t, err)
-	require.NotEmpty(t, names)
-	for _, name := range names {
-		if strings.HasSuffix(name, "_test.go") {
-			continue
-		}
-		file, err := parser.ParseFile(set, name, nil, 0)
-		require.NoError(t, err)
-		for _, imported := range file.Imports {
-			path, err := strconv.Unquote(imported.Path.Value)
-			require.NoError(t, err)
-			require.Contains(t, allowed, path, name)
-		}
-		ast.Inspect(file, func(n ast.Node) bool {
-			switch n := n.(type) {
-			case *ast.GoStmt, *ast.SelectStmt, *ast.SendStmt, *ast.ChanType:
-				t.Errorf("%v: no goroutines here", set.Position(n.Pos()))
-			case *ast.SelectorExpr:
-				x, ok := n.X.(*ast.Ident)
-				if ok && x.Name == "time" && slices.Contains(clock, n.Sel.Name) {
-					t.Errorf("%v: time is virtual", set.Position(n.Pos()))
-				}
-			}
-			return true
-		})
-	}
 }

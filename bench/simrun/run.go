@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"taskguide/bench/sim"
+	"taskguide/dirtylog/trace"
 	"taskguide/memory"
 )
 
@@ -77,13 +78,10 @@ func Run(ctx context.Context, o Order, progress func(done, all int)) ([]Result, 
 	return results, nil
 }
 
-// traceName is the file of a trace in its folder.
-const traceName = "trace.json.gz"
-
 // Load reads a trace: a file, or the folder that vmm trace has made.
 func Load(name string) (*sim.Trace, error) {
 	if info, err := os.Stat(name); err == nil && info.IsDir() {
-		name = filepath.Join(name, traceName)
+		name = filepath.Join(name, trace.FileName)
 	}
 	f, err := os.Open(name)
 	if err != nil {

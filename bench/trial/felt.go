@@ -29,12 +29,13 @@ func (s FeltSpan) PerSecond(pause time.Duration) float64 {
 	return float64(s.Stalls.AtLeast(pause)) / s.Seconds
 }
 
-func (s *FeltSpan) add(stalls heartbeat.Stalls, seconds float64) {
+// Add adds the pauses of some more time.
+func (s *FeltSpan) Add(more FeltSpan) {
 	if s.Stalls == nil {
 		s.Stalls = heartbeat.Stalls{}
 	}
-	s.Stalls.Add(stalls)
-	s.Seconds += seconds
+	s.Stalls.Add(more.Stalls)
+	s.Seconds += more.Seconds
 }
 
 // Slow is how long a guest made less progress than before.
@@ -68,14 +69,14 @@ func (r *Result) addFelt(t *series) {
 		if r.Felt == nil {
 			r.Felt = &Felt{}
 		}
-		seconds := (t.beats[i].Elapsed - t.beats[i-1].Elapsed).Seconds()
+		second := FeltSpan{(t.beats[i].Elapsed - t.beats[i-1].Elapsed).Seconds(), stalls}
 		switch {
 		case i < t.asked:
-			r.Felt.Before.add(stalls, seconds)
+			r.Felt.Before.Add(second)
 		case i <= t.moved:
-			r.Felt.Around.add(stalls, seconds)
+			r.Felt.Around.Add(second)
 		default:
-			r.Felt.After.add(stalls, seconds)
+			r.Felt.After.Add(second)
 		}
 	}
 }
@@ -122,7 +123,6 @@ func (r *Result) readHeard(source, destination []time.Time, requested time.Time)
 	}
 }
 
-func heardIn(times []time.Time) (s FeltSpan) {
-	s.add(heartbeat.StallsBetween(times), times[len(times)-1].Sub(times[0]).Seconds())
-	return s
+func heardIn(times []time.Time) FeltSpan {
+	return FeltSpan{times[len(times)-1].Sub(times[0]).Seconds(), heartbeat.StallsBetween(times)}
 }

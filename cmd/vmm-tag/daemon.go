@@ -60,8 +60,8 @@ func (c config) term() time.Duration { return c.wake * time.Duration(c.leases) }
 // check refuses leases that the host would end while the daemon sleeps.
 func (c config) check() error {
 	switch {
-	case c.wake <= 0:
-		return fmt.Errorf("--wake %v: it must be more than 0", c.wake)
+	case c.wake < minWake:
+		return fmt.Errorf("--wake %v: at least %v", c.wake, minWake)
 	case c.leases < minLeases:
 		return fmt.Errorf("--lease %d: at least %d wake-ups", c.leases, minLeases)
 	case c.wake > abi.MaxTerm/time.Duration(c.leases):
@@ -71,8 +71,12 @@ func (c config) check() error {
 	return nil
 }
 
-// minLeases is the least number of wake-ups that a lease lasts.
-const minLeases = 10
+const (
+	// minLeases is the least number of wake-ups that a lease lasts.
+	minLeases = 10
+	// minWake keeps a term, which is in milliseconds, from being 0: that would be no lease at all.
+	minWake = time.Millisecond
+)
 
 // acceptor is a socket that programs connect to.
 type acceptor interface {

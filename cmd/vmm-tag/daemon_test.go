@@ -497,7 +497,8 @@ func TestNoDaemon(t *testing.T) {
 		require.Contains(t, stderr, "usage: vmm-tag")
 	}
 	for _, args := range [][]string{
-		{"--lease", "9"}, {"--wake", "0s"}, {"--wake", "-1s"}, {"--wake", "30s", "--lease", "21"},
+		{"--lease", "9"}, {"--wake", "0s"}, {"--wake", "-1s"}, {"--wake", "99us"},
+		{"--wake", "30s", "--lease", "21"},
 		{"--wake", "2562047h", "--lease", "9223372036854775807"},
 	} {
 		status, _, stderr = b.run(append([]string{"daemon"}, args...)...)

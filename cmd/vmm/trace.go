@@ -1,14 +1,11 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"syscall"
 	"time"
 
@@ -58,10 +55,11 @@ func (f *traceFlags) run(ctx context.Context, c *control.Client, std cli.Streams
 	}
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	t, err := createTrace(f.out, std.Err)
+	file, err := trace.Create(f.out)
 	if err != nil {
 		return err
 	}
+	t := &traceFile{File: file, screen: std.Err}
 	err = c.Trace(ctx, f.order, t)
 	interrupted := ctx.Err() != nil
 	if interrupted {
@@ -73,16 +71,13 @@ func (f *traceFlags) run(ctx context.Context, c *control.Client, std cli.Streams
 	if f.asJSON {
 		return writeJSON(std.Out, t.end)
 	}
-	fmt.Fprintln(std.Out, t.summary(t.file.Name()))
+	fmt.Fprintln(std.Out, t.summary(t.Name()))
 	return nil
 }
 
-// traceFile is a trace on its way to a file.
+// traceFile is a trace on its way to a file, with its progress.
 type traceFile struct {
-	*trace.Writer
-	file   *os.File
-	folder string // to remove if there is nothing to keep; empty: it was there before
-	buffer *bufio.Writer
+	*trace.File
 	screen *os.File // shows progress if it is a terminal
 	shown  time.Time
 
@@ -93,49 +88,18 @@ type traceFile struct {
 	end   trace.End
 }
 
-// traceName is the file of a trace in its folder.
-const traceName = "trace.json.gz"
-
-// createTrace makes the file of a trace in a folder that is new or empty.
-func createTrace(folder string, screen *os.File) (*traceFile, error) {
-	err := os.Mkdir(folder, 0o777)
-	made := err == nil
-	if errors.Is(err, fs.ErrExist) {
-		var inside []os.DirEntry
-		if inside, err = os.ReadDir(folder); err == nil && len(inside) > 0 {
-			err = fmt.Errorf("%s is not empty: name another folder", folder)
-		}
-	}
-	if err != nil {
-		return nil, err
-	}
-	name := filepath.Join(folder, traceName)
-	file, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o666)
-	if err != nil {
-		return nil, err
-	}
-	buffer := bufio.NewWriterSize(file, 1<<20)
-	t := &traceFile{
-		Writer: trace.NewWriter(buffer), file: file, buffer: buffer, screen: screen,
-	}
-	if made {
-		t.folder = folder
-	}
-	return t, nil
-}
-
 // Begin implements [trace.Sink].
 func (t *traceFile) Begin(h trace.Header) error {
 	t.pages = h.Pages
 	t.tally = trace.NewTally(time.Duration(h.IntervalUS) * time.Microsecond)
-	return t.Writer.Begin(h)
+	return t.File.Begin(h)
 }
 
 // Contents implements [trace.Sink].
 func (t *traceFile) Contents(c trace.Contents) error {
 	t.begun = true
 	// The file shows from here on that recording has begun.
-	return errors.Join(t.Writer.Contents(c), t.Flush(), t.buffer.Flush())
+	return errors.Join(t.File.Contents(c), t.Flush())
 }
 
 // Record implements [trace.Sink].
@@ -152,7 +116,7 @@ func (t *traceFile) Record(r trace.Record) error {
 	if r.End != nil {
 		t.end = *r.End
 	}
-	return t.Writer.Record(r)
+	return t.File.Record(r)
 }
 
 // show keeps a line of progress up to date.
@@ -170,11 +134,7 @@ func (t *traceFile) show(pages int) {
 func (t *traceFile) finish(failed error, interrupted bool) error {
 	cli.EraseEcho(t.screen)
 	if !t.begun {
-		_ = t.file.Close()
-		_ = os.Remove(t.file.Name())
-		if t.folder != "" {
-			_ = os.Remove(t.folder)
-		}
+		t.Remove()
 		if interrupted {
 			return errors.New("interrupted before the first interval")
 		}
@@ -187,11 +147,10 @@ func (t *traceFile) finish(failed error, interrupted bool) error {
 		if interrupted {
 			t.end.Why, failed = "interrupted", nil
 		}
-		err = t.Writer.Record(trace.Record{AtUS: t.at, End: &t.end})
+		err = t.File.Record(trace.Record{AtUS: t.at, End: &t.end})
 	}
-	err = errors.Join(err, t.Close(), t.buffer.Flush(), t.file.Close())
-	if err != nil {
-		return fmt.Errorf("%s: %w", t.file.Name(), err)
+	if err = errors.Join(err, t.Close()); err != nil {
+		return fmt.Errorf("%s: %w", t.Name(), err)
 	}
 	return failed
 }

@@ -35,7 +35,7 @@ type Peer struct {
 
 	// Only the engine's goroutine uses these three. terms are those of all channels; attempt counts
 	// switchovers that the destination was asked to forget.
-	// roundTrip is the shortest of all connections, 0 before the first.
+	// roundTrip is the shortest that a greeting took, 0 before the first.
 	terms     transport.Terms
 	attempt   uint32
 	roundTrip time.Duration
@@ -83,13 +83,10 @@ func (p *Peer) Open(ctx context.Context, channel, channels int) error {
 	if err != nil {
 		return err
 	}
-	c := transport.NewConn(nc)
-	if shortest, ok := c.RoundTrip(); ok {
-		took = min(took, shortest)
-	}
 	if p.roundTrip == 0 || took < p.roundTrip {
 		p.roundTrip = took
 	}
+	c := transport.NewConn(nc)
 	if channel == 0 {
 		p.terms = terms
 	} else if terms != p.terms {
@@ -107,12 +104,13 @@ func (p *Peer) Open(ctx context.Context, channel, channels int) error {
 	return nil
 }
 
-// RoundTrip is the shortest round trip of all channels, as TCP has measured it, or how long the
-// destination took to answer a greeting if that is shorter or no TCP is there. It is 0 before the
-// first answer. Only the engine's goroutine may ask.
+// RoundTrip is how long the destination took to answer a greeting, the shortest time of all
+// channels. It is 0 before the first answer. Only the engine's goroutine may ask.
 //
-// Without TCP, a destination that is busy with the migration before lets a greeting wait, so this
-// can be far too long. It is an estimate, and whoever uses it bounds it.
+// TCP's own measurement would end at the first relay or tunnel, and a switchover's messages wait
+// for the destination's process as a greeting does. A destination that is busy with the migration
+// before lets a greeting wait, so this can be far too long. It is an estimate, and whoever uses it
+// bounds it.
 func (p *Peer) RoundTrip() time.Duration { return p.roundTrip }
 
 // greet dials the destination and sends the greeting. It also returns how long the answer took.
