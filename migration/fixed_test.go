@@ -183,3 +183,26 @@ func TestEstimateAtAnExit(t *testing.T) {
 	require.Equal(t, 1, fixedWarnings(s.report))
 	require.Contains(t, s.Report().DowntimeFixed.Source, "greeting, the last harvest")
 }
+
+// TestShortestGreetingCounts: a destination may be busy when the first channel greets it.
+func TestShortestGreetingCounts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newEnds(t, busy(0, 5))
+		defer b.close()
+		dial, greetings := b.dial, 0
+		b.dial = func(ctx context.Context) (net.Conn, error) {
+			nc, err := dial(ctx)
+			return hookConn{nc, func(sent []byte) {
+				if len(sent) == greetingBytes {
+					greetings++
+					time.Sleep([]time.Duration{0, 30, 4, 20}[greetings] * time.Millisecond)
+				}
+			}}, err
+		}
+		b.m.start()
+		s := b.source(Params{Channels: 3})
+		r := s.Run(context.Background())
+		b.checkMoved(s, r)
+		require.InDelta(t, 3*4, r.DowntimeFixed.RoundTripsMS, 0.1)
+	})
+}
