@@ -69,6 +69,10 @@ test-slurm: preflight build ## the job array of examples/slurm, under Debian's S
 test-matrix: ## every combination of delta, compress, channels, tracker and rule
 	TASKGUIDE_LONG=1 $(GOTEST) -v -run Matrix ./migration ./integration
 
+.PHONY: test-sim
+test-sim: preflight build ## red where the simulator misses its target beside real moves; an hour
+	@./scripts/test-sim.sh
+
 .PHONY: test-declared
 test-declared: ## a million steps of a guest that declares, takes back, writes and frees memory
 	TASKGUIDE_LONG=1 $(GOTEST) -timeout 60m -v -run DeclaringAtRandom ./migration

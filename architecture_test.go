@@ -75,6 +75,7 @@ var table = []row{
 		"bench/..., control, control/text, control/units, migration, migration/policy, tagging, " +
 			"dirtylog/..., vmm/probe, guestkernel/...",
 	},
+	{"bench/relay/", "-"},
 	{"bench/sim/", "dirtylog/trace, memory, migration/policy"},
 	{
 		"bench/simrun/",

@@ -21,6 +21,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"taskguide/bench/sim"
 	"taskguide/bench/trial"
 	"taskguide/migration"
 )
@@ -132,6 +133,12 @@ func made(s trial.Spec) trial.Result {
 			{MS: 610, Kind: "phase", Phase: migration.PhaseStopCopy},
 			{MS: 620, Kind: "round", Round: 3},
 		},
+	}
+	if s.Record != nil {
+		result.Simulated = &trial.Simulated{
+			Move:   sim.Move{DowntimeMS: 1 + 50*r.ExpFloat64(), TotalMS: 900},
+			Oracle: sim.Move{DowntimeMS: 1, TotalMS: 1000},
+		}
 	}
 	for range s.Moves {
 		result.Moves = append(result.Moves, trial.Move{

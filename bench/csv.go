@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sort"
 	"strconv"
+	"time"
 
 	"taskguide/bench/trial"
 )
@@ -30,8 +31,8 @@ func writeCSVs(dir string, results []trial.Result) error {
 
 // trialColumns are the columns of trials.csv between the factors and the indicators.
 var trialColumns = []string{
-	"block_seed", "offset", "offset_hit", "gate_open", "moved_inside", "moved_phase", "status",
-	"switchover_reason", "load1", "busy_cpus", "stolen_before_cpus", "others_cpus",
+	"block_seed", "rtt_ms", "offset", "offset_hit", "gate_open", "moved_inside", "moved_phase",
+	"status", "switchover_reason", "load1", "busy_cpus", "stolen_before_cpus", "others_cpus",
 	"others_peak_cpus", "stolen_cpus", "stolen_peak_cpus", "noisy",
 }
 
@@ -55,7 +56,7 @@ func trialRow(r trial.Result, factors []string) []string {
 	if r.Moved != nil {
 		moved = *r.Moved
 	}
-	row = append(row, strconv.Itoa(r.Spec.Guest.Seed), decimal(r.Spec.Offset),
+	row = append(row, strconv.Itoa(r.Spec.Guest.Seed), rttMS(r), decimal(r.Spec.Offset),
 		decimal(r.Request.Offset), fmt.Sprint(r.Request.GateOpen), moved.Inside, moved.Phase,
 		string(r.Report.Status), string(r.Report.SwitchoverReason),
 		decimal(r.Noise.Load1), decimal(r.Noise.BusyCPUs), decimal(r.Noise.StolenCPUs))
@@ -76,6 +77,11 @@ func trialRow(r trial.Result, factors []string) []string {
 		row = append(row, decimal(v))
 	}
 	return row
+}
+
+// rttMS is the round trip that a relay added, in ms.
+func rttMS(r trial.Result) string {
+	return decimal(float64(r.Spec.RTT) / float64(time.Millisecond))
 }
 
 // roundColumns are the columns of rounds.csv behind the factors. They are the report's.

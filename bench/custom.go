@@ -26,6 +26,7 @@ type Custom struct {
 	Guidance []string `yaml:"guidance" json:"guidance"`
 	Trackers []string `yaml:"trackers" json:"trackers,omitempty"`
 	Rates    []rate   `yaml:"rates" json:"rates_bits_per_second"`
+	RTTs     []span   `yaml:"rtts" json:"rtts_ns,omitempty"` // round trips that a relay adds
 	Peers    []string `yaml:"peers" json:"peers,omitempty"`
 	Against  string   `yaml:"against" json:"against,omitempty"`
 
@@ -153,6 +154,9 @@ func (c Custom) checkRest() error {
 			return fmt.Errorf("offsets: %v: use 0 and more, and less than 1", o)
 		}
 	}
+	if err := checkRTTs(c.rtts()); err != nil {
+		return fmt.Errorf("rtts: %w", err)
+	}
 	if c.Repetitions < 1 || c.Repetitions > mostRepetitions {
 		return fmt.Errorf("repetitions: %d: use 1 to %d", c.Repetitions, mostRepetitions)
 	}
@@ -221,7 +225,15 @@ func (g CustomGuest) check() error {
 // trials is how many there are, without those of peers.
 func (c Custom) trials() int {
 	return len(c.Guests) * len(c.Policies) * len(c.Guidance) * len(c.Rates) *
-		max(1, len(c.Trackers)) * max(1, len(c.Offsets)) * c.Repetitions
+		max(1, len(c.RTTs)) * max(1, len(c.Trackers)) * max(1, len(c.Offsets)) * c.Repetitions
+}
+
+func (c Custom) rtts() []time.Duration {
+	var all []time.Duration
+	for _, t := range c.RTTs {
+		all = append(all, time.Duration(t))
+	}
+	return all
 }
 
 func (c Custom) params() migration.Params {
@@ -235,7 +247,7 @@ func (c Custom) params() migration.Params {
 func (c Custom) factorial(withPeers bool) factorial {
 	f := factorial{
 		policies: c.Policies, guidance: c.Guidance, trackers: c.Trackers, against: c.Against,
-		params: c.params(),
+		rtts: c.rtts(), params: c.params(),
 	}
 	for _, r := range c.Rates {
 		f.rates = append(f.rates, int64(r))

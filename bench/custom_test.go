@@ -36,6 +36,7 @@ policies: [downtime, "qemu:limit=100ms"]
 guidance: ["off", suspend]
 trackers: [ring, auto]
 rates: [1Gbit, 2.5Gbit]
+rtts: [0ms, 20ms]
 offsets: [0, 0.25]
 repetitions: 3
 against: off
@@ -43,21 +44,22 @@ downtime_limit: 100ms
 max_defer: 5s
 compress: none
 channels: 2
-limit: 3h
+limit: 5h
 `)
 	require.NoError(t, err)
 	e := c.Experiment()
 	require.Equal(t, "Mine", e.Title)
-	require.Equal(t, 3*time.Hour, e.budget(Full))
+	require.Equal(t, 5*time.Hour, e.budget(Full))
 	plan := e.Plan(at(Full), 1)
-	require.Len(t, plan, 2*2*2*2*2*2*3)
+	require.Len(t, plan, 2*2*2*2*2*2*2*3)
 	ids := map[string]trial.Spec{}
 	for _, s := range plan {
 		require.NotContains(t, ids, s.ID)
 		ids[s.ID] = s
 	}
 	require.Contains(t, ids, "own/downtime/off/ring/1.00 Gbit/s@00")
-	own := ids["own/qemu:limit=100ms/suspend/ring/2.50 Gbit/s@03"]
+	own := ids["own/qemu:limit=100ms/suspend/ring/2.50 Gbit/s/20ms@03"]
+	require.Equal(t, 20*time.Millisecond, own.RTT)
 	require.Equal(t, trial.Guest{
 		Program: "console=ttyS0 quiet", Kernel: "vmlinux", Initrd: "initrd.img", Seed: 4,
 		Disks: []string{"root.img"}, MemoryBytes: 2 << 30, CPUs: 4, Ready: "login:",
@@ -117,6 +119,8 @@ func TestWrongCustomFiles(t *testing.T) {
 		small + "rates: [1G]":                     `line 2: rate "1G"`,
 		small + "rates: [0]":                      `line 2: rate "0": use more than 0`,
 		small + "rates: [[1]]":                    "line 2: ",
+		small + "rtts: [5s]":                      "rtts: 5s: use 0 to 2s",
+		small + "rtts: [1ms, 1000us]":             `rtts: "1ms" is there twice`,
 		small + "max_defer: 3":                    `line 2: duration "3": no unit`,
 		small + "repetitions: many":               "line 2: unexpected !!str `many`",
 		small + "repetitions: -1":                 "repetitions: -1: use 1 to",

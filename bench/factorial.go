@@ -18,10 +18,11 @@ type factorial struct {
 	programs []namedGuest
 	policies []string
 	guidance []string
-	trackers []string // may be none, if the tracker is not varied
-	rates    []int64  // of the link, in bit/s; may be none
-	peers    []string // names of customPeers
-	against  string   // a level; empty for the first of the first factor that has several
+	trackers []string        // may be none, if the tracker is not varied
+	rates    []int64         // of the link, in bit/s; may be none
+	rtts     []time.Duration // that a relay adds; may be none
+	peers    []string        // names of customPeers
+	against  string          // a level; empty for the first of the first factor that has several
 	params   migration.Params
 }
 
@@ -36,7 +37,8 @@ type namedGuest struct {
 func (f factorial) comparable() []levels {
 	return []levels{
 		{"policy", slices.Concat(f.policies, f.peers)}, {"guidance", f.guidance},
-		{"tracker", f.trackers}, {"rate", f.rateNames()}, {"program", f.programNames()},
+		{"tracker", f.trackers}, {"rate", f.rateNames()}, {"rtt", rttTexts(f.rtts)},
+		{"program", f.programNames()},
 	}
 }
 
@@ -92,39 +94,64 @@ func (f factorial) check() error {
 
 // specs returns a trial of each combination.
 func (f factorial) specs() []trial.Spec {
-	trackers, rates := f.trackers, f.rates
+	trackers := f.trackers
 	if len(trackers) == 0 {
 		trackers = []string{""}
 	}
-	if len(rates) == 0 {
-		rates = []int64{0}
-	}
 	var all []trial.Spec
 	for _, prog := range f.programs {
-		for _, rate := range rates {
+		for _, w := range f.paths() {
 			for _, p := range f.policies {
 				for _, g := range f.guidance {
 					for _, t := range trackers {
-						all = append(all, f.atRate(f.spec(prog, p, g, t), rate))
+						all = append(all, f.over(w, f.spec(prog, p, g, t)))
 					}
 				}
 			}
 			for _, p := range f.peers {
-				all = append(all, f.atRate(f.peer(prog, p), rate))
+				all = append(all, f.over(w, f.peer(prog, p)))
 			}
 		}
 	}
 	return all
 }
 
-// atRate sets a trial's rate, and names it where rates are varied.
-func (f factorial) atRate(s trial.Spec, rate int64) trial.Spec {
-	if rate > 0 {
-		s.Params.BitsPerSecond = rate
+// path is what moves go over.
+type path struct {
+	rate int64 // in bit/s; 0 is that of the parameters
+	rtt  time.Duration
+}
+
+// paths are every rate with every round trip.
+func (f factorial) paths() []path {
+	rates, rtts := f.rates, f.rtts
+	if len(rates) == 0 {
+		rates = []int64{0}
+	}
+	if len(rtts) == 0 {
+		rtts = []time.Duration{0}
+	}
+	var all []path
+	for _, r := range rates {
+		for _, t := range rtts {
+			all = append(all, path{r, t})
+		}
+	}
+	return all
+}
+
+// over lets a trial go over a path, and names what of it is varied.
+func (f factorial) over(w path, s trial.Spec) trial.Spec {
+	if w.rate > 0 {
+		s.Params.BitsPerSecond = w.rate
 	}
 	if len(f.rates) > 1 {
-		s.ID += "/" + rateText(rate)
-		s.Factors["rate"] = rateText(rate)
+		s.ID += "/" + rateText(w.rate)
+		s.Factors["rate"] = rateText(w.rate)
+	}
+	s.RTT = w.rtt
+	if len(f.rtts) > 1 {
+		return atRTT(s, w.rtt)
 	}
 	return s
 }
@@ -175,7 +202,8 @@ func policies() Experiment {
 		},
 		Base: func(at Setting) (string, string, bool) { return at.factorial().base() },
 		Factors: append(
-			[]string{ByPolicies, ByGuidance, ByPrograms, ByTracker, ByAgainst}, byMachine...),
+			[]string{ByPolicies, ByGuidance, ByPrograms, ByTracker, ByRTT, ByAgainst},
+			byMachine...),
 		Budget: 119 * time.Minute,
 	}
 }
@@ -184,7 +212,7 @@ func policies() Experiment {
 func (at Setting) factorial() factorial {
 	f := factorial{
 		policies: at.Factors.Policies, guidance: at.Factors.Guidance, trackers: at.Factors.Trackers,
-		against: at.Factors.Against,
+		against: at.Factors.Against, rtts: at.Factors.RTTs,
 		params: migration.Params{
 			DowntimeLimit: limitOf(at.Size), BitsPerSecond: at.rate(), MaxDefer: 20 * time.Second,
 		},
@@ -217,6 +245,9 @@ func (f factorial) label(factors map[string]string) string {
 	if len(f.rates) > 1 {
 		name += ", " + factors["rate"]
 	}
+	if len(f.rtts) > 1 {
+		name += ", RTT " + factors["rtt"]
+	}
 	return name
 }
 
@@ -234,6 +265,9 @@ func (f factorial) levels() []levels {
 	}
 	if len(f.rates) > 1 {
 		all = append(all, levels{"rate", f.rateNames()})
+	}
+	if len(f.rtts) > 1 {
+		all = append(all, levels{"rtt", rttTexts(f.rtts)})
 	}
 	return all
 }
@@ -253,7 +287,7 @@ func (f factorial) report(at Setting, results []trial.Result) Findings {
 			Title: "How long the guest stands still",
 			Text: []string{
 				"Each point is one migration of a fresh guest, all with the same tags, data and " +
-					"moments of request. “off” ignores the tags. " + f.rateText(at),
+					"moments of request. “off” ignores the tags. " + f.linkText(at),
 			},
 			Figures: f.strips(groups, "downtime", downtime),
 			Tables:  f.ratioTables(groups, withProgram),
@@ -285,6 +319,11 @@ func (f factorial) report(at Setting, results []trial.Result) Findings {
 		})
 	}
 	return findings
+}
+
+// linkText says what is between the two ends.
+func (f factorial) linkText(at Setting) string {
+	return strings.TrimSpace(f.rateText(at) + " " + wayText(f.rtts))
 }
 
 // rateText says how fast the link is.

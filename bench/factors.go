@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"taskguide/bench/trial"
 	"taskguide/dirtylog"
@@ -14,10 +15,11 @@ import (
 // Factors are levels that a run compares instead of those that its experiment would. What is left
 // out is as the experiment has it.
 type Factors struct {
-	Policies []string `json:"policies,omitempty"` // as registry.Parse reads them
-	Guidance []string `json:"guidance,omitempty"`
-	Programs []string `json:"programs,omitempty"`
-	Trackers []string `json:"trackers,omitempty"` // kinds of dirty log
+	Policies []string        `json:"policies,omitempty"` // as registry.Parse reads them
+	Guidance []string        `json:"guidance,omitempty"`
+	Programs []string        `json:"programs,omitempty"`
+	Trackers []string        `json:"trackers,omitempty"` // kinds of dirty log
+	RTTs     []time.Duration `json:"rtts_ns,omitempty"`  // round trips that a relay adds
 	// Repetitions is the number of blocks: trials of each configuration.
 	Repetitions int `json:"repetitions,omitempty"`
 	// Against is the level that others are compared with.
@@ -35,6 +37,7 @@ const (
 	ByGuidance    = "guidance"
 	ByPrograms    = "programs"
 	ByTracker     = "tracker"
+	ByRTT         = "rtt"
 	ByRepetitions = "repetitions"
 	ByAgainst     = "against"
 	ByKernel      = "kernel"
@@ -76,6 +79,7 @@ func (f Factors) given() []string {
 	add(ByGuidance, len(f.Guidance) > 0)
 	add(ByPrograms, len(f.Programs) > 0)
 	add(ByTracker, len(f.Trackers) > 0)
+	add(ByRTT, len(f.RTTs) > 0)
 	add(ByRepetitions, f.Repetitions != 0)
 	add(ByAgainst, f.Against != "")
 	add(ByKernel, f.Kernel != "")
@@ -122,6 +126,9 @@ func (e Experiment) CheckFactors(at Setting) error {
 			return fmt.Errorf("--%s: %w", l.name, err)
 		}
 	}
+	if err := checkRTTs(f.RTTs); err != nil {
+		return fmt.Errorf("--%s: %w", ByRTT, err)
+	}
 	if e.Takes(ByAgainst) {
 		return at.factorial().check()
 	}
@@ -149,7 +156,7 @@ func (f Factors) flags() string {
 		values []string
 	}{
 		{ByPolicies, f.Policies}, {ByGuidance, f.Guidance}, {ByPrograms, f.Programs},
-		{ByTracker, f.Trackers},
+		{ByTracker, f.Trackers}, {ByRTT, rttTexts(f.RTTs)},
 	} {
 		if len(l.values) > 0 {
 			fmt.Fprintf(&b, " --%s %s", l.name, strings.Join(l.values, ","))

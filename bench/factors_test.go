@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -26,6 +27,7 @@ func TestFactorsThatAreTakenMatter(t *testing.T) {
 		ByGuidance:    {Guidance: []string{"suspend"}},
 		ByPrograms:    {Programs: []string{"kv"}},
 		ByTracker:     {Trackers: []string{"ring"}},
+		ByRTT:         {RTTs: []time.Duration{time.Millisecond}},
 		ByRepetitions: {Repetitions: 7},
 		ByAgainst:     {Against: "xen"},
 		ByKernel:      {Kernel: "/k"},
@@ -69,6 +71,34 @@ func resultsOf(e Experiment, at Setting) []trial.Result {
 	return all
 }
 
+// TestRoundTripsAreCompared: each is a level, and a single one is no factor.
+func TestRoundTripsAreCompared(t *testing.T) {
+	s := given(Factors{
+		Policies: []string{"xen"}, Guidance: []string{"off"}, Programs: []string{"kv"},
+		RTTs: []time.Duration{0, 20 * time.Millisecond}, Repetitions: 2, Against: "20ms",
+	})
+	e := policies()
+	require.NoError(t, e.CheckFactors(s))
+	trips := map[string]time.Duration{}
+	for _, spec := range e.Plan(s, 1) {
+		trips[spec.ID] = spec.RTT
+	}
+	require.Equal(t, map[string]time.Duration{
+		"kv/xen/off@00": 0, "kv/xen/off@01": 0,
+		"kv/xen/off/20ms@00": 20 * time.Millisecond, "kv/xen/off/20ms@01": 20 * time.Millisecond,
+	}, trips)
+	f := e.Report(s, resultsOf(e, s))
+	require.Contains(t, strings.Join(f.Headlines, "\n"), "xen, off, RTT 0 against 20ms")
+	require.Contains(t, f.Sections[0].Text[0], "A relay adds a round trip of 20ms.")
+	require.Equal(t, "rtt", f.Lead.Head[2])
+
+	s.Factors.RTTs, s.Factors.Against = s.Factors.RTTs[1:], ""
+	plan := e.Plan(s, 1)
+	require.Equal(t, 20*time.Millisecond, plan[0].RTT)
+	require.NotContains(t, plan[0].Factors, "rtt")
+	require.Equal(t, "20", trialRow(made(plan[0]), nil)[3], "rtt_ms")
+}
+
 func TestWrongFactorsAreRefused(t *testing.T) {
 	for want, f := range map[string]Factors{
 		`--policies: "best" is unknown: use one of downtime, `: {Policies: []string{"best"}},
@@ -78,8 +108,12 @@ func TestWrongFactorsAreRefused(t *testing.T) {
 		`--guidance: "on" is unknown: use some of switchover, `: {Guidance: []string{"on"}},
 		`--programs: "sleep" is unknown: use some of matmul, `:  {Programs: []string{"sleep"}},
 		`--tracker: "magic" is unknown: use some of auto, `:     {Trackers: []string{"magic"}},
-		"--repetitions -1: use 1 to":                            {Repetitions: -1},
-		"--repetitions 10001: use 1 to":                         {Repetitions: 10001},
+		"--rtt: 2.000000001s: use 0 to 2s": {
+			RTTs: []time.Duration{2*time.Second + 1},
+		},
+		`--rtt: "0" is there twice`:     {RTTs: []time.Duration{0, 0}},
+		"--repetitions -1: use 1 to":    {Repetitions: -1},
+		"--repetitions 10001: use 1 to": {Repetitions: 10001},
 		`"ring" is no level that this run compares: use one of downtime, `: {
 			Against: "ring",
 		},

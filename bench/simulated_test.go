@@ -3,19 +3,21 @@ package bench
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"taskguide/bench/sim"
+	"taskguide/bench/stats"
 	"taskguide/bench/trial"
 	"taskguide/migration"
 )
 
-// comparison is a trial with these real and simulated downtimes, and that of the oracle.
-func comparison(real, simulated, oracle float64) trial.Result {
+// pairOf is a trial with these real and simulated downtimes, and that of the oracle.
+func pairOf(real, simulated, oracle float64) trial.Result {
 	return trial.Result{
 		Spec: trial.Spec{Factors: map[string]string{
-			"program": "phased", "rule": "xen", "guidance": "off", "compress": "none",
+			"program": "phased", "rule": "xen", "guidance": "off", "compress": "none", "rtt": "0",
 		}},
 		Report: migration.Report{DowntimeMS: real, TotalMS: 1000},
 		Simulated: &trial.Simulated{
@@ -28,7 +30,7 @@ func comparison(real, simulated, oracle float64) trial.Result {
 // TestDeviation: the error is absolute, pair by pair, and its target is a tenth or 1 ms.
 func TestDeviation(t *testing.T) {
 	results := []trial.Result{
-		comparison(5, 6, 4), comparison(5, 3, 4), comparison(100, 100.5, 4), {Error: "void"},
+		pairOf(5, 6, 4), pairOf(5, 3, 4), pairOf(100, 100.5, 4), {Error: "void"},
 	}
 	d := deviationOf(results, downtime, simulatedDowntime)
 	require.Equal(t, deviation{pairs: 3, real: 5, sim: 6, p50: 1, p90: 2}, d)
@@ -43,25 +45,32 @@ func TestDeviation(t *testing.T) {
 // TestTenfold counts the moves at bad moments, real and simulated; one that the simulator did not
 // move is left out.
 func TestTenfold(t *testing.T) {
-	stays := comparison(500, 0, 4)
+	stays := pairOf(500, 0, 4)
 	stays.Simulated.Move.Error = "never"
-	real, simulated, of := tenfold([]trial.Result{
-		comparison(41, 39, 4), comparison(50, 60, 4), comparison(5, 41, 4), stays, {},
+	c := comparisonOf("all", []trial.Result{
+		pairOf(41, 39, 4), pairOf(50, 60, 4), pairOf(5, 41, 4), stays, {},
 	})
-	require.Equal(t, []int{2, 2, 3}, []int{real, simulated, of})
+	require.Equal(t, stats.ShareOf(2, 3), c.real)
+	require.Equal(t, stats.ShareOf(2, 3), c.simulated)
 }
 
 // TestSimulatedReport says how far off the simulator is, and whether that will do.
 func TestSimulatedReport(t *testing.T) {
 	at := Setting{Size: Quick}
-	f := simulatedReport(at, []trial.Result{comparison(5, 6, 4), comparison(50, 60, 4)})
+	slow := pairOf(50, 60, 4)
+	slow.Spec.RTT, slow.Spec.Factors["rtt"] = 20*time.Millisecond, "20ms"
+	f := simulatedReport(at, []trial.Result{pairOf(5, 6, 4), slow})
 	text := strings.Join(f.Headlines, "\n")
 	require.Contains(t, text, "Simulated downtime, 2 pairs")
 	require.Contains(t, text, "within its target")
 	require.Contains(t, text, "more than its target of 100 ms")
-	require.Contains(t, text, "1 of 2 real moves, and 1 simulated")
+	require.Contains(t, text, "1 of 2 (50.0 % [1.3, 98.7]) of the real moves")
+	require.Contains(t, text, "not validated by this run: 2 pairs: at least 60 are needed")
 	require.Contains(t, strings.Join(f.Sections[0].Text, " "), sim.SlowdownNote)
+	require.Contains(t, strings.Join(f.Sections[0].Text, " "), "a round trip of 20ms")
 	require.Equal(t, "phased, xen, off", f.Sections[0].Tables[0].Rows[0][0])
+	require.Equal(t, "phased, xen, off, RTT 20ms", f.Sections[0].Tables[0].Rows[1][0])
+	require.Len(t, f.Lead.Rows, 2*3, "all, and each round trip")
 	require.Empty(t, simulatedReport(at, nil).Headlines)
 }
 
@@ -72,4 +81,28 @@ func TestSimulatedBlocks(t *testing.T) {
 		require.Equal(t, trial.TagCool, spec.Guest.Tag, "its tags tell the phases")
 		require.NotEqual(t, migration.CompressAuto, spec.Params.Compress)
 	}
+}
+
+// TestSimulatedRoundTrips: the loopback, and longer ones with and without compression, or those
+// that were named.
+func TestSimulatedRoundTrips(t *testing.T) {
+	seen := func(at Setting) map[string]int {
+		n := map[string]int{}
+		for _, s := range simulated().Plan(at, 1) {
+			require.Equal(t, rttText(s.RTT), s.Factors["rtt"])
+			n[s.Factors["compress"]+" "+s.Factors["rtt"]]++
+		}
+		return n
+	}
+	require.Equal(t, map[string]int{
+		"none 0": 64, "none 2ms": 16, "none 20ms": 16,
+		"zstd 0": 16, "zstd 2ms": 16, "zstd 20ms": 16,
+	}, seen(Setting{Size: Full}))
+	require.Equal(t, map[string]int{
+		"none 0": 4, "none 20ms": 2, "zstd 0": 4, "zstd 20ms": 2,
+	}, seen(Setting{Size: Quick}))
+	at := given(Factors{
+		RTTs: []time.Duration{5 * time.Millisecond}, Programs: []string{"kv"}, Repetitions: 1,
+	})
+	require.Equal(t, map[string]int{"none 5ms": 4, "zstd 5ms": 4}, seen(at))
 }

@@ -55,6 +55,11 @@ func (site *Site) runQEMU(ctx context.Context, r *Result) (err error) {
 	if err != nil {
 		return err
 	}
+	address, endRelay, err := site.relayTo(address, r.Spec.RTT)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, endRelay()) }()
 	if err := awaitBeats(ctx, source.Console, r.Spec); err != nil {
 		return err
 	}

@@ -70,7 +70,7 @@ func (s *stage) simulate(file []byte, end trace.End) (*Simulated, error) {
 	if t, err = t.Cut(exits[0], exits[len(exits)-1]); err != nil {
 		return nil, err
 	}
-	order, setting, err := simulation(t, s.spec.Params)
+	order, setting, err := simulation(t, s.spec.Params, s.spec.RTT)
 	if err != nil {
 		return nil, err
 	}
@@ -87,8 +87,10 @@ func (s *stage) simulate(file []byte, end trace.End) (*Simulated, error) {
 // a CPU.
 const loopbackTrip = 50 * time.Microsecond
 
-// simulation is a migration's order for the simulator.
-func simulation(t *sim.Trace, p migration.Params) (sim.Order, sim.Setting, error) {
+// simulation is a migration's order for the simulator, over a relay with that round trip.
+func simulation(t *sim.Trace, p migration.Params, trip time.Duration) (
+	sim.Order, sim.Setting, error,
+) {
 	p.Destination = "unix:nowhere"
 	p, err := p.WithDefaults()
 	if err != nil {
@@ -104,6 +106,6 @@ func simulation(t *sim.Trace, p migration.Params) (sim.Order, sim.Setting, error
 	}
 	s := sim.DefaultSetting(t)
 	s.BitsPerSecond, s.Compress = p.BitsPerSecond, sim.Compress(p.Compress)
-	s.RTT = loopbackTrip
+	s.RTT = loopbackTrip + trip
 	return o, s, nil
 }

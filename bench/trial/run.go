@@ -45,8 +45,9 @@ func (site *Site) Run(ctx context.Context, spec Spec) Result {
 	defer cancel()
 	r.Noise = listen(ctx)
 	listening := newListener()
-	var err error
+	err := spec.checkRTT()
 	switch {
+	case err != nil:
 	case spec.Baseline != "":
 		err = site.runBaseline(ctx, &r)
 	case spec.QEMU != nil:
@@ -80,6 +81,7 @@ type stage struct {
 
 	// insecure says that the programs must be told to send plain text over the link.
 	insecure  bool
+	endRelay  func() error
 	requested time.Time
 	trace     []byte // the recording's file, nil without one
 	traceEnd  trace.End
@@ -92,8 +94,8 @@ func (site *Site) runVMM(ctx context.Context, r *Result) (err error) {
 		return fmt.Errorf("make a folder for the trial: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	s := &stage{site: site, spec: r.Spec, result: r}
-	defer s.strike()
+	s := &stage{site: site, spec: r.Spec, result: r, endRelay: func() error { return nil }}
+	defer func() { err = errors.Join(err, s.strike()) }()
 	address, err := s.setUp(ctx, dir)
 	if err != nil {
 		return err
@@ -204,7 +206,11 @@ func (s *stage) setUp(ctx context.Context, dir string) (address string, err erro
 		"listening",
 		func(vm control.VM) bool { return vm.Incoming != "" },
 	)
-	return vm.Incoming, err
+	if err != nil {
+		return "", err
+	}
+	address, s.endRelay, err = s.site.relayTo(vm.Incoming, s.spec.RTT)
+	return address, err
 }
 
 // insecureFlag lets a destination take guests over a Link in plain text.
@@ -217,7 +223,7 @@ func takes(ctx context.Context, binary, flag string) bool {
 }
 
 // strike ends what still runs, and waits until it has ended.
-func (s *stage) strike() {
+func (s *stage) strike() error {
 	if s.hearDestination != nil {
 		s.hearDestination()
 	}
@@ -230,6 +236,7 @@ func (s *stage) strike() {
 	if s.follower != nil {
 		<-s.follower.finished
 	}
+	return s.endRelay()
 }
 
 // awaitRequest waits until the guest has been watched long enough and is at the point of its cycle

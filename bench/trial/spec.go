@@ -85,6 +85,9 @@ type Spec struct {
 	Offset float64 `json:"offset"`
 	// Params are the migration's parameters. The trial fills in the destination.
 	Params migration.Params `json:"params"`
+	// RTT is the round trip that a relay adds to the way to the destination; 0 is none, and no
+	// relay. The relay does not limit the bandwidth.
+	RTT time.Duration `json:"rtt_ns,omitempty"`
 	// QEMU, unless nil, makes this a trial of QEMU. It uses only the bandwidth and the downtime
 	// limit of Params.
 	QEMU *qemu.Migration `json:"qemu,omitempty"`

@@ -86,6 +86,33 @@ func (f durationFlag) Set(s string) error {
 	return err
 }
 
+// Durations is a list of durations, none of them negative, with commas between them.
+type Durations struct{ Values []time.Duration }
+
+func (f *Durations) String() string {
+	var all []string
+	for _, d := range f.Values {
+		all = append(all, d.String())
+	}
+	return strings.Join(all, ",")
+}
+
+// Type is what help shows behind the flag.
+func (f *Durations) Type() string { return "D[,D]..." }
+
+// Set reads the list.
+func (f *Durations) Set(s string) error {
+	f.Values = nil
+	for text := range strings.SplitSeq(s, ",") {
+		d, err := units.ParseDuration(text)
+		if err != nil {
+			return err
+		}
+		f.Values = append(f.Values, d)
+	}
+	return nil
+}
+
 // Choice is one of several words. The first one is the default.
 type Choice[T ~string] struct {
 	Value T

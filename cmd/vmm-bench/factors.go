@@ -16,6 +16,7 @@ type factorFlags struct {
 	guidance    cli.Words
 	programs    cli.Words
 	trackers    cli.Words
+	rtts        cli.Durations
 	repetitions int
 	against     string
 	kernel      string
@@ -44,6 +45,7 @@ func (f *factorFlags) define(cmd *cobra.Command) {
 	fs.Var(&f.guidance, bench.ByGuidance, "compare these kinds of guidance")
 	fs.Var(&f.programs, bench.ByPrograms, "move these programs")
 	fs.Var(&f.trackers, bench.ByTracker, "compare these, as vmm run --dirty-log has them")
+	fs.Var(&f.rtts, bench.ByRTT, "compare these round trips, made by a relay; 0 is without one")
 	fs.StringVar(&f.against, bench.ByAgainst, "",
 		"the level that others are compared with (default: the first)")
 	fs.StringVar(&f.kernel, bench.ByKernel, "",
@@ -58,6 +60,7 @@ func (f *factorFlags) factors() (factors bench.Factors, err error) {
 	factors = bench.Factors{
 		MemoryBytes: f.memory.Bytes, CPUs: f.cpus,
 		Guidance: f.guidance.Values, Programs: f.programs.Values, Trackers: f.trackers.Values,
+		RTTs:        f.rtts.Values,
 		Repetitions: f.repetitions, Against: f.against,
 	}
 	for _, p := range f.policies.Choices {
@@ -74,6 +77,6 @@ func (f *factorFlags) factors() (factors bench.Factors, err error) {
 
 // factorNames are the flags' names.
 var factorNames = []string{
-	bench.ByPolicies, bench.ByGuidance, bench.ByPrograms, bench.ByTracker, bench.ByAgainst,
-	bench.ByRepetitions, bench.ByKernel, bench.ByMemory, bench.ByCPUs,
+	bench.ByPolicies, bench.ByGuidance, bench.ByPrograms, bench.ByTracker, bench.ByRTT,
+	bench.ByAgainst, bench.ByRepetitions, bench.ByKernel, bench.ByMemory, bench.ByCPUs,
 }

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -33,10 +34,12 @@ func TestFactorFlags(t *testing.T) {
 	require.Equal(t, bench.Factors{
 		Policies: []string{"qemu:limit=1s,skip=on", "xen", "exec:" + program},
 		Guidance: []string{"off", "switchover"}, Programs: []string{"kv"},
-		Trackers: []string{"ring", "auto"}, Repetitions: 7, Against: "xen", Kernel: program,
+		Trackers: []string{"ring", "auto"}, RTTs: []time.Duration{0, 2 * time.Millisecond},
+		Repetitions: 7, Against: "xen", Kernel: program,
 		MemoryBytes: 1 << 30, CPUs: 2,
 	}, factorsOf(t, "--policies", "qemu:limit=1s,skip=on,xen,exec:./mine",
-		"--guidance", "off,switchover", "--programs", "kv", "--tracker", "ring,auto", "-n", "7",
+		"--guidance", "off,switchover", "--programs", "kv", "--tracker", "ring,auto",
+		"--rtt", "0,2ms", "-n", "7",
 		"--against", "xen", "--kernel", "mine", "--memory", "1G", "--cpus", "2"))
 }
 
@@ -50,6 +53,10 @@ func TestFactorsAreChecked(t *testing.T) {
 		"--repetitions 0: use 1 or more": {"peers", "-n", "0"},
 		"--kernel: no effect on speed":   {"speed", "--kernel", "/dev/null"},
 		"no such file":                   {"tagging", "--kernel", "/nowhere"},
+		"--rtt: no effect on sweep":      {"sweep", "--rtt", "2ms"},
+		"--rtt: 3s: use 0 to 2s":         {"policies", "--rtt", "3s"},
+		`--rtt: "2ms" is there twice`:    {"policies", "--rtt", "2ms,2ms"},
+		`--rtt: duration "2": no unit`:   {"simulated", "--rtt", "2"},
 		"is there twice":                 {"policies", "--policies", "xen,xen"},
 	} {
 		out := filepath.Join(t.TempDir(), "out")

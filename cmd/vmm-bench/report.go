@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -32,17 +33,20 @@ func (f *shardFlag) Set(s string) (err error) {
 // reportFlags are those of vmm bench report.
 type reportFlags struct {
 	json   bool
-	format cli.Choice[bench.Format]
+	format cli.Choice[bench.Format] // or validationFormat
 	out    string
 }
 
 func newBenchReport(std cli.Streams) *cobra.Command {
-	f := reportFlags{format: cli.Choose(bench.Formats...)}
+	f := reportFlags{format: cli.Choose(append(slices.Clone(bench.Formats), validationFormat)...)}
 	cmd := &cobra.Command{
 		Use:   "report DIR...",
 		Short: "write the report of a run's results once more, or join its shards",
 		Long: `Write the report of a run's results once more. Several folders are shards of one
-run (vmm bench run --shard): they are joined in a new one, --out.`,
+run (vmm bench run --shard): they are joined in a new one, --out.
+
+--format validation writes no page. Of a run of simulated that reached its
+target it prints the entry for bench/sim/validated.json, and fails for others.`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return cli.Exactly(1, "the folder of a run's results")(cmd, args)
@@ -56,7 +60,7 @@ run (vmm bench run --shard): they are joined in a new one, --out.`,
 	fs.BoolVar(&f.json, "json", false,
 		"print the summary as JSON, and nothing else, on standard output")
 	fs.Var(&f.format, "format", "the form of the page, "+f.format.List()+
-		": report.html, report.md or report.tex")
+		": report.html, report.md, report.tex, or an entry on standard output")
 	fs.StringVar(&f.out, "out", "",
 		"join into this folder, a new one (default, for several: bench-joined-TIME)")
 	cli.CompleteFlag(cmd, "out", cli.Folders)
@@ -73,6 +77,9 @@ func (f *reportFlags) run(dirs []string, std cli.Streams) error {
 			return err
 		}
 	}
+	if f.format.Value == validationFormat {
+		return f.printValidation(dir, std)
+	}
 	page, err := bench.WriteReportAs(dir, f.format.Value)
 	if err != nil {
 		return err
@@ -85,4 +92,24 @@ func (f *reportFlags) run(dirs []string, std cli.Streams) error {
 	}
 	fmt.Fprintf(std.Out, "report: %s\n", page)
 	return nil
+}
+
+// validationFormat is no page, but what the simulator's list of validations has.
+const validationFormat bench.Format = "validation"
+
+// printValidation prints the entry that a run makes, and nothing else.
+func (f *reportFlags) printValidation(dir string, std cli.Streams) error {
+	if f.json {
+		return cli.Usagef("--json: --format validation is JSON: leave one of both out")
+	}
+	v, err := bench.ValidationOf(dir)
+	if err != nil {
+		return err
+	}
+	text, err := bench.ValidationJSON(v)
+	if err != nil {
+		return err
+	}
+	_, err = std.Out.Write(text)
+	return err
 }

@@ -1,0 +1,267 @@
+package bench
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"taskguide/bench/sim"
+	"taskguide/bench/stats"
+	"taskguide/bench/trial"
+	"taskguide/migration"
+	registry "taskguide/migration/policy"
+)
+
+// leastPairs is the fewest pairs that validate the simulator. Fewer agree with nearly anything.
+const leastPairs = 60
+
+// ErrNotValidated is returned for a comparison that validates nothing.
+var ErrNotValidated = errors.New("it validates nothing")
+
+// deviation is how far simulated times are from real ones.
+type deviation struct {
+	pairs    int
+	real     float64 // median
+	sim      float64
+	p50, p90 float64 // of the absolute error
+}
+
+// target is the largest median error: the larger of a tenth and 1 ms.
+func (d deviation) target() float64 { return max(d.real/10, 1) }
+
+func (d deviation) reached() bool { return d.pairs > 0 && d.p50 <= d.target() }
+
+func deviationOf(results []trial.Result, real, simulated metric) deviation {
+	var a, b, errors []float64
+	for _, r := range results {
+		x, ok := real.of(r)
+		y, okToo := simulated.of(r)
+		if ok && okToo {
+			a, b, errors = append(a, x), append(b, y), append(errors, math.Abs(x-y))
+		}
+	}
+	d := deviation{pairs: len(errors), real: stats.Median(a), sim: stats.Median(b)}
+	if d.pairs > 0 {
+		slices.Sort(errors)
+		d.p50 = errors[(d.pairs*50+99)/100-1]
+		d.p90 = errors[(d.pairs*90+99)/100-1]
+	}
+	return d
+}
+
+// comparison is how simulated moves compare with real ones.
+type comparison struct {
+	name        string
+	down, whole deviation
+	// real and simulated are the shares of moves with more than ten times the oracle's downtime.
+	real, simulated stats.Share
+}
+
+// comparisonOf compares the trials whose move was simulated, and moved there, too.
+func comparisonOf(name string, results []trial.Result) comparison {
+	c := comparison{
+		name: name, down: deviationOf(results, downtime, simulatedDowntime),
+		whole: deviationOf(results, total, simulatedTotal),
+	}
+	real, simulated, of := 0, 0, 0
+	for _, r := range results {
+		if r.Simulated == nil || !r.Simulated.Move.Moved() {
+			continue
+		}
+		of++
+		most := 10 * r.Simulated.Oracle.DowntimeMS
+		if r.Report.DowntimeMS > most {
+			real++
+		}
+		if r.Simulated.Move.DowntimeMS > most {
+			simulated++
+		}
+	}
+	c.real, c.simulated = stats.ShareOf(real, of), stats.ShareOf(simulated, of)
+	return c
+}
+
+// misses says in what the simulator is off by more than its target.
+func (c comparison) misses() []string {
+	var all []string
+	for _, part := range []struct {
+		name string
+		d    deviation
+	}{{"downtime", c.down}, {"total time", c.whole}} {
+		if !part.d.reached() {
+			all = append(all, fmt.Sprintf("%s: median error of the %s %.1f ms, target %.1f ms",
+				c.name, part.name, part.d.p50, part.d.target()))
+		}
+	}
+	if !c.real.Agrees(c.simulated) {
+		all = append(all, fmt.Sprintf("%s: moves with more than ten times the oracle's downtime: "+
+			"%s real, %s simulated", c.name, shareText(c.real), shareText(c.simulated)))
+	}
+	return all
+}
+
+// strata are comparisons of parts of the results, which must reach the target, too: otherwise a
+// long round trip could hide behind many short ones.
+func strata(results []trial.Result) []comparison {
+	var all []comparison
+	for _, g := range groupBy(results, levels{
+		"compress", words([]migration.Compress{migration.CompressNone, migration.CompressZstd}),
+	}, rttLevels(results)) {
+		name := "compress " + g.factors["compress"] + ", RTT " + g.factors["rtt"]
+		all = append(all, comparisonOf(name, g.results))
+	}
+	return all
+}
+
+// roundTripsOf are those of relays, in order, 0 among them.
+func roundTripsOf(results []trial.Result) []time.Duration {
+	var all []time.Duration
+	for _, r := range valid(results) {
+		if !slices.Contains(all, r.Spec.RTT) {
+			all = append(all, r.Spec.RTT)
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+func rttLevels(results []trial.Result) levels {
+	return levels{"rtt", rttTexts(roundTripsOf(results))}
+}
+
+// missesOf says why results do not validate the simulator. It returns nothing if they do.
+func missesOf(results []trial.Result) []string {
+	all := comparisonOf("all", results)
+	if all.down.pairs < leastPairs {
+		return []string{fmt.Sprintf("%d pairs: at least %d are needed", all.down.pairs, leastPairs)}
+	}
+	var misses []string
+	for _, c := range append([]comparison{all}, strata(results)...) {
+		misses = append(misses, c.misses()...)
+	}
+	return misses
+}
+
+// verdictOf says whether the results validate the simulator.
+func verdictOf(results []trial.Result) string {
+	if misses := missesOf(results); len(misses) > 0 {
+		return "The simulator is not validated by this run: " + strings.Join(misses, "; ") + "."
+	}
+	return "The simulator reached its target in this run."
+}
+
+func shareText(s stats.Share) string {
+	return fmt.Sprintf("%d of %d (%.1f %% [%.1f, %.1f])", s.Hits, s.N, 100*s.Value(), 100*s.CI.Low,
+		100*s.CI.High)
+}
+
+func agreeText(c comparison) string {
+	if c.real.Agrees(c.simulated) {
+		return "agree"
+	}
+	return "do not agree"
+}
+
+// comparisonTable has a row for each comparison and time.
+func comparisonTable(all []comparison) Table {
+	t := Table{
+		Caption: "Absolute error of simulated moves in ms, and its target",
+		Head:    []string{"moves", "pairs", "of", "error p50", "p90", "target", "reached"},
+	}
+	for _, c := range all {
+		for _, part := range []struct {
+			name string
+			d    deviation
+		}{{"downtime", c.down}, {"total time", c.whole}} {
+			reached := "no"
+			if part.d.reached() {
+				reached = "yes"
+			}
+			t.Rows = append(t.Rows, []string{
+				c.name, fmt.Sprint(part.d.pairs), part.name, fmt.Sprintf("%.1f", part.d.p50),
+				fmt.Sprintf("%.1f", part.d.p90), fmt.Sprintf("%.1f", part.d.target()), reached,
+			})
+		}
+	}
+	return t
+}
+
+// ValidationOf returns the entry for bench/sim/validated.json that the run in dir makes, or
+// ErrNotValidated with all that is in the way.
+func ValidationOf(dir string) (sim.Validation, error) {
+	run, results, err := Load(dir)
+	if err != nil {
+		return sim.Validation{}, err
+	}
+	results = latest(results)
+	if run.Experiment != simulated().Name {
+		return sim.Validation{}, fmt.Errorf("%s: %w: it is a run of %s, not of %s", dir,
+			ErrNotValidated, run.Experiment, simulated().Name)
+	}
+	var why []string
+	for _, b := range banners(run, results) {
+		why = append(why, b.String())
+	}
+	if why = append(why, missesOf(results)...); len(why) > 0 {
+		return sim.Validation{}, fmt.Errorf("%s: %w: %s", dir, ErrNotValidated,
+			strings.Join(why, "; "))
+	}
+	return validationOf(run, results), nil
+}
+
+// validationOf is what a comparison covers, and its errors.
+func validationOf(run Run, results []trial.Result) sim.Validation {
+	all := comparisonOf("all", results)
+	v := sim.Validation{
+		Revision: run.Host.VMM, Date: run.Started.UTC().Format(time.DateOnly),
+		Command: commandOf(run), Pairs: all.down.pairs,
+		DowntimeErrorP50: all.down.p50, DowntimeErrorP90: all.down.p90,
+		TotalErrorP50: all.whole.p50, TotalErrorP90: all.whole.p90,
+		Tenfold: all.real.Hits, TenfoldSimulated: all.simulated.Hits,
+	}
+	first := true
+	for _, r := range results {
+		s := r.Simulated
+		if s == nil || !s.Move.Moved() {
+			continue
+		}
+		trip := float64(s.Setting.RTT) / float64(time.Millisecond)
+		if first {
+			v.BitsPerSecond = [2]int64{s.Setting.BitsPerSecond, s.Setting.BitsPerSecond}
+			v.RTTMS, v.Pages, first = [2]float64{trip, trip}, [2]int{s.Pages, s.Pages}, false
+		}
+		v.BitsPerSecond = widen(v.BitsPerSecond, s.Setting.BitsPerSecond)
+		v.RTTMS, v.Pages = widen(v.RTTMS, trip), widen(v.Pages, s.Pages)
+		v.Compress = with(v.Compress, s.Setting.Compress)
+		v.Guidance = with(v.Guidance, string(r.Spec.Params.Guidance))
+		if choice, err := registry.Parse(string(r.Spec.Params.Rule)); err == nil {
+			v.Policies = with(v.Policies, choice.Name())
+		}
+	}
+	return v
+}
+
+func widen[T cmp.Ordered](bounds [2]T, v T) [2]T {
+	return [2]T{min(bounds[0], v), max(bounds[1], v)}
+}
+
+// with adds a value to a list in order that does not have it.
+func with[T cmp.Ordered](list []T, v T) []T {
+	if slices.Contains(list, v) {
+		return list
+	}
+	list = append(list, v)
+	slices.Sort(list)
+	return list
+}
+
+// ValidationJSON writes an entry as it stands in bench/sim/validated.json.
+func ValidationJSON(v sim.Validation) ([]byte, error) {
+	text, err := json.MarshalIndent(v, "", "  ")
+	return append(text, '\n'), err
+}

@@ -1,0 +1,107 @@
+package bench
+
+import (
+	"encoding/json"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"taskguide/bench/sim"
+	"taskguide/bench/trial"
+)
+
+// simulatedRun makes a run of experiment simulated up whose simulated times are real ones times
+// those factors.
+func simulatedRun(t *testing.T, size Size, downBy, totalBy float64) string {
+	t.Helper()
+	o := newOrder(simulated())
+	o.Setting = Setting{Size: size}
+	store, dir := newStore(t, o)
+	for _, spec := range o.Experiment.Plan(o.Setting, o.Seed) {
+		r := made(spec)
+		r.Report.DowntimeMS, r.Report.TotalMS = 20+spec.Offset, 900
+		if spec.Offset > 0.8 && spec.RTT == 0 {
+			r.Report.DowntimeMS *= 10
+		}
+		r.Simulated = &trial.Simulated{
+			Setting: sim.Setting{
+				BitsPerSecond: spec.Params.BitsPerSecond, RTT: 50*time.Microsecond + spec.RTT,
+				Compress: sim.Compress(spec.Params.Compress),
+			},
+			Move: sim.Move{
+				DowntimeMS: r.Report.DowntimeMS * downBy, TotalMS: r.Report.TotalMS * totalBy,
+			},
+			Oracle: sim.Move{DowntimeMS: 3, TotalMS: 900},
+			Pages:  16384,
+		}
+		require.NoError(t, store.Add(r))
+	}
+	require.NoError(t, store.Close())
+	return dir
+}
+
+// TestValidation: a run that reached its target is an entry that covers what was moved.
+func TestValidation(t *testing.T) {
+	v, err := ValidationOf(simulatedRun(t, Full, 1.05, 0.95))
+	require.NoError(t, err)
+	require.Equal(t, 144, v.Pairs)
+	require.Equal(t, [2]float64{0.05, 20.05}, v.RTTMS)
+	require.Equal(t, [2]int64{1e9, 1e9}, v.BitsPerSecond)
+	require.Equal(t, [2]int{16384, 16384}, v.Pages)
+	require.Equal(t, []sim.Compress{"none", "zstd"}, v.Compress)
+	require.Equal(t, []string{"downtime", "xen"}, v.Policies)
+	require.Equal(t, []string{"off", "switchover"}, v.Guidance)
+	require.Equal(t, 20, v.Tenfold)
+	require.Equal(t, 20, v.TenfoldSimulated)
+	require.InDelta(t, 45, v.TotalErrorP50, 1e-9)
+	require.Equal(t, "vmm bench run simulated --seed 5", v.Command)
+
+	text, err := ValidationJSON(v)
+	require.NoError(t, err)
+	var back sim.Validation
+	require.NoError(t, json.Unmarshal(text, &back))
+	require.Equal(t, v, back)
+}
+
+// TestNotValidated: every reason is named, and no other run is taken for a comparison.
+func TestNotValidated(t *testing.T) {
+	refused := func(dir, want string) {
+		t.Helper()
+		_, err := ValidationOf(dir)
+		require.ErrorIs(t, err, ErrNotValidated)
+		require.ErrorContains(t, err, want)
+	}
+	refused(simulatedRun(t, Full, 1.2, 1), "all: median error of the downtime 4")
+	refused(simulatedRun(t, Full, 1, 0.8), "RTT 20ms: median error of the total time 180.0 ms")
+	refused(simulatedRun(t, Full, 2, 1), "real, 144 of 144 (100.0 % [97.5, 100.0]) simulated")
+	refused(simulatedRun(t, Quick, 1, 1), "QUICK: ")
+	refused(simulatedRun(t, Quick, 1, 1), "12 pairs: at least 60")
+
+	o := newOrder(tagging())
+	store, dir := newStore(t, o)
+	require.NoError(t, store.Close())
+	refused(dir, "a run of tagging")
+	_, err := ValidationOf(t.TempDir())
+	require.ErrorIs(t, err, ErrNoRun)
+}
+
+// TestStratumMustReachIt: many good pairs do not hide a round trip at which all are off.
+func TestStratumMustReachIt(t *testing.T) {
+	var all []trial.Result
+	for range 60 {
+		near := pairOf(50, 51, 10)
+		near.Simulated.Move.TotalMS = 1000
+		all = append(all, near)
+	}
+	require.Empty(t, missesOf(all))
+	for range 20 {
+		far := pairOf(50, 70, 10)
+		far.Spec.RTT, far.Spec.Factors["rtt"] = 20*time.Millisecond, "20ms"
+		far.Simulated.Move.TotalMS = 1000
+		all = append(all, far)
+	}
+	require.Equal(t, []string{
+		"compress none, RTT 20ms: median error of the downtime 20.0 ms, target 5.0 ms",
+	}, missesOf(all))
+}
