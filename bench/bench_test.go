@@ -422,8 +422,13 @@ func checkPictures(t *testing.T, dir, page string) {
 func checkLinks(t *testing.T, dir, page string) {
 	t.Helper()
 	links := regexp.MustCompile(`href="([^"]*)"`).FindAllStringSubmatch(page, -1)
-	require.Len(t, links, 6)
+	beside := []string{rawFile, trialsFile, roundsFile, eventsFile, summaryFile, runFile}
+	if _, err := os.Stat(filepath.Join(dir, movesFile)); err == nil {
+		beside = append(beside, movesFile)
+	}
+	require.Len(t, links, len(beside))
 	for _, l := range links {
+		require.Contains(t, beside, l[1])
 		require.FileExists(t, filepath.Join(dir, l[1]))
 	}
 }

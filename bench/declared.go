@@ -112,12 +112,9 @@ func declaredReport(at Setting, results []trial.Result) Findings {
 func declaredSamples(groups []group) []figure.Sample {
 	var samples []figure.Sample
 	for _, g := range groups {
-		colour := off.name
-		if g.is(declaredLevels.factor, "declared") {
-			colour = switchover.name
-		}
+		garbage := g.factors[declaredLevels.factor]
 		samples = append(samples, figure.Sample{
-			Label: g.factors[declaredLevels.factor], Colour: colour, Values: g.values(downtime),
+			Label: garbage, Colour: garbage, Values: g.values(downtime),
 		})
 	}
 	return samples

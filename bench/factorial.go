@@ -251,6 +251,24 @@ func (f factorial) label(factors map[string]string) string {
 	return name
 }
 
+// colour is the name by which figures colour a combination: guidance if that is varied, since rows
+// stand together by policy, or else the first factor that is. QEMU, which is not guided, has its
+// own.
+func (f factorial) colour(factors map[string]string) string {
+	if slices.Contains(f.peers, factors["policy"]) {
+		return factors["policy"]
+	}
+	for _, l := range []levels{
+		{"guidance", f.guidance}, {"policy", f.policies}, {"tracker", f.trackers},
+		{"rate", f.rateNames()},
+	} {
+		if len(l.values) > 1 {
+			return factors[l.factor]
+		}
+	}
+	return factors["guidance"]
+}
+
 // levels are the factors of the combinations, without the program.
 func (f factorial) levels() []levels {
 	guidance := f.guidance
@@ -442,9 +460,10 @@ func (f factorial) strips(groups []group, name string, m metric) []NamedFigure {
 		var samples []figure.Sample
 		for _, g := range groups {
 			if g.is("program", prog) {
+				policy := g.factors["policy"]
 				samples = append(samples, figure.Sample{
-					Group: g.factors["policy"], Label: f.label(g.factors),
-					Colour: g.factors["guidance"], Values: g.values(m),
+					Group: policy, Label: strings.TrimPrefix(f.label(g.factors), policy+", "),
+					Colour: f.colour(g.factors), Values: g.values(m),
 				})
 			}
 		}

@@ -33,6 +33,17 @@ type NamedFigure struct {
 	figure.Figure
 }
 
+// colours are the same for all figures.
+func (f Findings) colours() figure.Colours {
+	var all []figure.Figure
+	for _, s := range f.Sections {
+		for _, named := range s.Figures {
+			all = append(all, named.Figure)
+		}
+	}
+	return figure.ColoursOf(all...)
+}
+
 // Table is text in rows.
 type Table struct {
 	Caption string     `json:"caption"`

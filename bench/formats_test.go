@@ -101,6 +101,8 @@ var tabular = regexp.MustCompile(`^\\begin\{tabular\}\{(l+)\}`)
 // and all signs are ones that TeX knows.
 func requireLaTeX(t *testing.T, page string) {
 	t.Helper()
+	require.True(t, strings.HasPrefix(page, latexHead))
+	page = strings.TrimPrefix(page, latexHead)
 	var open []string
 	for _, m := range regexp.MustCompile(`\\(begin|end)\{(\w+)\}`).
 		FindAllStringSubmatch(page, -1) {
@@ -131,9 +133,23 @@ func requireLaTeX(t *testing.T, page string) {
 	require.Zero(t, depth)
 }
 
-func TestLaTeXEscapes(t *testing.T) {
-	require.Equal(t, `50\,\% of a\_b \& \{\$1\} is $\times$ \textbackslash{}n`,
-		latex("50\u202f% of a_b & {$1} is × \\n"))
+// TestColoursOfFactors: figures colour what is varied, and QEMU as QEMU.
+func TestColoursOfFactors(t *testing.T) {
+	two := []string{"a", "b"}
+	factors := map[string]string{
+		"guidance": "off", "policy": "xen", "tracker": "ring", "rate": rateText(1e9),
+	}
+	for want, f := range map[string]factorial{
+		"off":         {guidance: two, policies: two},
+		"xen":         {guidance: two[:1], policies: two, trackers: two},
+		"ring":        {policies: two[:1], trackers: two},
+		rateText(1e9): {rates: []int64{1e9, 2e9}},
+	} {
+		require.Equal(t, want, f.colour(factors))
+		f.peers = []string{"QEMU, multifd"}
+		require.Equal(t, "QEMU, multifd", f.colour(map[string]string{"policy": "QEMU, multifd"}))
+	}
+	require.Equal(t, "off", factorial{}.colour(factors))
 }
 
 // TestSummaryIsNumbers: other programs read means, medians, ratios and intervals, and need not take

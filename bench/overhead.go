@@ -162,7 +162,7 @@ func speedSamples(groups []group) []figure.Sample {
 func brownoutSamples(groups []group) []figure.Sample {
 	var samples []figure.Sample
 	for _, g := range groups {
-		s := figure.Sample{Label: g.factors["engine"], Colour: off.name}
+		s := figure.Sample{Label: g.factors["engine"], Colour: g.factors["engine"]}
 		for _, v := range g.values(brownout) {
 			s.Values = append(s.Values, 100*v)
 		}

@@ -6,10 +6,12 @@ import (
 	"html/template"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 	"time"
 
+	"taskguide/bench/figure"
 	"taskguide/bench/stats"
 	"taskguide/bench/trial"
 	"taskguide/control/units"
@@ -54,9 +56,10 @@ func WriteReportAs(dir string, format Format) (string, error) {
 	findings := withFelt(e.Report(run.setting(), results), results)
 	findings = withWaterfall(findings, results)
 	page := pageOf(e, run, results, findings)
+	colours := findings.colours()
 	for _, s := range findings.Sections {
 		for _, f := range s.Figures {
-			if err := writeFigure(dir, f); err != nil {
+			if err := writeFigure(dir, f, colours); err != nil {
 				return "", err
 			}
 		}
@@ -97,9 +100,11 @@ func latest(results []trial.Result) []trial.Result {
 	return out
 }
 
-func writeFigure(dir string, f NamedFigure) error {
-	for suffix, render := range map[string]func() ([]byte, error){".svg": f.SVG, ".png": f.PNG} {
-		b, err := render()
+func writeFigure(dir string, f NamedFigure, colours figure.Colours) error {
+	for suffix, render := range map[string]func(figure.Colours) ([]byte, error){
+		".svg": f.SVG, ".png": f.PNG,
+	} {
+		b, err := render(colours)
 		if err != nil {
 			return fmt.Errorf("figure %s: %w", f.Name, err)
 		}
@@ -121,6 +126,7 @@ type page struct {
 	Sections               []pageSection
 	Failures               []string
 	Seed                   uint64
+	Moves                  bool // moves.csv is beside the page
 }
 
 type pageSection struct {
@@ -141,16 +147,20 @@ func pageOf(e Experiment, run Run, results []trial.Result, f Findings) page {
 		Seed: run.Seed, Command: commandOf(run),
 	}
 	p.Banners, p.Facts = banners(run, results), facts(run, results)
+	p.Moves = slices.ContainsFunc(valid(results), func(r trial.Result) bool {
+		return len(r.Moves) > 0
+	})
+	colours := f.colours()
 	for _, s := range f.Sections {
 		section := pageSection{Title: s.Title, Text: s.Text, Tables: s.Tables}
 		for _, fig := range s.Figures {
-			svg, err := fig.SVG()
+			svg, err := fig.SVG(colours)
 			if err != nil {
 				continue // writeFigure has reported the error
 			}
 			// This is safe: this program made it from its own numbers and names.
 			section.Figures = append(section.Figures,
-				pageFigure{fig.Name, fig.Caption, template.HTML(inline(svg))})
+				pageFigure{fig.Name, fig.Caption, template.HTML(figure.Inline(svg))})
 		}
 		p.Sections = append(p.Sections, section)
 	}
@@ -160,12 +170,6 @@ func pageOf(e Experiment, run Run, results []trial.Result, f Findings) page {
 		}
 	}
 	return p
-}
-
-// inline removes what comes before the svg element of a document.
-func inline(svg []byte) string {
-	s := string(svg)
-	return s[max(0, strings.Index(s, "<svg")):]
 }
 
 func commandOf(run Run) string {

@@ -3,8 +3,10 @@ package figure
 import (
 	"bytes"
 	"fmt"
+	"html"
 	"image/color"
 	"math"
+	"regexp"
 	"strconv"
 
 	"gonum.org/v1/plot"
@@ -18,24 +20,46 @@ import (
 // Figure is a drawing of a size.
 type Figure struct {
 	width, height vg.Length
-	draw          func(draw.Canvas)
+	names         []string // what its colours stand for
+	draw          func(draw.Canvas, Colours)
 }
 
-// SVG returns the figure as a document.
-func (f Figure) SVG() ([]byte, error) {
+// SVG returns the figure as a document, in its report's colours.
+func (f Figure) SVG(colours Colours) ([]byte, error) {
 	c := vgsvg.New(f.width, f.height)
-	f.draw(draw.New(c))
+	f.draw(draw.New(c), colours)
 	var b bytes.Buffer
 	if _, err := c.WriteTo(&b); err != nil {
 		return nil, fmt.Errorf("write SVG: %w", err)
 	}
-	return b.Bytes(), nil
+	return portable(b.Bytes()), nil
 }
 
-// PNG returns the figure as a picture with 144 dots per inch.
-func (f Figure) PNG() ([]byte, error) {
+// textElement is a text of an SVG: its attributes, the size of its letters, and its words.
+var textElement = regexp.MustCompile(
+	`<text ([^>]*font-family:)Liberation Sans(;[^>]*font-size:([0-9.]+)px")>([^<]*)</text>`)
+
+// portable makes texts as wide on every machine as they were measured, because labels are aligned
+// by that. A machine without the typeface has one like it, or squeezes what it has.
+func portable(svg []byte) []byte {
+	return textElement.ReplaceAllFunc(svg, func(element []byte) []byte {
+		m := textElement.FindSubmatch(element)
+		size, err := strconv.ParseFloat(string(m[3]), 64)
+		words := html.UnescapeString(string(m[4]))
+		if err != nil || words == "" {
+			return element
+		}
+		style := draw.TextStyle{Font: sans(size), Handler: plot.DefaultTextHandler}
+		return fmt.Appendf(nil, `<text %s'Liberation Sans',Arial,Helvetica,sans-serif%s `+
+			`textLength="%.2f" lengthAdjust="spacingAndGlyphs">%s</text>`,
+			m[1], m[2], style.Width(words).Points(), m[4])
+	})
+}
+
+// PNG returns the figure as a picture with 144 dots per inch, in its report's colours.
+func (f Figure) PNG(colours Colours) ([]byte, error) {
 	c := vgimg.NewWith(vgimg.UseWH(f.width, f.height), vgimg.UseDPI(144))
-	f.draw(draw.New(c))
+	f.draw(draw.New(c), colours)
 	var b bytes.Buffer
 	if _, err := (vgimg.PngCanvas{Canvas: c}).WriteTo(&b); err != nil {
 		return nil, fmt.Errorf("write PNG: %w", err)
@@ -43,19 +67,20 @@ func (f Figure) PNG() ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// These colours can also be told apart by colour-blind people (after Okabe and Ito).
+// The first four are after Okabe and Ito. The others were chosen as ColoursOf chooses: as unlike
+// each other as possible, also to colour-blind people, and readable on white and on the dark page.
 var (
 	vermilion = color.NRGBA{0xd5, 0x5e, 0x00, 0xff}
-	orange    = color.NRGBA{0xe6, 0x9f, 0x00, 0xff}
 	green     = color.NRGBA{0x00, 0x9e, 0x73, 0xff}
 	blue      = color.NRGBA{0x00, 0x72, 0xb2, 0xff}
-	sky       = color.NRGBA{0x56, 0xb4, 0xe9, 0xff}
-	purple    = color.NRGBA{0xcc, 0x79, 0xa7, 0xff}
-	yellow    = color.NRGBA{0xf0, 0xe4, 0x42, 0xff}
-	brown     = color.NRGBA{0x8c, 0x51, 0x0a, 0xff}
-	teal      = color.NRGBA{0x44, 0xaa, 0x99, 0xff}
-	olive     = color.NRGBA{0x88, 0x88, 0x33, 0xff}
-	black     = color.NRGBA{0x33, 0x33, 0x33, 0xff}
+	black     = color.NRGBA{0x33, 0x33, 0x33, 0xff} // light on the dark page, see Ink
+	steel     = color.NRGBA{0x70, 0x90, 0xb0, 0xff}
+	violet    = color.NRGBA{0x80, 0x30, 0xf0, 0xff}
+	pink      = color.NRGBA{0xe0, 0x60, 0xe0, 0xff}
+	rust      = color.NRGBA{0xb0, 0x40, 0x00, 0xff}
+	khaki     = color.NRGBA{0x80, 0x70, 0x50, 0xff}
+	plum      = color.NRGBA{0x90, 0x50, 0x70, 0xff}
+	orchid    = color.NRGBA{0xc0, 0x50, 0xf0, 0xff}
 	grey      = color.NRGBA{0x99, 0x99, 0x99, 0xff}
 	faint     = color.NRGBA{0xe4, 0xe4, 0xe4, 0xff}
 )
@@ -89,14 +114,14 @@ func newPlot(title, x, y string) *plot.Plot {
 	return p
 }
 
-// ofPlot makes a figure of one plot.
-func ofPlot(p *plot.Plot, width, height vg.Length) Figure {
+// ofPlot makes a figure of one plot, which is built anew each time it is drawn.
+func ofPlot(
+	build func(Colours) *plot.Plot, names []string, width, height vg.Length,
+) Figure {
 	const margin = 8
-	return Figure{
-		width,
-		height,
-		func(c draw.Canvas) { p.Draw(draw.Crop(c, margin, -2*margin, margin, -margin)) },
-	}
+	return Figure{width, height, names, func(c draw.Canvas, colours Colours) {
+		build(colours).Draw(draw.Crop(c, margin, -2*margin, margin, -margin))
+	}}
 }
 
 // logTicks are ticks at 1, 2 and 5 times the powers of ten, or at the powers only if there are

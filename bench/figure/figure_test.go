@@ -3,9 +3,9 @@ package figure
 import (
 	"bytes"
 	"image"
-	"image/color"
 	"image/png"
 	"math"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -18,7 +18,7 @@ import (
 // ink is how many pixels of a figure are not white.
 func ink(t *testing.T, f Figure) int {
 	t.Helper()
-	b, err := f.PNG()
+	b, err := f.PNG(ColoursOf(f))
 	require.NoError(t, err)
 	img, err := png.Decode(bytes.NewReader(b))
 	require.NoError(t, err)
@@ -48,10 +48,46 @@ func TestStripShowsEveryValue(t *testing.T) {
 		},
 	)
 	require.Greater(t, ink(t, many), ink(t, few))
-	svg, err := many.SVG()
+	svg, err := many.SVG(ColoursOf(many))
 	require.NoError(t, err)
-	for _, text := range []string{"kv:  off", "downtime in ms (logarithmic)", ">50<"} {
+	for _, text := range []string{"kv: off", "downtime in ms (logarithmic)", ">50<"} {
 		require.Contains(t, string(svg), text)
+	}
+}
+
+// A text is as wide as it was measured, also where its typeface is not installed.
+func TestTextsKeepTheirWidth(t *testing.T) {
+	f := Strip("a & b", "x", []Sample{{Label: "wide, wider", Values: []float64{1}}, {}})
+	svg, err := f.SVG(ColoursOf(f))
+	require.NoError(t, err)
+	widths := regexp.MustCompile(`textLength="([0-9.]+)" lengthAdjust="spacingAndGlyphs">([^<]+)<`)
+	found := map[string]string{}
+	for _, m := range widths.FindAllStringSubmatch(string(svg), -1) {
+		found[m[2]] = m[1]
+	}
+	require.Equal(t, "28.02", found["a &amp; b"], "the sum of the typeface's advances at 12 points")
+	require.Contains(t, found, "wide, wider")
+	require.Len(t, found, strings.Count(string(svg), "<text "), "every text")
+	require.NotContains(t, string(svg), "font-family:Liberation Sans;")
+}
+
+// On a page of any background, nothing of a figure has the colours of a white one.
+func TestInlineFollowsThePage(t *testing.T) {
+	samples := []Sample{{Label: "a", Colour: "QEMU", Values: []float64{1, 2, 3, 4, 5}}}
+	for _, f := range []Figure{
+		Strip("t", "x", samples), Timeline("t", migrationOf()),
+		Scatter("t", "x", "y", []Span{{0, 0.5, "busy"}},
+			[]Cloud{{Label: "a", Colour: "QEMU", Points: []Point{{0.1, 1}}}}),
+	} {
+		svg, err := f.SVG(ColoursOf(f))
+		require.NoError(t, err)
+		page := Inline(svg)
+		require.True(t, strings.HasPrefix(page, "<svg "))
+		require.Contains(t, page, "var(--ink)")
+		for _, m := range regexp.MustCompile("#[0-9A-F]{6}").FindAllString(page, -1) {
+			require.NotEqual(t, "#FFFFFF", m)
+			require.NotRegexp(t, "#[0-4].[0-4].[0-4].", m, "black on a dark page")
+		}
 	}
 }
 
@@ -74,7 +110,7 @@ func TestScatterBeginsAtZero(t *testing.T) {
 		[]Span{{0, 0.5, "busy"}},
 		[]Cloud{{Label: "off, xen", Colour: "off", Points: []Point{{0.7, 900}, {0.2, 1000}}}},
 	)
-	svg, err := f.SVG()
+	svg, err := f.SVG(ColoursOf(f))
 	require.NoError(t, err)
 	require.Contains(t, string(svg), ">0<")
 	require.Contains(t, string(svg), "off, xen")
@@ -204,43 +240,6 @@ func TestTimelineWithoutMarks(t *testing.T) {
 	require.Positive(t, ink(t, Timeline("t", r)))
 }
 
-// TestColoursThatMeet: colours in one picture can be told apart.
-func TestColoursThatMeet(t *testing.T) {
-	for _, together := range [][]string{
-		{"off", "start", "suspend", "switchover", "switchover, no exit"},
-		{"none", "cool", "busy", "random"},
-		{"none", "cool", "fast"},
-		{"vmm, unguided", "vmm, guided", "QEMU"},
-		{"vmm, 1 channel, raw, unguided", "vmm, 1 channel, raw, guided", "QEMU, multifd"},
-	} {
-		seen := map[color.NRGBA]string{}
-		for _, name := range together {
-			require.NotContains(t, seen, colourOf(name), "%s", name)
-			seen[colourOf(name)] = name
-		}
-	}
-}
-
-// A colour means one thing: guided is the same in every figure, and nothing else has its colour.
-func TestOneColourOneMeaning(t *testing.T) {
-	seen := map[color.NRGBA]string{}
-	for meaning, c := range meanings {
-		require.Empty(t, seen[c], "%s has the colour of %s", meaning, seen[c])
-		seen[c] = meaning
-	}
-	for name, meaning := range map[string]string{
-		"off": "unguided", "none": "unguided", "vmm": "unguided",
-		"vmm, unguided": "unguided", "vmm, zstd, unguided": "unguided",
-		"switchover": "guided", "vmm, guided": "guided", "cool": "guided",
-		"QEMU, multifd": "QEMU", "raw TCP": "all else",
-	} {
-		require.Equal(t, meanings[meaning], colourOf(name), name)
-	}
-	require.Equal(t, meanings["inside a segment"], solid(segmentColour))
-}
-
-func solid(c color.NRGBA) color.NRGBA { c.A = 0xff; return c }
-
 // Four values are too few for quartiles, and four points are too few to be joined.
 func TestFewValuesHaveNoShape(t *testing.T) {
 	values := []float64{1, 16, 2, 4, 8} // so that the axis is the same for all
@@ -248,7 +247,7 @@ func TestFewValuesHaveNoShape(t *testing.T) {
 		return Strip("t", "x", []Sample{{Label: "a", Colour: "off", Values: values[:n]}})
 	}
 	polygons := func(f Figure) int {
-		svg, err := f.SVG()
+		svg, err := f.SVG(ColoursOf(f))
 		require.NoError(t, err)
 		return strings.Count(string(svg), "<path")
 	}

@@ -1,10 +1,10 @@
 package figure
 
 import (
+	"cmp"
 	"image/color"
 	"math"
 	"slices"
-	"strings"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
@@ -16,42 +16,9 @@ import (
 type Sample struct {
 	Group  string // samples of a group stand together
 	Label  string
-	Colour string // policies of the same name have the same colour
+	Colour string // a name that has the same colour in all figures; may be empty
 	Values []float64
 }
-
-// meanings are the colours' meanings, the same in all figures of all reports.
-var meanings = map[string]color.NRGBA{
-	"unguided": vermilion, "guided": blue, "guided, no exit": sky,
-	"begun in a segment": orange, "suspended outside": purple,
-	"inverted tags": brown, "random tags": olive, "tag port": teal, "tag page": yellow,
-	"QEMU": black, "inside a segment": green, "all else": grey,
-}
-
-// meaningOf returns what a policy, a kind of tags or a VMM stands for, by its name. A program
-// without tags is not guided. One with true tags is guided if its experiment guides at all.
-func meaningOf(name string) string {
-	known := map[string]string{
-		"off": "unguided", "start": "begun in a segment", "suspend": "suspended outside",
-		"switchover": "guided", "switchover, no exit": "guided, no exit",
-		"none": "unguided", "cool": "guided", "busy": "inverted tags", "random": "random tags",
-		"port": "tag port", "fast": "tag page",
-	}
-	if m, ok := known[name]; ok {
-		return m
-	}
-	switch {
-	case strings.HasPrefix(name, "QEMU"):
-		return "QEMU"
-	case strings.HasPrefix(name, "vmm") && strings.HasSuffix(name, ", guided"):
-		return "guided"
-	case strings.HasPrefix(name, "vmm"):
-		return "unguided"
-	}
-	return "all else"
-}
-
-func colourOf(name string) color.NRGBA { return meanings[meaningOf(name)] }
 
 // leastForBox is the fewest values whose quartiles are drawn, and the fewest points that a line
 // joins. Fewer would show a shape that nobody has measured.
@@ -61,41 +28,74 @@ const leastForBox = 5
 // are enough values, it adds a box from quartile to quartile and a bar at the median. Values that
 // are not positive have no place on the axis and are shown at the left edge.
 func Strip(title, axis string, samples []Sample) Figure {
-	p := newPlot(title, axis+" (logarithmic)", "")
-	p.X.Scale, p.X.Tick.Marker = plot.LogScale{}, logTicks{}
-	p.X.Min, p.X.Max = logRange(samples)
-	return strips(p, samples)
+	return strips(samples, func() *plot.Plot {
+		p := newPlot(title, axis+" (logarithmic)", "")
+		p.X.Scale, p.X.Tick.Marker = plot.LogScale{}, logTicks{}
+		p.X.Min, p.X.Max = logRange(samples)
+		return p
+	})
 }
 
 // LinearStrip is Strip along a linear axis that includes 0, for values that may be 0 or negative.
 func LinearStrip(title, axis string, samples []Sample) Figure {
-	p := newPlot(title, axis, "")
-	p.X.Tick.Marker = linearTicks{}
-	p.X.Min, p.X.Max = linearRange(samples)
-	return strips(p, samples)
+	return strips(samples, func() *plot.Plot {
+		p := newPlot(title, axis, "")
+		p.X.Tick.Marker = linearTicks{}
+		p.X.Min, p.X.Max = linearRange(samples)
+		return p
+	})
 }
 
-// strips adds the samples to a plot whose x axis is set up.
-func strips(p *plot.Plot, samples []Sample) Figure {
+// strips draws the samples on a plot with an x axis. A figure is wider if its labels are wide.
+func strips(samples []Sample, withAxis func() *plot.Plot) Figure {
+	const usual = 160
 	rows := rowsOf(samples)
+	top := slices.Max(append(rows, 0)) + 0.7
 	var ticks []plot.Tick
-	for _, v := range p.X.Tick.Marker.Ticks(p.X.Min, p.X.Max) {
-		p.Add(guide{x: v.Value})
-	}
+	var names []string
+	wide := vg.Points(usual)
 	for i, s := range samples {
-		p.Add(&strip{y: rows[i], low: p.X.Min, sample: s})
-		label := s.Label
-		if s.Group != "" {
-			label = s.Group + ":  " + s.Label
-		}
+		label := rowLabel(s)
+		wide = max(wide, labelStyle().Width(label))
 		ticks = append(ticks, plot.Tick{Value: rows[i], Label: label})
+		names = append(names, s.Colour)
 	}
-	p.Y.Tick.Marker = plot.ConstantTicks(ticks)
-	p.Y.Tick.LineStyle.Width = 0
-	p.Y.LineStyle.Width = 0
-	p.Y.Min, p.Y.Max = -0.7, slices.Max(append(rows, 0))+0.7
-	height := vg.Points(80 + 22*(p.Y.Max-p.Y.Min))
-	return ofPlot(p, vg.Points(620), height)
+	build := func(colours Colours) *plot.Plot {
+		p := withAxis()
+		for _, v := range p.X.Tick.Marker.Ticks(p.X.Min, p.X.Max) {
+			p.Add(guide{x: v.Value})
+		}
+		for i, s := range samples {
+			p.Add(&strip{y: rows[i], low: p.X.Min, sample: s, colour: colours.of(s.Colour)})
+		}
+		p.Y.Tick.Marker = plot.ConstantTicks(ticks)
+		p.Y.Tick.LineStyle.Width = 0
+		p.Y.LineStyle.Width = 0
+		p.Y.Min, p.Y.Max = -0.7, top
+		return p
+	}
+	return ofPlot(build, names, vg.Points(620-usual)+wide, vg.Points(80+22*(top+0.7)))
+}
+
+func labelStyle() draw.TextStyle {
+	return draw.TextStyle{Font: sans(tickSize), Handler: plot.DefaultTextHandler}
+}
+
+// widestLabel is about half of a figure of the usual width.
+const widestLabel = 320
+
+// rowLabel names a sample. The middle of a long name, often a path, is left out.
+func rowLabel(s Sample) string {
+	label := []rune(s.Label)
+	if s.Group != "" {
+		label = []rune(s.Group + ": " + s.Label)
+	}
+	text, style := string(label), labelStyle()
+	for drop := 2; style.Width(text) > vg.Points(widestLabel) && drop < len(label); drop++ {
+		from := (len(label) - drop) / 2
+		text = string(label[:from]) + "…" + string(label[from+drop:])
+	}
+	return text
 }
 
 // linearRange includes 0, all values, and some space beside them.
@@ -159,6 +159,7 @@ func (g guide) Plot(c draw.Canvas, p *plot.Plot) {
 type strip struct {
 	y, low float64
 	sample Sample
+	colour color.NRGBA
 }
 
 // DataRange implements plot.DataRanger. The caller sets the axes.
@@ -170,7 +171,7 @@ func (s *strip) Plot(c draw.Canvas, p *plot.Plot) {
 	}
 	toX, toY := p.Transforms(&c)
 	x := func(v float64) vg.Length { return toX(max(v, s.low)) }
-	colour := colourOf(s.sample.Colour)
+	colour := s.colour
 	v := slices.Clone(s.sample.Values)
 	slices.Sort(v)
 	half := toY(s.y+0.32) - toY(s.y)
@@ -238,41 +239,47 @@ type Span struct {
 // Scatter shows clouds of points over a linear x axis and a y axis that begins at 0. A thin line
 // joins the points of a cloud, in the order of x, if there are enough of them.
 func Scatter(title, xAxis, yAxis string, shaded []Span, clouds []Cloud) Figure {
-	p := newPlot(title, xAxis, yAxis)
-	p.X.Tick.Marker, p.Y.Tick.Marker = linearTicks{}, linearTicks{}
-	p.Legend.Top = true
 	top := 0.0
-	for _, s := range shaded {
-		p.Add(band{s.From, s.To, faded(grey, 0x28), s.Label})
-	}
+	var names []string
 	for _, cloud := range clouds {
-		points := slices.Clone(cloud.Points)
-		slices.SortFunc(points, func(a, b Point) int { return int(math.Copysign(1, a.X-b.X)) })
-		xy := make(plotter.XYs, len(points))
-		for i, pt := range points {
-			xy[i] = plotter.XY{X: pt.X, Y: pt.Y}
+		names = append(names, cloud.Colour)
+		for _, pt := range cloud.Points {
 			top = max(top, pt.Y)
 		}
-		addCloud(p, cloud, xy)
 	}
-	p.Y.Min, p.Y.Max = 0, max(top*1.08, 1e-9)
-	if len(shaded) > 0 {
-		p.X.Min, p.X.Max = 0, 1
+	build := func(colours Colours) *plot.Plot {
+		p := newPlot(title, xAxis, yAxis)
+		p.X.Tick.Marker, p.Y.Tick.Marker = linearTicks{}, linearTicks{}
+		for _, s := range shaded {
+			p.Add(band{s.From, s.To, faded(grey, 0x28), s.Label})
+		}
+		for _, cloud := range clouds {
+			addCloud(p, cloud, colours.of(cloud.Colour))
+		}
+		p.Y.Min, p.Y.Max = 0, max(top*1.08, 1e-9)
+		if len(shaded) > 0 {
+			p.X.Min, p.X.Max = 0, 1
+		}
+		p.Legend.Padding = vg.Points(2)
+		return p
 	}
-	p.Legend.Left = false
-	p.Legend.Padding = vg.Points(2)
-	return withLegendBeside(p, vg.Points(620), vg.Points(260))
+	return withLegendBeside(build, names, vg.Points(620), vg.Points(260))
 }
 
-func addCloud(p *plot.Plot, cloud Cloud, xy plotter.XYs) {
-	if len(xy) == 0 {
+func addCloud(p *plot.Plot, cloud Cloud, colour color.NRGBA) {
+	if len(cloud.Points) == 0 {
 		return
+	}
+	points := slices.Clone(cloud.Points)
+	slices.SortFunc(points, func(a, b Point) int { return cmp.Compare(a.X, b.X) })
+	xy := make(plotter.XYs, len(points))
+	for i, pt := range points {
+		xy[i] = plotter.XY{X: pt.X, Y: pt.Y}
 	}
 	line, err := plotter.NewLine(xy)
 	if err != nil {
 		return // not a number, so there is nothing to draw
 	}
-	colour := colourOf(cloud.Colour)
 	line.Color, line.Width = faded(colour, 0x70), vg.Points(1)
 	dots, err := plotter.NewScatter(xy)
 	if err != nil {
@@ -297,11 +304,14 @@ func addCloud(p *plot.Plot, cloud Cloud, xy plotter.XYs) {
 }
 
 // withLegendBeside draws the legend to the right of the plot, where it hides no point.
-func withLegendBeside(p *plot.Plot, width, height vg.Length) Figure {
-	legend := p.Legend
-	p.Legend = plot.NewLegend()
-	legend.Top, legend.Left = true, true
-	return Figure{width, height, func(c draw.Canvas) {
+func withLegendBeside(
+	build func(Colours) *plot.Plot, names []string, width, height vg.Length,
+) Figure {
+	return Figure{width, height, names, func(c draw.Canvas, colours Colours) {
+		p := build(colours)
+		legend := p.Legend
+		p.Legend = plot.NewLegend()
+		legend.Top, legend.Left = true, true
 		const margin = 8
 		space := legend.Rectangle(c).Size().X + vg.Points(2*margin)
 		p.Draw(draw.Crop(c, margin, -space-margin, margin, -margin))

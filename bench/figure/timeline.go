@@ -20,7 +20,7 @@ func Timeline(title string, r trial.Result) Figure {
 	t.begin = -0.1 * t.end
 	rate := t.panel(title, "", "sent (Mbit/s)", t.bandwidth())
 	dirty := t.panel("", "time since the request (s)", "dirtied (pages/s)", t.dirtyRate())
-	return Figure{vg.Points(680), vg.Points(400), func(c draw.Canvas) {
+	return Figure{vg.Points(680), vg.Points(400), nil, func(c draw.Canvas, _ Colours) {
 		const margin = 8
 		c = draw.Crop(c, margin, -margin, margin, -margin)
 		legend := draw.Crop(c, 0, 0, 0, 0)
