@@ -44,6 +44,9 @@ func TestRampAsNova(t *testing.T) {
 		require.Equal(t, ms, int(got.Milliseconds()), "after %d s", s)
 	}
 	require.Equal(t, time.Second, rampLimit(0, pages, time.Second, 3, 0), "no delay, no ramp")
+	const longest = time.Duration(math.MaxInt64)
+	require.Equal(t, longest, rampLimit(0, pages, longest, 3, 0))
+	require.Positive(t, rampLimit(0, pages, longest, 1, time.Second))
 	p := chosen(t, "ramp:limit=400ms,delay=30s")
 	e := Event{Kind: KindRound, RAM: pages, Remaining: 1000, BytesPerS: 1000 * pageSize / 0.25}
 	require.Equal(t, Continue, p.Step(539*time.Second, e).Verb, "250 ms do not fit 220")

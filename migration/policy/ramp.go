@@ -53,5 +53,9 @@ func rampLimit(now time.Duration, pages int, limit time.Duration, steps int,
 		step = min(step, math.Floor(float64(now)/each))
 	}
 	base := float64(limit) / float64(steps)
-	return time.Duration(base + step*(float64(limit)-base)/float64(steps))
+	at := base + step*(float64(limit)-base)/float64(steps)
+	if at >= float64(limit) {
+		return limit // the longest limits are beyond a Duration once they are rounded
+	}
+	return time.Duration(at)
 }
