@@ -260,7 +260,7 @@ func (f factorial) colour(factors map[string]string) string {
 	}
 	for _, l := range []levels{
 		{"guidance", f.guidance}, {"policy", f.policies}, {"tracker", f.trackers},
-		{"rate", f.rateNames()},
+		{"rate", f.rateNames()}, {"rtt", rttTexts(f.rtts)},
 	} {
 		if len(l.values) > 1 {
 			return factors[l.factor]

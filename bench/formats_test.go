@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"encoding/csv"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
@@ -69,11 +71,59 @@ func TestFormats(t *testing.T) {
 			file := filepath.Join(t.TempDir(), textFile)
 			s := summary{Banners: banners(run, results), Headlines: findings.Headlines}
 			require.NoError(t, writeText(file, s, findings))
-			for line := range strings.Lines(readFile(t, filepath.Dir(file), textFile)) {
-				require.LessOrEqual(t, utf8.RuneCountInString(line), text.Columns+1, line)
+			requireColumns(t, readFile(t, filepath.Dir(file), textFile))
+			var tables strings.Builder
+			for _, section := range findings.Sections { // as vmm bench speed prints them
+				for _, table := range section.Tables {
+					require.NoError(t, table.print(&tables))
+				}
 			}
+			requireColumns(t, tables.String())
 		})
 	}
+}
+
+// requireColumns fails if a line is wider than a terminal, unless it is one word.
+func requireColumns(t *testing.T, lines string) {
+	t.Helper()
+	for line := range strings.Lines(lines) {
+		words := strings.Fields(line)
+		if len(words) > 0 && utf8.RuneCountInString(words[len(words)-1]) > text.Columns/2 {
+			continue // a path is not cut
+		}
+		require.LessOrEqual(t, utf8.RuneCountInString(line), text.Columns+1, line)
+	}
+}
+
+// TestLongestNames: the names of a file may be as long as anybody writes them.
+func TestLongestNames(t *testing.T) {
+	c, err := decode(`
+guests: [{name: "` + strings.Repeat("a long name ", 9) + `", cmdline: workload=kv}]
+policies: [downtime, "exec:/usr/lib/own/` + strings.Repeat("rule-", 20) + `.py"]
+trackers: [manual-protect, get-dirty-log]
+rates: [1Gbit, 2.5Gbit]
+repetitions: 1
+`)
+	require.NoError(t, err)
+	e := c.Experiment()
+	results := resultsOf(e, at(Full))
+	results[0] = trial.Result{Spec: results[0].Spec, Error: strings.Repeat("went wrong ", 20)}
+	var b strings.Builder
+	progress := NewPlain(&b)
+	progress.Begin(mostTrials, time.Now().Add(999*time.Hour))
+	progress.Say(strings.Repeat("something to say ", 20))
+	for _, r := range results {
+		r.Report.DowntimeMS, r.Report.TotalMS, r.GapMS = 8e6, 9e5, 9e5
+		progress.Trial(r)
+	}
+	findings := e.Report(at(Full), results)
+	require.NoError(t, findings.Lead.print(&b))
+	requireColumns(t, b.String())
+	require.Contains(t, b.String(), "FAILED: went wrong")
+	l := live{plain: plain{total: mostTrials, deadline: time.Now().Add(999 * time.Hour)}}
+	before := fmt.Sprintf(counters, l.total, l.total)
+	require.Equal(t, text.Columns,
+		len(before)+barColumns+utf8.RuneCountInString(l.beside(results[0].Spec.ID)))
 }
 
 // requireMarkdown fails unless all rows of a table have as many cells.

@@ -41,7 +41,7 @@ func (p *plain) Begin(trials int, deadline time.Time) {
 func (p *plain) Trial(r trial.Result) {
 	p.done++
 	if p.done == 1 {
-		fmt.Fprintf(p.w, progressFormat, "", "trial", "downtime", "gap", "total", "left")
+		p.row("", "trial", "downtime", "gap", "total", "left")
 	}
 	number := fmt.Sprintf("%*d/%d", len(fmt.Sprint(p.total)), p.done, p.total)
 	downtime, gap, total := "-", "-", "-"
@@ -53,19 +53,28 @@ func (p *plain) Trial(r trial.Result) {
 		total = units.Milliseconds(r.Report.TotalMS)
 	}
 	id := r.Spec.ID
-	if utf8.RuneCountInString(id) > idColumns { // it gets a line of its own
-		fmt.Fprintf(p.w, "%s %s\n", number, id)
+	if utf8.RuneCountInString(id) > p.idColumns() { // it gets a line of its own
+		text.Hanging(p.w, number+" ", id)
 		number, id = "", ""
 	}
-	fmt.Fprintf(p.w, progressFormat, number, id, downtime, gap, total, short(p.left()))
+	p.row(number, id, downtime, gap, total, short(p.left()))
 	fault(p.w, r)
 }
 
-// progressFormat has the widths of the columns of trials. idColumns is the width of the ID.
-const (
-	progressFormat = "%-7s %-38s %8s %7s %7s %7s\n"
-	idColumns      = 38
-)
+// row writes the columns of a trial.
+func (p *plain) row(number, id, downtime, gap, total, left string) {
+	fmt.Fprintf(p.w, "%-*s %-*s %8s %7s %7s %7s\n", p.numberColumns(), number, p.idColumns(), id,
+		downtime, gap, total, left)
+}
+
+// numberColumns has room for "100/100", or for more trials.
+func (p *plain) numberColumns() int { return max(7, 2*len(fmt.Sprint(p.total))+1) }
+
+// idColumns is what the other columns leave on a terminal's line.
+func (p *plain) idColumns() int {
+	const times = len(" 8888.8 s") + 3*len(" 888.8 s") + 2
+	return text.Columns - times - p.numberColumns()
+}
 
 // fault says what is wrong with a trial, if anything.
 func fault(w io.Writer, r trial.Result) {
@@ -86,21 +95,30 @@ func (p *plain) left() time.Duration {
 	return min(each*time.Duration(p.total-p.done), time.Until(p.deadline))
 }
 
-func (p *plain) Say(line string) { fmt.Fprintln(p.w, line) }
+func (p *plain) Say(line string) { text.Hanging(p.w, "", line) }
 func (p *plain) End()            {}
 
-func short(d time.Duration) string { return max(0, d).Round(time.Second).String() }
-
-// liveIDColumns is the width that the bar and the time leave on a terminal's line.
-const liveIDColumns = 34
+// short writes a time in at most seven letters, if it is less than a thousand hours.
+func short(d time.Duration) string {
+	if d = max(0, d).Round(time.Second); d < time.Hour {
+		return d.String()
+	}
+	return fmt.Sprintf("%dh%02dm", d/time.Hour, d%time.Hour/time.Minute)
+}
 
 // cut shortens an ID to the given width.
 func cut(id string, columns int) string {
 	if letters := []rune(id); len(letters) > columns {
-		return string(letters[:columns-1]) + "…"
+		return string(letters[:max(0, columns-1)]) + "…"
 	}
 	return id
 }
+
+// The widths of what stands before the time left.
+const (
+	barColumns = 10
+	counters   = "%d of %d trials "
+)
 
 // live is one bar, with the last trial beside it and the time left.
 type live struct {
@@ -120,8 +138,8 @@ func (l *live) Begin(trials int, deadline time.Time) {
 	l.plain.Begin(trials, deadline)
 	shown := ""
 	l.bar = l.bars.New(int64(max(trials, 1)), mpb.BarStyle().Lbound("|").Rbound("|"),
-		mpb.BarWidth(10),
-		mpb.PrependDecorators(decor.CountersNoUnit("%d of %d trials ")),
+		mpb.BarWidth(barColumns),
+		mpb.PrependDecorators(decor.CountersNoUnit(counters)),
 		mpb.AppendDecorators(
 			decor.Any(func(decor.Statistics) string {
 				select {
@@ -143,8 +161,15 @@ func (l *live) Trial(r trial.Result) {
 	case <-l.last:
 	default:
 	}
-	l.last <- fmt.Sprintf(" %s left  %s", short(l.left()), cut(r.Spec.ID, liveIDColumns))
+	l.last <- l.beside(r.Spec.ID)
 	l.bar.IncrBy(1)
+}
+
+// beside is what stands behind the bar. The ID is cut to what is left of a terminal's line.
+func (l *live) beside(id string) string {
+	left := fmt.Sprintf(" %s left  ", short(l.left()))
+	before := fmt.Sprintf(counters, l.total, l.total)
+	return left + cut(id, text.Columns-len(before)-barColumns-len(left))
 }
 
 func (l *live) End() {

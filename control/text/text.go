@@ -59,7 +59,8 @@ func Table(w io.Writer, head []string, rows [][]string) error {
 	}
 	for line := range strings.Lines(b.String()) {
 		if utf8.RuneCountInString(strings.TrimRight(line, " \n")) > Columns {
-			return paragraphs(w, head, rows)
+			paragraphs(w, head, rows)
+			return nil
 		}
 	}
 	_, err := io.WriteString(w, b.String())
@@ -67,22 +68,19 @@ func Table(w io.Writer, head []string, rows [][]string) error {
 }
 
 // paragraphs writes rows whose first cells are their titles.
-func paragraphs(w io.Writer, head []string, rows [][]string) error {
+func paragraphs(w io.Writer, head []string, rows [][]string) {
 	wide := 0
 	for _, h := range head[1:] {
 		wide = max(wide, utf8.RuneCountInString(h))
 	}
 	for _, row := range rows {
-		if _, err := fmt.Fprintf(w, "%s: %s\n", head[0], row[0]); err != nil {
-			return err
-		}
+		Hanging(w, head[0]+": ", row[0])
 		for i, cell := range row[1:] {
 			name := head[1+i]
 			pad := strings.Repeat(" ", wide-utf8.RuneCountInString(name))
 			Hanging(w, "  "+name+pad+"  ", cell)
 		}
 	}
-	return nil
 }
 
 // Plural writes a number of things, whose plural ends in s: "1 time", "2 times".

@@ -43,6 +43,11 @@ func TestTable(t *testing.T) {
 	}
 
 	out.Reset()
+	long := wide + " " + wide
+	require.NoError(t, Table(&out, []string{"way", "time"}, [][]string{{long + " " + long, "1"}}))
+	require.Equal(t, "way: "+long+"\n     "+long+"\n  time  1\n", out.String())
+
+	out.Reset()
 	exact := strings.Repeat("x", Columns-3)
 	require.NoError(t, Table(&out, []string{"a", "b"}, [][]string{{"1", exact}}))
 	require.Equal(t, "a  b\n1  "+exact+"\n", out.String())
