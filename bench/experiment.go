@@ -33,6 +33,8 @@ type Setting struct {
 	Factors Factors
 	// Shard is the part of the trials that is run.
 	Shard Shard
+	// Tail is how far the simulator's tail can be trusted, by another run; nil if nobody said.
+	Tail *Tail
 }
 
 // rate is the link's rate, in bit/s, in experiments that do not vary it.

@@ -195,7 +195,8 @@ func policies() Experiment {
 			"given",
 		Source: "the authors of each policy, which docs/policies.md cites",
 		Blocks: func(at Setting) [][]trial.Spec {
-			return repeat(at.times(1, 10), at.factorial().specs())
+			f := at.factorial()
+			return repeat(at.times(1, 10), append(f.specs(), f.contests(at.Size)...))
 		},
 		Report: func(at Setting, results []trial.Result) Findings {
 			return at.factorial().report(at, results)
@@ -204,7 +205,7 @@ func policies() Experiment {
 		Factors: append(
 			[]string{ByPolicies, ByGuidance, ByPrograms, ByTracker, ByRTT, ByAgainst},
 			byMachine...),
-		Budget: 119 * time.Minute,
+		Budget: 139 * time.Minute,
 	}
 }
 
@@ -322,6 +323,7 @@ func (f factorial) report(at Setting, results []trial.Result) Findings {
 			},
 		},
 	}
+	findings.Sections = append(findings.Sections, f.regret(at, groups, results)...)
 	var serving []group
 	for _, g := range groups {
 		if len(g.values(p999)) > 0 {

@@ -31,7 +31,7 @@ func moves() Experiment {
 		Blocks:  movesBlocks, Report: movesReport,
 		Factors:      []string{ByPolicies, ByGuidance},
 		LoopbackOnly: true,
-		Budget:       59 * time.Minute,
+		Budget:       64 * time.Minute,
 	}
 }
 
@@ -79,7 +79,8 @@ func movesBlocks(at Setting) [][]trial.Spec {
 			})
 		}
 	}
-	return repeat(at.times(1, 10), all)
+	recorded := contestSpec("recording", movesGuest(at.Size), at.Size, all)
+	return repeat(at.times(1, 10), append(all, recorded))
 }
 
 // gapsOf are the guest's gaps in all moves of a group.
@@ -199,6 +200,7 @@ func summarizeMoves(results []trial.Result) (all []movesSummary) {
 
 // writeMoves writes a line for each move of trials of many, if there is one.
 func writeMoves(dir string, results []trial.Result) error {
+	results = withoutContests(results)
 	factors := factorNames(results)
 	head := append([]string{"id", "move"}, factors...)
 	rows := [][]string{append(head, "waited_ms", "gap_ms", "gap_before_ms", "downtime_ms",

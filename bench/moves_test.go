@@ -39,6 +39,11 @@ func TestMovesPlan(t *testing.T) {
 	n := map[string]int{}
 	for _, block := range moves().Blocks(at(Full)) {
 		for _, s := range block {
+			if s.Contest != nil {
+				require.Equal(t, block[0].Guest, s.Guest)
+				require.Len(t, s.Contest.Cells, 2)
+				continue
+			}
 			require.Equal(t, 50, s.Moves)
 			require.Equal(t, block[0].Guest.Seed, s.Guest.Seed)
 			require.Equal(t, trial.TagCool, s.Guest.Tag)
@@ -87,7 +92,7 @@ func TestMovesFile(t *testing.T) {
 	dir := t.TempDir()
 	require.NoError(t, writeMoves(dir, []trial.Result{{}}))
 	require.NoFileExists(t, filepath.Join(dir, movesFile))
-	results := movesMade(at(Quick))
+	results := withoutContests(movesMade(at(Quick)))
 	results[0].Error = "void"
 	require.NoError(t, writeMoves(dir, results))
 	b, err := os.ReadFile(filepath.Join(dir, movesFile))

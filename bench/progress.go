@@ -45,7 +45,7 @@ func (p *plain) Trial(r trial.Result) {
 	}
 	number := fmt.Sprintf("%*d/%d", len(fmt.Sprint(p.total)), p.done, p.total)
 	downtime, gap, total := "-", "-", "-"
-	if r.Error == "" {
+	if r.Error == "" && r.Spec.Contest == nil {
 		downtime, gap = units.Milliseconds(r.Report.DowntimeMS), "–"
 		if r.GapMS != trial.Unknown {
 			gap = units.Milliseconds(r.GapMS)

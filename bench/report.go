@@ -41,6 +41,12 @@ func WriteReport(dir string) (string, error) { return WriteReportAs(dir, HTML) }
 
 // WriteReportAs is WriteReport with a page in another format.
 func WriteReportAs(dir string, format Format) (string, error) {
+	return WriteReportWith(dir, format, nil)
+}
+
+// WriteReportWith is WriteReportAs, where another run says how far the simulator's tail can be
+// trusted.
+func WriteReportWith(dir string, format Format, tail *Tail) (string, error) {
 	run, results, err := Load(dir)
 	if err != nil {
 		return "", err
@@ -53,8 +59,11 @@ func WriteReportAs(dir string, format Format) (string, error) {
 	if err := samePlan(e.Plan(run.setting(), run.Seed), results); err != nil {
 		return "", fmt.Errorf("%s: %w: it was vmm %s that ran them", dir, err, run.Host.VMM)
 	}
-	findings := withFelt(e.Report(run.setting(), results), results)
-	findings = withWaterfall(findings, results)
+	at := run.setting()
+	at.Tail = tail
+	moved := withoutContests(results)
+	findings := withFelt(e.Report(at, results), moved)
+	findings = withWaterfall(findings, moved)
 	page := pageOf(e, run, results, findings)
 	colours := findings.colours()
 	for _, s := range findings.Sections {
@@ -64,10 +73,10 @@ func WriteReportAs(dir string, format Format) (string, error) {
 			}
 		}
 	}
-	if err := writeCSVs(dir, results); err != nil {
+	if err := writeCSVs(dir, moved); err != nil {
 		return "", err
 	}
-	if err := writeMoves(dir, results); err != nil {
+	if err := writeMoves(dir, moved); err != nil {
 		return "", err
 	}
 	s := summaryOf(e, run, results, findings)
@@ -252,7 +261,7 @@ func cpus(v []float64) string {
 func configurations(results []trial.Result) []group {
 	var groups []group
 	at := map[string]int{}
-	for _, r := range valid(results) {
+	for _, r := range withoutContests(valid(results)) {
 		key := fmt.Sprint(r.Spec.Factors) // maps are printed in the order of their keys
 		i, known := at[key]
 		if !known {

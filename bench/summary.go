@@ -21,6 +21,8 @@ type summary struct {
 	Failures  []summaryFailed `json:"failures"`
 	// Moves are those of experiment moves.
 	Moves []movesSummary `json:"moves,omitempty"`
+	// Simulated are those of contests.
+	Simulated []standing `json:"simulated,omitempty"`
 }
 
 // summaryGroup is one configuration: its factors' levels, and each indicator by its name in
@@ -67,6 +69,7 @@ func summaryOf(e Experiment, run Run, results []trial.Result, f Findings) summar
 		Run: run, Banners: append([]Banner{}, banners(run, results)...),
 		Headlines: append([]string{}, f.Headlines...), Groups: []summaryGroup{},
 		Ratios: []summaryRatio{}, Failures: []summaryFailed{}, Moves: summarizeMoves(results),
+		Simulated: standingsOf(results),
 	}
 	groups := configurations(results)
 	for _, g := range groups {

@@ -21,8 +21,8 @@ type leader struct {
 	rate  int64
 }
 
-// startPrograms has the programs among the entrants started for each of their moves.
-func startPrograms(all []sim.Entrant, s sim.Setting) []sim.Entrant {
+// StartPrograms has the programs among the entrants started for each of their moves.
+func StartPrograms(all []sim.Entrant, s sim.Setting) []sim.Entrant {
 	all = append([]sim.Entrant(nil), all...)
 	for i := range all {
 		o := all[i].Order

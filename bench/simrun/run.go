@@ -114,7 +114,7 @@ func (o Order) trace(ctx context.Context, name string, progress func(int)) (Resu
 	for _, v := range o.Validations {
 		r.Validated = append(r.Validated, v.String())
 	}
-	o.Entrants = startPrograms(o.Entrants, s)
+	o.Entrants = StartPrograms(o.Entrants, s)
 	all, err := o.simulate(ctx, s, t, progress)
 	if err != nil {
 		return r, err

@@ -58,16 +58,8 @@ func (r *recorder) Record(line trace.Record) error {
 // simulate simulates the trial's move. The trace is cut to whole cycles, so that a move that
 // outlasts it meets the same guest again, and the request is at the same point of the cycle.
 func (s *stage) simulate(file []byte, end trace.End) (*Simulated, error) {
-	t, err := sim.Load(bytes.NewReader(file))
+	t, err := wholeCycles(file)
 	if err != nil {
-		return nil, err
-	}
-	// The segments are the cool phases, so an EXIT begins the cycle.
-	exits := t.Exits()
-	if len(exits) < 2 {
-		return nil, fmt.Errorf("the trace has %d EXITs, and no whole cycle", len(exits))
-	}
-	if t, err = t.Cut(exits[0], exits[len(exits)-1]); err != nil {
 		return nil, err
 	}
 	order, setting, err := simulation(t, s.spec.Params, s.spec.RTT)
@@ -81,6 +73,20 @@ func (s *stage) simulate(file []byte, end trace.End) (*Simulated, error) {
 		out.Oracle, err = setting.Best(t, order, at)
 	}
 	return out, err
+}
+
+// wholeCycles reads a trace and cuts it to whole cycles.
+func wholeCycles(file []byte) (*sim.Trace, error) {
+	t, err := sim.Load(bytes.NewReader(file))
+	if err != nil {
+		return nil, err
+	}
+	// The segments are the cool phases, so an EXIT begins the cycle.
+	exits := t.Exits()
+	if len(exits) < 2 {
+		return nil, fmt.Errorf("the trace has %d EXITs, and no whole cycle", len(exits))
+	}
+	return t.Cut(exits[0], exits[len(exits)-1])
 }
 
 // loopbackTrip is the round trip of a loopback. What a greeting takes says more about the wait for

@@ -51,6 +51,8 @@ type Result struct {
 	CPU     CPU      `json:"cpu"`
 	// Simulated is the same move as the simulator has it, if the guest was recorded.
 	Simulated *Simulated `json:"simulated,omitempty"`
+	// Contest has the cells of the spec's contest, in its order.
+	Contest []Standing `json:"contest,omitempty"`
 	// Marks are the events during the migration, in order.
 	Marks []Mark `json:"marks"`
 }

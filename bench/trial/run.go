@@ -48,6 +48,8 @@ func (site *Site) Run(ctx context.Context, spec Spec) Result {
 	err := spec.checkRTT()
 	switch {
 	case err != nil:
+	case spec.Contest != nil:
+		err = site.runContest(ctx, &r)
 	case spec.Baseline != "":
 		err = site.runBaseline(ctx, &r)
 	case spec.QEMU != nil:

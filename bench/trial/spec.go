@@ -102,6 +102,9 @@ type Spec struct {
 	// Record, unless nil, has the guest recorded before the request, and the move simulated. The
 	// guest's tags must tell its phases.
 	Record *Recording `json:"record,omitempty"`
+	// Contest, unless nil, makes this a trial that moves nothing: the guest is recorded as Record
+	// says, and the moves of the contest are simulated.
+	Contest *Contest `json:"contest,omitempty"`
 	// BeatsBefore and BeatsAfter are how many seconds the guest is watched before the request and
 	// after the move. 0 counts as 1.
 	BeatsBefore int `json:"beats_before,omitempty"`

@@ -35,6 +35,7 @@ type reportFlags struct {
 	json   bool
 	format cli.Choice[bench.Format] // or validationFormat
 	out    string
+	tail   string
 }
 
 func newBenchReport(std cli.Streams) *cobra.Command {
@@ -63,7 +64,10 @@ target it prints the entry for bench/sim/validated.json, and fails for others.`,
 		": report.html, report.md, report.tex, or an entry on standard output")
 	fs.StringVar(&f.out, "out", "",
 		"join into this folder, a new one (default, for several: bench-joined-TIME)")
+	fs.StringVar(&f.tail, "tail-from", "",
+		"a run of moves: show p90 and p99 of simulated moves if its tail agrees with theirs")
 	cli.CompleteFlag(cmd, "out", cli.Folders)
+	cli.CompleteFlag(cmd, "tail-from", cli.Folders)
 	return cmd
 }
 
@@ -80,7 +84,14 @@ func (f *reportFlags) run(dirs []string, std cli.Streams) error {
 	if f.format.Value == validationFormat {
 		return f.printValidation(dir, std)
 	}
-	page, err := bench.WriteReportAs(dir, f.format.Value)
+	var tail *bench.Tail
+	if f.tail != "" {
+		var err error
+		if tail, err = bench.TailFrom(f.tail); err != nil {
+			return cli.UsageOf(fmt.Errorf("--tail-from: %w", err))
+		}
+	}
+	page, err := bench.WriteReportWith(dir, f.format.Value, tail)
 	if err != nil {
 		return err
 	}
@@ -99,8 +110,11 @@ const validationFormat bench.Format = "validation"
 
 // printValidation prints the entry that a run makes, and nothing else.
 func (f *reportFlags) printValidation(dir string, std cli.Streams) error {
-	if f.json {
+	switch {
+	case f.json:
 		return cli.Usagef("--json: --format validation is JSON: leave one of both out")
+	case f.tail != "":
+		return cli.Usagef("--tail-from: no effect on --format validation: leave it out")
 	}
 	v, err := bench.ValidationOf(dir)
 	if err != nil {

@@ -21,4 +21,18 @@ func TestNoValidation(t *testing.T) {
 	require.Equal(t, cli.StatusUsage, status)
 	require.Empty(t, stdout)
 	require.Contains(t, stderr, "--json: --format validation is JSON")
+	status, _, stderr = benchProgram.Try(t, "bench", "report", "--format", "validation",
+		"--tail-from", dir, dir)
+	require.Equal(t, cli.StatusUsage, status)
+	require.Contains(t, stderr, "--tail-from: no effect on --format validation")
+}
+
+// TestTailFrom: what is no run of moves is refused, by the flag's name.
+func TestTailFrom(t *testing.T) {
+	status, stdout, stderr := benchProgram.Try(t, "bench", "report", "--tail-from", t.TempDir(),
+		t.TempDir())
+	require.Equal(t, cli.StatusUsage, status)
+	require.Empty(t, stdout)
+	require.Contains(t, stderr, "--tail-from: ")
+	require.Contains(t, stderr, "holds no results")
 }

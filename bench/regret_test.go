@@ -1,0 +1,165 @@
+package bench
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"taskguide/bench/trial"
+)
+
+// TestContests: each program is recorded once in a block, and every cell of it is simulated.
+func TestContests(t *testing.T) {
+	s := given(Factors{Programs: []string{"kv", "sort"}, Trackers: []string{"ring", "auto"}})
+	plan := policies().Plan(s, 1)
+	recordings := filter(resultsOf(policies(), s), func(r trial.Result) bool {
+		return r.Spec.Contest != nil
+	})
+	require.Len(t, recordings, 2*2*10, "programs, trackers, blocks")
+	require.Len(t, plan, len(recordings)*(1+6*2))
+	for _, r := range recordings {
+		require.Len(t, r.Spec.Contest.Cells, 6*2)
+		require.NotNil(t, r.Spec.Record)
+		for _, c := range r.Spec.Contest.Cells {
+			require.Equal(t, r.Spec.Guest.Tracker, c.Factors["tracker"])
+			require.True(t, strings.HasPrefix(r.Spec.ID, c.Factors["program"]+"/recording/"))
+		}
+	}
+	require.Empty(t, filter(resultsOf(tagging(), at(Full)), func(r trial.Result) bool {
+		return r.Spec.Contest != nil
+	}))
+}
+
+// standings are results of one cell, whose simulated downtimes are those.
+func standings(factors map[string]string, downs ...float64) trial.Result {
+	s := trial.Standing{Factors: factors}
+	for _, d := range downs {
+		s.Moves = append(s.Moves, trial.Simulation{
+			DowntimeMS: d, TotalMS: 800, OracleDowntimeMS: 2, OracleTotalMS: 1000,
+		})
+	}
+	return trial.Result{Contest: []trial.Standing{s}, Spec: trial.Spec{Contest: &trial.Contest{}}}
+}
+
+// TestStandings: blocks are pooled, regret is move by move, and a move that failed is no figure.
+func TestStandings(t *testing.T) {
+	f := map[string]string{"policy": "xen"}
+	fails := standings(f, 5)
+	fails.Contest[0].Moves[0].Error = "never"
+	all := standingsOf([]trial.Result{standings(f, 3, 4), standings(f, 12), fails, {Error: "void"}})
+	require.Equal(t, []standing{{
+		Factors: f, Moves: 4, Moved: 3, DowntimeP50: 4, TotalP50: 800, RegretDowntimeP50: 2,
+		RegretTotalP50: -200,
+	}}, all)
+	many := make([]float64, 400)
+	for i := range many {
+		many[i] = float64(i)
+	}
+	s := standingsOf([]trial.Result{standings(f, many...)})[0]
+	require.InDelta(t, 359, s.DowntimeP90.Value, 1e-9)
+	require.InDelta(t, 395, s.DowntimeP99.Value, 1e-9)
+}
+
+// TestRegretSection: real and simulated moves of each cell, with a mark where nothing covers them.
+func TestRegretSection(t *testing.T) {
+	s := given(Factors{
+		Policies: []string{"xen", "qemu"}, Programs: []string{"kv"}, Repetitions: 10,
+	})
+	section := regretOf(t, s)
+	require.Len(t, section.Tables, 2)
+	require.Equal(t, "10", section.Tables[0].Rows[0][2])
+	head, rows := section.Tables[1].Head, section.Tables[1].Rows
+	require.Len(t, rows, 4)
+	require.Equal(t, []string{"kv", "xen, off", "400"}, rows[0][:3])
+	require.Equal(t, "-100.0 *", rows[0][6])
+	require.NotContains(t, head, "downtime p99")
+	text := strings.Join(section.Text, "\n")
+	require.Contains(t, text, "Each cell has 10 real moves.")
+	require.Contains(t, text, "* are extrapolated: nobody compared it.")
+	require.Contains(t, text, "no columns p90 and p99: nobody named a run")
+
+	s.Tail = &Tail{dir: "m", cells: []tailCell{{"downtime, off", 4, 5}, {"downtime, on", 4, 5}}}
+	section = regretOf(t, s)
+	require.Equal(t, "downtime p99", section.Tables[1].Head[8])
+	require.Regexp(t, `^\d+\.\d \[.*\] \*$`, section.Tables[1].Rows[0][8])
+	require.Contains(t, strings.Join(section.Text, "\n"), "within 1.5 times: downtime, off 4.0")
+
+	s.Factors.Repetitions = 2
+	require.Contains(t, strings.Join(regretOf(t, s).Text, "\n"), "Fewer than 10 are not")
+}
+
+func regretOf(t *testing.T, at Setting) Section {
+	t.Helper()
+	for _, s := range policies().Report(at, resultsOf(policies(), at)).Sections {
+		if s.Title == "Regret against the oracle" {
+			return s
+		}
+	}
+	require.Fail(t, "no section on regret")
+	return Section{}
+}
+
+// movesRun makes a run of experiment moves up whose simulated downtimes are real ones times by.
+func movesRun(size Size, by float64) []trial.Result {
+	var all []trial.Result
+	for _, r := range resultsOf(moves(), Setting{Size: size}) {
+		for i := range r.Moves {
+			r.Moves[i].DowntimeMS = float64(10 + i%7)
+		}
+		for i := range r.Contest {
+			for k := range r.Contest[i].Moves {
+				r.Contest[i].Moves[k].DowntimeMS = by * float64(10+k%7)
+			}
+		}
+		all = append(all, r)
+	}
+	return all
+}
+
+// TestTail: columns of the tail need both cells, enough moves, and agreement within 1.5 times.
+func TestTail(t *testing.T) {
+	for _, c := range []struct {
+		size Size
+		by   float64
+		want string // empty where it agrees
+	}{
+		{Full, 1, ""}, {Full, 1.5, ""}, {Full, 1 / 1.5, ""},
+		{Full, 1.51, "downtime, off: p99 of the downtime is 16.0 ms, and simulated 24.2 ms"},
+		{Full, 0.66, "simulated 10.6 ms"},
+		{Quick, 1, "6 real moves, and a p99 takes 368"},
+	} {
+		tail := tailOf(Setting{Size: c.size}, movesRun(c.size, c.by))
+		ok, text := tail.trusted()
+		require.Equal(t, c.want == "", ok, "%v: %s", c, text)
+		require.Contains(t, text, c.want)
+	}
+	one := movesRun(Full, 1)
+	one = filter(one, func(r trial.Result) bool { return r.Spec.Factors["guidance"] != "off" })
+	_, text := tailOf(Setting{Size: Full}, one).trusted()
+	require.Contains(t, text, "1 cells of real moves: two are needed")
+	unrecorded := withoutContests(movesRun(Full, 1))
+	_, text = tailOf(Setting{Size: Full}, unrecorded).trusted()
+	require.Contains(t, text, "0 simulated moves, and a p99 takes 368")
+	ok, _ := (*Tail)(nil).trusted()
+	require.False(t, ok)
+}
+
+// TestTailFrom refuses other runs, and does not trust one that is not to be quoted.
+func TestTailFrom(t *testing.T) {
+	o := newOrder(moves())
+	store, dir := newStore(t, o)
+	_, err := execute(t.Context(), o, &fake{}, nil, store)
+	require.NoError(t, err)
+	require.NoError(t, store.Close())
+	tail, err := TailFrom(dir)
+	require.NoError(t, err)
+	_, text := tail.trusted()
+	require.Contains(t, text, dir+": ")
+	require.Contains(t, text, "QUICK")
+
+	other, dir := newStore(t, newOrder(tagging()))
+	require.NoError(t, other.Close())
+	_, err = TailFrom(dir)
+	require.ErrorContains(t, err, "a run of tagging, not of moves")
+}

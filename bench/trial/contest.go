@@ -1,0 +1,145 @@
+package trial
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"taskguide/bench/sim"
+	"taskguide/bench/simrun"
+	"taskguide/migration"
+)
+
+// Contest is simulated moves of a recorded guest: every cell is moved from the same moments.
+type Contest struct {
+	Cells []Cell `json:"cells"`
+	// Moments is how many there are, one at random in each equal part of the recording, by the
+	// guest's seed.
+	Moments int `json:"moments"`
+}
+
+// Cell is a configuration of a contest.
+type Cell struct {
+	Factors map[string]string `json:"factors"`
+	Params  migration.Params  `json:"params"`
+	RTT     time.Duration     `json:"rtt_ns,omitempty"` // of the relay
+}
+
+// Standing is what the simulator says of a cell.
+type Standing struct {
+	Factors map[string]string `json:"factors"`
+	Moves   []Simulation      `json:"moves"`
+	// Extrapolated says why no comparison with real moves covers them; empty if one does.
+	Extrapolated string `json:"extrapolated,omitempty"`
+}
+
+// Simulation is a simulated move, and the oracle's from the same moment, with the same traits.
+type Simulation struct {
+	DowntimeMS float64 `json:"downtime_ms"`
+	TotalMS    float64 `json:"total_ms"`
+
+	OracleDowntimeMS float64 `json:"oracle_downtime_ms"`
+	OracleTotalMS    float64 `json:"oracle_total_ms"`
+	// Error says why there is no move.
+	Error string `json:"error,omitempty"`
+}
+
+// runContest records a guest that nobody moves, and simulates.
+func (site *Site) runContest(ctx context.Context, r *Result) (err error) {
+	if r.Spec.Record == nil {
+		return errors.New("a contest takes a recording")
+	}
+	dir, err := os.MkdirTemp("", "vmm-bench-")
+	if err != nil {
+		return fmt.Errorf("make a folder for the trial: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	s := &stage{site: site, spec: r.Spec, result: r, endRelay: func() error { return nil }}
+	defer func() { err = errors.Join(err, s.strike()) }()
+	if err := s.board(dir); err != nil {
+		return err
+	}
+	alive, cancel := s.source.whileAlive(ctx)
+	defer cancel()
+	if err := awaitBeats(alive, &s.guest, s.spec); err != nil {
+		return s.source.explain(err)
+	}
+	file, _, err := s.record(alive, s.spec.Record)
+	if err != nil {
+		return s.source.explain(err)
+	}
+	t, err := wholeCycles(file)
+	if err != nil {
+		return err
+	}
+	r.Contest, err = r.Spec.Contest.hold(ctx, t, uint64(r.Spec.Guest.Seed))
+	return err
+}
+
+// board starts a guest that stays where it is.
+func (s *stage) board(dir string) (err error) {
+	g := s.spec.Guest
+	args := []string{
+		"--memory", fmt.Sprint(g.MemoryBytes), "--cpus", fmt.Sprint(g.CPUs), "--cmdline",
+		g.Cmdline(),
+	}
+	if g.Kernel != "" {
+		args = append(args, "--kernel", g.Kernel)
+	}
+	if g.Tracker != "" {
+		args = append(args, "--dirty-log", g.Tracker)
+	}
+	started := make(chan struct{})
+	close(started)
+	s.source, err = startVMM(s.site.Binary, dir, "recorded", Side{}, &s.guest, started, args...)
+	return err
+}
+
+// hold simulates all cells. Cells with the same setting share the oracle's moves.
+func (c Contest) hold(ctx context.Context, t *sim.Trace, seed uint64) ([]Standing, error) {
+	all := make([]Standing, len(c.Cells))
+	bySetting := map[sim.Setting][]int{}
+	entrants := make([]sim.Entrant, len(c.Cells))
+	for i, cell := range c.Cells {
+		order, setting, err := simulation(t, cell.Params, cell.RTT)
+		if err != nil {
+			return nil, err
+		}
+		entrants[i] = sim.Entrant{Order: order}
+		all[i].Factors = cell.Factors
+		all[i].Extrapolated = sim.Extrapolated(sim.Validations, setting, t, entrants[i])
+		bySetting[setting] = append(bySetting[setting], i)
+	}
+	moments := sim.Moments(t, c.Moments, seed)
+	for setting, cells := range bySetting {
+		var own []sim.Entrant
+		for _, i := range cells {
+			own = append(own, entrants[i])
+		}
+		own = simrun.StartPrograms(own, setting)
+		for _, at := range moments {
+			if ctx.Err() != nil {
+				return nil, ctx.Err()
+			}
+			pairs, err := setting.Compare(t, own, at)
+			if err != nil {
+				return nil, err
+			}
+			for k, p := range pairs {
+				s := &all[cells[k]]
+				s.Moves = append(s.Moves, simulationOf(p))
+			}
+		}
+	}
+	return all, nil
+}
+
+func simulationOf(p sim.Paired) Simulation {
+	return Simulation{
+		DowntimeMS: p.Move.DowntimeMS, TotalMS: p.Move.TotalMS,
+		OracleDowntimeMS: p.Oracle.DowntimeMS, OracleTotalMS: p.Oracle.TotalMS,
+		Error: p.Move.Error,
+	}
+}

@@ -1,0 +1,95 @@
+package trial
+
+import (
+	"bytes"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"taskguide/bench/sim"
+	"taskguide/dirtylog/trace"
+	"taskguide/migration"
+)
+
+// recordedGuest is a trace of a guest that nobody recorded, cut to whole cycles.
+func recordedGuest(t testing.TB) *sim.Trace {
+	t.Helper()
+	var file bytes.Buffer
+	w := trace.NewWriter(&file)
+	require.NoError(t, sim.Synthetic{
+		Name: "small", Pages: 24576, WorkingSet: 16384, Hot: 256, Busy: 4 * time.Second,
+		Calm: time.Second, Rate: 60000, CalmRate: 20000, Packed: 4096,
+		Interval: 10 * time.Millisecond, Length: 15 * time.Second, Seed: 1,
+	}.Generate("test", w))
+	require.NoError(t, w.Close())
+	cut, err := wholeCycles(file.Bytes())
+	require.NoError(t, err)
+	return cut
+}
+
+// cellsOf are two policies, guided and not, over the loopback and over 20 ms.
+func cellsOf() []Cell {
+	var all []Cell
+	for _, trip := range []time.Duration{0, 20 * time.Millisecond} {
+		for _, rule := range []migration.Rule{migration.RuleXen, migration.RuleDowntime} {
+			for _, g := range []migration.Guidance{
+				migration.GuidanceOff, migration.GuidanceSwitchover,
+			} {
+				all = append(all, Cell{
+					Factors: map[string]string{"policy": string(rule), "guidance": string(g)},
+					Params: migration.Params{
+						Rule: rule, Guidance: g, BitsPerSecond: 1e9,
+						DowntimeLimit: 300 * time.Millisecond, MaxDefer: 20 * time.Second,
+					},
+					RTT: trip,
+				})
+			}
+		}
+	}
+	return all
+}
+
+// TestContest: every cell is moved from the same moments, and is nowhere better than an oracle by
+// more than the millisecond that the oracle gives away. A longer round trip costs downtime.
+func TestContest(t *testing.T) {
+	c := Contest{Cells: cellsOf(), Moments: 3}
+	traced := recordedGuest(t)
+	all, err := c.hold(t.Context(), traced, 7)
+	require.NoError(t, err)
+	require.Len(t, all, len(c.Cells))
+	for i, s := range all {
+		require.Equal(t, c.Cells[i].Factors, s.Factors)
+		require.Len(t, s.Moves, 3)
+		require.NotEmpty(t, s.Extrapolated, "nothing is validated yet")
+		for k, m := range s.Moves {
+			require.Empty(t, m.Error)
+			require.Positive(t, m.DowntimeMS)
+			require.Greater(t, m.DowntimeMS-m.OracleDowntimeMS, -1.01)
+			if near := i - len(all)/2; near >= 0 {
+				require.Greater(t, m.OracleDowntimeMS, all[near].Moves[k].OracleDowntimeMS+40)
+			}
+		}
+	}
+	again, err := c.hold(t.Context(), traced, 7)
+	require.NoError(t, err)
+	require.Equal(t, all, again)
+}
+
+// TestContestNeedsARecording says so before anything is started.
+func TestContestNeedsARecording(t *testing.T) {
+	var site Site
+	r := site.Run(t.Context(), Spec{Contest: &Contest{}})
+	require.Contains(t, r.Error, "a contest takes a recording")
+}
+
+// BenchmarkContest is how long one moment of one cell takes.
+func BenchmarkContest(b *testing.B) {
+	traced := recordedGuest(b)
+	c := Contest{Cells: cellsOf()[:1], Moments: 1}
+	for b.Loop() {
+		if _, err := c.hold(b.Context(), traced, 1); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
