@@ -22,6 +22,7 @@ type factorial struct {
 	rates    []int64         // of the link, in bit/s; may be none
 	rtts     []time.Duration // that a relay adds; may be none
 	peers    []string        // names of customPeers
+	shadows  []string        // policies that are asked in each trial and not obeyed
 	against  string          // a level; empty for the first of the first factor that has several
 	params   migration.Params
 }
@@ -183,6 +184,7 @@ func (f factorial) spec(prog namedGuest, policy, guidance, tracker string) trial
 		s.Guest.Tracker = tracker
 	}
 	s.Params.Rule, s.Params.Guidance = migration.Rule(policy), migration.Guidance(guidance)
+	s.Params.Shadow = shadowsOf(f.shadows, policy)
 	return s
 }
 
@@ -221,6 +223,7 @@ func (at Setting) factorial() factorial {
 	if len(f.policies) == 0 {
 		f.policies = registry.Names()
 	}
+	f.shadows = f.policies
 	if len(f.guidance) == 0 {
 		f.guidance = words([]migration.Guidance{
 			migration.GuidanceOff, migration.GuidanceSwitchover,
@@ -324,6 +327,7 @@ func (f factorial) report(at Setting, results []trial.Result) Findings {
 		},
 	}
 	findings.Sections = append(findings.Sections, f.regret(at, groups, results)...)
+	findings.Sections = append(findings.Sections, f.shadowSection(pooled)...)
 	var serving []group
 	for _, g := range groups {
 		if len(g.values(p999)) > 0 {
