@@ -51,7 +51,7 @@ func TestGuidedModes(t *testing.T) {
 				require.Equal(t, mode.guidance, r.Guidance)
 				require.Equal(t, rule, r.Rule)
 				require.False(t, r.Forced)
-				require.Empty(t, r.Warnings)
+				require.Empty(t, warnings(r))
 				if !mode.atExit {
 					require.NotContains(t, r.SwitchoverReason, "EXIT")
 				}
@@ -66,6 +66,13 @@ func TestGuidedModes(t *testing.T) {
 			v.carriesOn()
 		})
 	}
+}
+
+// warnings leaves out the one that depends on how busy the host is: greetings that take long.
+func warnings(r migration.Report) []string {
+	return slices.DeleteFunc(slices.Clone(r.Warnings), func(w string) bool {
+		return strings.HasSuffix(w, "see downtime_fixed")
+	})
 }
 
 // TestTagWays: a guest may also tag by a page in its RAM or in the tag device, or by I/O port, and
@@ -167,7 +174,7 @@ func TestMaxDefer(t *testing.T) {
 		require.True(t, r.Forced)
 		require.Contains(t, r.SwitchoverReason, "forced after 300ms: ")
 		require.GreaterOrEqual(t, heldMS(r), 300.)
-		require.Len(t, r.Warnings, 1)
+		require.Len(t, warnings(r), 1)
 		// The guest can tell that the migration ignored its tags. Other tests rely on that.
 		require.Equal(t, []string{"0"}, v.inside(v.hops))
 	}
@@ -191,8 +198,8 @@ func TestPausedGuestIsNotWaitedFor(t *testing.T) {
 		r := v.migrate(v.here.name, v.to, order[3:]...)
 		requireVerified(t, r)
 		require.Zero(t, heldMS(r))
-		require.Len(t, r.Warnings, 1)
-		require.Contains(t, r.Warnings[0], "paused before a closed gate")
+		require.Len(t, warnings(r), 1)
+		require.Contains(t, warnings(r)[0], "paused before a closed gate")
 		require.Equal(t, 0, v.here.wait())
 		v.next.awaitState(control.StatePaused)
 		v.here, v.next = v.next, nil
@@ -212,12 +219,12 @@ func TestNobodyToAsk(t *testing.T) {
 	} {
 		r := v.move("--guidance", string(guidance), "--bandwidth", link)
 		require.Equal(t, migration.GuidanceNone, r.Guidance)
-		require.Len(t, r.Warnings, 1)
-		require.Contains(t, r.Warnings[0], "no task in the guest takes part in guidance")
+		require.Len(t, warnings(r), 1)
+		require.Contains(t, warnings(r)[0], "no task in the guest takes part in guidance")
 	}
 	r := v.move("--guidance", "off", "--bandwidth", link)
 	require.Equal(t, migration.GuidanceOff, r.Guidance)
-	require.Empty(t, r.Warnings)
+	require.Empty(t, warnings(r))
 	order := v.order("--bandwidth", link)
 	require.Contains(t, v.ok(order...), "no task in the guest takes part in guidance")
 	v.arrive()
@@ -399,7 +406,7 @@ func TestPoliciesMove(t *testing.T) {
 		require.Equal(t, rule, r.Rule)
 		require.Equal(t, given, r.Policy)
 		require.False(t, r.Forced)
-		require.Empty(t, r.Warnings)
+		require.Empty(t, warnings(r))
 		requireInside(v, tagging.All, r)
 		require.Equal(t, rule == "cycle", r.Samples > 0)
 		t.Logf("%s: %d rounds, %d pages in stop-and-copy: %s", given, len(r.Rounds),
