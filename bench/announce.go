@@ -43,8 +43,10 @@ func (a Announcement) Write(w io.Writer) {
 // Announcements returns those of all experiments.
 func Announcements() []Announcement {
 	var all []Announcement
+	here := Here(Full, Programs{})
 	for _, e := range Experiments() {
-		full, quick := Here(Full, Programs{}), Here(Quick, Programs{})
+		full, quick := here, here
+		quick.Size = Quick
 		full.Before, quick.Before = e.NeedsBefore, e.NeedsBefore
 		all = append(all, e.announce(full, quick))
 	}
@@ -72,7 +74,7 @@ func (e Experiment) announce(full, quick Setting) Announcement {
 		)
 	}
 	with := full
-	with.QEMU = "some"
+	with.QEMU, with.Ways = "some", qemu.AllWays
 	switch more := len(e.Plan(with, 0)) - len(e.Plan(full, 0)); {
 	case full.QEMU == "" && more > 0:
 		a.Notes = append(a.Notes, fmt.Sprintf(

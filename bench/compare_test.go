@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"taskguide/bench/peer/qemu"
 	"taskguide/bench/trial"
 	"taskguide/control/text"
 	"taskguide/migration"
@@ -318,7 +319,8 @@ func TestCut(t *testing.T) {
 // A run does what was announced.
 func TestAnnouncements(t *testing.T) {
 	for _, e := range Experiments() {
-		with, without := Setting{Size: Full, QEMU: "10.0"}, Setting{Size: Full}
+		with := Setting{Size: Full, QEMU: "10.0", Ways: qemu.AllWays}
+		without := Setting{Size: Full}
 		a := e.announce(with, at(Quick))
 		require.Equal(t, len(e.Plan(with, 1)), a.Full.Trials, e.Name)
 		require.Equal(t, len(e.Plan(at(Quick), 1)), a.Quick.Trials, e.Name)

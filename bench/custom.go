@@ -77,8 +77,19 @@ var customPeers = map[string]struct {
 }{
 	"qemu":         {"QEMU", qemu.Migration{}},
 	"qemu-multifd": {"QEMU, multifd", qemu.Migration{Channels: 2}},
-	"qemu-zstd":    {"QEMU, multifd zstd", qemu.Migration{Channels: 2, Compression: qemu.Zstd}},
-	"qemu-xbzrle":  {"QEMU, xbzrle", qemu.Migration{Delta: true}},
+	"qemu-zstd": {
+		"QEMU, multifd zstd", qemu.Migration{Channels: 2, Compression: qemu.Zstd},
+	},
+	"qemu-xbzrle":        {"QEMU, xbzrle", qemu.Migration{Delta: true}},
+	"qemu-postcopy":      {"QEMU, post-copy", qemu.Migration{PostCopy: true}},
+	"qemu-auto-converge": {"QEMU, auto-converge", qemu.Migration{AutoConverge: true}},
+	"qemu-multifd-zero": {
+		"QEMU, multifd zero pages", qemu.Migration{Channels: 2, ZeroPages: qemu.InChannels},
+	},
+	"qemu-multifd-legacy-zero": {
+		"QEMU, multifd legacy zero pages",
+		qemu.Migration{Channels: 2, ZeroPages: qemu.InFeeder},
+	},
 }
 
 // defaults fills in what a file leaves out.
@@ -171,7 +182,7 @@ func (c Custom) checkRest() error {
 	if err := c.checkPeers(); err != nil {
 		return err
 	}
-	if err := c.factorial(true).check(); err != nil {
+	if err := c.factorial(Setting{QEMU: "some", Ways: qemu.AllWays}).check(); err != nil {
 		return errors.New(strings.TrimPrefix(err.Error(), "--"))
 	}
 	return nil
@@ -244,7 +255,7 @@ func (c Custom) params() migration.Params {
 }
 
 // factorial is what the file compares. withPeers says whether there is a QEMU.
-func (c Custom) factorial(withPeers bool) factorial {
+func (c Custom) factorial(at Setting) factorial {
 	f := factorial{
 		policies: c.Policies, guidance: c.Guidance, trackers: c.Trackers, against: c.Against,
 		rtts: c.rtts(), params: c.params(),
@@ -259,17 +270,20 @@ func (c Custom) factorial(withPeers bool) factorial {
 			Kernel: g.Kernel, Initrd: g.Initrd, Disks: g.Disks, Ready: g.Ready,
 		}})
 	}
+	var ways []qemu.Migration
 	for _, p := range c.Peers {
-		if withPeers {
+		ways = append(ways, customPeers[p].way)
+		if at.can(customPeers[p].way) {
 			f.peers = append(f.peers, customPeers[p].name)
 		}
 	}
+	f.lacks = at.lacks(ways...)
 	return f
 }
 
 // Experiment makes the experiment of a file.
 func (c Custom) Experiment() Experiment {
-	f := func(at Setting) factorial { return c.factorial(at.QEMU != "") }
+	f := c.factorial
 	return Experiment{
 		Name: customName, Title: c.Title, Summary: "what a file describes",
 		Source: "the file that run.json holds",

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"taskguide/bench/peer/qemu"
 	"taskguide/bench/trial"
 	"taskguide/migration"
 )
@@ -101,6 +102,44 @@ func TestCustomPeers(t *testing.T) {
 	require.Len(t, e.Plan(Setting{Size: Full}, 1), 5)
 	f := e.Report(at(Full), resultsOf(e, at(Full)))
 	require.Len(t, f.Lead.Rows, 3)
+}
+
+// TestWaysOfQEMU: a row that the QEMU cannot do is left out, and the report says so.
+func TestWaysOfQEMU(t *testing.T) {
+	c, err := decode(small + "peers: [qemu-postcopy, qemu-auto-converge, qemu-multifd-zero]\n" +
+		"guidance: [\"off\"]\nrepetitions: 1\n")
+	require.NoError(t, err)
+	for _, test := range []struct {
+		ways  []qemu.Way
+		more  int
+		lacks string
+	}{
+		{qemu.AllWays, 3, ""},
+		{qemu.AllWays[:2], 2, "This QEMU has no multifd zero pages."},
+		{nil, 0, "This QEMU has no post-copy, no auto-converge, no multifd zero pages."},
+	} {
+		setting := Setting{Size: Full, QEMU: "some", Ways: test.ways}
+		for _, e := range []Experiment{c.Experiment(), peers()} {
+			var results []trial.Result
+			needy := map[qemu.Way]bool{}
+			for _, s := range e.Plan(setting, 1) {
+				results = append(results, made(s))
+				if s.QEMU != nil && s.QEMU.Needs() != "" {
+					needy[s.QEMU.Needs()] = true
+				}
+			}
+			require.Len(t, needy, test.more, e.Name)
+			words := strings.Join(e.Report(setting, results).Sections[0].Text, " ")
+			require.Contains(t, words, test.lacks)
+			require.Equal(t, test.lacks != "", strings.Contains(words, "This QEMU has no"))
+			if e.Custom == nil {
+				require.Equal(t, test.more > 0, strings.Contains(words, "With post-copy, QEMU"))
+			}
+		}
+	}
+	require.Empty(t, Setting{}.lacks(qemu.Migration{PostCopy: true}), "there is no QEMU at all")
+	run := Run{Host: Environment{QEMU: "some"}, Ways: qemu.AllWays}
+	require.Equal(t, qemu.AllWays, run.setting().Ways, "a report needs no QEMU")
 }
 
 // TestWrongCustomFiles: an error names the line, or else the key.

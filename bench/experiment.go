@@ -1,11 +1,14 @@
 package bench
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"time"
 
+	"taskguide/bench/peer/qemu"
 	"taskguide/bench/trial"
 	"taskguide/control/units"
 )
@@ -27,6 +30,8 @@ type Setting struct {
 	BitsPerSecond int64
 	// QEMU is the version of the QEMU to compare with, or empty if there is none.
 	QEMU string
+	// Ways are what that QEMU can do, beside what all can.
+	Ways []qemu.Way
 	// Before tells whether there is another vmm to compare with, usually an earlier build.
 	Before bool
 	// Factors are what is compared, where the user says it.
@@ -58,7 +63,36 @@ type Programs struct {
 
 // Here returns the setting of a run on this host.
 func Here(size Size, p Programs) Setting {
-	return Setting{Size: size, QEMU: qemuVersion(p.QEMU), Before: p.Before != ""}
+	at := Setting{Size: size, QEMU: qemuVersion(p.QEMU), Before: p.Before != ""}
+	if at.QEMU == "" {
+		return at
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	// A QEMU that does not answer has none, and its trials will say why.
+	at.Ways, _ = qemu.Ways(ctx, p.QEMU)
+	return at
+}
+
+// can tells whether the QEMU to compare with can move a guest in a way.
+func (at Setting) can(m qemu.Migration) bool {
+	return at.QEMU != "" && (m.Needs() == "" || slices.Contains(at.Ways, m.Needs()))
+}
+
+// lacks says what the QEMU to compare with cannot do of what some migrations need, or "".
+func (at Setting) lacks(migrations ...qemu.Migration) string {
+	var missing []string
+	for _, way := range qemu.AllWays {
+		if slices.ContainsFunc(migrations, func(m qemu.Migration) bool {
+			return m.Needs() == way && !at.can(m)
+		}) {
+			missing = append(missing, string(way))
+		}
+	}
+	if at.QEMU == "" || len(missing) == 0 {
+		return ""
+	}
+	return "This QEMU has no " + strings.Join(missing, ", no ") + "."
 }
 
 // peerNames says, for a table's caption, which rows are of other VMMs.

@@ -23,6 +23,7 @@ type factorial struct {
 	rtts     []time.Duration // that a relay adds; may be none
 	peers    []string        // names of customPeers
 	shadows  []string        // policies that are asked in each trial and not obeyed
+	lacks    string          // says what the peers cannot do
 	against  string          // a level; empty for the first of the first factor that has several
 	params   migration.Params
 }
@@ -347,7 +348,8 @@ func (f factorial) report(at Setting, results []trial.Result) Findings {
 
 // linkText says what is between the two ends.
 func (f factorial) linkText(at Setting) string {
-	return strings.TrimSpace(f.rateText(at) + " " + wayText(f.rtts))
+	sentences := []string{f.rateText(at), wayText(f.rtts), f.lacks}
+	return strings.Join(slices.DeleteFunc(sentences, func(s string) bool { return s == "" }), " ")
 }
 
 // rateText says how fast the link is.

@@ -2,6 +2,7 @@ package bench
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"taskguide/bench/figure"
@@ -59,26 +60,57 @@ func peerList(at Setting) []peer {
 			limits: once,
 		})
 	}
-	if at.QEMU == "" {
-		return all
+	for _, p := range qemuPeers {
+		if !at.can(p.way) {
+			continue
+		}
+		limits := once
+		if p.way == (qemu.Migration{}) {
+			limits = sweep
+		}
+		all = append(all, peer{name: p.name, qemu: &p.way, limits: limits})
 	}
-	return append(all,
-		peer{name: "QEMU", qemu: &qemu.Migration{}, limits: sweep},
-		peer{name: "QEMU, multifd", qemu: &qemu.Migration{Channels: 2}, limits: once},
-		peer{
-			name: "QEMU, multifd zstd", qemu: &qemu.Migration{Channels: 2, Compression: qemu.Zstd},
-			limits: once,
-		},
-	)
+	return all
 }
+
+// qemuPeers are QEMU's rows. Those that not every QEMU can do come last.
+var qemuPeers = []struct {
+	name string
+	way  qemu.Migration
+}{
+	customPeers["qemu"], customPeers["qemu-multifd"], customPeers["qemu-zstd"],
+	customPeers["qemu-auto-converge"], customPeers["qemu-postcopy"],
+	customPeers["qemu-multifd-zero"], customPeers["qemu-multifd-legacy-zero"],
+}
+
+// lackingPeers says which rows a QEMU has not, or "".
+func lackingPeers(at Setting) string {
+	var ways []qemu.Migration
+	for _, p := range qemuPeers {
+		ways = append(ways, p.way)
+	}
+	return at.lacks(ways...)
+}
+
+// postCopyText says what a row of post-copy means.
+const postCopyText = "With post-copy, QEMU runs the guest at the destination after one round, " +
+	"whatever the limit, and fetches what is missing. Its downtime ends when the devices' state " +
+	"was sent, before most of RAM: the guest then stands still at each page that it has to wait " +
+	"for, which only its own gap and the silences show. Its total time ends when all pages are " +
+	"there."
+
+// zeroPagesText says what the rows of zero pages mean.
+const zeroPagesText = "“Zero pages” are looked for in multifd's channels, or, if “legacy”, by " +
+	"the thread that feeds them. The other rows of multifd have QEMU's default."
 
 func peers() Experiment {
 	return Experiment{
 		Name: "peers", Title: "Beside QEMU",
-		Summary: "QEMU plain, multifd and multifd with zstd, on the same guest and link, and its " +
-			"downtime limit swept",
+		Summary: "QEMU plain, multifd, zstd, auto-converge and post-copy, on the same guest and " +
+			"link, and its downtime limit swept",
 		Source: "the thesis' comparison of stop rules, with the VMM that most of the world runs",
 		Blocks: peersBlocks, Report: peersReport, SharedLink: true,
+		Budget: 29 * time.Minute,
 	}
 }
 
@@ -126,11 +158,10 @@ func peersReport(at Setting, results []trial.Result) Findings {
 			Title: "All indicators at the default limit",
 			Text: []string{
 				linkText(at) + " The program's pages compress, which vmm finds out for itself " +
-					"after a while; “zstd” is told to compress from the beginning, as QEMU " +
-					"is in its last row, and “raw” does without, and with one connection, " +
-					"as plain QEMU does. The same guest, the same downtime limit of 300 ms. The " +
-					"downtimes are each VMM's own account and not quite comparable: " +
-					"QEMU's ends when the source has sent everything, " +
+					"after a while; “zstd” is told to compress from the beginning, and “raw” " +
+					"does without, and with one connection, as plain QEMU does. The same guest, " +
+					"the same downtime limit of 300 ms. The downtimes are each VMM's own account and " +
+					"not quite comparable: QEMU's ends when the source has sent everything, " +
 					"ours when the destination reports that the vCPUs run. " +
 					"The guest's own gap is the same measure for both. " +
 					"QEMU does not tell how many pages its stop-and-copy had. " +
@@ -157,6 +188,17 @@ func peersReport(at Setting, results []trial.Result) Findings {
 				medians(at), groups, []string{"peer", "limit"}, gap, downtime, total, pages,
 			)},
 		},
+	}
+	for _, way := range []struct {
+		way  qemu.Way
+		text string
+	}{{qemu.PostCopy, postCopyText}, {qemu.ZeroPages, zeroPagesText}} {
+		if slices.Contains(at.Ways, way.way) {
+			f.Sections[0].Text = append(f.Sections[0].Text, way.text)
+		}
+	}
+	if lacks := lackingPeers(at); lacks != "" {
+		f.Sections[0].Text = append(f.Sections[0].Text, lacks)
 	}
 	if at.QEMU == "" {
 		f.Sections[0].Text = append(f.Sections[0].Text,

@@ -95,6 +95,7 @@ func (s *Session) openStore() (*Store, []trial.Result, error) {
 		Started:       time.Now(),
 		Host:          host,
 		Before:        s.Order.Before,
+		Ways:          s.Order.Ways,
 		Factors:       s.Order.Factors,
 		Custom:        s.Order.Experiment.Custom,
 		Shard:         s.Order.Shard,

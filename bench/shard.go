@@ -3,6 +3,7 @@ package bench
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -138,7 +139,8 @@ func joins(first, run Run, taken map[int]bool) error {
 		return errNotAShard
 	case same(run) != same(first), sameCustom(first.Custom, run.Custom) != nil:
 		return errOtherRun
-	case run.Host.VMM != first.Host.VMM, run.Host.QEMU != first.Host.QEMU:
+	case run.Host.VMM != first.Host.VMM, run.Host.QEMU != first.Host.QEMU,
+		!slices.Equal(run.Ways, first.Ways):
 		return errOtherVMM
 	case taken[run.Shard.Index]:
 		return errSameShard

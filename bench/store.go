@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"taskguide/bench/peer/qemu"
 	"taskguide/bench/trial"
 	"taskguide/vmm/probe"
 )
@@ -50,6 +51,8 @@ type Run struct {
 	Custom *Custom `json:"custom,omitempty"`
 	// Before tells whether some trials are of another vmm.
 	Before bool `json:"before,omitempty"`
+	// Ways are what the host's QEMU can do, beside what all can.
+	Ways []qemu.Way `json:"qemu_ways,omitempty"`
 	// Factors are what the user said to compare.
 	Factors Factors     `json:"factors,omitzero"`
 	Started time.Time   `json:"started"`
@@ -66,7 +69,8 @@ type Resumption struct {
 
 func (r Run) setting() Setting {
 	return Setting{
-		Size: r.Size, BitsPerSecond: r.BitsPerSecond, QEMU: r.Host.QEMU, Before: r.Before,
+		Size: r.Size, BitsPerSecond: r.BitsPerSecond, QEMU: r.Host.QEMU, Ways: r.Ways,
+		Before:  r.Before,
 		Factors: r.Factors, Shard: r.Shard,
 	}
 }

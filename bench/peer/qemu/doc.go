@@ -26,6 +26,11 @@
 // runs the guest. The guest's own account, the gap in its next heartbeat, does. Comparisons should
 // show both.
 //
+// In post-copy, that downtime ends when the state of the devices was sent, while most of RAM is
+// still at the source. The guest then runs, and stands still again at each page that it needs and
+// has to fetch, which no figure of QEMU's tells. So only the guest's own account and an outside
+// clock can be compared. A source that dies in post-copy takes the guest with it.
+//
 // # Machines
 //
 // MicroVM is QEMU's minimal machine, without PIC, PIT and RTC: it needs the least

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"time"
 )
 
@@ -30,14 +31,38 @@ type Migration struct {
 	// Delta turns on XBZRLE, which sends what changed in a page that was sent before. It excludes
 	// Channels.
 	Delta bool
+
+	// PostCopy runs the guest at the destination once each page was sent once. It fetches pages
+	// that it needs and has not got yet. DowntimeLimit has no effect.
+	PostCopy bool
+	// AutoConverge slows the guest's CPUs down for as long as it writes faster than is sent.
+	AutoConverge bool
+	// ZeroPages says who looks for zero pages, with Channels; empty is QEMU's default.
+	ZeroPages Detection
 }
 
-// ErrMigrationFailed is returned when QEMU gave a migration up. The guest runs on at the source.
+// Detection is who looks for zero pages.
+type Detection string
+
+// The detections that a QEMU with the way ZeroPages knows.
+const (
+	InChannels Detection = "multifd" // the channels, each for its pages
+	InFeeder   Detection = "legacy"  // the thread that feeds the channels
+)
+
+// ErrMigrationFailed is returned when QEMU gave a migration up. The guest runs on at the source,
+// unless its post-copy had begun.
 var ErrMigrationFailed = errors.New("QEMU's migration failed")
+
+// ErrNoPostCopy is returned when a migration was to end in post-copy, and was over before.
+var ErrNoPostCopy = errors.New("QEMU's migration was over before its post-copy began")
 
 // unlimitedBytesPerSecond stands for no limit: QEMU versions disagree about what 0
 // means.
 const unlimitedBytesPerSecond = 1 << 40
+
+// leastDowntimeMs is the least limit that QEMU takes but 0, which it may read as its default.
+const leastDowntimeMs = 1
 
 // Listen prepares a QEMU started with Incoming for one migration and returns the
 // address to give to Migrate. The address is unix:PATH or tcp:HOST:PORT, where port
@@ -71,14 +96,22 @@ func (vm *VM) configure(ctx context.Context, m Migration) error {
 	if m.Delta && m.Channels > 0 {
 		return errors.New("QEMU cannot do delta encoding over multifd channels")
 	}
-	type capability struct {
-		Capability string `json:"capability"`
-		State      bool   `json:"state"`
+	if m.ZeroPages != "" && m.Channels == 0 {
+		return errors.New("QEMU can choose who looks for zero pages only with multifd channels")
+	}
+	if err := vm.require(ctx, m); err != nil {
+		return err
 	}
 	capabilities := []capability{
 		{"events", true},
 		{"multifd", m.Channels > 0},
 		{"xbzrle", m.Delta},
+	}
+	if m.PostCopy {
+		capabilities = append(capabilities, capability{postCopy, true})
+	}
+	if m.AutoConverge {
+		capabilities = append(capabilities, capability{autoConverge, true})
 	}
 	err := vm.execute(ctx, "migrate-set-capabilities", map[string]any{"capabilities": capabilities},
 		nil)
@@ -89,6 +122,12 @@ func (vm *VM) configure(ctx context.Context, m Migration) error {
 		unlimitedBytesPerSecond)}
 	if m.DowntimeLimit > 0 {
 		parameters["downtime-limit"] = m.DowntimeLimit.Milliseconds()
+	}
+	if m.PostCopy {
+		parameters["downtime-limit"] = leastDowntimeMs // so that pre-copy goes on until it begins
+	}
+	if m.ZeroPages != "" {
+		parameters["zero-page-detection"] = m.ZeroPages
 	}
 	if m.Channels > 0 {
 		parameters["multifd-channels"] = m.Channels
@@ -108,6 +147,8 @@ type Stats struct {
 	SetupMs    int64  `json:"setup-time"`
 	DowntimeMs int64  `json:"downtime"`          // source's CPUs stopped until all is sent
 	ExpectedMs int64  `json:"expected-downtime"` // while active
+	// Throttle is how much of the guest's CPU time auto-converge takes now, in percent; 0 for none.
+	Throttle int64 `json:"cpu-throttle-percentage"`
 
 	RAM struct {
 		TotalBytes       int64   `json:"total"`
@@ -118,6 +159,8 @@ type Stats struct {
 		NormalPages      int64   `json:"normal"`
 		NormalBytes      int64   `json:"normal-bytes"`
 		Rounds           int64   `json:"dirty-sync-count"`
+		PostCopyBytes    int64   `json:"postcopy-bytes"`    // sent in post-copy
+		PostCopyRequests int64   `json:"postcopy-requests"` // pages that the destination asked for
 		DirtyPagesPerSec int64   `json:"dirty-pages-rate"`
 		MegabitsPerSec   float64 `json:"mbps"`
 	} `json:"ram"`
@@ -160,8 +203,9 @@ func (vm *VM) Migrate(
 	if err := vm.execute(ctx, "migrate", map[string]any{"uri": address}, nil); err != nil {
 		return Stats{}, err
 	}
-	poll := time.NewTicker(statsInterval)
+	poll := time.NewTicker(intervalOf(m))
 	defer poll.Stop()
+	asked, begun := false, false // post-copy
 	for {
 		s, err := vm.MigrationStats(context.WithoutCancel(ctx))
 		if err != nil {
@@ -170,15 +214,18 @@ func (vm *VM) Migrate(
 		if progress != nil {
 			progress(s)
 		}
-		switch s.Status {
-		case "completed":
-			// QEMU reports the end a moment before it has taken the times. Until then they are 0.
-			if s.TotalMs > 0 || ctx.Err() != nil {
-				return s, nil
+		begun = begun || s.RAM.PostCopyBytes > 0 || strings.HasPrefix(s.Status, "postcopy-")
+		if over, err := s.over(ctx); over {
+			if err == nil && m.PostCopy && !begun {
+				err = ErrNoPostCopy
 			}
-		case "failed", "cancelled":
-			return s, errors.Join(fmt.Errorf("%w: %s: %s", ErrMigrationFailed, s.Status,
-				s.ErrorDesc), ctx.Err())
+			return s, err
+		}
+		if m.PostCopy && !asked && s.Status == "active" && s.RAM.Rounds > 1 {
+			if err := vm.execute(ctx, "migrate-start-postcopy", nil, nil); err != nil {
+				return s, err
+			}
+			asked = true
 		}
 		select {
 		case <-poll.C:
@@ -190,4 +237,26 @@ func (vm *VM) Migrate(
 			<-poll.C
 		}
 	}
+}
+
+// intervalOf is how often a migration is asked about itself. One that is to end in post-copy is
+// asked more often, because its first round must not be over for long.
+func intervalOf(m Migration) time.Duration {
+	if m.PostCopy {
+		return statsInterval / 10
+	}
+	return statsInterval
+}
+
+// over tells whether the migration has ended, and returns an error if it has failed.
+func (s Stats) over(ctx context.Context) (bool, error) {
+	switch s.Status {
+	case "completed":
+		// QEMU reports the end a moment before it has taken the times. Until then they are 0.
+		return s.TotalMs > 0 || ctx.Err() != nil, nil
+	case "failed", "cancelled", "postcopy-paused":
+		return true, errors.Join(fmt.Errorf("%w: %s: %s", ErrMigrationFailed, s.Status,
+			s.ErrorDesc), ctx.Err())
+	}
+	return false, nil
 }

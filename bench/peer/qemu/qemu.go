@@ -36,6 +36,8 @@ type MachineType string
 const (
 	MicroVM MachineType = "microvm"
 	PC      MachineType = "pc"
+	// NoMachine has no CPU and no memory: QEMU only answers questions.
+	NoMachine MachineType = "none"
 )
 
 // Accel is what executes the guest's instructions.
@@ -148,6 +150,12 @@ func orDefault[T comparable](v, def T) T {
 const exitPort = "0xf4"
 
 func (o Options) args(monitor string) []string {
+	if o.Machine == NoMachine {
+		return []string{
+			"-nodefaults", "-no-user-config", "-display", "none", "-machine", string(NoMachine),
+			"-qmp", "unix:" + monitor,
+		}
+	}
 	machine := string(o.Machine)
 	if o.Machine == MicroVM {
 		machine += ",pic=off,pit=off,rtc=off"

@@ -7,6 +7,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -74,6 +75,56 @@ func TestWaysToMigrate(t *testing.T) {
 	}
 }
 
+// TestWaysOfThisQEMU needs no KVM: it proves the dialogue with QEMU, not how long anything takes.
+// QEMU=PATH names another QEMU than the installed one: QEMU="$(make qemu)" make test-qemu.
+func TestWaysOfThisQEMU(t *testing.T) {
+	binary := os.Getenv("QEMU")
+	ways, err := Ways(t.Context(), binary)
+	require.NoError(t, err)
+	t.Logf("this QEMU has %q", ways)
+	for _, m := range []Migration{
+		{PostCopy: true, BytesPerSecond: 100 << 20},
+		{AutoConverge: true, BytesPerSecond: 100 << 20},
+		{Channels: 2, ZeroPages: InChannels},
+		{Channels: 2, ZeroPages: InFeeder},
+	} {
+		t.Run(string(m.Needs())+" "+string(m.ZeroPages), func(t *testing.T) {
+			opts := Options{
+				Binary: binary, Accel: TCG, Kernel: guestELF(t), MemoryBytes: 64 << 20,
+				Cmdline: "workload=phased ws=8M hot=1M busy=1s cool=1s fill=pattern",
+			}
+			if !slices.Contains(ways, m.Needs()) {
+				_, err := start(t, opts).Migrate(t.Context(), "unix:/nowhere", m, nil)
+				require.ErrorIs(t, err, ErrNoWay)
+				require.ErrorContains(t, err, string(m.Needs()))
+				return
+			}
+			stats := migrateThere(t, opts, "tcp:127.0.0.1:0", m)
+			require.Positive(t, stats.RAM.NormalPages)
+		})
+	}
+}
+
+// A migration that could not do what it was asked to do is no result.
+func TestPostCopyThatNeverBegan(t *testing.T) {
+	binary := os.Getenv("QEMU")
+	opts := Options{
+		Binary: binary, Accel: TCG, Kernel: guestELF(t), Cmdline: "workload=idle",
+		MemoryBytes: 32 << 20,
+	}
+	src := start(t, opts)
+	_, err := src.Console.WaitBeats(t.Context(), 1)
+	require.NoError(t, err)
+	require.NoError(t, src.QMP().Execute(t.Context(), "stop", nil, nil)) // nothing is written
+	opts.Incoming = true
+	dst := start(t, opts)
+	m := Migration{PostCopy: true}
+	uri, err := dst.Listen(t.Context(), "tcp:127.0.0.1:0", m)
+	require.NoError(t, err)
+	_, err = src.Migrate(t.Context(), uri, m, nil)
+	require.ErrorIs(t, err, ErrNoPostCopy)
+}
+
 // migrateThere moves a guest at work and requires that it goes on working with its memory and its
 // counters unchanged.
 func migrateThere(t *testing.T, opts Options, address string, m Migration) Stats {
@@ -92,6 +143,9 @@ func migrateThere(t *testing.T, opts Options, address string, m Migration) Stats
 	stats, err := src.Migrate(ctx, uri, m, func(Stats) { seen++ })
 	require.NoError(t, err)
 	requireParameters(t, src, m)
+	if m.PostCopy {
+		t.Logf("the destination asked for %d pages", stats.RAM.PostCopyRequests)
+	}
 	require.Positive(t, seen)
 	require.GreaterOrEqual(t, stats.RAM.TotalBytes, opts.MemoryBytes)
 	require.Positive(t, stats.RAM.TransferredBytes)
@@ -116,11 +170,18 @@ func requireParameters(t *testing.T, vm *VM, m Migration) {
 		Channels    int         `json:"multifd-channels"`
 		Bandwidth   int64       `json:"max-bandwidth"`
 		DowntimeMs  int64       `json:"downtime-limit"`
+		ZeroPages   Detection   `json:"zero-page-detection"`
 	}
 	require.NoError(t, vm.QMP().Execute(t.Context(), "query-migrate-parameters", nil, &got))
 	require.Equal(t, orDefault(m.BytesPerSecond, unlimitedBytesPerSecond), got.Bandwidth)
-	require.Equal(t, orDefault(m.DowntimeLimit, 300*time.Millisecond).Milliseconds(),
-		got.DowntimeMs)
+	limit := orDefault(m.DowntimeLimit, 300*time.Millisecond).Milliseconds()
+	if m.PostCopy {
+		limit = leastDowntimeMs
+	}
+	require.Equal(t, limit, got.DowntimeMs)
+	if m.ZeroPages != "" {
+		require.Equal(t, m.ZeroPages, got.ZeroPages)
+	}
 	if m.Channels > 0 {
 		require.Equal(t, m.Channels, got.Channels)
 		require.Equal(t, orDefault(m.Compression, NoCompression), got.Compression)
