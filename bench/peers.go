@@ -160,11 +160,11 @@ func peersReport(at Setting, results []trial.Result) Findings {
 				linkText(at) + " The program's pages compress, which vmm finds out for itself " +
 					"after a while; “zstd” is told to compress from the beginning, and “raw” " +
 					"does without, and with one connection, as plain QEMU does. The same guest, " +
-					"the same downtime limit of 300 ms. The downtimes are each VMM's own account and " +
-					"not quite comparable: QEMU's ends when the source has sent everything, " +
-					"ours when the destination reports that the vCPUs run. " +
-					"The guest's own gap is the same measure for both. " +
-					"QEMU does not tell how many pages its stop-and-copy had. " +
+					"the same downtime limit of 300 ms. The downtimes are each VMM's own account " +
+					"and not quite comparable: QEMU's ends when the source has sent everything, " +
+					"ours when the destination reports that the vCPUs run. The guest's own gap " +
+					"is the same measure for both. QEMU does not tell how many pages its " +
+					"stop-and-copy had. " +
 					silenceText,
 			},
 			Figures: []NamedFigure{
