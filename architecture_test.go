@@ -76,6 +76,7 @@ var table = []row{
 			"dirtylog/..., vmm/probe, guestkernel/...",
 	},
 	{"bench/relay/", "-"},
+	{"bench/remote/", "-"},
 	{"bench/sim/", "dirtylog/trace, memory, migration/policy"},
 	{
 		"bench/simrun/",
