@@ -8,7 +8,7 @@ import (
 
 // Banner warns of a weakness of a run. It stands above everything else that the report says.
 type Banner struct {
-	Kind string `json:"kind"` // QUICK, PARTIAL or NOISY
+	Kind string `json:"kind"` // QUICK, PARTIAL, CLOCKS or NOISY
 	Text string `json:"text"`
 }
 
@@ -41,6 +41,9 @@ func banners(run Run, results []trial.Result) []Banner {
 				),
 			},
 		)
+	}
+	if b, differ := clocksBanner(good); differ {
+		all = append(all, b)
 	}
 	noisy := filter(good, func(r trial.Result) bool { return r.Noise.Noisy() })
 	if len(noisy) > 0 {

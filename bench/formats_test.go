@@ -70,7 +70,7 @@ func TestFormats(t *testing.T) {
 			}
 			file := filepath.Join(t.TempDir(), textFile)
 			s := summary{Banners: banners(run, results), Headlines: findings.Headlines}
-			require.NoError(t, writeText(file, s, findings))
+			require.NoError(t, writeText(file, s, results, findings))
 			requireColumns(t, readFile(t, filepath.Dir(file), textFile))
 			var tables strings.Builder
 			for _, section := range findings.Sections { // as vmm bench speed prints them

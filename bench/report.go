@@ -83,7 +83,7 @@ func WriteReportWith(dir string, format Format, tail *Tail) (string, error) {
 	if err := writeSummary(filepath.Join(dir, summaryFile), s); err != nil {
 		return "", err
 	}
-	if err := writeText(filepath.Join(dir, textFile), s, findings); err != nil {
+	if err := writeText(filepath.Join(dir, textFile), s, results, findings); err != nil {
 		return "", err
 	}
 	file, text, err := render(page, format)
@@ -192,6 +192,12 @@ func commandOf(run Run) string {
 	if run.BitsPerSecond > 0 {
 		c += fmt.Sprintf(" --netns %dbit", run.BitsPerSecond)
 	}
+	if h := run.Hosts; h != nil {
+		c += " --source " + h.Source.SSH + " --destination " + h.Destination.SSH
+		if h.Insecure {
+			c += " --insecure"
+		}
+	}
 	if run.Shard.Of > 0 {
 		c += " --shard " + run.Shard.String()
 	}
@@ -204,11 +210,14 @@ func facts(run Run, results []trial.Result) [][2]string {
 	if run.BitsPerSecond > 0 {
 		link = "network namespaces, veth and tbf at " + units.BitRate(float64(run.BitsPerSecond)/8)
 	}
+	if run.Hosts != nil {
+		link = "the network between two hosts, limited by the engine as given, " + run.Hosts.route()
+	}
 	qemu := h.QEMU
 	if qemu == "" {
 		qemu = "not installed"
 	}
-	return [][2]string{
+	all := [][2]string{
 		{"trials", fmt.Sprintf("%d of %d, %d of them void", len(results),
 			max(run.Trials, len(results)), len(results)-len(valid(results)))},
 		{"begun", run.Started.UTC().Format(time.RFC1123) + resumptions(run) + parts(run)},
@@ -218,6 +227,14 @@ func facts(run Run, results []trial.Result) [][2]string {
 		{"link", link},
 		{"noise", noise(results)},
 	}
+	if run.Hosts != nil {
+		d := run.Hosts.Destination
+		all = append(all,
+			[2]string{"destination", fmt.Sprintf("%s, %d CPUs, %s; Linux %s, KVM by %s", d.CPU,
+				d.CPUs, units.Bytes(d.MemoryBytes), d.Kernel, d.KVM)},
+			[2]string{"clocks", clocksText(*run.Hosts, results)})
+	}
+	return all
 }
 
 // resumptions says when a run was resumed, and on which host if that was another.

@@ -19,6 +19,7 @@ type Order struct {
 	Setting
 	Seed     uint64
 	Programs Programs
+	Hosts    TwoHosts
 	Progress Progress
 	Budget   time.Duration // after which no trial is begun; 0 is the budget of Size
 	// RepeatNoisy repeats trials during which other processes used too much of the host. Their new
@@ -165,7 +166,8 @@ func fingerprint(s trial.Spec) string {
 // site is where a run's trials take place.
 type site struct {
 	trial.Site
-	dir string
+	dir         string
+	connections *connections // nil for this host alone
 }
 
 // Close removes what newSite made.
@@ -173,20 +175,48 @@ func (s *site) Close() {
 	if s.Link != nil {
 		s.Link.Close()
 	}
+	if s.connections != nil {
+		s.connections.Close()
+	}
 	_ = os.RemoveAll(s.dir) // in the system's folder for temporary files
+}
+
+// environment describes the host, that of the source if there are two.
+func (s *site) environment(p Programs) (Environment, error) {
+	if s.connections != nil {
+		return s.connections.facts.Source.Environment, nil
+	}
+	return ThisHost(p)
+}
+
+// hosts describes both hosts, if there are two.
+func (s *site) hosts() *RunHosts {
+	if s.connections == nil {
+		return nil
+	}
+	return &s.connections.facts
 }
 
 // newSite makes what trials need. It makes a link if the experiment prefers one and one can be
 // built, and records that in the order. A resumed run gets the link that it had.
-func newSite(o *Order, resumed bool) (*site, error) {
+func newSite(ctx context.Context, o *Order, resumed bool) (*site, error) {
 	dir, err := os.MkdirTemp("", "vmm-bench-")
 	if err != nil {
 		return nil, fmt.Errorf("make a folder for the bench: %w", err)
 	}
-	s := &site{trial.Site{
+	s := &site{Site: trial.Site{
 		Binary: o.Programs.VMM, Before: o.Programs.Before, QEMU: o.Programs.QEMU,
 		Kernel: filepath.Join(dir, "guest.elf"),
-	}, dir}
+	}, dir: dir}
+	if o.Hosts.Set() {
+		if s.connections, err = o.Hosts.connect(ctx, o.Programs.VMM, dir); err != nil {
+			s.Close()
+			return nil, err
+		}
+		s.Hosts = &s.connections.Hosts
+		o.Progress.Say(clocksText(s.connections.facts, nil))
+		return s, nil
+	}
 	if err := os.WriteFile(s.Kernel, guestkernel.ELF, 0o600); err != nil {
 		s.Close()
 		return nil, fmt.Errorf("write the guest for QEMU: %w", err)

@@ -24,7 +24,7 @@ type Session struct {
 // Run runs the trials and writes the report, even if the run ends early. It returns the path of the
 // report, or "" if there is none.
 func (s Session) Run(ctx context.Context) (page string, err error) {
-	store, site, done, err := s.open()
+	store, site, done, err := s.open(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -39,7 +39,7 @@ func (s Session) Run(ctx context.Context) (page string, err error) {
 
 // open makes the site for the trials first, so that a run that cannot start leaves no folder
 // behind.
-func (s *Session) open() (*Store, *site, []trial.Result, error) {
+func (s *Session) open(ctx context.Context) (*Store, *site, []trial.Result, error) {
 	if s.Resume {
 		run, done, err := Load(s.Dir)
 		if err != nil {
@@ -51,6 +51,9 @@ func (s *Session) open() (*Store, *site, []trial.Result, error) {
 					s.Dir, run.Experiment, s.Order.Experiment.Name)
 		}
 		if err := sameCustom(run.Custom, s.Order.Experiment.Custom); err != nil {
+			return nil, nil, nil, fmt.Errorf("%s: %w", s.Dir, err)
+		}
+		if err := sameHosts(run.Hosts, s.Order.Hosts); err != nil {
 			return nil, nil, nil, fmt.Errorf("%s: %w", s.Dir, err)
 		}
 		s.Order.Setting, s.Order.Seed = run.setting(), run.Seed
@@ -68,19 +71,19 @@ func (s *Session) open() (*Store, *site, []trial.Result, error) {
 				"name its program with --before", s.Dir)
 		}
 	}
-	site, err := newSite(&s.Order, s.Resume)
+	site, err := newSite(ctx, &s.Order, s.Resume)
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	store, done, err := s.openStore()
+	store, done, err := s.openStore(site)
 	if err != nil {
 		site.Close()
 	}
 	return store, site, done, err
 }
 
-func (s *Session) openStore() (*Store, []trial.Result, error) {
-	host, err := ThisHost(s.Order.Programs)
+func (s *Session) openStore(site *site) (*Store, []trial.Result, error) {
+	host, err := site.environment(s.Order.Programs)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -94,6 +97,7 @@ func (s *Session) openStore() (*Store, []trial.Result, error) {
 		Trials:        len(s.Order.Experiment.Plan(s.Order.Setting, s.Order.Seed)),
 		Started:       time.Now(),
 		Host:          host,
+		Hosts:         site.hosts(),
 		Before:        s.Order.Before,
 		Ways:          s.Order.Ways,
 		Factors:       s.Order.Factors,
@@ -124,7 +128,7 @@ func PrintHeadlines(w io.Writer, dir string) error {
 }
 
 // writeText writes the results in a few lines for a terminal.
-func writeText(path string, s summary, f Findings) error {
+func writeText(path string, s summary, results []trial.Result, f Findings) error {
 	var b bytes.Buffer
 	fmt.Fprintln(&b)
 	for _, banner := range s.Banners {
@@ -132,6 +136,9 @@ func writeText(path string, s summary, f Findings) error {
 	}
 	for _, line := range s.Headlines {
 		text.Hanging(&b, "* ", line)
+	}
+	if h := s.Run.Hosts; h != nil {
+		text.Hanging(&b, "* ", h.route()+"; "+clocksText(*h, results))
 	}
 	if len(f.Lead.Rows) > 0 {
 		if err := f.Lead.print(&b); err != nil {

@@ -54,9 +54,12 @@ type Run struct {
 	// Ways are what the host's QEMU can do, beside what all can.
 	Ways []qemu.Way `json:"qemu_ways,omitempty"`
 	// Factors are what the user said to compare.
-	Factors Factors     `json:"factors,omitzero"`
-	Started time.Time   `json:"started"`
-	Host    Environment `json:"host"`
+	Factors Factors   `json:"factors,omitzero"`
+	Started time.Time `json:"started"`
+	// Host is where it ran: that of the sources, if there are two.
+	Host Environment `json:"host"`
+	// Hosts are both, of a run over ssh.
+	Hosts *RunHosts `json:"hosts,omitempty"`
 	// Resumed lists when the run was resumed, and where.
 	Resumed []Resumption `json:"resumed,omitempty"`
 }

@@ -56,6 +56,10 @@ func (site *Site) runContest(ctx context.Context, r *Result) (err error) {
 		return fmt.Errorf("make a folder for the trial: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	if err := site.Hosts.makeFolders(ctx, dir); err != nil {
+		return err
+	}
+	defer site.Hosts.removeFolders(dir)
 	s := &stage{site: site, spec: r.Spec, result: r, endRelay: func() error { return nil }}
 	defer func() { err = errors.Join(err, s.strike()) }()
 	if err := s.board(dir); err != nil {
@@ -85,15 +89,24 @@ func (s *stage) board(dir string) (err error) {
 		"--memory", fmt.Sprint(g.MemoryBytes), "--cpus", fmt.Sprint(g.CPUs), "--cmdline",
 		g.Cmdline(),
 	}
-	if g.Kernel != "" {
-		args = append(args, "--kernel", g.Kernel)
+	at := Side{}
+	if s.site.Hosts != nil {
+		at = s.site.source()
+	}
+	kernel, err := at.host.bring(g.Kernel)
+	if err != nil {
+		return err
+	}
+	if kernel != "" {
+		args = append(args, "--kernel", kernel)
 	}
 	if g.Tracker != "" {
 		args = append(args, "--dirty-log", g.Tracker)
 	}
 	started := make(chan struct{})
 	close(started)
-	s.source, err = startVMM(s.site.Binary, dir, "recorded", Side{}, &s.guest, started, args...)
+	s.source, err = startVMM(s.site.Binary, dir, "recorded", at, &s.guest, started,
+		args...)
 	return err
 }
 

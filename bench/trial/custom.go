@@ -13,13 +13,16 @@ import (
 )
 
 // machine returns the flags of a guest's files: those of the source, and of them what the
-// destination needs, too. Disks are copied into dir.
-func (g Guest) machine(dir string) (source, destination []string, err error) {
-	if g.Kernel != "" {
-		source = append(source, "--kernel", g.Kernel)
-	}
-	if g.Initrd != "" {
-		source = append(source, "--initrd", g.Initrd)
+// destination needs, too. Disks are copied into dir, and other files to the host of the source.
+func (g Guest) machine(dir string, at *Host) (source, destination []string, err error) {
+	for _, f := range [][2]string{{"--kernel", g.Kernel}, {"--initrd", g.Initrd}} {
+		path, err := at.bring(f[1])
+		if err != nil {
+			return nil, nil, err
+		}
+		if path != "" {
+			source = append(source, f[0], path)
+		}
 	}
 	for i, from := range g.Disks {
 		to := filepath.Join(dir, fmt.Sprintf("disk%d.img", i))
@@ -29,6 +32,25 @@ func (g Guest) machine(dir string) (source, destination []string, err error) {
 		destination = append(destination, "--disk", to)
 	}
 	return append(source, destination...), destination, nil
+}
+
+// devices returns the flags of a disk and a card that the bench makes, for both ends.
+func (g Guest) devices(ctx context.Context, dir string) (flags []string, err error) {
+	if g.DiskBytes > 0 {
+		disk, err := makeDisk(dir, g)
+		if err != nil {
+			return nil, err
+		}
+		flags = append(flags, "--disk", disk)
+	}
+	if g.Card {
+		socket, err := mirror(ctx, dir)
+		if err != nil {
+			return nil, err
+		}
+		flags = append(flags, "--net", "unix:"+socket)
+	}
+	return flags, nil
 }
 
 func copyFile(to, from string) error {
@@ -62,7 +84,7 @@ func (s *stage) watchSilent(ctx context.Context) error {
 	s.result.GapMS, s.result.GapBeforeMS = Unknown, Unknown
 	select {
 	case <-s.destination.done:
-		return s.destination.wait(ctx)
+		return s.destination.succeed(ctx)
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-time.After(silentSecond):

@@ -19,14 +19,6 @@ type Link struct {
 	bitsPerSecond       int64
 }
 
-// Side is where a process of a trial runs: at one end of a Link or, for the zero value, in this
-// process' own namespace.
-type Side struct {
-	ns      netns.NsHandle
-	isSet   bool
-	address string // to listen on
-}
-
 // The addresses at the ends of a Link, which nobody else can see.
 const (
 	sourceAddress      = "192.0.2.1/30" // TEST-NET-1, RFC 5737
@@ -146,39 +138,12 @@ func (l *Link) shaper(index int) *netlink.Tbf {
 	}
 }
 
-// Source is the end that guests leave. l may be nil, for the loopback.
-func (l *Link) Source() Side {
-	if l == nil {
-		return Side{address: "127.0.0.1"}
-	}
-	return Side{l.source, true, hostOf(sourceAddress)}
-}
-
-// Destination is the end at which guests arrive. l may be nil, for the loopback.
-func (l *Link) Destination() Side {
-	if l == nil {
-		return Side{address: "127.0.0.1"}
-	}
-	return Side{l.destination, true, hostOf(destinationAddress)}
-}
-
 func hostOf(cidr string) string {
 	ip, _, err := net.ParseCIDR(cidr)
 	if err != nil {
 		panic(err) // constants of ours
 	}
 	return ip.String()
-}
-
-// listenAddress is where to wait for a migration, on a port that the kernel chooses.
-func (s Side) listenAddress() string { return "tcp:" + net.JoinHostPort(s.address, "0") }
-
-// do calls f on that side, and so the processes that f starts are there, too.
-func (s Side) do(f func() error) error {
-	if !s.isSet {
-		return f()
-	}
-	return within(s.ns, f)
 }
 
 // newNamespace makes a network namespace and brings its loopback device up.

@@ -174,7 +174,7 @@ func (s *shuttle) arrive(ctx context.Context, asked int, m *Move) error {
 	}
 	at := span{asked: asked, moved: len(running(s.guest.Beats()))}
 	s.hear()
-	if err := s.here.wait(ctx); err != nil {
+	if err := s.here.succeed(ctx); err != nil {
 		return err
 	}
 	s.here.client.Close()

@@ -1,16 +1,13 @@
 package trial
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"taskguide/control"
@@ -24,30 +21,24 @@ const pollInterval = 5 * time.Millisecond
 
 // process is a vmm run.
 type process struct {
+	child
 	name   string
 	client *control.Client
-	cmd    *exec.Cmd
-	stderr bytes.Buffer // complete once done is closed
-	watch  *heartbeat.Watch
-	silent <-chan struct{} // closed once all that its guest printed is in the log
-	done   chan struct{}   // closed once it has ended
+	// forward leads to its control socket at another host; nil at this one.
+	forward io.Closer
+	watch   *heartbeat.Watch
+	silent  <-chan struct{} // closed once all that its guest printed is in the log
+	done    chan struct{}   // closed once it has ended
+	ending  Ending          // once done is closed
 }
 
 // startVMM starts a vmm run whose control socket and name are in dir. The guest's output goes to
 // log once after is closed.
 func startVMM(
 	binary, dir, name string, side Side, log *heartbeat.Log, after <-chan struct{}, args ...string,
-) (*process, error) {
-	p := &process{name: name, done: make(chan struct{})}
+) (p *process, err error) {
+	p = &process{name: name, done: make(chan struct{})}
 	socket := filepath.Join(dir, name+".sock")
-	p.cmd = exec.Command(binary,
-		append([]string{"run", "--name", name, "--api", socket}, args...)...)
-	p.cmd.Env = append(os.Environ(), "VMM_RUNTIME_DIR="+dir)
-	p.cmd.Stderr = &p.stderr
-	// A group of its own, so that only the bench acts on Ctrl-C. Pdeathsig, so that no process
-	// outlives the bench.
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	var err error
 	if p.client, err = control.NewClient(socket); err != nil {
 		return nil, err
 	}
@@ -56,28 +47,40 @@ func startVMM(
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
-	p.cmd.Stdout = in
-	err = side.do(p.cmd.Start)
-	in.Close()
+	order := append([]string{"run", "--name", name, "--api", side.path(socket)}, args...)
+	if side.host == nil {
+		p.child, err = startLocal(binary, dir, side, in, order)
+	} else {
+		p.child, err = startRemote(side.host, dir, name, in, order)
+	}
 	if err != nil {
 		out.Close()
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
 	go func() {
-		_ = p.cmd.Wait() // callers ask for its status
+		p.ending = p.wait()
 		close(p.done)
 	}()
 	p.watch = heartbeat.NewWatch(out, log, after)
 	p.silent = p.watch.Done()
+	if side.host != nil {
+		at := filepath.Join(filepath.Base(dir), filepath.Base(socket))
+		if p.forward, err = side.host.Conn.Forward(socket, at); err != nil {
+			p.end()
+			<-p.done
+			return nil, fmt.Errorf("reach %s: %w", name, err)
+		}
+	}
 	return p, nil
 }
 
-func (p *process) pid() int { return p.cmd.Process.Pid }
-
 // end kills the process with its guest.
 func (p *process) end() {
-	_ = p.cmd.Process.Kill()
+	p.kill()
 	p.client.Close()
+	if p.forward != nil {
+		_ = p.forward.Close()
+	}
 }
 
 // await asks the VM until it is in the wanted state.
@@ -99,14 +102,14 @@ func (p *process) await(
 	}
 }
 
-// wait waits until the process has ended without an error.
-func (p *process) wait(ctx context.Context) error {
+// succeed waits until the process has ended without an error.
+func (p *process) succeed(ctx context.Context) error {
 	select {
 	case <-p.done:
 	case <-ctx.Done():
 		return fmt.Errorf("waiting for the end of %s: %w", p.name, ctx.Err())
 	}
-	if status := p.cmd.ProcessState.ExitCode(); status != 0 {
+	if p.ending.Status != 0 {
 		return p.explain(errors.New("it was to end with status 0"))
 	}
 	return nil
@@ -129,22 +132,21 @@ func (p *process) whileAlive(ctx context.Context) (context.Context, context.Canc
 func (p *process) explain(err error) error {
 	select {
 	case <-p.done:
-		return fmt.Errorf("%s has ended (%v) %s: %w", p.name, p.cmd.ProcessState,
-			strings.TrimSpace(p.stderr.String()), err)
+		return fmt.Errorf("%s has ended (%s) %s: %w", p.name, p.ending.State, p.ending.Stderr, err)
 	case <-time.After(time.Second):
 		return err
 	}
 }
 
-// cpuSeconds is the processor time so far, or the total once the process has ended.
-func (p *process) cpuSeconds() (float64, error) {
-	s, err := cpuSeconds(p.pid())
+// used is the processor time so far, in seconds, or the total once the process has ended.
+func (p *process) used() (float64, error) {
+	s, err := p.cpuSeconds()
 	if err == nil {
 		return s, nil
 	}
 	select {
 	case <-p.done:
-		return (p.cmd.ProcessState.UserTime() + p.cmd.ProcessState.SystemTime()).Seconds(), nil
+		return p.ending.CPUSeconds, nil
 	case <-time.After(time.Second):
 		return 0, err
 	}
@@ -153,6 +155,7 @@ func (p *process) cpuSeconds() (float64, error) {
 // follower collects the events of a VM.
 type follower struct {
 	guest Guest
+	host  *Host // of the VM; nil for this one
 
 	mu      sync.Mutex
 	events  []control.Event
@@ -165,7 +168,7 @@ type follower struct {
 
 // follow subscribes to a VM's events. It includes tags only if they are few enough not to be a load
 // themselves.
-func follow(ctx context.Context, p *process, g Guest) (*follower, error) {
+func follow(ctx context.Context, p *process, host *Host, g Guest) (*follower, error) {
 	subscribe := p.client.Events
 	if g.Cycle() > steadyCycle {
 		subscribe = p.client.TagEvents
@@ -174,7 +177,9 @@ func follow(ctx context.Context, p *process, g Guest) (*follower, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &follower{guest: g, changed: make(chan struct{}), finished: make(chan struct{})}
+	f := &follower{
+		guest: g, host: host, changed: make(chan struct{}), finished: make(chan struct{}),
+	}
 	go func() {
 		defer close(f.finished)
 		defer stream.Close()
@@ -190,6 +195,7 @@ func follow(ctx context.Context, p *process, g Guest) (*follower, error) {
 }
 
 func (f *follower) note(e control.Event) {
+	e.Time = f.host.local(e.Time)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.events = append(f.events, e)
@@ -201,7 +207,7 @@ func (f *follower) note(e control.Event) {
 	// A task registers when it begins its first busy phase.
 	if e.Tag.Event == tagging.Registered ||
 		was != f.inside && f.inside == (f.guest.Tag == TagBusy) {
-		f.busyAt = e.Tag.Time
+		f.busyAt = f.host.local(e.Tag.Time)
 		close(f.changed)
 		f.changed = make(chan struct{})
 	}

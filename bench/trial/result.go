@@ -17,7 +17,11 @@ type Result struct {
 	// Error says in one line why the trial is void. Everything below may be incomplete then.
 	Error string `json:"error,omitempty"`
 
-	Noise   Noise            `json:"noise"`
+	Noise Noise `json:"noise"`
+	// Clocks compares those of the hosts, just before the trial; nil for one host. The guest's own
+	// gap of the move is too long by what the destination's clock is ahead, because the engine sets
+	// the guest's clocks by the hosts'.
+	Clocks  *Clocks          `json:"clocks,omitempty"`
 	Request Request          `json:"request"`
 	Report  migration.Report `json:"report"`
 	// LinkBytes is how many bytes left the source's end of the link meanwhile, by the kernel's

@@ -32,6 +32,8 @@ type Site struct {
 	QEMU string
 	// Link is what migrations go over; nil is the loopback.
 	Link *Link
+	// Hosts are those at which guests start and arrive; nil is this one. There is no Link then.
+	Hosts *Hosts
 	// Kernel is the file of the guest, for QEMU and for Before, whose embedded guest may differ.
 	Kernel string
 }
@@ -43,9 +45,11 @@ func (site *Site) Run(ctx context.Context, spec Spec) Result {
 	r := Result{Spec: spec, Started: time.Now()}
 	ctx, cancel := context.WithTimeout(ctx, spec.patience())
 	defer cancel()
-	r.Noise = listen(ctx)
-	listening := newListener()
 	err := spec.checkRTT()
+	if err == nil {
+		err = site.Hosts.beginTrial(ctx, &r)
+	}
+	heard := site.Hosts.listen(ctx, &r.Noise)
 	switch {
 	case err != nil:
 	case spec.Contest != nil:
@@ -59,7 +63,7 @@ func (site *Site) Run(ctx context.Context, spec Spec) Result {
 	default:
 		err = site.runVMM(ctx, &r)
 	}
-	during := listening.stop()
+	during := heard()
 	r.Noise.During = &during
 	if err != nil {
 		r.Error = migration.OneLine(err.Error())
@@ -96,6 +100,10 @@ func (site *Site) runVMM(ctx context.Context, r *Result) (err error) {
 		return fmt.Errorf("make a folder for the trial: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	if err := site.Hosts.makeFolders(ctx, dir); err != nil {
+		return err
+	}
+	defer site.Hosts.removeFolders(dir)
 	s := &stage{site: site, spec: r.Spec, result: r, endRelay: func() error { return nil }}
 	defer func() { err = errors.Join(err, s.strike()) }()
 	address, err := s.setUp(ctx, dir)
@@ -117,80 +125,24 @@ func (site *Site) runVMM(ctx context.Context, r *Result) (err error) {
 
 // setUp starts both processes and returns where the destination listens.
 func (s *stage) setUp(ctx context.Context, dir string) (address string, err error) {
-	g := s.spec.Guest
-	args := []string{
-		"--memory",
-		fmt.Sprint(g.MemoryBytes),
-		"--cpus",
-		fmt.Sprint(g.CPUs),
-		"--cmdline",
-		g.Cmdline(),
-	}
-	binary := s.site.Binary
-	if s.spec.Before {
-		binary, args = s.site.Before, append(args, "--kernel", s.site.Kernel)
-	}
-	wait := []string{"--incoming", s.site.Link.Destination().listenAddress()}
-	machine, disks, err := g.machine(dir)
+	args, wait, err := s.arguments(ctx, dir)
 	if err != nil {
 		return "", err
 	}
-	args, wait = append(args, machine...), append(wait, disks...)
-	if g.DiskBytes > 0 {
-		disk, err := makeDisk(dir, g)
-		if err != nil {
-			return "", err
-		}
-		args, wait = append(args, "--disk", disk), append(wait, "--disk", disk)
-	}
-	if g.Card {
-		socket, err := mirror(ctx, dir)
-		if err != nil {
-			return "", err
-		}
-		args, wait = append(args, "--net", "unix:"+socket), append(wait, "--net", "unix:"+socket)
-	}
-	if g.Prefault {
-		// With --memory, the destination has its RAM ready before the guest comes.
-		args, wait = append(
-			args,
-			"--prefault",
-		), append(
-			wait,
-			"--prefault",
-			"--memory",
-			fmt.Sprint(g.MemoryBytes),
-		)
-	}
-	if g.Tracker != "" {
-		args = append(args, "--dirty-log", g.Tracker)
-	}
-	if s.insecure = s.site.Link != nil && takes(ctx, binary, insecureFlag); s.insecure {
-		wait = append(wait, insecureFlag)
+	binary := s.site.Binary
+	if s.spec.Before {
+		binary = s.site.Before
 	}
 	started := make(chan struct{})
 	close(started)
-	s.source, err = startVMM(
-		binary,
-		dir,
-		"source",
-		s.site.Link.Source(),
-		&s.guest,
-		started,
-		args...)
+	s.source, err = startVMM(binary, dir, "source", s.site.source(), &s.guest, started, args...)
 	if err != nil {
 		return "", err
 	}
 	// The destination's output continues the source's, perhaps in the middle of a line.
 	heard := make(chan struct{})
 	s.hearDestination = sync.OnceFunc(func() { close(heard) })
-	s.destination, err = startVMM(
-		binary,
-		dir,
-		"destination",
-		s.site.Link.Destination(),
-		&s.guest,
-		heard,
+	s.destination, err = startVMM(binary, dir, "destination", s.site.destination(), &s.guest, heard,
 		wait...)
 	if err != nil {
 		return "", err
@@ -200,7 +152,8 @@ func (s *stage) setUp(ctx context.Context, dir string) (address string, err erro
 	}); err != nil {
 		return "", err
 	}
-	if s.follower, err = follow(ctx, s.source, s.spec.Guest); err != nil {
+	s.follower, err = follow(ctx, s.source, s.site.source().host, s.spec.Guest)
+	if err != nil {
 		return "", err
 	}
 	vm, err := s.destination.await(
@@ -211,8 +164,53 @@ func (s *stage) setUp(ctx context.Context, dir string) (address string, err erro
 	if err != nil {
 		return "", err
 	}
-	address, s.endRelay, err = s.site.relayTo(vm.Incoming, s.spec.RTT)
+	address, err = s.site.Hosts.reach(vm.Incoming)
+	if err == nil {
+		address, s.endRelay, err = s.site.relayTo(address, s.spec.RTT)
+	}
 	return address, err
+}
+
+// arguments are those of source and destination. Files that they name are in dir, or at their
+// hosts.
+func (s *stage) arguments(ctx context.Context, dir string) (
+	source, destination []string, err error,
+) {
+	g := s.spec.Guest
+	source = []string{
+		"--memory", fmt.Sprint(g.MemoryBytes), "--cpus", fmt.Sprint(g.CPUs), "--cmdline",
+		g.Cmdline(),
+	}
+	binary := s.site.Binary
+	if s.spec.Before {
+		binary, source = s.site.Before, append(source, "--kernel", s.site.Kernel)
+	}
+	destination = []string{"--incoming", s.site.destination().listenAddress()}
+	machine, devices, err := g.machine(dir, s.site.source().host)
+	if err != nil {
+		return nil, nil, err
+	}
+	more, err := g.devices(ctx, dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	source = append(append(source, machine...), more...)
+	destination = append(append(destination, devices...), more...)
+	if g.Prefault {
+		source = append(source, "--prefault")
+		// With --memory, the destination has its RAM ready before the guest comes.
+		destination = append(destination, "--prefault", "--memory", fmt.Sprint(g.MemoryBytes))
+	}
+	if g.Tracker != "" {
+		source = append(source, "--dirty-log", g.Tracker)
+	}
+	if s.insecure = s.site.plain() && takes(ctx, binary, insecureFlag); s.insecure {
+		destination = append(destination, insecureFlag)
+	}
+	if at := s.site.destination().host; at != nil && at.TLSDir != "" {
+		destination = append(destination, "--tls-dir", at.TLSDir)
+	}
+	return source, destination, nil
 }
 
 // insecureFlag lets a destination take guests over a Link in plain text.
@@ -287,6 +285,9 @@ func (s *stage) migrate(ctx context.Context, address string) error {
 	r := s.result
 	params := s.spec.Params
 	params.Destination, params.Insecure = address, s.insecure
+	if at := s.site.source().host; at != nil {
+		params.TLSDir = at.TLSDir
+	}
 	filled, err := params.WithDefaults()
 	if err != nil {
 		return err
@@ -302,7 +303,7 @@ func (s *stage) migrate(ctx context.Context, address string) error {
 	if err != nil {
 		return err
 	}
-	guest, err := newGuestMeter(s.source.pid())
+	stopGuest, err := s.source.meterGuest()
 	if err != nil {
 		return err
 	}
@@ -318,7 +319,7 @@ func (s *stage) migrate(ctx context.Context, address string) error {
 	}
 	defer context.AfterFunc(ctx, func() { time.AfterFunc(graceTime, s.source.end) })()
 	r.Report, err = s.source.client.Migrate(ctx, params, func(control.Event) {})
-	r.CPU.Guest = guest.stop()
+	r.CPU.Guest = stopGuest()
 	if err != nil {
 		return s.destination.explain(err)
 	}
@@ -352,7 +353,7 @@ func (s *stage) cpu() ([2]float64, error) {
 	var used [2]float64
 	for i, p := range []*process{s.source, s.destination} {
 		var err error
-		if used[i], err = p.cpuSeconds(); err != nil {
+		if used[i], err = p.used(); err != nil {
 			return used, err
 		}
 	}
@@ -368,7 +369,7 @@ func (s *stage) watchOn(ctx context.Context) error {
 	}
 	s.span.moved = len(running(s.guest.Beats()))
 	s.hearDestination()
-	if err := s.source.wait(ctx); err != nil {
+	if err := s.source.succeed(ctx); err != nil {
 		return err
 	}
 	if s.spec.Guest.Ready != "" {

@@ -2,10 +2,12 @@ package trial
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"taskguide/bench/peer/qemu"
 	"taskguide/migration"
+	"taskguide/migration/policy"
 )
 
 // Tag says which phases of its cycle the guest's program marks as segments.
@@ -109,4 +111,27 @@ type Spec struct {
 	// after the move. 0 counts as 1.
 	BeatsBefore int `json:"beats_before,omitempty"`
 	BeatsAfter  int `json:"beats_after,omitempty"`
+}
+
+// LocalOnly says what of a trial needs to be at one host, or "".
+func (s Spec) LocalOnly() string {
+	switch {
+	case s.QEMU != nil:
+		return "a move of QEMU"
+	case s.Baseline != "":
+		return "a baseline of this host"
+	case s.RTT > 0:
+		return "a relay, which is beside both ends"
+	case s.Moves > 0:
+		return "moves back and forth"
+	case s.Before:
+		return "another build of vmm"
+	case s.Guest.DiskBytes > 0, len(s.Guest.Disks) > 0:
+		return "a disk, for which the hosts have no common store"
+	case s.Guest.Card:
+		return "a network between the two ends"
+	case strings.HasPrefix(string(s.Params.Rule), policy.Exec+":"):
+		return "a policy's program"
+	}
+	return ""
 }

@@ -35,6 +35,7 @@ Results are as those of vmm bench run.`,
 	}
 	fs := cmd.Flags()
 	f.defineOutput(cmd)
+	f.hosts.define(cmd)
 	fs.StringVar(&f.programs.QEMU, "qemu", "",
 		"QEMU's program, to compare with (default: the installed one)")
 	f.factors.defineRepetitions(cmd)

@@ -47,6 +47,7 @@ type benchRunFlags struct {
 	programs            bench.Programs
 	seed                uint64
 	shard               shardFlag
+	hosts               hostFlags
 	factors             factorFlags
 	// print writes the results to standard output.
 	print func(w io.Writer, dir string) error
@@ -76,6 +77,7 @@ Experiment policies compares what you name, your own stop rule too:
 	cmd.ValidArgsFunction = completeExperiment
 	f.define(cmd)
 	f.factors.define(cmd)
+	f.hosts.define(cmd)
 	cmd.Flags().Var(&f.netns, "netns",
 		"migrate over a link of that rate between two network namespaces, as in 1Gbit (needs root)")
 	return cmd
@@ -113,6 +115,9 @@ func (f *benchRunFlags) run(
 	if f.resume && f.out == "" {
 		return cli.Usagef("--resume: say with --out which folder")
 	}
+	if err := f.checkHosts(cmd, e); err != nil {
+		return err
+	}
 	if f.repeatNoisy && !f.resume {
 		return cli.Usagef("--repeat-noisy: it is for a run that there is: add --resume and --out")
 	}
@@ -131,12 +136,20 @@ func (f *benchRunFlags) run(
 		}
 	}
 	setting := bench.Here(f.size(), f.programs)
+	if f.hosts.Set() {
+		setting.QEMU = "" // it is at this host
+	}
 	setting.Shard = f.shard.shard
 	if setting.Factors, err = f.factors.factors(); err != nil {
 		return cli.UsageOf(err)
 	}
 	if err := e.CheckFactors(setting); err != nil {
 		return cli.UsageOf(err)
+	}
+	if f.hosts.Set() {
+		if err := e.CheckHosts(setting); err != nil {
+			return cli.UsageOf(err)
+		}
 	}
 	if err := e.CheckShard(setting); err != nil {
 		return cli.UsageOf(err)
@@ -163,10 +176,10 @@ func (f *benchRunFlags) run(
 	}
 	order := bench.Order{
 		Experiment: e, Setting: setting, Seed: f.seed,
-		Progress: f.progress(std), RepeatNoisy: f.repeatNoisy,
+		Progress: f.progress(std), RepeatNoisy: f.repeatNoisy, Hosts: f.hosts.TwoHosts,
 	}
 	order.BitsPerSecond = f.netns.BitsPerSecond
-	if f.programs.QEMU != "" && order.QEMU == "" {
+	if f.programs.QEMU != "" && order.QEMU == "" && !f.hosts.Set() {
 		return cli.Usagef("--qemu: %s does not tell its version: name QEMU's program",
 			f.programs.QEMU)
 	}

@@ -1,0 +1,134 @@
+package bench
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"taskguide/bench/remote"
+	"taskguide/bench/trial"
+)
+
+func twoHosts(t *testing.T) TwoHosts {
+	t.Helper()
+	var h TwoHosts
+	var err error
+	h.Source, err = remote.ParseTarget("ssh:me@a")
+	require.NoError(t, err)
+	h.Destination, err = remote.ParseTarget("ssh:b,address=10.0.0.2")
+	require.NoError(t, err)
+	return h
+}
+
+func runHosts(t *testing.T) *RunHosts {
+	return &RunHosts{
+		Source:      RunHost{SSH: twoHosts(t).Source.String()},
+		Destination: RunHost{SSH: twoHosts(t).Destination.String()},
+		Clocks:      trial.Clocks{AheadMS: 0.25, WithinMS: 0.5},
+	}
+}
+
+// TestSameHosts: a run goes on between the hosts at which it began, and in the same way.
+func TestSameHosts(t *testing.T) {
+	h := twoHosts(t)
+	require.NoError(t, sameHosts(nil, TwoHosts{}))
+	require.NoError(t, sameHosts(runHosts(t), h))
+	require.ErrorIs(t, sameHosts(nil, h), errOtherHosts)
+	require.ErrorIs(t, sameHosts(runHosts(t), TwoHosts{}), errOtherHosts)
+	plain := h
+	plain.Insecure = true
+	require.ErrorIs(t, sameHosts(runHosts(t), plain), errOtherHosts)
+	require.ErrorIs(t, sameHosts(runHosts(t), TwoHosts{h.Destination, h.Source, false}),
+		errOtherHosts)
+}
+
+// TestCheckHosts: an experiment that needs one host says why it is none of two.
+func TestCheckHosts(t *testing.T) {
+	for name, why := range map[string]string{
+		"tagging": "", "policies": "", "interrupt": "", "validity": "",
+		"simulated": "a relay", "sweep": "loopback of one host",
+		"speed": "a baseline", "disk": "common store", "card": "a network",
+		"moves": "back and forth",
+	} {
+		e, err := Find(name)
+		require.NoError(t, err)
+		err = e.CheckHosts(Setting{Size: Quick})
+		if why == "" {
+			require.NoError(t, err, name)
+		} else {
+			require.ErrorContains(t, err, why, name)
+			require.ErrorContains(t, err, "--source and --destination", name)
+		}
+	}
+	c := Custom{Guests: []CustomGuest{
+		{Name: "g", Cmdline: "workload=phased", Disks: []string{"d"}},
+	}}
+	c.defaults()
+	require.ErrorContains(t, c.Experiment().CheckHosts(Setting{Size: Full}), "common store")
+}
+
+// TestClocksAreTold: the report, its text and its banner have the difference of the clocks.
+func TestClocksAreTold(t *testing.T) {
+	e := tagging()
+	results := resultsOf(e, at(Quick))
+	run := Run{Experiment: e.Name, Size: Quick, Trials: len(results), Hosts: runHosts(t)}
+	told := func() string {
+		findings := e.Report(at(Quick), results)
+		p := pageOf(e, run, results, findings)
+		_, page, err := render(p, HTML)
+		require.NoError(t, err)
+		require.Contains(t, string(page), "is ahead by 0.250 ms (within 0.500 ms)")
+		require.Contains(t, string(page), "from ssh:me@a to ssh:b,address=10.0.0.2, over TLS")
+		require.Contains(t, p.Command, " --source ssh:me@a --destination ssh:b,address=10.0.0.2 ")
+		file := filepath.Join(t.TempDir(), textFile)
+		s := summaryOf(e, run, results, findings)
+		require.NoError(t, writeText(file, s, results, findings))
+		b, err := os.ReadFile(file)
+		require.NoError(t, err)
+		return strings.Join(strings.Fields(string(b)), " ")
+	}
+	require.Contains(t, told(), "ahead by 0.250 ms (within 0.500 ms)")
+	results[1].Clocks = &trial.Clocks{AheadMS: 0.1, WithinMS: 0.1}
+	results[2].Clocks = &trial.Clocks{AheadMS: -1.4, WithinMS: 0.5}
+	require.Contains(t, told(), "in trials by at most -1.400 ms (within 0.500 ms)")
+	require.NotContains(t, told(), "CLOCKS", "it may be below 1 ms")
+	results[3].Clocks = &trial.Clocks{AheadMS: -1.6, WithinMS: 0.5}
+	require.Contains(t, told(), "CLOCKS: the destination's clock is ahead by up to -1.600 ms")
+	results[3].Error = "void"
+	require.NotContains(t, told(), "CLOCKS", "void trials do not count")
+}
+
+// TestShardsOverSSH: parts between two hosts and parts at one do not make a whole.
+func TestShardsOverSSH(t *testing.T) {
+	first := Run{Experiment: "tagging", Shard: Shard{1, 2}, Started: time.Now()}
+	second := first
+	second.Shard.Index, second.Hosts = 2, runHosts(t)
+	require.ErrorIs(t, joins(first, second, map[int]bool{1: true}), errOtherRun)
+	first.Hosts = runHosts(t)
+	require.NoError(t, joins(first, second, map[int]bool{1: true}))
+}
+
+// TestCertificates: each host gets a folder of its own, and one host as both gets one.
+func TestCertificates(t *testing.T) {
+	bin := t.TempDir()
+	vmm := filepath.Join(bin, "vmm")
+	require.NoError(t, os.WriteFile(vmm, []byte("#!/bin/sh\necho \"$@\" >"+bin+"/said\n"), 0o755))
+	h := twoHosts(t)
+	said := func() string {
+		require.NoError(t, h.makeCertificates(t.Context(), vmm, "/d"))
+		b, err := os.ReadFile(filepath.Join(bin, "said"))
+		require.NoError(t, err)
+		return string(b)
+	}
+	require.Equal(t, "tls init /d/tls --host a --host 10.0.0.2\n", said())
+	h.Destination = h.Source
+	require.Equal(t, "tls init /d/tls --host a\n", said())
+	require.NoError(t, os.WriteFile(vmm, []byte("#!/bin/sh\necho no >&2; exit 1\n"), 0o755))
+	require.ErrorContains(t, h.makeCertificates(t.Context(), vmm, "/d"), "no")
+	h.Insecure = true
+	require.NoError(t, h.makeCertificates(t.Context(), vmm, "/d"))
+}
