@@ -79,6 +79,7 @@ test-declared: ## a million steps of a guest that declares, takes back, writes a
 
 include integration/stockkvm/stockkvm.mk
 include examples/examples.mk
+include examples/workloads/workloads.mk
 include integration/guidance.mk
 include integration/openapi/openapi.mk
 

@@ -1,6 +1,9 @@
 package stockkvm
 
-import "bytes"
+import (
+	"bytes"
+	"io"
+)
 
 // The guest's kernel and initial RAM disk inside a host.
 const (
@@ -62,18 +65,22 @@ poweroff -f
 // RAM disk mounts root= of the command line, or starts a shell on the console without it. It also
 // has the files that are given as inside.
 func (r *Rig) GuestFiles(inside ...File) ([]File, error) {
-	tree, err := systemTree(r.Packages, guestModules)
-	if err != nil {
-		return nil, err
-	}
 	var initrd bytes.Buffer
-	tree = append(tree, Content("/init", 0o755, []byte(guestInit)))
-	tree = append(tree, inside...)
-	if err := writeInitramfs(&initrd, tree); err != nil {
+	if err := r.Packages.WriteGuestInitrd(&initrd, inside...); err != nil {
 		return nil, err
 	}
 	return []File{
 		{Source: r.Packages.Kernel, Target: GuestKernel},
 		Content(GuestInitrd, 0o644, initrd.Bytes()),
 	}, nil
+}
+
+// WriteGuestInitrd writes the initial RAM disk of GuestFiles.
+func (p Packages) WriteGuestInitrd(w io.Writer, inside ...File) error {
+	tree, err := systemTree(p, guestModules)
+	if err != nil {
+		return err
+	}
+	tree = append(tree, Content("/init", 0o755, []byte(guestInit)))
+	return writeInitramfs(w, append(tree, inside...))
 }

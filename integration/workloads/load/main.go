@@ -1,0 +1,148 @@
+// Command load keeps a server or its own heap busy inside a guest, checks every answer, and prints
+// "workload ready" once it is warm. It ends, with status 1, only when something is wrong.
+//
+//	load redis ADDRESS       GET and SET, keys by a Zipf distribution
+//	load memcached ADDRESS   the same
+//	load heap                a heap of linked pieces, replaced at random, that Go collects
+package main
+
+import (
+	"bufio"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+)
+
+// The shape of the load: so many keys, with values of so many bytes, and the exponent of the Zipf
+// distribution, by which few keys get most of the writes.
+const (
+	keys       = 15_000
+	valueBytes = 4 << 10
+	exponent   = 1.1
+)
+
+// dialect are the requests of a server, and what stands around a value in its answer.
+type dialect struct {
+	set, get func(key int, value []byte) []byte
+	stored   string
+	found    func(key int) string
+}
+
+var dialects = map[string]dialect{
+	"redis": {
+		set: func(key int, v []byte) []byte {
+			name := fmt.Sprintf("key%d", key)
+			return fmt.Appendf(nil, "*3\r\n$3\r\nSET\r\n$%d\r\n%s\r\n$%d\r\n%s\r\n", len(name),
+				name, len(v), v)
+		},
+		get: func(key int, _ []byte) []byte {
+			name := fmt.Sprintf("key%d", key)
+			return fmt.Appendf(nil, "*2\r\n$3\r\nGET\r\n$%d\r\n%s\r\n", len(name), name)
+		},
+		stored: "+OK\r\n",
+		found:  func(int) string { return fmt.Sprintf("$%d\r\n%%s\r\n", valueBytes) },
+	},
+	"memcached": {
+		set: func(key int, v []byte) []byte {
+			return fmt.Appendf(nil, "set key%d 0 0 %d\r\n%s\r\n", key, len(v), v)
+		},
+		get:    func(key int, _ []byte) []byte { return fmt.Appendf(nil, "get key%d\r\n", key) },
+		stored: "STORED\r\n",
+		found: func(key int) string {
+			return fmt.Sprintf("VALUE key%d 0 %d\r\n%%s\r\nEND\r\n", key, valueBytes)
+		},
+	},
+}
+
+func main() {
+	if err := work(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "load:", err)
+		os.Exit(1)
+	}
+}
+
+func work(args []string) error {
+	if len(args) == 1 && args[0] == "heap" {
+		return heap(func() { fmt.Println("workload ready") }, func() bool { return true })
+	}
+	if len(args) != 2 {
+		return errors.New("use redis ADDRESS, memcached ADDRESS or heap")
+	}
+	d, known := dialects[args[0]]
+	if !known {
+		return fmt.Errorf("%q is unknown", args[0])
+	}
+	conn, err := net.Dial("tcp", args[1])
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	s := session{dialect: d, conn: conn, in: bufio.NewReader(conn), written: make([]uint32, keys)}
+	for key := range keys {
+		if err := s.write(key); err != nil {
+			return err
+		}
+	}
+	fmt.Println("workload ready")
+	zipf := rand.NewZipf(rand.New(rand.NewPCG(1, 2)), exponent, 1, keys-1)
+	for {
+		key := int(zipf.Uint64())
+		if err := s.write(key); err != nil {
+			return err
+		}
+		if err := s.check(int(zipf.Uint64())); err != nil {
+			return err
+		}
+	}
+}
+
+// session is a connection to a server, and how often each key was written.
+type session struct {
+	dialect
+	conn    net.Conn
+	in      *bufio.Reader
+	written []uint32
+}
+
+// write writes a key's next value.
+func (s *session) write(key int) error {
+	s.written[key]++
+	return s.ask(s.set(key, value(key, s.written[key])), s.stored)
+}
+
+// check reads a key, which must have the value that was written last.
+func (s *session) check(key int) error {
+	return s.ask(s.get(key, nil), fmt.Sprintf(s.found(key), value(key, s.written[key])))
+}
+
+// ask sends a request, whose answer must be that one.
+func (s *session) ask(request []byte, want string) error {
+	if _, err := s.conn.Write(request); err != nil {
+		return err
+	}
+	got := make([]byte, len(want))
+	for i := range got {
+		b, err := s.in.ReadByte()
+		if err != nil {
+			return fmt.Errorf("an answer ends: %w", err)
+		}
+		if got[i] = b; b != want[i] {
+			return fmt.Errorf("%q is answered by %q", request[:min(len(request), 60)], got[:i+1])
+		}
+	}
+	return nil
+}
+
+// value follows from the key and how often it was written. It is text that compresses to a half.
+func value(key int, n uint32) []byte {
+	r := rand.NewPCG(uint64(key), uint64(n))
+	var b []byte
+	for len(b) < valueBytes/2 {
+		b = binary.LittleEndian.AppendUint64(b, r.Uint64())
+	}
+	return hex.AppendEncode(nil, b)
+}
