@@ -68,7 +68,7 @@ var table = []row{
 	{
 		"control/process/",
 		"control/..., migration, vmm, vmm/cpu, memory, transport, dirtylog/..., tagging, " +
-			"guestkernel",
+			"guestkernel/...",
 	},
 	{
 		"bench/...",

@@ -85,6 +85,7 @@ type MigrationSummary struct {
 const (
 	EventState  = "state"  // the VM's state changed; also the first event of every stream
 	EventTag    = "tag"    // a task entered or left a segment; only with ?tags=1
+	EventBeat   = "beat"   // the embedded guest printed a heartbeat; only in traces
 	EventLagged = "lagged" // this client was too slow and lost Dropped events
 )
 
@@ -114,8 +115,20 @@ type Event struct {
 	Standstill *migration.Standstill `json:"standstill,omitempty"`
 	// Tag is set for kind "tag", which only clients that ask for it get, because guests may tag
 	// very often.
-	Tag     *tagging.Transition `json:"tag,omitempty"`
-	Dropped int                 `json:"dropped,omitempty"`
+	Tag *tagging.Transition `json:"tag,omitempty"`
+	// Beat is set for kind "beat".
+	Beat    *Beat `json:"beat,omitempty"`
+	Dropped int   `json:"dropped,omitempty"`
+}
+
+// Beat is a heartbeat of the embedded guest, which it prints once a second for each of its tasks.
+type Beat struct {
+	Time      time.Time `json:"time"` // when its line was complete on the console
+	Task      int       `json:"task"`
+	ElapsedMS int64     `json:"elapsed_ms"` // by the guest's own clock
+	Passes    uint64    `json:"passes"`
+	Writes    uint64    `json:"writes"`
+	GapUS     int64     `json:"gap_us"` // the longest pause between two steps since the last beat
 }
 
 // FromMigration turns an event of the engine into one of the control socket.

@@ -58,6 +58,13 @@ func (s *subscriber) pushTag(t tagging.Transition) {
 	s.push(Event{Time: t.Time, Kind: EventTag, Tag: &t})
 }
 
+// pushBeat queues a heartbeat for this subscriber alone.
+func (s *subscriber) pushBeat(b Beat) {
+	s.hub.mu.Lock()
+	defer s.hub.mu.Unlock()
+	s.push(Event{Time: b.Time, Kind: EventBeat, Beat: &b})
+}
+
 // push queues an event for this subscriber. The hub's mutex must be held.
 func (s *subscriber) push(e Event) {
 	switch n := len(s.queue); {

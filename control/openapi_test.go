@@ -93,7 +93,7 @@ func TestSchemasHaveEveryField(t *testing.T) {
 		"Shadow": migration.Shadow{}, "Decision": migration.Decision{},
 		"Progress": migration.Progress{}, "Tags": tagging.Info{}, "Task": tagging.TaskInfo{},
 		"TagCounters": tagging.Counters{}, "GuestErrors": tagging.GuestErrors{},
-		"Transition": tagging.Transition{}, "Debug": Debug{}, "VCPU": VCPUDebug{},
+		"Transition": tagging.Transition{}, "Beat": Beat{}, "Debug": Debug{}, "VCPU": VCPUDebug{},
 		"DeviceDebug": DeviceDebug{}, "QueueDebug": QueueDebug{}, "ConsoleDebug": ConsoleDebug{},
 		"Terms": transport.Terms{}, "Version": version.Info{}, "Protocol": transport.Protocol{},
 		"MachineVersions": version.Machine{}, "SectionVersions": state.Range{},

@@ -49,6 +49,9 @@ type Backend interface {
 	Debug(ctx context.Context) (Debug, error)
 	// FollowTags calls f for each transition until unsubscribe is called.
 	FollowTags(f func(tagging.Transition)) (unsubscribe func(), err error)
+	// FollowBeats calls f for each heartbeat that the guest prints, until unsubscribe is called. f
+	// must not block.
+	FollowBeats(f func(Beat)) (unsubscribe func())
 	// Trace records which pages the guest writes, until its time is up, ctx ends or the guest goes.
 	// It returns ErrConflict, before it has called to, if that cannot be recorded now.
 	Trace(ctx context.Context, order TraceOrder, to trace.Sink) error

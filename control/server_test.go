@@ -39,6 +39,7 @@ type fakeVM struct {
 	done     chan struct{}
 	onStart  func() // called on the spot, once a migration has started
 	follower func(tagging.Transition)
+	beats    func(Beat)
 	onStop   func()
 	stopped  StopMode // the last order
 	onTrace  func(context.Context, TraceOrder, trace.Sink) error
@@ -104,6 +105,13 @@ func (f *fakeVM) Trace(ctx context.Context, order TraceOrder, to trace.Sink) err
 		return fmt.Errorf("%w: a trace is being recorded", ErrConflict)
 	}
 	return f.onTrace(ctx, order, to)
+}
+
+func (f *fakeVM) FollowBeats(g func(Beat)) func() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.beats = g
+	return func() {}
 }
 
 func (f *fakeVM) FollowTags(g func(tagging.Transition)) (func(), error) {

@@ -135,6 +135,7 @@ func (s *Server) record(ctx context.Context, order TraceOrder, lines *traceLines
 		return err
 	}
 	defer unfollow()
+	defer s.machine.FollowBeats(sub.pushBeat)()
 	ctx, cancel := context.WithCancel(ctx)
 	followed := make(chan struct{})
 	defer func() { <-followed }()

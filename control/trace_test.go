@@ -48,6 +48,7 @@ func TestTrace(t *testing.T) {
 		require.NoError(t, to.Contents(header.Contents))
 		server.Publish(Event{Kind: EventState, State: StatePaused})
 		vm.follower(tagging.Transition{Time: time.Now()})
+		vm.beats(Beat{Time: time.Now(), Task: 1, ElapsedMS: 2000, GapUS: 7})
 		<-noticed
 		require.NoError(t, to.Record(trace.Record{AtUS: 1, Dirty: &trace.Set{Runs: []int{1, 1}}}))
 		return to.Record(trace.Record{AtUS: 1e9, End: &trace.End{Why: "over"}})
@@ -58,7 +59,7 @@ func TestTrace(t *testing.T) {
 	events := 0
 	require.NoError(t, client.Trace(testContext(t), order, hookedSink{w, func(r trace.Record) {
 		if r.Event != nil {
-			if events++; events == 2 {
+			if events++; events == 3 {
 				close(noticed)
 			}
 		}
@@ -66,12 +67,14 @@ func TestTrace(t *testing.T) {
 	require.NoError(t, w.Close())
 	got, records := recorded(t, &file)
 	require.Equal(t, header, got)
-	require.Len(t, records, 4)
+	require.Len(t, records, 5)
 	require.Contains(t, string(records[0].Event), `"state":"paused"`)
 	require.Contains(t, string(records[1].Event), `"kind":"tag"`)
-	require.Equal(t, []int{1, 1}, records[2].Dirty.Runs)
-	require.GreaterOrEqual(t, records[2].AtUS, records[1].AtUS, "times never go back")
-	require.Equal(t, "over", records[3].End.Why)
+	require.Contains(t, string(records[2].Event), `"kind":"beat"`)
+	require.Contains(t, string(records[2].Event), `"elapsed_ms":2000,"passes":0`)
+	require.Equal(t, []int{1, 1}, records[3].Dirty.Runs)
+	require.GreaterOrEqual(t, records[3].AtUS, records[2].AtUS, "times never go back")
+	require.Equal(t, "over", records[4].End.Why)
 }
 
 // hookedSink tells of records before it passes them on.

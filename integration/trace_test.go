@@ -86,6 +86,24 @@ func TestTraceAcrossMigration(t *testing.T) {
 	}
 }
 
+// requireBeats fails unless a trace has the heartbeats that the guest printed meanwhile.
+func requireBeats(t *testing.T, records []trace.Record) {
+	t.Helper()
+	beats := 0
+	for _, r := range records {
+		var e control.Event
+		if r.Event == nil {
+			continue
+		}
+		require.NoError(t, json.Unmarshal(r.Event, &e))
+		if e.Kind == control.EventBeat {
+			beats++
+			require.Positive(t, e.Beat.ElapsedMS)
+		}
+	}
+	require.Positive(t, beats)
+}
+
 // TestTraceInterrupted: what was recorded before Ctrl-C is a whole trace, and the guest goes on.
 func TestTraceInterrupted(t *testing.T) {
 	b := newBox(t)
@@ -99,11 +117,13 @@ func TestTraceInterrupted(t *testing.T) {
 		file, err := os.Stat(filepath.Join(folder, "trace.json.gz"))
 		return vm.DirtyLogging && err == nil && file.Size() > 0
 	})
+	g.alive(b, 2)
 	require.NoError(t, cmd.Process.Signal(syscall.SIGINT))
 	r := recorded()
 	require.Zero(t, r.status, r.stderr)
 	require.Contains(t, r.stdout, "interrupted")
 	_, records, _ := readTrace(t, folder)
+	requireBeats(t, records)
 	require.Equal(t, "interrupted", records[len(records)-1].End.Why)
 	p.await("at full speed again", func(vm control.VM) bool { return !vm.DirtyLogging })
 	g.alive(b, 2)

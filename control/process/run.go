@@ -312,8 +312,11 @@ func (p *process) options() vmm.Options {
 		DirtyLog: cmp.Or(p.cfg.DirtyLog, dirtylog.Auto), Disks: p.cfg.Disks, Nets: p.cfg.Nets,
 		HVC: p.hvc.Output, Vsock: p.vsock(), Log: p.log,
 	}
+	opts.Console = &p.vm.beats
 	if p.cfg.Console != consoleOff {
-		opts.Console, opts.ConsoleLossy = p.console, p.console.lossy
+		// Beats come first: their time is not that of a terminal that is slow.
+		opts.Console = io.MultiWriter(&p.vm.beats, p.console)
+		opts.ConsoleLossy = p.console.lossy
 	}
 	return opts
 }

@@ -70,6 +70,8 @@ type VM struct {
 	onReset  OnReset
 	moved    chan struct{} // closed once the guest runs elsewhere
 
+	beats beats // what the guest prints of its own
+
 	// pauses and resumes let one of each be under way. They are taken before mu.
 	pauses, resumes sync.Mutex
 
