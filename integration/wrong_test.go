@@ -167,12 +167,12 @@ var wrongOrders = []wrong{
 	{"run web1", 2,
 		`vmm run wants no arguments, only flags: "web1" is too much: see vmm run --help`},
 	{"run --memory", 2, "--memory: no value given: see vmm run --help"},
-	{"run --memory much", 2, `--memory: size "much": no number: use bytes or K, M, G, as in 512M`},
+	{"run --memory much", 2, `--memory: size "much": no number: use bytes or K, M, G, T, as in 512M`},
 	{"run --memory 512", 2,
 		"--memory: invalid memory size: 512 bytes is less than the minimum of 16M: use " +
 			"whole megabytes, as in 512M"},
 	{"run --memory 512MB", 2,
-		`--memory: size "512MB": unknown unit "MB": use bytes or K, M, G, as in 512M`},
+		`--memory: size "512MB": unknown unit "MB": use bytes or K, M, G, T, as in 512M`},
 	{"run --memory 20000001", 2,
 		"--memory: invalid memory size: 20000001 bytes is not a multiple of 1M: use whole " +
 			"megabytes, as in 512M"},
@@ -183,7 +183,7 @@ var wrongOrders = []wrong{
 		"--memory: invalid memory size: 4398046511104 bytes is more than the maximum of " +
 			"1024G: use whole megabytes, as in 512M"},
 	{"run --memory -512M", 2,
-		`--memory: size "-512M": no number: use bytes or K, M, G, as in 512M`},
+		`--memory: size "-512M": no number: use bytes or K, M, G, T, as in 512M`},
 	{"run --cpus two", 2, `--cpus: "two": use a whole number`},
 	{"run --cpus 9", 2, "--cpus 9: use 1 to 8"},
 	{"run --cpus 99999999999999999999", 2,

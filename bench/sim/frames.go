@@ -42,6 +42,7 @@ type frames struct {
 	stopped bool
 	peekAt  time.Duration // the next look at the dirty log, for skip
 	from    int
+	gone    int // copies of page from that went in the frames before
 	bytes   float64
 }
 
@@ -109,6 +110,7 @@ func (f *frames) until(done time.Duration) {
 func (f *frames) fill() (carried load, any bool) {
 	w := f.w
 	room := w.link.frame / memory.PageSize
+	stretch := max(protectPages/w.t.copies(0), 1)
 	for carried.content < room && carried.runs < maxEntries {
 		first, n := w.pending.NextRun(f.from, min(64, room-carried.content))
 		if n == 0 {
@@ -116,10 +118,9 @@ func (f *frames) fill() (carried load, any bool) {
 		}
 		any = true
 		if to := first + n; to > w.protectedTo {
-			w.protectedTo = (to + protectPages - 1) / protectPages * protectPages
+			w.protectedTo = (to + stretch - 1) / stretch * stretch
 		}
-		f.sendRun(first, n, &carried)
-		f.from = first + n
+		f.from = f.sendRun(first, n, room, &carried)
 	}
 	return carried, any
 }
@@ -143,30 +144,37 @@ func (f *frames) classify(page int) pageKind {
 	return pageContent
 }
 
-// sendRun sends a run of pages, which is cut where their kind changes.
-func (f *frames) sendRun(first, n int, carried *load) {
+// sendRun sends a run of pages, which is cut where their kind changes. It returns the page to go on
+// with: the one whose copies do not all fit the frame.
+func (f *frames) sendRun(first, n, room int, carried *load) (from int) {
 	w := f.w
 	before := pageSkipped
 	for page := first; page < first+n; page++ {
-		kind := f.classify(page)
-		switch kind {
-		case pageContent:
-			carried.content++
-			f.r.SentPages++
-		case pageZero:
-			carried.zero++
-			f.r.ZeroPages++
-		case pageSkipped:
-			f.r.SkippedPages++
-		}
+		kind, copies := f.classify(page), w.t.copies(page)
 		if kind != before && kind != pageSkipped {
 			carried.runs++
 		}
 		before = kind
+		switch kind {
+		case pageContent:
+			fit := min(copies-f.gone, room-carried.content)
+			carried.content += fit
+			f.r.SentPages += int64(fit)
+			if f.gone += fit; f.gone < copies {
+				return page
+			}
+		case pageZero:
+			carried.zero += copies
+			f.r.ZeroPages += int64(copies)
+		case pageSkipped:
+			f.r.SkippedPages += int64(copies)
+		}
+		f.gone = 0
 		w.pending.Clear(page)
 		if !w.next.Test(page) {
-			w.left--
+			w.left -= copies
 		}
+		w.unsent -= copies
 	}
-	w.unsent -= n
+	return first + n
 }

@@ -11,7 +11,7 @@ import (
 )
 
 // written is the file of a synthetic trace.
-func written(t *testing.T, g Synthetic) []byte {
+func written(t testing.TB, g Synthetic) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	w := trace.NewWriter(&b)

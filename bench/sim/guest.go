@@ -82,18 +82,26 @@ type guest struct {
 	gate   []gateAt
 	pos    time.Duration // in the trace
 	laps   int
-	inside int // interval that pos is in
-	done   int // writes of it so far
-	next   int // index into gate of the next change
+	lost   bool // inside and done do not belong to pos
+	inside int  // interval that pos is in
+	done   int  // writes of it so far
+	next   int  // index into gate of the next change
 }
 
 func newGuest(t *Trace, q Quorum, at time.Duration) *guest {
 	g := &guest{t: t, gate: t.gates(q), pos: at % t.Length}
 	g.next = sort.Search(len(g.gate), func(i int) bool { return g.gate[i].at > g.pos })
+	g.seek()
+	return g
+}
+
+// seek finds the place in the writes that belongs to pos.
+func (g *guest) seek() {
+	t := g.t
+	g.lost = false
 	g.inside = sort.Search(len(t.intervals), func(i int) bool { return t.intervals[i].end > g.pos })
 	i := t.intervals[g.inside]
 	g.done = sort.Search(len(i.writes), func(k int) bool { return i.at(i.writes[k]) > g.pos })
-	return g
 }
 
 // now is how the gate stands.
@@ -119,15 +127,28 @@ func (g *guest) change() gateAt {
 	return g.now()
 }
 
-// run lets the guest run for d, and calls wrote with each page that it writes, per interval. It
-// must not run past a change of its gate.
+// run lets the guest run for d, and calls wrote with each recorded page that it writes, per
+// interval. It must not run past a change of its gate.
 func (g *guest) run(d time.Duration, wrote func(page int)) {
+	if g.lost {
+		g.seek()
+	}
+	g.advance(d, func(to time.Duration) { g.runTo(to, wrote) })
+}
+
+// skip lets the guest run for d, and nobody asks what it writes.
+func (g *guest) skip(d time.Duration) {
+	g.advance(d, func(to time.Duration) { g.pos, g.lost = to, true })
+}
+
+// advance lets the guest run for d, lap by lap.
+func (g *guest) advance(d time.Duration, runTo func(time.Duration)) {
 	for d > 0 {
 		to := min(g.pos+d, g.t.Length)
 		d -= to - g.pos
-		g.runTo(to, wrote)
+		runTo(to)
 		if g.pos == g.t.Length {
-			g.pos, g.inside, g.done, g.next = 0, 0, 0, 1
+			g.pos, g.inside, g.done, g.next, g.lost = 0, 0, 0, 1, false
 			g.laps++
 		}
 	}
@@ -138,11 +159,11 @@ func (g *guest) runTo(to time.Duration, wrote func(page int)) {
 		i := g.t.intervals[g.inside]
 		whole := to >= i.end
 		for ; g.done < len(i.writes) && (whole || i.at(i.writes[g.done]) <= to); g.done++ {
-			g.write(int(i.writes[g.done].page), wrote)
+			wrote(int(i.writes[g.done].page))
 		}
 		if i.beats(min(to, i.end)) > i.beats(g.pos) {
 			for _, page := range i.hot {
-				g.write(int(page), wrote)
+				wrote(int(page))
 			}
 		}
 		if !whole {
@@ -153,33 +174,11 @@ func (g *guest) runTo(to time.Duration, wrote func(page int)) {
 	g.pos = to
 }
 
-// write writes a page in each copy of the recorded guest.
-func (g *guest) write(page int, wrote func(page int)) {
-	wrote(page)
-	if g.t.Grown == Repeated {
-		for page += g.t.Recorded; page < g.t.Pages; page += g.t.Recorded {
-			wrote(page)
-		}
-	}
-}
-
-// memoryAt returns which pages are populated at the guest's moment, and which of these are zero.
+// memoryAt returns which of the recorded pages are populated at the guest's moment, and which of
+// these are zero.
 func (g *guest) memoryAt() (populated, zero *memory.Bitmap) {
 	t := g.t
-	populated, zero = memory.NewBitmap(t.held()), memory.NewBitmap(t.held())
-	repeat := func(to, from *memory.Bitmap) {
-		for first, n := from.NextRun(0, from.Len()); n > 0; {
-			for k := range t.copies() {
-				at := first + k*t.Recorded
-				if n := min(n, t.held()-at); n > 0 {
-					to.SetRange(at, n)
-				}
-			}
-			first, n = from.NextRun(first+n, from.Len())
-		}
-	}
-	repeat(populated, t.populated)
-	repeat(zero, t.zero)
+	populated, zero = cutTo(t.populated, t.used), cutTo(t.zero, t.used)
 	before := &guest{t: t, gate: []gateAt{{}}}
 	before.run(min(g.pos, t.Length-1), func(page int) {
 		populated.Set(page)

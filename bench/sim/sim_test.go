@@ -32,14 +32,14 @@ func slow(t *Trace) Setting {
 	return s
 }
 
-func generated(t *testing.T, g Synthetic) *Trace {
+func generated(t testing.TB, g Synthetic) *Trace {
 	t.Helper()
 	tr, err := Load(bytes.NewReader(written(t, g)))
 	require.NoError(t, err)
 	return tr
 }
 
-func entrant(t *testing.T, name string, g policy.Guidance) Entrant {
+func entrant(t testing.TB, name string, g policy.Guidance) Entrant {
 	t.Helper()
 	c, err := policy.Parse(name)
 	require.NoError(t, err)
@@ -535,4 +535,28 @@ func TestRefused(t *testing.T) {
 	require.ErrorContains(t, err, "nobody starts the program")
 	_, err = Entrants([]string{"nonsense"}, nil, Order{})
 	require.ErrorContains(t, err, "is unknown")
+}
+
+// BenchmarkTerabyte moves a guest with 1 TiB of RAM, once for each way to grow. Its dirty rate
+// grows with the RAM where that is repeated, so that no rule but one that gives up is satisfied.
+func BenchmarkTerabyte(b *testing.B) {
+	g := phased()
+	g.Pages, g.WorkingSet, g.Rate = 128<<10, 16<<10, 61e3
+	tr := generated(b, g)
+	for _, how := range []Growth{Untouched, Repeated} {
+		for _, rate := range []int64{1e9, 1e11} {
+			b.Run(fmt.Sprintf("%s/%.0e", how, float64(rate)), func(b *testing.B) {
+				big, err := tr.Grow(1<<28, how)
+				require.NoError(b, err)
+				s := DefaultSetting(big)
+				s.BitsPerSecond = rate
+				e := entrant(b, "xen", policy.GuidanceSwitchover)
+				for b.Loop() {
+					m, err := s.Run(big, e.Order, time.Second)
+					require.NoError(b, err)
+					require.True(b, m.Moved(), m.Error)
+				}
+			})
+		}
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/bits"
 	"slices"
 	"time"
 
@@ -23,7 +24,9 @@ type Trace struct {
 	Tracker  string
 	Grown    Growth
 
-	populated, zero *memory.Bitmap // of the recorded guest, at the first moment
+	used            int            // pages from here on are never populated
+	populated, zero *memory.Bitmap // of the recorded guest below used, at the first moment
+	touched         *memory.Bitmap // populated at any moment
 	packed          float64        // share of a page that is left after zstd; 1 without samples
 	intervals       []interval
 	tags            []tag
@@ -77,29 +80,52 @@ func Load(from io.Reader) (*Trace, error) {
 	h := r.Header
 	t := &Trace{
 		Name: h.Name, Pages: h.Pages, Recorded: h.Pages, Tracker: h.Tracker, Grown: Untouched,
-		Interval:  time.Duration(h.IntervalUS) * time.Microsecond,
-		populated: memory.NewBitmap(h.Pages), zero: memory.NewBitmap(h.Pages), packed: 1,
+		Interval: time.Duration(h.IntervalUS) * time.Microsecond,
+		packed:   packedShare(h.Contents),
 	}
-	err = errors.Join(h.Contents.Populated.AddTo(t.populated), h.Contents.Zero.AddTo(t.zero))
+	populated, zero := memory.NewBitmap(h.Pages), memory.NewBitmap(h.Pages)
+	err = errors.Join(h.Contents.Populated.AddTo(populated), h.Contents.Zero.AddTo(zero))
 	if err != nil {
 		return nil, err
 	}
-	t.populated.Or(t.zero)
-	t.packed = packedShare(h.Contents)
-	dirty := memory.NewBitmap(h.Pages)
+	populated.Or(zero)
+	dirty, touched := memory.NewBitmap(h.Pages), memory.NewBitmap(h.Pages)
+	touched.Or(populated)
 	for {
 		record, err := r.Next()
 		switch {
 		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+			t.used = end(touched)
+			t.populated, t.zero = cutTo(populated, t.used), cutTo(zero, t.used)
+			t.touched = cutTo(touched, t.used)
 			t.findHot()
 			return t, t.check()
 		case err != nil:
 			return nil, err
 		}
-		if err := t.add(record, dirty); err != nil {
+		if err := t.add(record, dirty, touched); err != nil {
 			return nil, err
 		}
 	}
+}
+
+// end is the first page behind all pages of a set.
+func end(pages *memory.Bitmap) int {
+	last := 0
+	for word, held := range pages.NonZero() {
+		last = word*64 + bits.Len64(held)
+	}
+	return last
+}
+
+// cutTo is the set of those pages below n.
+func cutTo(pages *memory.Bitmap, n int) *memory.Bitmap {
+	part := memory.NewBitmap(n)
+	for first, count := pages.NextRunBefore(0, n); count > 0; {
+		part.SetRange(first, count)
+		first, count = pages.NextRunBefore(first+count, n)
+	}
+	return part
 }
 
 // packedShare is what zstd leaves of a page: in a frame, if the trace says that, else on average.
@@ -133,7 +159,7 @@ func (t *Trace) check() error {
 const longest = 100 * 24 * time.Hour
 
 // add takes in a record. It uses dirty and leaves it empty.
-func (t *Trace) add(r trace.Record, dirty *memory.Bitmap) error {
+func (t *Trace) add(r trace.Record, dirty, touched *memory.Bitmap) error {
 	if r.AtUS < 0 || r.AtUS > longest.Microseconds() {
 		return fmt.Errorf("%w: a record at %d us", ErrTrace, r.AtUS)
 	}
@@ -143,7 +169,7 @@ func (t *Trace) add(r trace.Record, dirty *memory.Bitmap) error {
 			return err
 		}
 		t.append(at, dirty)
-		dirty.Reset()
+		touched.Take(dirty)
 	}
 	if r.Event != nil {
 		return t.event(at, r.Event)
@@ -174,10 +200,15 @@ func (t *Trace) findHot() {
 		return
 	}
 	sets := make([]*memory.Bitmap, n)
+	var free []*memory.Bitmap // at most a few at a time are needed
 	set := func(i int) *memory.Bitmap {
 		i = (i + n) % n
 		if sets[i] == nil {
-			sets[i] = memory.NewBitmap(t.Recorded)
+			if len(free) == 0 {
+				free = append(free, memory.NewBitmap(t.used))
+			}
+			sets[i] = free[len(free)-1]
+			free = free[:len(free)-1]
 			for _, w := range t.intervals[i].writes {
 				sets[i].Set(int(w.page))
 			}
@@ -186,18 +217,36 @@ func (t *Trace) findHot() {
 	}
 	for i := range t.intervals {
 		before, _, after := set(i-1), set(i), set(i+1)
-		one := &t.intervals[i]
-		all := one.writes
-		one.writes = make([]write, 0, len(all))
-		for _, w := range all {
-			if before.Test(int(w.page)) && after.Test(int(w.page)) {
-				one.hot = append(one.hot, w.page)
-			} else {
-				one.writes = append(one.writes, w)
-			}
-		}
-		if i > 1 {
+		t.intervals[i].split(func(w write) bool {
+			return before.Test(int(w.page)) && after.Test(int(w.page))
+		})
+		if i > 1 { // the set of the first interval is needed again, for the last one
+			sets[i-1].Reset()
+			free = append(free, sets[i-1])
 			sets[i-1] = nil
+		}
+	}
+}
+
+// split takes the hot pages out of an interval's writes. Both lists are as short as can be, because
+// a trace has many of them.
+func (i *interval) split(isHot func(write) bool) {
+	n := 0
+	for _, w := range i.writes {
+		if isHot(w) {
+			n++
+		}
+	}
+	if n == 0 {
+		return
+	}
+	all := i.writes
+	i.hot, i.writes = make([]uint32, 0, n), make([]write, 0, len(all)-n)
+	for _, w := range all {
+		if isHot(w) {
+			i.hot = append(i.hot, w.page)
+		} else {
+			i.writes = append(i.writes, w)
 		}
 	}
 }
@@ -262,9 +311,7 @@ func (t *Trace) Exits() []time.Duration {
 // from a trace of whole cycles, because a move that outlasts the trace begins it again.
 func (t *Trace) Cut(from, to time.Duration) (*Trace, error) {
 	c := *t
-	c.populated, c.zero = memory.NewBitmap(t.Recorded), memory.NewBitmap(t.Recorded)
-	c.populated.CopyFrom(t.populated)
-	c.zero.CopyFrom(t.zero)
+	c.populated, c.zero = cutTo(t.populated, t.used), cutTo(t.zero, t.used)
 	c.intervals, c.tags = nil, nil
 	c.Length = 0
 	for _, i := range t.intervals {
@@ -330,7 +377,8 @@ type Growth string
 const (
 	// Untouched RAM was never written: it costs next to nothing.
 	Untouched Growth = "untouched"
-	// Repeated RAM holds the recorded guest again and again, which all write at the same times.
+	// Repeated RAM holds each recorded page several times. The copies of a page are written at the
+	// same times, and sent one after another.
 	Repeated Growth = "repeated"
 )
 
@@ -345,18 +393,24 @@ func (t *Trace) Grow(pages int, how Growth) (*Trace, error) {
 	return &g, nil
 }
 
-// held is how many pages may ever be in use: those beyond are untouched.
-func (t *Trace) held() int {
-	if t.Grown == Repeated {
-		return t.Pages
+// copies is how many times a recorded page is in RAM. Where the recorded guest does not fit a whole
+// number of times, the first pages are there once more than the others.
+func (t *Trace) copies(page int) int {
+	if t.Grown != Repeated {
+		return 1
 	}
-	return t.Recorded
+	n := t.Pages / t.Recorded
+	if page < t.Pages%t.Recorded {
+		n++
+	}
+	return n
 }
 
-// copies is how many times the recorded guest is in RAM.
-func (t *Trace) copies() int {
+// inRAM is how many pages of RAM a set of recorded pages stands for.
+func (t *Trace) inRAM(pages *memory.Bitmap) int {
+	n := pages.Count()
 	if t.Grown == Repeated {
-		return (t.Pages + t.Recorded - 1) / t.Recorded
+		n = n*(t.Pages/t.Recorded) + pages.CountHeld(0, min(t.Pages%t.Recorded, t.used))
 	}
-	return 1
+	return n
 }

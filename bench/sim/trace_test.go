@@ -157,7 +157,7 @@ func TestGrow(t *testing.T) {
 	tr := r.load(t)
 	e := entrant(t, "downtime", "off")
 	for how, want := range map[Growth][3]int64{
-		Untouched: {99, 151, 1}, Repeated: {247, 3, 3}, // three copies, the last one is half
+		Untouched: {99, 151, 1}, Repeated: {247, 3, 3}, // the first half is there three times
 	} {
 		big, err := tr.Grow(250, how)
 		require.NoError(t, err)
@@ -165,11 +165,34 @@ func TestGrow(t *testing.T) {
 		require.Equal(t, want[0], m.PagesSent, "%s", how)
 		require.Equal(t, want[1], m.PagesZero, "%s", how)
 		n := int64(0)
-		newGuest(big, All, 0).run(tr.Length, func(int) { n++ })
+		newGuest(big, All, 0).run(tr.Length, func(page int) { n += int64(big.copies(page)) })
 		require.Equal(t, want[2], n, "%s", how)
 	}
-	_, err := tr.Grow(99, Untouched)
+	big, err := tr.Grow(1<<28, Repeated)
+	require.NoError(t, err)
+	s := exact()
+	s.BitsPerSecond *= 1 << 20
+	m := run(t, s, big, e, 0)
+	require.EqualValues(t, 1<<28, m.PagesSent+m.PagesZero, "every copy is sent")
+	require.InDelta(t, 256*0.99, m.TotalMS-m.DowntimeMS, 3, "at a million pages a ms")
+	_, err = tr.Grow(99, Untouched)
 	require.ErrorIs(t, err, ErrTrace)
+}
+
+// TestSkipped: time that nobody looks at leaves the guest where it would be.
+func TestSkipped(t *testing.T) {
+	tr := generated(t, phased())
+	for _, d := range []time.Duration{time.Millisecond, 14 * time.Second, 13 * time.Second} {
+		skipped, ran := newGuest(tr, All, time.Second), newGuest(tr, All, time.Second)
+		skipped.skip(d)
+		ran.run(d, func(int) {})
+		require.Equal(t, ran.laps, skipped.laps)
+		var a, b []int
+		skipped.run(100*time.Millisecond, func(page int) { a = append(a, page) })
+		ran.run(100*time.Millisecond, func(page int) { b = append(b, page) })
+		require.NotEmpty(t, a)
+		require.Equal(t, b, a)
+	}
 }
 
 // TestFramesAreTheEngines compares with what package transport does.

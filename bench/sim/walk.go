@@ -25,7 +25,7 @@ const (
 	// is loaded, the vCPUs run. The engine knows of them beforehand.
 	switchoverTrips = 3
 	// leastPatience and patienceFactor end a move that would never end, in virtual time: the
-	// longer of a quarter of an hour and ten times what it takes to send all of RAM.
+	// longer of a quarter of an hour and ten times what it takes to send all pages in use.
 	leastPatience  = 15 * time.Minute
 	patienceFactor = 10
 )
@@ -56,15 +56,20 @@ type walk struct {
 	phase policy.Phase
 	open  bool // the gate, as the head was told
 
-	// The dirty log. A page that is dirty is in pending, in next, or in both.
+	// The dirty log. A page that is dirty is in pending, in next, or in both. The sets are of
+	// recorded pages, and the counts of pages of RAM.
 	pending, next, again *memory.Bitmap
 	zero                 *memory.Bitmap
+	inUse                int // pages that may hold anything
 	left                 int // pages that are dirty
 	unsent               int // pages in pending
 	dirtied              int // pages in next
 	looked               int // pages in next at the last look at the log
 	logged               int // pages that the log reported since the last sample
-	protectedTo          int // pages of the round below are protected
+	protectedTo          int // recorded pages of the round below are protected
+	// ran is how long the guest has run since next was empty. After a whole lap, there is nothing
+	// in the trace that next has not.
+	ran time.Duration
 
 	rounds    []policy.Round
 	completed int
@@ -96,8 +101,8 @@ func newWalk(s Setting, t *Trace, o Order, head *policy.Head, at time.Duration) 
 		skip:  traits.Skip,
 		lazy:  s.Protection == OnDemand && traits.Protect == policy.ProtectPage && !traits.Skip,
 		phase: policy.PhaseSetup, m: Move{AtMS: ms(at)},
-		pending: memory.NewBitmap(t.held()), next: memory.NewBitmap(t.held()),
-		again: memory.NewBitmap(t.held()),
+		pending: memory.NewBitmap(t.used), next: memory.NewBitmap(t.used),
+		again: memory.NewBitmap(t.used), inUse: t.inRAM(t.touched),
 	}
 	w.open = w.guest.now().open
 	return w
@@ -162,7 +167,7 @@ func gateOf(open bool) policy.Gate {
 
 // patience is how long the move may take.
 func (w *walk) patience() time.Duration {
-	all := float64(w.t.Pages) * memory.PageSize / w.link.bytesPerS * float64(time.Second)
+	all := float64(w.inUse) * memory.PageSize / w.link.bytesPerS * float64(time.Second)
 	return max(leastPatience, patienceFactor*time.Duration(all))
 }
 
@@ -210,8 +215,13 @@ func (w *walk) spend(d time.Duration) {
 
 // runGuest lets time pass, and the guest run if it does not stand still.
 func (w *walk) runGuest(d time.Duration) {
-	if !w.still {
+	switch tracked := w.zero != nil; {
+	case w.still:
+	case tracked && (w.ran < w.t.Length || w.lazy):
 		w.guest.run(d, w.wrote)
+		w.ran += d
+	default:
+		w.guest.skip(d)
 	}
 	w.now += d
 }
@@ -219,16 +229,13 @@ func (w *walk) runGuest(d time.Duration) {
 // track begins to follow what the guest writes. All content is pending for the first round.
 func (w *walk) track() {
 	w.pending, w.zero = w.guest.memoryAt()
-	w.unsent = w.pending.Count()
+	w.unsent = w.t.inRAM(w.pending)
 	w.left = w.unsent
 	w.phase = policy.PhasePreCopy
 }
 
 // wrote takes in a write of the guest.
 func (w *walk) wrote(page int) {
-	if w.zero == nil {
-		return // before tracking
-	}
 	w.zero.Clear(page)
 	inRound := w.pending.Test(page)
 	if inRound && w.inRound && w.lazy && page >= w.protectedTo {
@@ -238,10 +245,11 @@ func (w *walk) wrote(page int) {
 		return
 	}
 	w.next.Set(page)
-	w.dirtied++
-	w.logged++
+	n := w.t.copies(page)
+	w.dirtied += n
+	w.logged += n
 	if !inRound {
-		w.left++
+		w.left += n
 	}
 }
 
@@ -475,8 +483,9 @@ func (w *walk) couldEnd() {
 // takeDirty makes pending what was dirtied since the round began.
 func (w *walk) takeDirty() (remaining, dirtied int) {
 	w.again.Reset()
-	dirtied = w.pending.Take(w.next)
-	w.dirtied, w.looked = 0, 0
+	w.pending.Take(w.next)
+	dirtied = w.dirtied
+	w.dirtied, w.looked, w.ran = 0, 0, 0
 	w.unsent = w.left
 	return w.left, dirtied
 }

@@ -14,7 +14,7 @@ import (
 	"taskguide/control/units"
 )
 
-// Size is a size in bytes with K, M or G.
+// Size is a size in bytes with K, M, G or T.
 type Size struct {
 	Bytes int64
 	text  string

@@ -26,9 +26,9 @@ type kind struct {
 
 var (
 	sizes = kind{"size", map[string]int64{
-		"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30,
-		"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30,
-	}, "use bytes or K, M, G, as in 512M"}
+		"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40,
+		"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40,
+	}, "use bytes or K, M, G, T, as in 512M"}
 	rates = kind{"rate", map[string]int64{
 		"": 1, "bit": 1, "kbit": 1e3, "mbit": 1e6, "gbit": 1e9,
 		"bit/s": 1, "kbit/s": 1e3, "mbit/s": 1e6, "gbit/s": 1e9,
@@ -40,7 +40,7 @@ var (
 	errTooLarge = errors.New("too large")
 )
 
-// ParseBytes reads a size in bytes: a number with an optional K, M or G (1024).
+// ParseBytes reads a size in bytes: a number with an optional K, M, G or T (1024).
 func ParseBytes(s string) (int64, error) { return sizes.parse(s) }
 
 // ParseBitRate reads a rate in bit/s: a number with an optional kbit, Mbit or Gbit (1000).

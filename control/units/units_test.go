@@ -24,7 +24,7 @@ func TestParseBytes(t *testing.T) {
 	}
 	for in, want := range map[string]string{
 		"": "no number", "M": "no number", "-1M": "no number", "+1": "no number",
-		"1T": `unknown unit "T"`, "1 M": `unknown unit " M"`, "1MB": `unknown unit "MB"`,
+		"1P": `unknown unit "P"`, "1 M": `unknown unit " M"`, "1MB": `unknown unit "MB"`,
 		"1Mbit": `unknown unit "Mbit"`, "0x10": `unknown unit "x10"`, "1e3": `unknown unit "e3"`,
 		"1..2": `"1..2" is no number`, ".": `"." is no number`,
 		"8589934592G": "too large", "9223372036854775808": "too large",
@@ -32,7 +32,7 @@ func TestParseBytes(t *testing.T) {
 	} {
 		_, err := ParseBytes(in)
 		require.EqualError(t, err,
-			fmt.Sprintf("size %q: %s: use bytes or K, M, G, as in 512M", in, want))
+			fmt.Sprintf("size %q: %s: use bytes or K, M, G, T, as in 512M", in, want))
 	}
 }
 
