@@ -10,8 +10,8 @@
 // An [Experiment] is a list of trials and an analysis, and nothing else. Package trial runs a
 // trial, package figure draws, and package stats computes how sure a result is. A new experiment is
 // a function that returns one, listed in [Experiments]. Users compare levels of their own without
-// one: by [Factors] on the command line, and by [Custom], an experiment in a file. A [Shard] is a
-// part of a run, and [Join] puts parts together.
+// one: by [Factors] on the command line, and by [Custom], an experiment in a file. A [shard.Shard]
+// is a part of a run, and [Join] puts parts together.
 //
 // # What makes results worth something
 //

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"taskguide/bench/peer/qemu"
+	"taskguide/bench/shard"
 	"taskguide/bench/trial"
 	"taskguide/control/units"
 )
@@ -37,7 +38,7 @@ type Setting struct {
 	// Factors are what is compared, where the user says it.
 	Factors Factors
 	// Shard is the part of the trials that is run.
-	Shard Shard
+	Shard shard.Shard
 	// Tail is how far the simulator's tail can be trusted, by another run; nil if nobody said.
 	Tail *Tail
 }
@@ -183,7 +184,7 @@ func (e Experiment) Uses(change func(*Setting)) bool {
 // Plan puts the trials in the order in which they are run: it shuffles the blocks, and the trials
 // within each. The order depends only on the seed.
 func (e Experiment) Plan(at Setting, seed uint64) []trial.Spec {
-	blocks := at.Shard.of(e.Blocks(at))
+	blocks := ofShard(at.Shard, e.Blocks(at))
 	r := rand.New(rand.NewPCG(seed, 0))
 	r.Shuffle(len(blocks), func(i, j int) { blocks[i], blocks[j] = blocks[j], blocks[i] })
 	var plan []trial.Spec

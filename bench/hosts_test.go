@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"taskguide/bench/remote"
+	"taskguide/bench/shard"
 	"taskguide/bench/trial"
 )
 
@@ -104,7 +105,7 @@ func TestClocksAreTold(t *testing.T) {
 
 // TestShardsOverSSH: parts between two hosts and parts at one do not make a whole.
 func TestShardsOverSSH(t *testing.T) {
-	first := Run{Experiment: "tagging", Shard: Shard{1, 2}, Started: time.Now()}
+	first := Run{Experiment: "tagging", Shard: shard.Shard{Index: 1, Of: 2}, Started: time.Now()}
 	second := first
 	second.Shard.Index, second.Hosts = 2, runHosts(t)
 	require.ErrorIs(t, joins(first, second, map[int]bool{1: true}), errOtherRun)

@@ -4,45 +4,18 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
+	"taskguide/bench/shard"
 	"taskguide/bench/trial"
 )
 
-// Shard is a part of a run: every Of-th block, from block Index on. So trials that are compared in
-// pairs are always of one machine. The zero Shard is the whole run.
-type Shard struct {
-	Index int `json:"index"` // from 1
-	Of    int `json:"of"`
-}
-
-// mostShards bounds what a mistyped number can ask for.
-const mostShards = 10000
-
-// ParseShard reads I/N.
-func ParseShard(s string) (Shard, error) {
-	first, second, _ := strings.Cut(s, "/")
-	i, errI := strconv.Atoi(first)
-	n, errN := strconv.Atoi(second)
-	if errI != nil || errN != nil || i < 1 || i > n || n > mostShards {
-		return Shard{}, fmt.Errorf("%q: use I/N with I from 1 to N, as in 2/8, and N to %d", s,
-			mostShards)
-	}
-	return Shard{i, n}, nil
-}
-
-func (s Shard) String() string { return fmt.Sprintf("%d/%d", s.Index, s.Of) }
-
-// of returns the blocks of a shard.
-func (s Shard) of(blocks [][]trial.Spec) [][]trial.Spec {
-	if s.Of == 0 {
-		return blocks
-	}
+// ofShard returns the blocks of a shard. So trials that are compared in pairs are always of one
+// machine.
+func ofShard(s shard.Shard, blocks [][]trial.Spec) [][]trial.Spec {
 	var ours [][]trial.Spec
 	for i, b := range blocks {
-		if i%s.Of == s.Index-1 {
+		if s.Has(i) {
 			ours = append(ours, b)
 		}
 	}
@@ -61,7 +34,7 @@ func (e Experiment) CheckShard(at Setting) error {
 // Part is one of the runs that a run was joined from.
 type Part struct {
 	Dir     string      `json:"dir"`
-	Shard   Shard       `json:"shard"`
+	Shard   shard.Shard `json:"shard"`
 	Seed    uint64      `json:"seed"`
 	Started time.Time   `json:"started"`
 	Host    Environment `json:"host"`
@@ -105,7 +78,7 @@ func Join(out string, dirs []string) error {
 	if err != nil {
 		return err
 	}
-	whole.Shard, whole.Resumed = Shard{}, nil
+	whole.Shard, whole.Resumed = shard.Shard{}, nil
 	plan := e.Plan(whole.setting(), whole.Seed)
 	if err := samePlan(plan, all); err != nil {
 		return fmt.Errorf("%w: it was vmm %s that ran them", err, whole.Host.VMM)

@@ -9,19 +9,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"taskguide/bench/shard"
 	"taskguide/bench/trial"
 )
-
-func TestParseShard(t *testing.T) {
-	s, err := ParseShard("2/8")
-	require.NoError(t, err)
-	require.Equal(t, Shard{2, 8}, s)
-	require.Equal(t, "2/8", s.String())
-	for _, text := range []string{"", "2", "0/3", "4/3", "-1/3", "1/0", "1/10001", "a/b", "1/2/3"} {
-		_, err := ParseShard(text)
-		require.Error(t, err, text)
-	}
-}
 
 // TestShardsMakeTheWhole: each trial is in exactly one shard, with all of its block.
 func TestShardsMakeTheWhole(t *testing.T) {
@@ -31,7 +21,7 @@ func TestShardsMakeTheWhole(t *testing.T) {
 			var all []trial.Spec
 			for i := range n {
 				s := at(Full)
-				s.Shard = Shard{i + 1, n}
+				s.Shard = shard.Shard{Index: i + 1, Of: n}
 				require.NoError(t, e.CheckShard(s))
 				// The shards' seeds differ, as they may.
 				part := e.Plan(s, uint64(i))
@@ -48,13 +38,13 @@ func TestShardsMakeTheWhole(t *testing.T) {
 			require.ElementsMatch(t, e.Plan(at(Full), 9), all, "%s, %d shards", e.Name, n)
 		}
 		s := at(Full)
-		s.Shard = Shard{1, len(blocks) + 1}
+		s.Shard = shard.Shard{Index: 1, Of: len(blocks) + 1}
 		require.ErrorContains(t, e.CheckShard(s), fmt.Sprintf("has %d blocks", len(blocks)))
 	}
 }
 
-// shard runs a part of tagging with made-up results.
-func shard(t *testing.T, s Shard, change func(*Run)) (dir string) {
+// runShard runs a part of tagging with made-up results.
+func runShard(t *testing.T, s shard.Shard, change func(*Run)) (dir string) {
 	t.Helper()
 	o := newOrder(tagging())
 	o.Shard, o.Seed = s, uint64(s.Index)
@@ -77,7 +67,7 @@ func shard(t *testing.T, s Shard, change func(*Run)) (dir string) {
 
 // TestJoinedShards: shards together are as good as a run in one piece; one that is missing shows.
 func TestJoinedShards(t *testing.T) {
-	dirs := []string{shard(t, Shard{1, 2}, nil), shard(t, Shard{2, 2}, nil)}
+	dirs := []string{runShard(t, shard.Shard{Index: 1, Of: 2}, nil), runShard(t, shard.Shard{Index: 2, Of: 2}, nil)}
 	out := filepath.Join(t.TempDir(), "joined")
 	require.NoError(t, Join(out, dirs))
 	_, err := WriteReport(out)
@@ -108,7 +98,7 @@ func TestJoinedShards(t *testing.T) {
 
 // TestFoldersThatDoNotJoin: results that do not belong together are never mixed.
 func TestFoldersThatDoNotJoin(t *testing.T) {
-	first := shard(t, Shard{1, 2}, nil)
+	first := runShard(t, shard.Shard{Index: 1, Of: 2}, nil)
 	whole, _ := ran(t, tagging())
 	for _, c := range []struct {
 		second string
@@ -116,13 +106,13 @@ func TestFoldersThatDoNotJoin(t *testing.T) {
 	}{
 		{first, errSameShard},
 		{whole, errNotAShard},
-		{shard(t, Shard{2, 3}, nil), errOtherRun},
-		{shard(t, Shard{2, 2}, func(r *Run) { r.Size = Full }), errOtherRun},
-		{shard(t, Shard{2, 2}, func(r *Run) { r.Factors.Repetitions = 2 }), errOtherRun},
-		{shard(t, Shard{2, 2}, func(r *Run) { r.BitsPerSecond = 1 }), errOtherRun},
-		{shard(t, Shard{2, 2}, func(r *Run) { r.Custom = &Custom{} }), errOtherRun},
-		{shard(t, Shard{2, 2}, func(r *Run) { r.Host.VMM = "def" }), errOtherVMM},
-		{shard(t, Shard{2, 2}, func(r *Run) { r.Host.QEMU = "10" }), errOtherVMM},
+		{runShard(t, shard.Shard{Index: 2, Of: 3}, nil), errOtherRun},
+		{runShard(t, shard.Shard{Index: 2, Of: 2}, func(r *Run) { r.Size = Full }), errOtherRun},
+		{runShard(t, shard.Shard{Index: 2, Of: 2}, func(r *Run) { r.Factors.Repetitions = 2 }), errOtherRun},
+		{runShard(t, shard.Shard{Index: 2, Of: 2}, func(r *Run) { r.BitsPerSecond = 1 }), errOtherRun},
+		{runShard(t, shard.Shard{Index: 2, Of: 2}, func(r *Run) { r.Custom = &Custom{} }), errOtherRun},
+		{runShard(t, shard.Shard{Index: 2, Of: 2}, func(r *Run) { r.Host.VMM = "def" }), errOtherVMM},
+		{runShard(t, shard.Shard{Index: 2, Of: 2}, func(r *Run) { r.Host.QEMU = "10" }), errOtherVMM},
 		{t.TempDir(), ErrNoRun},
 	} {
 		out := filepath.Join(t.TempDir(), "joined")
@@ -132,7 +122,7 @@ func TestFoldersThatDoNotJoin(t *testing.T) {
 		require.NoDirExists(t, out)
 	}
 	// Results of another version's plan.
-	strange := shard(t, Shard{2, 2}, nil)
+	strange := runShard(t, shard.Shard{Index: 2, Of: 2}, nil)
 	raw := filepath.Join(strange, rawFile)
 	require.NoError(t, os.WriteFile(raw, []byte(`{"spec":{"id":"matmul/xen/off@01"}}`+"\n"), 0o600))
 	require.ErrorIs(t, Join(filepath.Join(t.TempDir(), "j"), []string{first, strange}),
@@ -142,8 +132,8 @@ func TestFoldersThatDoNotJoin(t *testing.T) {
 
 // TestShardIsKept: a shard that is resumed is still that shard.
 func TestShardIsKept(t *testing.T) {
-	run, _, err := Load(shard(t, Shard{2, 2}, nil))
+	run, _, err := Load(runShard(t, shard.Shard{Index: 2, Of: 2}, nil))
 	require.NoError(t, err)
-	require.Equal(t, Shard{2, 2}, run.setting().Shard)
+	require.Equal(t, shard.Shard{Index: 2, Of: 2}, run.setting().Shard)
 	require.Contains(t, commandOf(run), " --shard 2/2 ")
 }

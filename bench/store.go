@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"taskguide/bench/peer/qemu"
+	"taskguide/bench/shard"
 	"taskguide/bench/trial"
 	"taskguide/vmm/probe"
 )
@@ -44,7 +45,7 @@ type Run struct {
 	BitsPerSecond int64 `json:"netns_bits_per_second"`
 	Trials        int   `json:"trials"` // planned
 	// Shard is the part that was run, where that is not all.
-	Shard Shard `json:"shard,omitzero"`
+	Shard shard.Shard `json:"shard,omitzero"`
 	// Parts are the runs that this one was joined from.
 	Parts []Part `json:"parts,omitempty"`
 	// Custom is the experiment of a file.

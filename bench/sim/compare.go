@@ -51,6 +51,19 @@ func Moments(t *Trace, n int, seed uint64) []time.Duration {
 	return all
 }
 
+// RunAll simulates a move of each entrant that is requested at the same moment, and no oracle.
+func (s Setting) RunAll(t *Trace, all []Entrant, at time.Duration) ([]Paired, error) {
+	var out []Paired
+	for _, e := range all {
+		m, err := s.Run(t, e.Order, at)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, Paired{Move: m})
+	}
+	return out, nil
+}
+
 // Compare simulates a move of each entrant that is requested at the same moment. The oracle that an
 // entrant is compared with has its traits and its time to defer.
 func (s Setting) Compare(t *Trace, all []Entrant, at time.Duration) ([]Paired, error) {
@@ -114,7 +127,14 @@ type Row struct {
 
 // Summarize sums up the moves of an entrant.
 func Summarize(e Entrant, all []Paired) Row {
-	r := Row{Policy: e.Name(), Guidance: e.GuidanceName(), Moves: len(all)}
+	return Row{Policy: e.Name(), Guidance: e.GuidanceName()}.Of(all)
+}
+
+// Of returns the row of the same entrant with these moves.
+func (r Row) Of(all []Paired) Row {
+	r = Row{
+		Policy: r.Policy, Guidance: r.Guidance, Extrapolated: r.Extrapolated, Moves: len(all),
+	}
 	var down, total, moreDown, moreTotal []float64
 	tenfold := 0
 	for _, p := range all {

@@ -1,133 +1,157 @@
 // Package simrun carries out comparisons of policies by simulation, for the command line: it reads
-// traces, simulates on all CPUs, and writes tables and files. Package sim does the simulating.
+// traces, simulates on all CPUs, joins parts of a comparison, and writes tables, files and maps.
+// Package sim does the simulating.
 package simrun
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"runtime"
 	"sync"
 	"time"
 
+	"taskguide/bench/shard"
 	"taskguide/bench/sim"
-	"taskguide/dirtylog/trace"
-	"taskguide/memory"
+	"taskguide/bench/simprogram"
 )
 
-// Order is a comparison.
+// Order is a comparison: each subject in each of its cells.
 type Order struct {
-	Traces   []string // folders of vmm trace, or files
+	Subjects []Subject
 	Entrants []sim.Entrant
-	// Setting is that of all moves. Its Protection is the trace's if it is empty.
-	Setting sim.Setting
-	// MemoryBytes is how much RAM the guests have; 0 is what was recorded.
-	MemoryBytes int64
-	Growth      sim.Growth
-	Moments     int
-	Seed        uint64
+	Moments  int
+	Seed     uint64
+	// Shard is the part that is simulated. Its pieces are the moments of all cells in their order.
+	Shard shard.Shard
+	// WithoutOracle saves the time of simulating it. Then there is no regret.
+	WithoutOracle bool
 	// Validations are what figures are marked by.
 	Validations []sim.Validation
+	// VMM is the revision of the program.
+	VMM string
 }
 
-// Result is the outcome for one trace.
-type Result struct {
-	Trace     string        `json:"trace"`
-	Name      string        `json:"name"`
-	Pages     int           `json:"pages"`
-	Recorded  int           `json:"recorded_pages"`
-	Growth    sim.Growth    `json:"growth"`
-	LengthMS  float64       `json:"length_ms"`
-	Interval  float64       `json:"interval_ms"`
-	Tasks     int           `json:"tasks"`
-	Setting   sim.Setting   `json:"setting"`
-	Seed      uint64        `json:"seed"`
-	Not       []string      `json:"not_modelled"`
-	Rows      []sim.Row     `json:"rows"`
-	Moves     []EntrantMove `json:"-"`
-	Validated []string      `json:"validated"`
+// Subject is a guest, and the conditions in which it is moved.
+type Subject struct {
+	Name string // as results have it
+	Load func() (*sim.Trace, Origin, error)
+	// Cells are in the order of the results.
+	Cells []Cell
 }
 
-// EntrantMove is a move of an entrant.
+// Cell is the conditions of some moves. The Protection of its Setting is the trace's if it is
+// empty.
+type Cell struct {
+	// MemoryBytes is how much RAM the guest has; 0 is what was recorded.
+	MemoryBytes int64
+	Growth      sim.Growth
+	Setting     sim.Setting
+	Limit       time.Duration // the entrants' downtime limit, 0 for what their orders say
+	Point       *Point        // on a map
+}
+
+// EntrantMove is a move of the entrant in a row of the result.
 type EntrantMove struct {
-	Policy, Guidance string
+	Row    int `json:"row"`
+	Moment int `json:"moment"`
 	sim.Paired
 }
 
-// NotModelled are what the figures leave out.
-var NotModelled = []string{
-	"that a migration slows the guest down",
-	"disks, devices that drain slowly, delta, lost packets",
-}
-
-// Run carries the comparison out, trace by trace.
-func Run(ctx context.Context, o Order, progress func(done, all int)) ([]Result, error) {
-	var results []Result
-	for i, name := range o.Traces {
-		r, err := o.trace(ctx, name, func(done int) {
-			progress(i*o.Moments+done, len(o.Traces)*o.Moments)
-		})
+// Run carries the comparison out, cell by cell. It tells progress how many of all moments are
+// simulated.
+func Run(ctx context.Context, o Order, progress func(done, all int)) (Comparison, error) {
+	c := Comparison{Format: format, VMM: o.VMM, Shard: o.Shard, Moments: o.Moments, Seed: o.Seed}
+	for _, e := range o.Entrants {
+		c.Orders = append(c.Orders, inWords(e))
+	}
+	cells := 0
+	for _, s := range o.Subjects {
+		cells += len(s.Cells)
+	}
+	done, piece := 0, 0
+	all := Pieces(o.Shard, cells*o.Moments)
+	if all == 0 {
+		return c, fmt.Errorf("part %v has no moment: there are %d", o.Shard, cells*o.Moments)
+	}
+	for _, s := range o.Subjects {
+		t, origin, err := s.Load()
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
+			return c, fmt.Errorf("%s: %w", s.Name, err)
 		}
-		results = append(results, r)
+		for _, cell := range s.Cells {
+			var ours []int
+			for i := range o.Moments {
+				if o.Shard.Has(piece) {
+					ours = append(ours, i)
+				}
+				piece++
+			}
+			r, err := o.cell(ctx, t, cell, ours, func(n int) { progress(done+n, all) })
+			if err != nil {
+				return c, fmt.Errorf("%s: %w", s.Name, err)
+			}
+			done += len(ours)
+			r.Trace, r.Origin = s.Name, origin
+			c.Results = append(c.Results, r)
+		}
 	}
-	return results, nil
+	c.sumUp()
+	return c, nil
 }
 
-// Load reads a trace: a file, or the folder that vmm trace has made.
-func Load(name string) (*sim.Trace, error) {
-	if info, err := os.Stat(name); err == nil && info.IsDir() {
-		name = filepath.Join(name, trace.FileName)
-	}
-	f, err := os.Open(name)
-	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, errors.New("there is no such trace: name a folder that vmm trace has made")
-		}
-		return nil, err
-	}
-	defer f.Close()
-	return sim.Load(f)
+// inWords is what an entrant is ordered to do.
+func inWords(e sim.Entrant) string {
+	return fmt.Sprintf("%s, guidance %s, at exit %v, gate %s, defer %v then %s, limit %v",
+		e.Name(), e.GuidanceName(), e.AtExit, e.Gate, e.MaxDefer, e.OnTimeout, e.Limit)
 }
 
-func (o Order) trace(ctx context.Context, name string, progress func(int)) (Result, error) {
-	t, err := Load(name)
-	if err == nil && o.MemoryBytes > 0 {
-		t, err = t.Grow(int(o.MemoryBytes/memory.PageSize), o.Growth)
+// Pieces is how many of so many pieces a shard has.
+func Pieces(s shard.Shard, all int) int {
+	n := 0
+	for i := range all {
+		if s.Has(i) {
+			n++
+		}
 	}
-	if err != nil {
-		return Result{}, err
+	return n
+}
+
+// cell simulates the given moments of a cell.
+func (o Order) cell(
+	ctx context.Context, t *sim.Trace, c Cell, moments []int, progress func(int),
+) (Result, error) {
+	var err error
+	if c.MemoryBytes > 0 {
+		if t, err = t.Grow(int(c.MemoryBytes/pageBytes), c.Growth); err != nil {
+			return Result{}, err
+		}
 	}
-	s := o.Setting
-	if s.Protection == "" {
-		s.Protection = sim.DefaultSetting(t).Protection
+	if c.Setting.Protection == "" {
+		c.Setting.Protection = sim.DefaultSetting(t).Protection
 	}
-	r := Result{
-		Trace: name, Name: t.Name, Pages: t.Pages, Recorded: t.Recorded, Growth: t.Grown,
-		LengthMS: ms(t.Length), Interval: ms(t.Interval), Tasks: t.Tasks(), Setting: s,
-		Seed: o.Seed, Not: NotModelled, Validated: []string{},
+	r := resultOf(t, c)
+	entrants := simprogram.Start(o.Entrants, c.Setting)
+	for i := range entrants {
+		if c.Limit > 0 {
+			entrants[i].Limit = c.Limit
+		}
 	}
-	for _, v := range o.Validations {
-		r.Validated = append(r.Validated, v.String())
-	}
-	o.Entrants = StartPrograms(o.Entrants, s)
-	all, err := o.simulate(ctx, s, t, progress)
+	all, err := o.simulate(ctx, c.Setting, t, entrants, moments, progress)
 	if err != nil {
 		return r, err
 	}
-	for i, e := range o.Entrants {
-		var own []sim.Paired
-		for _, moment := range all {
-			own = append(own, moment[i])
-			r.Moves = append(r.Moves, EntrantMove{e.Name(), e.GuidanceName(), moment[i]})
+	for i, e := range entrants {
+		r.Rows = append(r.Rows, sim.Row{
+			Policy: e.Name(), Guidance: e.GuidanceName(),
+			Extrapolated: sim.Extrapolated(o.Validations, c.Setting, t, e),
+		})
+		for k, moment := range moments {
+			r.Moves = append(r.Moves, EntrantMove{i, moment, all[k][i]})
 		}
-		row := sim.Summarize(e, own)
-		row.Extrapolated = sim.Extrapolated(o.Validations, s, t, e)
-		r.Rows = append(r.Rows, row)
+	}
+	for _, v := range o.Validations {
+		r.Validated = append(r.Validated, v.String())
 	}
 	return r, nil
 }
@@ -136,20 +160,25 @@ func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond)
 
 // simulate simulates the moves of all entrants, moment by moment, on all CPUs.
 func (o Order) simulate(
-	ctx context.Context, s sim.Setting, t *sim.Trace, progress func(int),
+	ctx context.Context, s sim.Setting, t *sim.Trace, entrants []sim.Entrant, ours []int,
+	progress func(int),
 ) ([][]sim.Paired, error) {
+	compare := s.Compare
+	if o.WithoutOracle {
+		compare = s.RunAll
+	}
 	moments := sim.Moments(t, o.Moments, o.Seed)
-	out, errs := make([][]sim.Paired, len(moments)), make([]error, len(moments))
+	out, errs := make([][]sim.Paired, len(ours)), make([]error, len(ours))
 	next := make(chan int)
 	var workers sync.WaitGroup
 	for range runtime.GOMAXPROCS(0) {
 		workers.Go(func() {
 			for i := range next {
-				out[i], errs[i] = s.Compare(t, o.Entrants, moments[i])
+				out[i], errs[i] = compare(t, entrants, moments[ours[i]])
 			}
 		})
 	}
-	for i := range moments {
+	for i := range ours {
 		if ctx.Err() != nil {
 			break
 		}

@@ -2,15 +2,13 @@ package simrun
 
 import (
 	"encoding/csv"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
+	"taskguide/bench/sim"
 	"taskguide/control/text"
 	"taskguide/control/units"
 	"taskguide/memory"
@@ -19,35 +17,57 @@ import (
 // mark stands behind figures that no comparison with real moves covers.
 const mark = " *"
 
-// Write prints a result for people.
-func (r Result) Write(w io.Writer) error {
+// Write prints the results for people, one table for each cell, and what concerns all of them last.
+func (c Comparison) Write(w io.Writer) error {
+	if c.Map != nil {
+		return c.writeMapText(w)
+	}
+	if partial := c.Partial(); partial != "" {
+		fmt.Fprintf(w, "%s\n\n", partial)
+	}
+	var reasons, notes []string
+	for i, r := range c.Results {
+		if i > 0 {
+			fmt.Fprintln(w)
+		}
+		if err := r.write(w); err != nil {
+			return err
+		}
+		for _, row := range r.Rows {
+			reasons = addNew(reasons, row.Extrapolated)
+		}
+		for _, note := range r.notes() {
+			notes = addNew(notes, note)
+		}
+	}
+	if len(c.Results) > 1 {
+		fmt.Fprintln(w)
+	}
+	if len(reasons) > 0 {
+		notes = append([]string{"* extrapolated: " + strings.Join(reasons, "; ") + "."}, notes...)
+	}
+	for _, note := range notes {
+		text.Hanging(w, "", note)
+	}
+	return nil
+}
+
+// addNew adds a text to a list that does not have it.
+func addNew(all []string, s string) []string {
+	if s == "" || slices.Contains(all, s) {
+		return all
+	}
+	return append(all, s)
+}
+
+// write prints the table of a cell, and what concerns its rows.
+func (r Result) write(w io.Writer) error {
 	text.Hanging(w, "", r.subject())
 	head := []string{"policy", "guidance", "downtime", "max", "total", "regret", "regret total"}
 	var rows [][]string
-	marked := map[string]bool{}
-	var reasons []string
-	notes := r.notes()
+	var notes []string
 	for _, row := range r.Rows {
-		star := ""
-		if row.Extrapolated != "" {
-			star = mark
-			if !marked[row.Extrapolated] {
-				marked[row.Extrapolated] = true
-				reasons = append(reasons, row.Extrapolated)
-			}
-		}
-		cells := []string{row.Policy, row.Guidance}
-		for _, v := range []float64{
-			row.DowntimeMS.P50, row.DowntimeMS.Max, row.TotalMS.P50, row.RegretDowntimeMS.P50,
-			row.RegretTotalMS.P50,
-		} {
-			cell := "-"
-			if row.Moved > 0 {
-				cell = short(v) + star
-			}
-			cells = append(cells, cell)
-		}
-		rows = append(rows, cells)
+		rows = append(rows, r.tableRow(row))
 		if row.Moved < row.Moves {
 			notes = append(notes, fmt.Sprintf("%s, %s: %d of %d moved; the figures are of these.",
 				row.Policy, row.Guidance, row.Moved, row.Moves))
@@ -60,13 +80,29 @@ func (r Result) Write(w io.Writer) error {
 	if err := text.Table(w, head, rows); err != nil {
 		return err
 	}
-	if len(reasons) > 0 {
-		notes = append([]string{"* extrapolated: " + strings.Join(reasons, "; ") + "."}, notes...)
-	}
 	for _, note := range notes {
 		text.Hanging(w, "", note)
 	}
 	return nil
+}
+
+func (r Result) tableRow(row sim.Row) []string {
+	star := ""
+	if row.Extrapolated != "" {
+		star = mark
+	}
+	cells := []string{row.Policy, row.Guidance}
+	for _, v := range []float64{
+		row.DowntimeMS.P50, row.DowntimeMS.Max, row.TotalMS.P50, row.RegretDowntimeMS.P50,
+		row.RegretTotalMS.P50,
+	} {
+		cell := "-"
+		if row.Moved > 0 {
+			cell = short(v) + star
+		}
+		cells = append(cells, cell)
+	}
+	return cells
 }
 
 // short writes a time so that a table of several fits a terminal. Regret may be negative.
@@ -121,66 +157,71 @@ func (r Result) notes() []string {
 	return all
 }
 
-// MovesName and SummaryName are the files of a comparison.
-const (
-	MovesName   = "moves.csv"
-	SummaryName = "summary.json"
-)
-
-// Save writes the results into a folder, which must be new or empty.
-func Save(folder string, results []Result) error {
-	if err := os.Mkdir(folder, 0o777); err != nil && !errors.Is(err, os.ErrExist) {
-		return err
-	}
-	inside, err := os.ReadDir(folder)
-	if err != nil {
-		return err
-	}
-	if len(inside) > 0 {
-		return fmt.Errorf("%s is not empty: name another folder", folder)
-	}
-	summary, err := json.MarshalIndent(results, "", "  ")
-	if err == nil {
-		err = os.WriteFile(filepath.Join(folder, SummaryName), append(summary, '\n'), 0o666)
-	}
-	if err != nil {
-		return err
-	}
-	f, err := os.Create(filepath.Join(folder, MovesName))
-	if err != nil {
-		return err
-	}
-	return errors.Join(writeMoves(f, results), f.Close())
+// cellColumns say which cell it was, at the beginning of the rows of all tables.
+var cellColumns = []string{
+	"trace", "memory_bytes", "bits_per_second", "rtt_ms", "limit_ms", "policy", "guidance",
+	"extrapolated",
 }
 
-// columns are those of MovesName.
-var columns = []string{
-	"trace", "policy", "guidance", "at_ms", "gate_open", "switch_open", "downtime_ms", "total_ms",
-	"oracle_downtime_ms", "oracle_total_ms", "forced", "waited_ms", "suspended_ms", "rounds",
-	"pages_sent", "pages_skipped", "pages_stopcopy", "bytes_wire", "laps", "error", "reason",
+func (r Result) cell(row sim.Row) []string {
+	return []string{
+		r.Trace, n(int64(r.Pages) * memory.PageSize), n(r.Setting.BitsPerSecond),
+		f(ms(r.Setting.RTT)), f(r.LimitMS), row.Policy, row.Guidance,
+		strconv.FormatBool(row.Extrapolated != ""),
+	}
 }
 
-func writeMoves(to io.Writer, results []Result) error {
+func f(v float64) string { return strconv.FormatFloat(v, 'f', -1, 64) }
+func n(v int64) string   { return strconv.FormatInt(v, 10) }
+
+// moveColumns are further ones of MovesName.
+var moveColumns = []string{
+	"at_ms", "gate_open", "switch_open", "downtime_ms", "total_ms", "oracle_downtime_ms",
+	"oracle_total_ms", "forced", "waited_ms", "suspended_ms", "rounds", "pages_sent",
+	"pages_skipped", "pages_stopcopy", "bytes_wire", "laps", "error", "reason",
+}
+
+func (c Comparison) writeMoves(to io.Writer) error {
 	w := csv.NewWriter(to)
-	_ = w.Write(columns) // Flush has the error
-	for _, r := range results {
+	_ = w.Write(append(slices.Clone(cellColumns), moveColumns...)) // Flush has the error
+	for _, r := range c.Results {
 		for _, m := range r.Moves {
-			_ = w.Write(cells(r.Trace, m))
+			_ = w.Write(append(r.cell(r.Rows[m.Row]), moveCells(m)...))
 		}
 	}
 	w.Flush()
 	return w.Error()
 }
 
-func cells(trace string, m EntrantMove) []string {
-	f := func(v float64) string { return strconv.FormatFloat(v, 'f', -1, 64) }
-	n := func(v int64) string { return strconv.FormatInt(v, 10) }
+func moveCells(m EntrantMove) []string {
 	b := strconv.FormatBool
 	return []string{
-		trace, m.Policy, m.Guidance, f(m.Move.AtMS), b(m.Move.GateOpen), b(m.Move.SwitchOpen),
-		f(m.Move.DowntimeMS), f(m.Move.TotalMS), f(m.Oracle.DowntimeMS), f(m.Oracle.TotalMS),
-		b(m.Move.Forced), f(m.Move.WaitedMS), f(m.Move.SuspendedMS), n(int64(m.Move.Rounds)),
-		n(m.Move.PagesSent), n(m.Move.PagesSkipped), n(m.Move.PagesStopCopy), n(m.Move.BytesWire),
+		f(m.Move.AtMS), b(m.Move.GateOpen), b(m.Move.SwitchOpen), f(m.Move.DowntimeMS),
+		f(m.Move.TotalMS), f(m.Oracle.DowntimeMS), f(m.Oracle.TotalMS), b(m.Move.Forced),
+		f(m.Move.WaitedMS), f(m.Move.SuspendedMS), n(int64(m.Move.Rounds)), n(m.Move.PagesSent),
+		n(m.Move.PagesSkipped), n(m.Move.PagesStopCopy), n(m.Move.BytesWire),
 		n(int64(m.Move.Laps)), m.Move.Error, m.Move.Reason,
 	}
+}
+
+// rowColumns are further ones of RowsName.
+var rowColumns = []string{
+	"moves", "moved", "forced", "lapped", "downtime_p50_ms", "downtime_p99_ms", "downtime_max_ms",
+	"total_p50_ms", "total_p99_ms", "regret_downtime_p50_ms", "regret_total_p50_ms", "tenfold",
+}
+
+func (c Comparison) writeRows(to io.Writer) error {
+	w := csv.NewWriter(to)
+	_ = w.Write(append(slices.Clone(cellColumns), rowColumns...))
+	for _, r := range c.Results {
+		for _, row := range r.Rows {
+			_ = w.Write(append(r.cell(row), n(int64(row.Moves)), n(int64(row.Moved)),
+				n(int64(row.Forced)), n(int64(row.Lapped)), f(row.DowntimeMS.P50),
+				f(row.DowntimeMS.P99), f(row.DowntimeMS.Max), f(row.TotalMS.P50),
+				f(row.TotalMS.P99), f(row.RegretDowntimeMS.P50), f(row.RegretTotalMS.P50),
+				f(row.Tenfold)))
+		}
+	}
+	w.Flush()
+	return w.Error()
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -38,13 +39,15 @@ func order(t *testing.T, traces ...string) Order {
 		[]policy.Guidance{policy.GuidanceOff, policy.GuidanceSwitchover},
 		sim.Order{AtExit: true, Gate: sim.All, MaxDefer: 3 * time.Second, OnTimeout: "force"})
 	require.NoError(t, err)
-	return Order{
-		Traces: traces, Entrants: entrants, Moments: 4, Seed: 1, Growth: sim.Untouched,
-		Setting: sim.Setting{
-			BitsPerSecond: 125e6, RTT: time.Millisecond, Compress: sim.CompressNone,
-			Costs: sim.DefaultCosts(),
-		},
+	o := Order{Entrants: entrants, Moments: 4, Seed: 1}
+	cell := Cell{Growth: sim.Untouched, Setting: sim.Setting{
+		BitsPerSecond: 125e6, RTT: time.Millisecond, Compress: sim.CompressNone,
+		Costs: sim.DefaultCosts(),
+	}}
+	for _, name := range traces {
+		o.Subjects = append(o.Subjects, Recorded(name, []Cell{cell}))
 	}
+	return o
 }
 
 // TestRun: every entrant has a row, of all moments; the same order has the same results.
@@ -52,12 +55,13 @@ func TestRun(t *testing.T) {
 	folder := made(t)
 	o := order(t, folder, filepath.Join(folder, "trace.json.gz"))
 	last := 0
-	results, err := Run(t.Context(), o, func(done, all int) {
+	c, err := Run(t.Context(), o, func(done, all int) {
 		require.Equal(t, 8, all)
 		last = done
 	})
 	require.NoError(t, err)
 	require.Equal(t, 7, last)
+	results := c.Results
 	require.Len(t, results, 2)
 	require.Equal(t, results[0].Rows, results[1].Rows)
 	r := results[0]
@@ -72,7 +76,7 @@ func TestRun(t *testing.T) {
 	require.Zero(t, r.Rows[4].RegretDowntimeMS.Max, "the oracle's own")
 
 	var out bytes.Buffer
-	require.NoError(t, r.Write(&out))
+	require.NoError(t, c.Write(&out))
 	for line := range strings.Lines(out.String()) {
 		wide := utf8.RuneCountInString(line)
 		require.True(t, wide <= text.Columns+1 || strings.Contains(line, folder), "%s", line)
@@ -90,13 +94,13 @@ func TestMarks(t *testing.T) {
 		RTTMS: [2]float64{0, 5}, Pages: [2]int{0, 1e6}, Compress: []sim.Compress{"none"},
 		Policies: []string{"xen"}, Guidance: []string{"off", "switchover"},
 	}}
-	results, err := Run(t.Context(), o, func(int, int) {})
+	c, err := Run(t.Context(), o, func(int, int) {})
 	require.NoError(t, err)
-	rows := results[0].Rows
+	rows := c.Results[0].Rows
 	require.Empty(t, rows[0].Extrapolated)
 	require.NotEmpty(t, rows[2].Extrapolated)
 	var out bytes.Buffer
-	require.NoError(t, results[0].Write(&out))
+	require.NoError(t, c.Write(&out))
 	for line := range strings.Lines(out.String()) {
 		if strings.HasPrefix(line, "xen") {
 			require.NotContains(t, line, "*")
@@ -107,35 +111,43 @@ func TestMarks(t *testing.T) {
 	}
 	require.Contains(t, out.String(), "7 pairs, revision abc")
 
-	o.MemoryBytes, o.Growth, o.Moments, o.Entrants = 16<<20, sim.Repeated, 1, o.Entrants[:1]
-	results, err = Run(t.Context(), o, func(int, int) {})
+	o.Subjects[0].Cells[0].MemoryBytes, o.Subjects[0].Cells[0].Growth = 16<<20, sim.Repeated
+	o.Moments, o.Entrants = 1, o.Entrants[:1]
+	c, err = Run(t.Context(), o, func(int, int) {})
 	require.NoError(t, err)
-	require.Contains(t, results[0].Rows[0].Extrapolated, "grown")
+	require.Contains(t, c.Results[0].Rows[0].Extrapolated, "grown")
 	out.Reset()
-	require.NoError(t, results[0].Write(&out))
+	require.NoError(t, c.Write(&out))
 	require.Contains(t, strings.Join(strings.Fields(out.String()), " "),
 		"16.0 MiB (recorded: 4.00 MiB; the rest repeated)")
 }
 
 // TestSave writes a row for each move, and refuses a folder that has something.
 func TestSave(t *testing.T) {
-	results, err := Run(t.Context(), order(t, made(t)), func(int, int) {})
+	c, err := Run(t.Context(), order(t, made(t)), func(int, int) {})
 	require.NoError(t, err)
 	folder := filepath.Join(t.TempDir(), "out")
-	require.NoError(t, Save(folder, results))
-	require.ErrorContains(t, Save(folder, results), "not empty")
+	require.NoError(t, c.Save(folder))
+	require.ErrorContains(t, c.Save(folder), "not empty")
 	moves, err := os.Open(filepath.Join(folder, MovesName))
 	require.NoError(t, err)
 	defer moves.Close()
 	rows, err := csv.NewReader(moves).ReadAll()
 	require.NoError(t, err)
 	require.Len(t, rows, 1+20)
-	require.Equal(t, columns, rows[0])
+	require.Equal(t, slices.Concat(cellColumns, moveColumns), rows[0])
+	require.Len(t, rows[1], len(rows[0]))
 	summary, err := os.ReadFile(filepath.Join(folder, SummaryName))
 	require.NoError(t, err)
 	var back []Result
 	require.NoError(t, json.Unmarshal(summary, &back))
-	require.Equal(t, results[0].Rows, back[0].Rows)
+	require.Equal(t, c.Results[0].Rows, back[0].Rows)
+	again, err := Open(folder)
+	require.NoError(t, err)
+	require.Equal(t, c, again)
+	table, err := os.ReadFile(filepath.Join(folder, RowsName))
+	require.NoError(t, err)
+	require.Equal(t, 1+5, strings.Count(string(table), "\n"))
 }
 
 // TestRefused: what is no trace, and what cannot shrink.
@@ -150,7 +162,7 @@ func TestRefused(t *testing.T) {
 	_, err = Run(t.Context(), order(t, "/nonsense"), func(int, int) {})
 	require.ErrorContains(t, err, "no such trace")
 	o := order(t, folder)
-	o.MemoryBytes = 1 << 20
+	o.Subjects[0].Cells[0].MemoryBytes = 1 << 20
 	_, err = Run(t.Context(), o, func(int, int) {})
 	require.ErrorIs(t, err, sim.ErrTrace)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -175,17 +187,17 @@ done
 	o.Entrants, err = sim.Entrants([]string{"exec:" + path}, []policy.Guidance{policy.GuidanceOff},
 		sim.Order{Gate: sim.All, MaxDefer: 3 * time.Second, OnTimeout: "force"})
 	require.NoError(t, err)
-	results, err := Run(t.Context(), o, func(int, int) {})
+	c, err := Run(t.Context(), o, func(int, int) {})
 	require.NoError(t, err)
-	for _, m := range results[0].Moves {
+	for _, m := range c.Results[0].Moves {
 		require.Contains(t, m.Move.Reason, "it says so")
 		require.Empty(t, m.Move.PolicyError)
 		require.Equal(t, 2, m.Move.Rounds, "after round 1, the last pages")
 	}
 	require.NoError(t, os.WriteFile(path, []byte("#!/bin/sh\nexit 1\n"), 0o755))
-	results, err = Run(t.Context(), o, func(int, int) {})
+	c, err = Run(t.Context(), o, func(int, int) {})
 	require.NoError(t, err)
-	for _, m := range results[0].Moves {
+	for _, m := range c.Results[0].Moves {
 		require.NotEmpty(t, m.Move.PolicyError)
 		require.True(t, m.Move.Moved())
 	}

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"taskguide/bench/sim"
-	"taskguide/bench/simrun"
+	"taskguide/bench/simprogram"
 	"taskguide/migration"
 )
 
@@ -131,7 +131,7 @@ func (c Contest) hold(ctx context.Context, t *sim.Trace, seed uint64) ([]Standin
 		for _, i := range cells {
 			own = append(own, entrants[i])
 		}
-		own = simrun.StartPrograms(own, setting)
+		own = simprogram.Start(own, setting)
 		for _, at := range moments {
 			if ctx.Err() != nil {
 				return nil, ctx.Err()

@@ -61,7 +61,7 @@ func newBench(std cli.Streams) *cobra.Command {
 		RunE:  cli.WithoutCommand,
 	}
 	cmd.AddCommand(newBenchList(std), newBenchRun(std), newBenchCustom(std),
-		newBenchSpeed(std), newBenchReport(std), newBenchSim(std), newBenchTraceGen(std),
-		newBenchHand())
+		newBenchSpeed(std), newBenchReport(std), newBenchSim(std), newBenchMap(std),
+		newBenchTraceGen(std), newBenchHand())
 	return cmd
 }

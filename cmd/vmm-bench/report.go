@@ -8,11 +8,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"taskguide/bench"
+	"taskguide/bench/shard"
+	"taskguide/bench/simrun"
 	"taskguide/cmd/cli"
 )
 
 // shardFlag is a part of a run as I/N.
-type shardFlag struct{ shard bench.Shard }
+type shardFlag struct{ shard shard.Shard }
 
 // Type is what help shows behind the flag.
 func (f *shardFlag) Type() string { return "I/N" }
@@ -26,7 +28,7 @@ func (f *shardFlag) String() string {
 
 // Set reads the part.
 func (f *shardFlag) Set(s string) (err error) {
-	f.shard, err = bench.ParseShard(s)
+	f.shard, err = shard.Parse(s)
 	return err
 }
 
@@ -44,7 +46,8 @@ func newBenchReport(std cli.Streams) *cobra.Command {
 		Use:   "report DIR...",
 		Short: "write the report of a run's results once more, or join its shards",
 		Long: `Write the report of a run's results once more. Several folders are shards of one
-run (vmm bench run --shard): they are joined in a new one, --out.
+run (vmm bench run --shard): they are joined in a new one, --out. Parts of a
+simulation (vmm bench sim --shard, map --shard) are joined and printed likewise.
 
 --format validation writes no page. Of a run of simulated that reached its
 target it prints the entry for bench/sim/validated.json, and fails for others.`,
@@ -55,7 +58,12 @@ target it prints the entry for bench/sim/validated.json, and fails for others.`,
 			return nil
 		},
 		ValidArgsFunction: cli.Folders,
-		RunE:              func(_ *cobra.Command, args []string) error { return f.run(args, std) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if slices.ContainsFunc(args, simrun.Is) {
+				return f.joinSimulations(cmd, args, std)
+			}
+			return f.run(args, std)
+		},
 	}
 	fs := cmd.Flags()
 	fs.BoolVar(&f.json, "json", false,
@@ -69,6 +77,32 @@ target it prints the entry for bench/sim/validated.json, and fails for others.`,
 	cli.CompleteFlag(cmd, "out", cli.Folders)
 	cli.CompleteFlag(cmd, "tail-from", cli.Folders)
 	return cmd
+}
+
+// joinSimulations joins parts of a simulation, or prints one once more.
+func (f *reportFlags) joinSimulations(cmd *cobra.Command, dirs []string, std cli.Streams) error {
+	if cmd.Flags().Changed("format") {
+		return cli.Usagef("--format: a simulation has no page: leave it out")
+	}
+	if len(dirs) == 1 && f.out == "" {
+		c, err := simrun.Open(dirs[0])
+		if err != nil {
+			return err
+		}
+		return printSimulation(std.Out, c, f.json)
+	}
+	c, err := simrun.Join(dirs)
+	if err != nil {
+		return err
+	}
+	out := f.out
+	if out == "" {
+		out = "bench-joined-" + time.Now().Format("20060102-150405")
+	}
+	if err := c.Save(out); err != nil {
+		return err
+	}
+	return printSimulation(std.Out, c, f.json)
 }
 
 func (f *reportFlags) run(dirs []string, std cli.Streams) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"syscall"
@@ -16,6 +17,7 @@ import (
 	"taskguide/bench/simrun"
 	"taskguide/cmd/cli"
 	"taskguide/control/process"
+	"taskguide/control/units"
 	"taskguide/control/version"
 	"taskguide/dirtylog/trace"
 	"taskguide/memory"
@@ -26,20 +28,74 @@ import (
 type benchSimFlags struct {
 	policies        string
 	guidance        cli.Words
-	bandwidth       cli.Rate
-	rtt             time.Duration
-	memory          cli.Size
+	bandwidth       cli.List[int64]
+	rtt             cli.List[time.Duration]
+	memory          cli.List[int64]
 	growth          cli.Choice[sim.Growth]
 	compress        cli.Choice[sim.Compress]
 	gate            cli.Choice[sim.Quorum]
 	onTimeout       cli.Choice[policy.OnTimeout]
 	maxDefer, limit time.Duration
-	handover        time.Duration
+	costs           sim.Costs
 	atExit          bool
-	moments         int
-	seed            uint64
-	asJSON          bool
-	out             string
+	output          simOutput
+}
+
+// simOutput are the flags that simulations have in common.
+type simOutput struct {
+	moments int
+	seed    uint64
+	shard   shardFlag
+	asJSON  bool
+	out     string
+	// checks writes the cells of a map that real moves can check, unless it is nil.
+	checks func(simrun.MapSummary) error
+}
+
+func (f *simOutput) define(cmd *cobra.Command, moments int) {
+	fs := cmd.Flags()
+	fs.IntVar(&f.moments, "moments", moments,
+		"how many moments of request, spread over the trace")
+	fs.Uint64Var(&f.seed, "seed", 1, "of all that is random")
+	fs.Var(&f.shard, "shard", "simulate part I of N; vmm bench report joins parts")
+	fs.BoolVar(&f.asJSON, "json", false, "print the summary as JSON")
+	fs.StringVar(&f.out, "out", "", "folder for the results, new or empty")
+	cli.CompleteFlag(cmd, "out", cli.Folders)
+}
+
+func (f *simOutput) check() error {
+	switch {
+	case f.moments < 1:
+		return cli.Usagef("--moments %d: use 1 or more", f.moments)
+	case f.shard.shard.Of > 0 && f.out == "":
+		return cli.Usagef("--shard: parts are joined from folders: name one with --out")
+	}
+	return nil
+}
+
+// run carries an order out. Its map, if it has one, is made of the results.
+func (f *simOutput) run(o simrun.Order, m *simrun.Map, std cli.Streams) error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	o.Moments, o.Seed, o.Shard = f.moments, f.seed, f.shard.shard
+	o.VMM, o.Validations = version.Here(version.Machine{}).Version, sim.Validations
+	c, err := simrun.Run(ctx, o, showSimulated(std.Err))
+	cli.EraseEcho(std.Err)
+	if err != nil {
+		return err
+	}
+	c.Map = m
+	if f.out != "" {
+		if err := c.Save(f.out); err != nil {
+			return err
+		}
+	}
+	if f.checks != nil {
+		if err := f.checks(c.MapSummary()); err != nil {
+			return err
+		}
+	}
+	return printSimulation(std.Out, c, f.asJSON)
 }
 
 func newBenchSim(std cli.Streams) *cobra.Command {
@@ -68,9 +124,11 @@ modelled, and which figures were compared with real moves.`,
 	fs.StringVar(&f.policies, "policies", "xen,downtime,oracle",
 		"policies, each as --policy has it, and oracle, which knows the trace")
 	fs.Var(&f.guidance, "guidance", "guidance of each policy")
-	_ = f.bandwidth.Set("1Gbit")
-	fs.Var(&f.bandwidth, "bandwidth", "of the page stream, as in 10Gbit")
-	cli.DurationVar(fs, &f.rtt, "rtt", 100*time.Microsecond, "round trip of the link")
+	f.bandwidth = cli.ListOf("RATE", "1Gbit", units.ParseBitRate)
+	f.rtt = cli.ListOf("D", "100us", units.ParseDuration)
+	f.memory = cli.ListOf("SIZE", "", units.ParseBytes)
+	fs.Var(&f.bandwidth, "bandwidth", "of the page stream, as in 1Gbit,10Gbit: each of them")
+	fs.Var(&f.rtt, "rtt", "round trip of the link")
 	fs.Var(&f.memory, "memory", "RAM of the guest (default: as recorded)")
 	fs.Var(&f.growth, "grow", "what is in the RAM beyond what was recorded")
 	fs.Var(&f.compress, "compress", "encoding of pages, by the trace's samples")
@@ -81,14 +139,19 @@ modelled, and which figures were compared with real moves.`,
 		"what the rest must fit (default: the policy's)")
 	cli.DurationVar(fs, &f.maxDefer, "max-defer", time.Minute, "how long guidance may defer a move")
 	fs.Var(&f.onTimeout, "on-timeout", "what happens then")
-	cli.DurationVar(fs, &f.handover, "handover", sim.DefaultCosts().Handover,
-		"part of a downtime that depends on neither pages nor link")
-	fs.IntVar(&f.moments, "moments", 20, "how many moments of request, spread over the trace")
-	fs.Uint64Var(&f.seed, "seed", 1, "of the moments")
-	fs.BoolVar(&f.asJSON, "json", false, "print the summary as JSON")
-	fs.StringVar(&f.out, "out", "", "folder for summary.json and moves.csv, new or empty")
-	cli.CompleteFlag(cmd, "out", cli.Folders)
+	f.costs = sim.DefaultCosts()
+	defineCosts(cmd, &f.costs)
+	f.output.define(cmd, 20)
 	return cmd
+}
+
+// defineCosts defines flags for what steps cost on another host than the one of the defaults.
+func defineCosts(cmd *cobra.Command, c *sim.Costs) {
+	fs := cmd.Flags()
+	cli.DurationVar(fs, &c.Handover, "handover", c.Handover,
+		"part of a downtime that depends on neither pages nor link")
+	cli.DurationVar(fs, &c.Page, "page-cost", c.Page,
+		"of a host, to look at a page and to copy it")
 }
 
 func someTraces(_ *cobra.Command, args []string) error {
@@ -103,33 +166,13 @@ func (f *benchSimFlags) run(traces []string, std cli.Streams) error {
 	if err != nil {
 		return err
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	results, err := simrun.Run(ctx, o, showSimulated(std.Err))
-	cli.EraseEcho(std.Err)
-	if err != nil {
-		return err
-	}
-	if f.out != "" {
-		if err := simrun.Save(f.out, results); err != nil {
-			return err
-		}
-	}
-	if f.asJSON {
-		return json.NewEncoder(std.Out).Encode(results)
-	}
-	for i, r := range results {
-		if i > 0 {
-			fmt.Fprintln(std.Out)
-		}
-		if err := r.Write(std.Out); err != nil {
-			return err
-		}
-	}
-	return nil
+	return f.output.run(o, nil, std)
 }
 
 func (f *benchSimFlags) order(traces []string) (simrun.Order, error) {
+	if err := f.output.check(); err != nil {
+		return simrun.Order{}, err
+	}
 	var guidance []policy.Guidance
 	for _, word := range f.guidance.Values {
 		guidance = append(guidance, policy.Guidance(word))
@@ -138,25 +181,53 @@ func (f *benchSimFlags) order(traces []string) (simrun.Order, error) {
 		AtExit: f.atExit, Gate: f.gate.Value, MaxDefer: f.maxDefer, OnTimeout: f.onTimeout.Value,
 		Limit: f.limit,
 	})
-	switch {
-	case err != nil:
+	if err != nil {
 		return simrun.Order{}, cli.Usagef("--policies: %w", err)
-	case f.moments < 1:
-		return simrun.Order{}, cli.Usagef("--moments %d: use 1 or more", f.moments)
-	case f.memory.Bytes%memory.PageSize != 0:
-		return simrun.Order{}, cli.Usagef("--memory %s: use whole pages of 4 KiB",
-			f.memory.String())
 	}
-	costs := sim.DefaultCosts()
-	costs.Handover = f.handover
-	return simrun.Order{
-		Traces: traces, Entrants: entrants, MemoryBytes: f.memory.Bytes, Growth: f.growth.Value,
-		Setting: sim.Setting{
-			BitsPerSecond: f.bandwidth.BitsPerSecond, RTT: f.rtt, Compress: f.compress.Value,
-			Costs: costs,
-		},
-		Moments: f.moments, Seed: f.seed, Validations: sim.Validations,
-	}, nil
+	cells, err := f.cells()
+	if err != nil {
+		return simrun.Order{}, err
+	}
+	o := simrun.Order{Entrants: entrants}
+	for _, t := range traces {
+		o.Subjects = append(o.Subjects, simrun.Recorded(t, cells))
+	}
+	return o, nil
+}
+
+// cells are all combinations of memory, bandwidth and round trip.
+func (f *benchSimFlags) cells() ([]simrun.Cell, error) {
+	sizes := f.memory.Values
+	if len(sizes) == 0 {
+		sizes = []int64{0}
+	}
+	var cells []simrun.Cell
+	for _, size := range sizes {
+		if size%memory.PageSize != 0 {
+			return nil, cli.Usagef("--memory %d: use whole pages of 4 KiB", size)
+		}
+		for _, rate := range f.bandwidth.Values {
+			for _, rtt := range f.rtt.Values {
+				cells = append(cells, simrun.Cell{
+					MemoryBytes: size, Growth: f.growth.Value, Setting: sim.Setting{
+						BitsPerSecond: rate, RTT: rtt, Compress: f.compress.Value, Costs: f.costs,
+					},
+				})
+			}
+		}
+	}
+	return cells, nil
+}
+
+// printSimulation prints a comparison, as tables or as JSON.
+func printSimulation(w io.Writer, c simrun.Comparison, asJSON bool) error {
+	switch {
+	case asJSON && c.Map != nil:
+		return json.NewEncoder(w).Encode(c.MapSummary())
+	case asJSON:
+		return json.NewEncoder(w).Encode(c.Results)
+	}
+	return c.Write(w)
 }
 
 // showSimulated keeps a line of progress up to date, at a terminal.

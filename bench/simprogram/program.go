@@ -1,4 +1,5 @@
-package simrun
+// Package simprogram starts the programs that lead simulated moves.
+package simprogram
 
 import (
 	"errors"
@@ -21,8 +22,8 @@ type leader struct {
 	rate  int64
 }
 
-// StartPrograms has the programs among the entrants started for each of their moves.
-func StartPrograms(all []sim.Entrant, s sim.Setting) []sim.Entrant {
+// Start has the programs among the entrants started for each of their moves.
+func Start(all []sim.Entrant, s sim.Setting) []sim.Entrant {
 	all = append([]sim.Entrant(nil), all...)
 	for i := range all {
 		o := all[i].Order
@@ -63,3 +64,5 @@ func (l leader) Ask(now time.Duration, e policy.Event) (*policy.Action, error) {
 func (l leader) Tell(now time.Duration, e policy.Event) {
 	l.Program.Tell(program.Telling(now, e))
 }
+
+func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
