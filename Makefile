@@ -65,6 +65,10 @@ test-clean-debian: preflight ## clone, make install and README's tour in a fresh
 test-slurm: preflight build ## the job array of examples/slurm, under Debian's Slurm, as root
 	@./scripts/slurm.sh
 
+.PHONY: test-slurm-sim
+test-slurm-sim: build ## the job array of examples/slurm for simulations, without KVM, as root
+	@./scripts/slurm.sh sim
+
 .PHONY: test-matrix
 test-matrix: ## every combination of delta, compress, channels, tracker and rule
 	TASKGUIDE_LONG=1 $(GOTEST) -v -run Matrix ./migration ./integration

@@ -35,6 +35,7 @@
 //	  busy=1s cool=1s how long each phase lasts; 0 leaves it out
 //	  fill=zero       what the pages are filled with: zero, pattern (compressible) or random (not)
 //	  step=out        several tasks have their phases out of step, evenly spread; in: all at once
+//	  pace=0          pages a second that a busy phase rewrites at most; 0: as fast as it can
 //	  inject=1        damages a page on purpose (also: stale, torn), to show that it is found
 //	workload=matmul   matrix multiplication by blocks (cool) and updates of the matrices in place
 //	                  (busy)

@@ -3,6 +3,12 @@
 # node, waits for it and for the job that joins its parts, and shows the report. Slurm runs in a
 # fresh chroot, made by debootstrap and removed afterwards, and in namespaces of its own for
 # processes, host name and network. It needs root, and bin/vmm and bin/vmm-bench.
+#
+#   slurm.sh        an experiment with real moves, which needs /dev/kvm
+#   slurm.sh sim    simulations alone: a sweep over a synthetic trace, and a map
+#
+# With OUT=DIR, the results are copied there. SWEEP and MAP are the flags of the simulations, and
+# PARTS is how many parts each has.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,6 +17,8 @@ fail() {
 	exit 1
 }
 
+kind=${1:-kvm}
+[ "$kind" = kvm ] || [ "$kind" = sim ] || fail "$kind is unknown: use nothing, or sim"
 [ "$(id -u)" = 0 ] || fail "debootstrap and chroot need root: run it with sudo"
 command -v debootstrap >/dev/null || fail "no debootstrap: install it (apt-get install debootstrap)"
 [ -x bin/vmm-bench ] || fail "no bin/vmm-bench: run make build"
@@ -41,8 +49,10 @@ cp -r /etc/apt/apt.conf.d "$root/etc/apt"
 DEBIAN_FRONTEND=noninteractive chroot "$root" apt-get install -q -y --no-install-recommends \
 	slurm-wlm munge >"$root/install.log" 2>&1 ||
 	fail "apt-get failed: $(tail -n 1 "$root/install.log")"
-touch "$root/dev/kvm"
-mount --bind /dev/kvm "$root/dev/kvm"
+if [ "$kind" = kvm ]; then
+	touch "$root/dev/kvm"
+	mount --bind /dev/kvm "$root/dev/kvm"
+fi
 cp bin/vmm bin/vmm-bench "$root/usr/local/bin"
 mkdir -p "$root/job" "$root/var/spool/slurmd" "$root/var/spool/slurmctld" "$root/run/munge"
 cp examples/slurm/*.sh "$root/job"
@@ -81,21 +91,46 @@ chown -R munge: /run/munge
 su -s /bin/sh munge -c munged
 slurmctld
 slurmd
-export RESULTS=/job/results EXPERIMENT=policies
-export FLAGS="--quick --policies downtime,xen --programs kv -n 2"
 cd /job
-array=$(sbatch --parsable --array=1-2 array.sh)
-joined=$(sbatch --parsable --dependency=afterany:"$array" --export=ALL,ARRAY="$array" join.sh)
-for _ in $(seq 600); do
-	[ -n "$(squeue --noheader)" ] || break
-	sleep 1
-done
-cat slurm-*.out
-squeue
-[ -f "$RESULTS/$array/joined/report.html" ] || { tail -n 20 /var/log/slurm*/*.log; exit 1; }
-grep -q '"of": 2' "$RESULTS/$array/joined/run.json"
-if grep PARTIAL "$RESULTS/$array/joined/report.txt"; then exit 1; fi
-echo "slurm: job $array ran in two parts, and job $joined joined them"
+export RESULTS=/job/results
+# submit PARTS: sends off a job array and the job that joins it, and waits for both.
+submit() {
+	array=$(sbatch --parsable --array=1-"$1" array.sh)
+	joined=$(sbatch --parsable --dependency=afterany:"$array" --export=ALL,ARRAY="$array" join.sh)
+	for _ in $(seq "$LIMIT"); do
+		[ -n "$(squeue --noheader)" ] || break
+		sleep 1
+	done
+	cat slurm-"$array"*.out slurm-"$joined".out
+	squeue
+	[ -e "$RESULTS/$array/joined" ] || { tail -n 20 /var/log/slurm*/*.log; exit 1; }
+	if grep -r PARTIAL "$RESULTS/$array/joined" slurm-"$joined".out; then exit 1; fi
+	echo "slurm: job $array ran in $1 parts, and job $joined joined them"
+}
+if [ "$KIND" = kvm ]; then
+	export EXPERIMENT=policies FLAGS="--quick --policies downtime,xen --programs kv -n 2"
+	submit 2
+	[ -f "$RESULTS/$array/joined/report.html" ]
+	grep -q '"of": 2' "$RESULTS/$array/joined/run.json"
+	exit
+fi
+vmm bench trace-gen --out /job/trace $TRACE
+export EXPERIMENT=sim FLAGS="/job/trace $SWEEP"
+submit "$PARTS"
+mv "$RESULTS/$array/joined" "$RESULTS/sweep"
+[ -n "$MAP" ] || exit 0
+export EXPERIMENT=map FLAGS="$MAP"
+submit "$PARTS"
+mv "$RESULTS/$array/joined" "$RESULTS/map"
 END
-env -i TERM=dumb PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+quick="--moments 4 --max-defer 5s"
+env -i TERM=dumb PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin KIND="$kind" \
+	LIMIT="${LIMIT:-600}" PARTS="${PARTS:-2}" \
+	TRACE="${TRACE:---memory 64M --working-set 16M --for 20s --jitter 20}" \
+	SWEEP="${SWEEP:---bandwidth 1Gbit,10Gbit --memory 64M,1T $quick}" \
+	MAP="${MAP---busy 1s,4s --rates 0.5,2 --downtime-limits 100ms $quick}" \
 	unshare --mount --pid --fork --uts --net --kill-child chroot "$root" bash /job/test
+if [ -n "${OUT:-}" ] && [ "$kind" = sim ]; then
+	mkdir -p "$OUT"
+	cp -r "$root/job/results/." "$OUT"
+fi

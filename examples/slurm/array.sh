@@ -5,6 +5,9 @@
 #   array=$(sbatch --parsable array.sh)
 #   sbatch --dependency=afterany:"$array" --export=ALL,ARRAY="$array" join.sh
 #
+# EXPERIMENT=sim runs vmm bench sim, with the traces among FLAGS, and EXPERIMENT=map vmm bench map.
+# They need no /dev/kvm on the nodes.
+#
 # vmm and vmm-bench must be on the PATH of every node, and RESULTS a folder that all of them see.
 #SBATCH --job-name=vmm-bench
 #SBATCH --array=1-6
@@ -13,13 +16,21 @@
 #SBATCH --signal=B:INT@300
 set -eu
 : "${RESULTS:=$PWD/results}"
-: "${EXPERIMENT:=tagging}" "${FLAGS:=}" # FLAGS are further ones of vmm bench run
+: "${EXPERIMENT:=tagging}" "${FLAGS:=}" # FLAGS are further ones of the command
 
 out=$RESULTS/$SLURM_ARRAY_JOB_ID/$SLURM_ARRAY_TASK_ID
+mkdir -p "$(dirname "$out")"
+shard=$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT
+case $EXPERIMENT in
+sim | map)
+	# A simulation writes its results once it is over. A task that was requeued begins again.
+	[ ! -e "$out/simulation.json.gz" ] || exit 0
+	rm -rf "$out"
+	exec vmm bench "$EXPERIMENT" $FLAGS --out "$out" --shard "$shard"
+	;;
+esac
 resume=
 # A task that was requeued goes on where it was.
 [ ! -e "$out/run.json" ] || resume=--resume
-mkdir -p "$(dirname "$out")"
 # exec: the signal before the time limit reaches the run, which ends in order and keeps its results.
-exec vmm bench run "$EXPERIMENT" $FLAGS --out "$out" $resume \
-	--shard "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT"
+exec vmm bench run "$EXPERIMENT" $FLAGS --out "$out" $resume --shard "$shard"

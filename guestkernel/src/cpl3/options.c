@@ -36,6 +36,7 @@ static const struct option table[] = {
 	{"coop", KIND_NUMBER, AT(coop), {0}},
 	{"watch", KIND_NUMBER, AT(watch), {0}},
 	{"rate", KIND_NUMBER, AT(rate), {0}},
+	{"pace", KIND_NUMBER, AT(pace), {0}},
 	{"seed", KIND_NUMBER, AT(seed), {0}},
 	{"block", KIND_SIZE, AT(block), {0}},
 	{"depth", KIND_NUMBER, AT(depth), {0}},
@@ -192,6 +193,8 @@ void options_parse(const char *cmdline, struct options *options)
 		options->hot = options->ws;
 	if (options->rate > 10000000)
 		reject("cannot use", "rate", 4, "a task can be asked for up to 10000000 requests a second");
+	if (options->pace > 10000000)
+		reject("cannot use", "pace", 4, "a task can be asked for up to 10000000 pages a second");
 	if (options->block == 0 || options->block % 512 != 0 || options->block > MIB)
 		reject("cannot use", "block", 5, "give a multiple of 512 bytes, up to 1M");
 	if (options->depth == 0 || options->depth > 64)

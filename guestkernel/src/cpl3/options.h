@@ -43,6 +43,7 @@ struct options {
 	uint64_t inject;
 	uint64_t tag, coop, watch, seed;
 	uint64_t rate; /* requests a second of each task */
+	uint64_t pace; /* pages a second of each task's busy phase, 0: as fast as it can */
 	uint64_t block;  /* bytes of a request to the disk */
 	uint64_t depth;  /* requests in flight */
 	uint64_t keep;   /* blocks that were read and are verified later */

@@ -9,6 +9,8 @@
 
 /* One page in so many is verified whole in each pass, the next ones in the next pass. */
 #define WHOLE_STRIDE 16
+/* How late a page may be and still be made up for. */
+#define PACE_SLACK_US 10000
 /* Passes before inject= strikes. */
 #define INJECT_AFTER 3
 
@@ -21,6 +23,28 @@ static void prepare(const struct options *options, int tasks)
 	heap_require((uint64_t)tasks * pageset_cost(options->ws), "the working set of all tasks");
 	for (int i = 0; i < tasks; i++)
 		pageset_init(&sets[i], (unsigned)i, (enum fill)options->fill, options->ws);
+}
+
+/*
+ * With pace=, a page must not be rewritten before its turn: so many a second from the beginning of
+ * the phase on. A pause of the VM is not made up for. Returns true if the phase is over meanwhile.
+ */
+static bool await_turn(struct task *task, uint64_t *due)
+{
+	uint64_t interval, now = rdtsc();
+
+	if (task->options->pace == 0)
+		return false;
+	interval = ticks_from_us(1000000) / task->options->pace;
+	if (*due == 0 || now > *due + ticks_from_us(PACE_SLACK_US))
+		*due = now;
+	while (rdtsc() < *due) {
+		pause();
+		if (task_step(task))
+			return true;
+	}
+	*due += interval;
+	return false;
 }
 
 static inline void visit(struct task *task, struct pageset *set, uint64_t page, uint64_t rotation)
@@ -50,10 +74,12 @@ static void inject_damage(const struct task *task, struct pageset *set)
  */
 static void busy_phase(struct task *task, struct pageset *set, uint64_t *cursor)
 {
-	uint64_t sum = 0;
+	uint64_t sum = 0, due = 0;
 	bool from_start = false;
 
 	for (;;) {
+		if (await_turn(task, &due))
+			return;
 		if (*cursor == 0) {
 			sum = 0;
 			from_start = true;

@@ -1,0 +1,103 @@
+package simrun
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// shipped is the folder of the traces that the project has.
+const shipped = "../../examples/traces"
+
+// shippedTrace is an entry of its manifest.
+type shippedTrace struct {
+	Name, What, How, Host, Revision, SHA256 string
+	Bytes                                   int
+}
+
+func manifest(t *testing.T) []shippedTrace {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(shipped, "manifest.json"))
+	require.NoError(t, err)
+	var all []shippedTrace
+	require.NoError(t, json.Unmarshal(text, &all))
+	return all
+}
+
+// TestManifest: it has every trace, and says what is in the files.
+func TestManifest(t *testing.T) {
+	total := 0
+	named := map[string]bool{}
+	for _, m := range manifest(t) {
+		text, err := readTrace(filepath.Join(shipped, m.Name))
+		require.NoError(t, err)
+		sum := sha256.Sum256(text)
+		require.Equal(t, m.SHA256, hex.EncodeToString(sum[:]), m.Name)
+		require.Len(t, text, m.Bytes)
+		for _, word := range []string{m.What, m.How, m.Host, m.Revision} {
+			require.NotEmpty(t, word, m.Name)
+		}
+		total += m.Bytes
+		named[m.Name] = true
+	}
+	require.Less(t, total, 2<<20)
+	files, err := filepath.Glob(filepath.Join(shipped, "*", "trace.json.gz"))
+	require.NoError(t, err)
+	require.Len(t, files, len(named))
+	for _, f := range files {
+		require.True(t, named[filepath.Base(filepath.Dir(f))], f)
+	}
+}
+
+// TestShippedTraces are simulated, the recorded ones on a slow link.
+func TestShippedTraces(t *testing.T) {
+	for _, m := range manifest(t) {
+		t.Run(m.Name, func(t *testing.T) {
+			o := order(t, filepath.Join(shipped, m.Name))
+			o.Moments = 2
+			if m.Host == "none: synthetic" {
+				o.Subjects[0].Cells[0].Setting.BitsPerSecond = 1e9
+			}
+			c, err := Run(t.Context(), o, func(int, int) {})
+			require.NoError(t, err)
+			r := c.Results[0]
+			require.Greater(t, r.LengthMS, ms(30*time.Second))
+			tasks := 1
+			if m.Name == "linux" {
+				tasks = 0
+			}
+			require.Equal(t, tasks, r.Tasks)
+			for _, row := range r.Rows {
+				require.Positive(t, row.Moved, "%s %s", row.Policy, row.Guidance)
+				require.Positive(t, row.DowntimeMS.P50)
+			}
+			require.NotZero(t, r.Moves[0].Move.PagesSent)
+		})
+	}
+}
+
+// TestPythonReadsShippedTraces: the reader of docs/traces.md reads them.
+func TestPythonReadsShippedTraces(t *testing.T) {
+	text, err := os.ReadFile("../../docs/traces.md")
+	require.NoError(t, err)
+	found := regexp.MustCompile("(?s)```python\n(.*?)```").FindSubmatch(text)
+	require.NotNil(t, found)
+	program := filepath.Join(t.TempDir(), "read.py")
+	require.NoError(t, os.WriteFile(program, found[1], 0o600))
+	for _, m := range manifest(t) {
+		file := filepath.Join(shipped, m.Name, "trace.json.gz")
+		out, err := exec.CommandContext(t.Context(), "python3", program, file).CombinedOutput()
+		require.NoError(t, err, "%s", out)
+		require.True(t, strings.HasPrefix(string(out), "at_ms,pages,again\n"))
+		require.Greater(t, strings.Count(string(out), "\n"), 100)
+	}
+}
