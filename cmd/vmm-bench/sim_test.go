@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"taskguide/bench"
 	"taskguide/bench/simrun"
 )
 
@@ -57,4 +58,92 @@ func TestSimRefuses(t *testing.T) {
 	status, _, stderr := benchProgram.Try(t, "bench", "sim", filepath.Join(t.TempDir(), "none"))
 	require.Equal(t, 1, status)
 	require.Contains(t, stderr, "no such trace")
+}
+
+// TestSweepInParts: a sweep is one command, and its parts are joined by another.
+func TestSweepInParts(t *testing.T) {
+	dir := t.TempDir()
+	folder := filepath.Join(dir, "trace")
+	status, _, stderr := benchProgram.Try(t, "bench", "trace-gen", "--out", folder,
+		"--memory", "16M", "--working-set", "8M", "--hot", "128K", "--busy", "1s",
+		"--calm", "300ms", "--dirty-rate", "1Gbit", "--for", "3s")
+	require.Zero(t, status, stderr)
+	sweep := []string{
+		"bench", "sim", folder, "--moments", "2", "--policies", "xen", "--guidance", "off",
+		"--bandwidth", "1Gbit,100Gbit", "--memory", "16M,1T", "--rtt", "100us,1ms", "--grow",
+		"untouched",
+	}
+	status, whole, stderr := benchProgram.Try(t, append(sweep, "--json")...)
+	require.Zero(t, status, stderr)
+	var results []simrun.Result
+	require.NoError(t, json.Unmarshal([]byte(whole), &results))
+	require.Len(t, results, 8)
+	require.Equal(t, 1<<28, results[7].Pages)
+	require.EqualValues(t, 100e9, results[7].Setting.BitsPerSecond)
+	require.NotEmpty(t, results[7].Rows[0].Extrapolated)
+	first, second := filepath.Join(dir, "1"), filepath.Join(dir, "2")
+	for shard, out := range map[string]string{"1/2": first, "2/2": second} {
+		status, stdout, stderr := benchProgram.Try(t,
+			append(sweep, "--shard", shard, "--out", out)...)
+		require.Zero(t, status, stderr)
+		require.Contains(t, stdout, "PARTIAL")
+	}
+	joined := filepath.Join(dir, "joined")
+	status, stdout, stderr := benchProgram.Try(t, "bench", "report", second, first, "--out",
+		joined, "--json")
+	require.Zero(t, status, stderr)
+	require.JSONEq(t, whole, stdout)
+	status, stdout, stderr = benchProgram.Try(t, "bench", "report", joined)
+	require.Zero(t, status, stderr)
+	require.NotContains(t, stdout, "PARTIAL")
+	require.Contains(t, stdout, "1.00 TiB")
+	for want, args := range map[string][]string{
+		"holds no simulation":           {"report", first, dir, "--out", filepath.Join(dir, "x")},
+		"a simulation has no page":      {"report", first, "--format", "latex"},
+		"has a part that another":       {"report", first, first, "--out", filepath.Join(dir, "x")},
+		"parts are joined from folders": {"sim", folder, "--shard", "1/2"},
+		"use I/N":                       {"sim", folder, "--shard", "3/2"},
+	} {
+		status, _, stderr := benchProgram.Try(t, append([]string{"bench"}, args...)...)
+		require.NotZero(t, status)
+		require.Contains(t, stderr, want)
+	}
+}
+
+// TestMapByCommand: a small map, and an experiment that checks six of its cells.
+func TestMapByCommand(t *testing.T) {
+	out, check := filepath.Join(t.TempDir(), "map"), filepath.Join(t.TempDir(), "check.yaml")
+	args := []string{
+		"bench", "map", "--busy", "500ms,1s,2s", "--rates", "0.5,2", "--downtime-limits", "100ms",
+		"--working-set", "4M", "--hot", "64K", "--memory", "8M", "--moments", "2", "--bandwidth",
+		"200Mbit", "--max-defer", "5s", "--out", out, "--check-file", check,
+	}
+	status, stdout, stderr := benchProgram.Try(t, args...)
+	require.Zero(t, status, stderr)
+	require.Contains(t, stdout, "gain p99")
+	require.FileExists(t, filepath.Join(out, "map-p99.svg"))
+	custom, err := bench.ReadCustom(check)
+	require.NoError(t, err)
+	require.Len(t, custom.Guests, 6)
+	require.Contains(t, custom.Guests[0].Cmdline, "workload=phased fill=random ws=4096K hot=64K ")
+	require.Contains(t, custom.Policies, "downtime")
+	status, _, stderr = benchProgram.Try(t, args...)
+	require.Equal(t, 2, status)
+	require.Contains(t, stderr, "--check-file")
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"--bandwidth", "0"}, "use more than 0"},
+		{[]string{"--rates", "0"}, "use a number above 0"},
+		{[]string{"--policy", "nonsense"}, "is unknown"},
+		{[]string{"--jitter", "101"}, "use 0 to 100"},
+		{[]string{"--working-set", "1K"}, "at least a page"},
+		{[]string{"--moments", "0"}, "use 1 or more"},
+		{[]string{"--shard", "1/2", "--out", "x", "--check-file", "y"}, "leave out --shard"},
+	} {
+		status, _, stderr := benchProgram.Try(t, append([]string{"bench", "map"}, c.args...)...)
+		require.Equal(t, 2, status, "%v", c.args)
+		require.Contains(t, stderr, c.want)
+	}
 }

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"taskguide/bench/simrun"
 )
 
 // TestSlurmScripts: the scripts of examples/slurm give the flags that they should, when Slurm's
@@ -33,6 +35,20 @@ func TestSlurmScripts(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(out, "run.json"), nil, 0o600))
 	require.Equal(t, "bench run policies --out "+out+" --resume --shard 2/6\n",
 		script("array.sh", task...), "a task that was requeued")
+
+	sim := []string{
+		"SLURM_ARRAY_JOB_ID=18", "SLURM_ARRAY_TASK_ID=1", "SLURM_ARRAY_TASK_COUNT=3",
+		"EXPERIMENT=sim", "FLAGS=trace --moments 5",
+	}
+	out = filepath.Join(results, "18", "1")
+	want := "bench sim trace --moments 5 --out " + out + " --shard 1/3\n"
+	require.Equal(t, want, script("array.sh", sim...))
+	require.NoError(t, os.MkdirAll(out, 0o755))
+	require.Equal(t, want, script("array.sh", sim...), "a part that was cut off begins again")
+	require.NoDirExists(t, out)
+	require.NoError(t, os.MkdirAll(out, 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(out, simrun.FileName), nil, 0o600))
+	require.Empty(t, script("array.sh", sim...), "a part that is there")
 
 	require.NoError(t, os.MkdirAll(filepath.Join(results, "17", "10"), 0o755))
 	require.NoError(t, os.MkdirAll(filepath.Join(results, "17", "joined"), 0o755))
