@@ -77,11 +77,13 @@ var table = []row{
 	},
 	{"bench/relay/", "-"},
 	{"bench/remote/", "-"},
+	{"bench/shard/", "-"},
 	{"bench/sim/", "dirtylog/trace, memory, migration/policy"},
+	{"bench/simprogram/", "bench/sim, migration/policy, migration/program"},
 	{
 		"bench/simrun/",
-		"bench/sim, control/text, control/units, dirtylog/trace, memory, migration/policy, " +
-			"migration/program",
+		"bench/figure, bench/shard, bench/sim, bench/simprogram, control/text, control/units, " +
+			"dirtylog/trace, memory, migration/policy",
 	},
 	{"docs/", "-"},
 	{"integration/...", "all"},

@@ -18,8 +18,8 @@ import (
 // that it may import.
 var pure = map[string]string{
 	"migration/policy": "cmp errors fmt maps math slices strconv strings time",
-	"bench/sim": `bytes cmp embed encoding/json errors fmt io math math/rand/v2 slices sort strings
-		time taskguide/dirtylog/trace taskguide/memory taskguide/migration/policy`,
+	"bench/sim": `bytes cmp embed encoding/json errors fmt io math math/bits math/rand/v2 slices
+		sort strings time taskguide/dirtylog/trace taskguide/memory taskguide/migration/policy`,
 }
 
 // clock are the functions of package time that read one or wait.

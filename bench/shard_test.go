@@ -44,8 +44,9 @@ func TestShardsMakeTheWhole(t *testing.T) {
 }
 
 // runShard runs a part of tagging with made-up results.
-func runShard(t *testing.T, s shard.Shard, change func(*Run)) (dir string) {
+func runShard(t *testing.T, index, of int, change func(*Run)) (dir string) {
 	t.Helper()
+	s := shard.Shard{Index: index, Of: of}
 	o := newOrder(tagging())
 	o.Shard, o.Seed = s, uint64(s.Index)
 	plan := o.Experiment.Plan(o.Setting, o.Seed)
@@ -67,7 +68,7 @@ func runShard(t *testing.T, s shard.Shard, change func(*Run)) (dir string) {
 
 // TestJoinedShards: shards together are as good as a run in one piece; one that is missing shows.
 func TestJoinedShards(t *testing.T) {
-	dirs := []string{runShard(t, shard.Shard{Index: 1, Of: 2}, nil), runShard(t, shard.Shard{Index: 2, Of: 2}, nil)}
+	dirs := []string{runShard(t, 1, 2, nil), runShard(t, 2, 2, nil)}
 	out := filepath.Join(t.TempDir(), "joined")
 	require.NoError(t, Join(out, dirs))
 	_, err := WriteReport(out)
@@ -98,7 +99,7 @@ func TestJoinedShards(t *testing.T) {
 
 // TestFoldersThatDoNotJoin: results that do not belong together are never mixed.
 func TestFoldersThatDoNotJoin(t *testing.T) {
-	first := runShard(t, shard.Shard{Index: 1, Of: 2}, nil)
+	first := runShard(t, 1, 2, nil)
 	whole, _ := ran(t, tagging())
 	for _, c := range []struct {
 		second string
@@ -106,13 +107,13 @@ func TestFoldersThatDoNotJoin(t *testing.T) {
 	}{
 		{first, errSameShard},
 		{whole, errNotAShard},
-		{runShard(t, shard.Shard{Index: 2, Of: 3}, nil), errOtherRun},
-		{runShard(t, shard.Shard{Index: 2, Of: 2}, func(r *Run) { r.Size = Full }), errOtherRun},
-		{runShard(t, shard.Shard{Index: 2, Of: 2}, func(r *Run) { r.Factors.Repetitions = 2 }), errOtherRun},
-		{runShard(t, shard.Shard{Index: 2, Of: 2}, func(r *Run) { r.BitsPerSecond = 1 }), errOtherRun},
-		{runShard(t, shard.Shard{Index: 2, Of: 2}, func(r *Run) { r.Custom = &Custom{} }), errOtherRun},
-		{runShard(t, shard.Shard{Index: 2, Of: 2}, func(r *Run) { r.Host.VMM = "def" }), errOtherVMM},
-		{runShard(t, shard.Shard{Index: 2, Of: 2}, func(r *Run) { r.Host.QEMU = "10" }), errOtherVMM},
+		{runShard(t, 2, 3, nil), errOtherRun},
+		{runShard(t, 2, 2, func(r *Run) { r.Size = Full }), errOtherRun},
+		{runShard(t, 2, 2, func(r *Run) { r.Factors.Repetitions = 2 }), errOtherRun},
+		{runShard(t, 2, 2, func(r *Run) { r.BitsPerSecond = 1 }), errOtherRun},
+		{runShard(t, 2, 2, func(r *Run) { r.Custom = &Custom{} }), errOtherRun},
+		{runShard(t, 2, 2, func(r *Run) { r.Host.VMM = "def" }), errOtherVMM},
+		{runShard(t, 2, 2, func(r *Run) { r.Host.QEMU = "10" }), errOtherVMM},
 		{t.TempDir(), ErrNoRun},
 	} {
 		out := filepath.Join(t.TempDir(), "joined")
@@ -122,7 +123,7 @@ func TestFoldersThatDoNotJoin(t *testing.T) {
 		require.NoDirExists(t, out)
 	}
 	// Results of another version's plan.
-	strange := runShard(t, shard.Shard{Index: 2, Of: 2}, nil)
+	strange := runShard(t, 2, 2, nil)
 	raw := filepath.Join(strange, rawFile)
 	require.NoError(t, os.WriteFile(raw, []byte(`{"spec":{"id":"matmul/xen/off@01"}}`+"\n"), 0o600))
 	require.ErrorIs(t, Join(filepath.Join(t.TempDir(), "j"), []string{first, strange}),
@@ -132,7 +133,7 @@ func TestFoldersThatDoNotJoin(t *testing.T) {
 
 // TestShardIsKept: a shard that is resumed is still that shard.
 func TestShardIsKept(t *testing.T) {
-	run, _, err := Load(runShard(t, shard.Shard{Index: 2, Of: 2}, nil))
+	run, _, err := Load(runShard(t, 2, 2, nil))
 	require.NoError(t, err)
 	require.Equal(t, shard.Shard{Index: 2, Of: 2}, run.setting().Shard)
 	require.Contains(t, commandOf(run), " --shard 2/2 ")

@@ -167,7 +167,8 @@ var wrongOrders = []wrong{
 	{"run web1", 2,
 		`vmm run wants no arguments, only flags: "web1" is too much: see vmm run --help`},
 	{"run --memory", 2, "--memory: no value given: see vmm run --help"},
-	{"run --memory much", 2, `--memory: size "much": no number: use bytes or K, M, G, T, as in 512M`},
+	{"run --memory much", 2,
+		`--memory: size "much": no number: use bytes or K, M, G, T, as in 512M`},
 	{"run --memory 512", 2,
 		"--memory: invalid memory size: 512 bytes is less than the minimum of 16M: use " +
 			"whole megabytes, as in 512M"},

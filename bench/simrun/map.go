@@ -116,7 +116,8 @@ type MapCell struct {
 	Moves   int     `json:"moves"`
 	Moved   int     `json:"moved"` // guided
 	// Best is the policy without tags that has the least median downtime, and BestTail the one that
-	// has the least p99. Of those within 1 ms of the least, it is the one with the least total time.
+	// has the least p99. Of those within 1 ms of the least, it is the one with the least total
+	// time.
 	Best     string `json:"best"`
 	BestTail string `json:"best_tail"`
 	// The downtimes, and how many times the best one's is the guided one's.

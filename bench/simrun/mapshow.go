@@ -52,7 +52,7 @@ type picture struct {
 // logShade is 0 at a ratio of 1, and 1 at 16.
 func logShade(v float64) float64 { return math.Log2(v) / 4 }
 
-// timeShade is for a difference in seconds, of which less is better: 1 at 60 s less.
+// timeShade is for a difference in seconds, where less is better: 1 at 60 s less.
 func timeShade(s float64) float64 {
 	return math.Copysign(math.Log1p(math.Abs(s))/math.Log1p(60), -s)
 }

@@ -89,7 +89,7 @@ func TestWhatDoesNotJoin(t *testing.T) {
 		"seed":  {func(o *Order) { o.Seed = 7 }, half, errOther},
 		"vmm":   {func(o *Order) { o.VMM = "def" }, half, errOtherVMM},
 		"limit": {func(o *Order) { o.Entrants[0].MaxDefer++ }, half, errOther},
-		"rate":  {func(o *Order) { o.Subjects[0].Cells[1].Setting.BitsPerSecond++ }, half, errOther},
+		"rtt":   {func(o *Order) { o.Subjects[0].Cells[1].Setting.RTT++ }, half, errOther},
 		"trace": {func(o *Order) { o.Subjects[0] = other(t, o.Subjects[0]) }, half, errOther},
 	} {
 		changed := sweep(t, trace)

@@ -81,8 +81,10 @@ target it prints the entry for bench/sim/validated.json, and fails for others.`,
 
 // joinSimulations joins parts of a simulation, or prints one once more.
 func (f *reportFlags) joinSimulations(cmd *cobra.Command, dirs []string, std cli.Streams) error {
-	if cmd.Flags().Changed("format") {
-		return cli.Usagef("--format: a simulation has no page: leave it out")
+	for _, name := range []string{"format", "tail-from"} {
+		if cmd.Flags().Changed(name) {
+			return cli.Usagef("--%s: a simulation has no page: leave it out", name)
+		}
 	}
 	if len(dirs) == 1 && f.out == "" {
 		c, err := simrun.Open(dirs[0])
