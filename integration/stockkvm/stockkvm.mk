@@ -2,6 +2,9 @@
 
 TWO_HOSTS := TenMovesBetweenTwoHosts|LesserCPUIsRefused|DoctorOnStockKVM
 
+# An experiment between two hosts, which has a target of its own.
+OVER_SSH := BenchOverSSH
+
 # Tests of Linux guests that have targets of their own.
 LINUX_MORE := Multiboot|GivesMemoryBack|GivesGarbageBack|TalksAcrossMoves
 LINUX_LONG := $(LINUX_MORE)|Memtest|OverTwenty|SMPLinux|BetweenHosts|BootTimeTable
@@ -27,9 +30,13 @@ test-stock-kvm: stockkvm-deps ## the KVM-dependent tests on stock KVM, in an emu
 test-two-hosts: stockkvm-deps ## ten moves between two emulated hosts, and a refused one
 	$(GOTEST) -tags stockkvm -timeout 25m -v -run '$(TWO_HOSTS)' ./integration/stockkvm
 
+.PHONY: test-ssh
+test-ssh: stockkvm-deps ## vmm bench custom between two emulated hosts by ssh; nothing stays
+	$(GOTEST) -tags stockkvm -timeout 30m -v -run '$(OVER_SSH)' ./integration/stockkvm
+
 .PHONY: test-stock-kvm-rig
 test-stock-kvm-rig: stockkvm-deps ## the rig's own tests: red when anything inside breaks
-	$(GOTEST) -tags stockkvm -v -p 1 -skip '$(TWO_HOSTS)' \
+	$(GOTEST) -tags stockkvm -v -p 1 -skip '$(TWO_HOSTS)|$(OVER_SSH)' \
 		./integration/stockkvm ./integration/stockkvm/cmd/stockkvm
 
 .PHONY: test-linux
