@@ -304,6 +304,26 @@ func TestAgentEndsWithItsInput(t *testing.T) {
 	}, time.Minute, 10*time.Millisecond)
 }
 
+// TestSilentController: an agent gives up a controller that says nothing more, although its
+// standard input stays open. That is how a network that is gone looks.
+func TestSilentController(t *testing.T) {
+	t.Parallel()
+	in, w, err := os.Pipe()
+	require.NoError(t, err)
+	defer w.Close()
+	in.Fd() // its reads block then, as those of standard input do
+	out, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	require.NoError(t, err)
+	done := make(chan error, 1)
+	go func() { done <- Serve(in, out, t.TempDir(), nil) }()
+	select {
+	case err := <-done:
+		require.NoError(t, err)
+	case <-time.After(5 * patience):
+		t.Fatal("it still waits")
+	}
+}
+
 // TestConnectFails: what ssh says is in the error, and nothing stays.
 func TestConnectFails(t *testing.T) {
 	folders := useFakeSSH(t)

@@ -96,7 +96,8 @@ type agent struct {
 }
 
 // Serve works in dir for the controller that writes in and reads out, until it has gone. services
-// are receivers of net/rpc, by their names.
+// are receivers of net/rpc, by their names. The process is to end then, because a read of in may go
+// on: nothing ends one of standard input while an ssh without a network holds it open.
 func Serve(in io.ReadCloser, out io.WriteCloser, dir string, services map[string]any) error {
 	a := &agent{dir, rpc.NewServer()}
 	for name, s := range services {
@@ -114,11 +115,10 @@ func Serve(in io.ReadCloser, out io.WriteCloser, dir string, services map[string
 	if err != nil {
 		return err
 	}
-	defer session.Close()
 	for {
 		stream, err := session.Accept()
 		if err != nil {
-			return nil // the controller has gone
+			return nil // the controller has gone; closing the session would wait for the read
 		}
 		go a.serve(stream)
 	}
