@@ -232,6 +232,9 @@ func TestExampleOfCustom(t *testing.T) {
 	require.NoError(t, err)
 	plan := c.Experiment().Plan(at(Full), 1)
 	require.Len(t, plan, 2*3*2*6)
+	c, err = ReadCustom("../examples/bench/map-check.yaml")
+	require.NoError(t, err)
+	require.Len(t, c.Guests, 6)
 }
 
 // TestCustomIsKept: a report needs no file, and a changed file does not go on.

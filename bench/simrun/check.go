@@ -18,8 +18,8 @@ const checkCells = 6
 // errNothingToCheck is of a map whose guests did not move.
 var errNothingToCheck = errors.New("fewer than six cells of the map have moves to check")
 
-// CheckCells chooses cells of the middle downtime limit: the one with the least gain in the median,
-// the one with the largest, and four at even distances between them.
+// CheckCells chooses cells of the middle downtime limit: the one with the least gain in the p99,
+// the one with the largest, and four at even distances between them. Medians differ less.
 func (s MapSummary) CheckCells() ([]MapCell, error) {
 	limit := s.LimitsMS[len(s.LimitsMS)/2]
 	var all []MapCell
@@ -31,7 +31,7 @@ func (s MapSummary) CheckCells() ([]MapCell, error) {
 	if len(all) < checkCells {
 		return nil, errNothingToCheck
 	}
-	slices.SortStableFunc(all, func(a, b MapCell) int { return cmp.Compare(a.GainP50, b.GainP50) })
+	slices.SortStableFunc(all, func(a, b MapCell) int { return cmp.Compare(a.GainP99, b.GainP99) })
 	var chosen []MapCell
 	for i := range checkCells {
 		chosen = append(chosen, all[i*(len(all)-1)/(checkCells-1)])
@@ -54,14 +54,15 @@ func (s MapSummary) WriteCheck(w io.Writer) error {
 	for i, c := range cells {
 		busy := time.Duration(c.BusyMS * float64(time.Millisecond))
 		pace := c.Ratio * float64(s.Setting.BitsPerSecond) / 8 / memory.PageSize
-		fmt.Fprintf(&b, "  # Simulated: guided %.1f ms, %s %.1f ms, %.2g times.\n",
-			c.GuidedP50MS, c.Best, c.BestP50MS, c.GainP50)
+		fmt.Fprintf(&b,
+			"  # Simulated p50: guided %.1f ms, %s %.1f ms; p99: %.1f ms, %s %.1f ms.\n",
+			c.GuidedP50MS, c.Best, c.BestP50MS, c.GuidedP99MS, c.BestTail, c.BestP99MS)
 		fmt.Fprintf(&b, "  - name: cell%d busy %v rate %g\n", i+1, busy, c.Ratio)
 		fmt.Fprintf(&b, "    cmdline: workload=phased fill=random ws=%dK hot=%dK pace=%d\n",
 			s.Guest.WorkingSet*4, s.Guest.Hot*4, max(int(pace+0.5), 1))
 		fmt.Fprintf(&b, "    busy: %v\n    cool: %v\n    tag: cool\n    memory: %dK\n", busy,
 			s.Guest.Calm, s.Guest.Pages*4)
-		policies = addNew(policies, c.Best)
+		policies = addNew(addNew(policies, c.Best), c.BestTail)
 	}
 	guided, _, _ := strings.Cut(s.Orders[s.Guided], ", ")
 	policies = addNew(policies, guided)

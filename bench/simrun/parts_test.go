@@ -56,6 +56,11 @@ func TestPartsMakeTheWhole(t *testing.T) {
 	again, err := Open(folder)
 	require.NoError(t, err)
 	require.Equal(t, joined, again)
+	svg, err := os.ReadFile(filepath.Join(folder, SweepName))
+	require.NoError(t, err)
+	for _, word := range []string{"xen, guidance switchover", "1.00 Gbit/s", "4.00 MiB"} {
+		require.Contains(t, string(svg), word)
+	}
 
 	some, err := Join([]string{third, first})
 	require.NoError(t, err)

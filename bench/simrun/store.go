@@ -49,6 +49,9 @@ func (c Comparison) Save(folder string) error {
 	if c.Map != nil {
 		write[MapName] = c.writeMap
 	}
+	if c.isSweep() {
+		write[SweepName] = c.writeSweep
+	}
 	for name, f := range write {
 		if err := writeFile(filepath.Join(folder, name), f); err != nil {
 			return err

@@ -78,7 +78,7 @@ func (f *simOutput) run(o simrun.Order, m *simrun.Map, std cli.Streams) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	o.Moments, o.Seed, o.Shard = f.moments, f.seed, f.shard.shard
-	o.VMM, o.Validations = version.Here(version.Machine{}).Version, sim.Validations
+	o.VMM, o.Validations = version.Here(version.Machine{}).Short(), sim.Validations
 	c, err := simrun.Run(ctx, o, showSimulated(std.Err))
 	cli.EraseEcho(std.Err)
 	if err != nil {
