@@ -97,7 +97,7 @@ func TestPythonReadsShippedTraces(t *testing.T) {
 		file := filepath.Join(shipped, m.Name, "trace.json.gz")
 		out, err := exec.CommandContext(t.Context(), "python3", program, file).CombinedOutput()
 		require.NoError(t, err, "%s", out)
-		require.True(t, strings.HasPrefix(string(out), "at_ms,pages,again\n"))
+		require.True(t, strings.HasPrefix(string(out), "at_ms,pages,again"), "%s", out)
 		require.Greater(t, strings.Count(string(out), "\n"), 100)
 	}
 }
