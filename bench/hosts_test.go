@@ -103,7 +103,8 @@ func TestClocksAreTold(t *testing.T) {
 	require.NotContains(t, told(), "CLOCKS", "void trials do not count")
 }
 
-// TestShardsOverSSH: parts between two hosts and parts at one do not make a whole.
+// TestShardsOverSSH: parts between two hosts and parts at one do not make a whole, nor do parts over
+// TLS and in plain text.
 func TestShardsOverSSH(t *testing.T) {
 	first := Run{Experiment: "tagging", Shard: shard.Shard{Index: 1, Of: 2}, Started: time.Now()}
 	second := first
@@ -111,6 +112,8 @@ func TestShardsOverSSH(t *testing.T) {
 	require.ErrorIs(t, joins(first, second, map[int]bool{1: true}), errOtherRun)
 	first.Hosts = runHosts(t)
 	require.NoError(t, joins(first, second, map[int]bool{1: true}))
+	second.Hosts.Insecure = !first.Hosts.Insecure
+	require.ErrorIs(t, joins(first, second, map[int]bool{1: true}), errOtherRun)
 }
 
 // TestCertificates: each host gets a folder of its own, and one host as both gets one.

@@ -105,7 +105,7 @@ func keep(dir string, run Run, results []trial.Result) error {
 func joins(first, run Run, taken map[int]bool) error {
 	same := func(r Run) string {
 		return fmt.Sprint(r.Experiment, r.Size, r.BitsPerSecond, r.Before, r.Shard.Of,
-			r.Factors.flags(), r.Hosts != nil)
+			r.Factors.flags(), r.Hosts != nil, r.Hosts != nil && r.Hosts.Insecure)
 	}
 	switch {
 	case run.Shard.Of == 0:

@@ -160,3 +160,8 @@ func TestLineCannotWrite(t *testing.T) {
 		require.True(t, to.shut)
 	})
 }
+
+// TestLineReadsLittleAtOnce, so that the first byte of a read does not wait for its last one.
+func TestLineReadsLittleAtOnce(t *testing.T) {
+	require.Len(t, newLine(time.Second, 4*mostOfRead, sleeping).free(), mostOfRead)
+}

@@ -76,9 +76,11 @@ func TestBytesCross(t *testing.T) {
 	all.Wait()
 }
 
-// TestAnswerTakesARoundTrip at least.
+// TestAnswerTakesARoundTrip, and not two. The fastest of some answers counts, because any one may
+// wait for a CPU.
 func TestAnswerTakesARoundTrip(t *testing.T) {
-	const trip = 30 * time.Millisecond
+	const trip = 100 * time.Millisecond
+	fastest := time.Hour
 	near, far := through(t, trip)
 	go io.Copy(far, far)
 	for range 3 {
@@ -87,8 +89,10 @@ func TestAnswerTakesARoundTrip(t *testing.T) {
 		require.NoError(t, err)
 		_, err = io.ReadFull(near, make([]byte, 4))
 		require.NoError(t, err)
-		require.GreaterOrEqual(t, time.Since(begun), trip)
+		fastest = min(fastest, time.Since(begun))
 	}
+	require.GreaterOrEqual(t, fastest, trip)
+	require.Less(t, fastest, 2*trip, "and not much more, unless this host is very slow")
 }
 
 // TestResetCrosses: an end that dies is an error for the other one, in either direction.
@@ -147,6 +151,9 @@ func TestRoundTripsAreBounded(t *testing.T) {
 		_, err := Start(listen(t), nil, trip)
 		require.ErrorIs(t, err, ErrRoundTrip)
 	}
+	r, err := Start(listen(t), nil, MaxRoundTrip)
+	require.NoError(t, err)
+	require.NoError(t, r.Close())
 	require.Equal(t, leastRing, ringOf(time.Microsecond))
 	require.Equal(t, mostRing, ringOf(MaxRoundTrip/2))
 	require.Equal(t, fullRate/100, ringOf(10*time.Millisecond))

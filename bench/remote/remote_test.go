@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -50,6 +51,10 @@ case $1 in
 refused) echo "refused: Permission denied (publickey)." >&2; exit 255 ;;
 chatty) echo "Welcome!"; printf "it is $(date) " ;;
 mute) exit 0 ;;
+elsewhere) echo "there is no folder"; exit 0 ;;
+endless) exec yes ;;
+endlessly*) case $2 in *mktemp*) ;; *) exec yes ;; esac ;;
+lingering) sleep 60 >/dev/null & ;;
 esac
 exec sh -c "$2"
 `
@@ -158,6 +163,14 @@ func TestUploadOfHalf(t *testing.T) {
 	require.Error(t, err)
 	require.Empty(t, out)
 	requireEmpty(t, folders)
+}
+
+// TestPutOfHalf: a file that does not arrive whole is an error.
+func TestPutOfHalf(t *testing.T) {
+	half := func() *io.LimitedReader {
+		return &io.LimitedReader{R: strings.NewReader("half of it"), N: 20}
+	}
+	require.ErrorIs(t, put(filepath.Join(t.TempDir(), "file"), half()), io.ErrUnexpectedEOF)
 }
 
 func requireEmpty(t *testing.T, folder string) {
@@ -332,11 +345,49 @@ func TestConnectFails(t *testing.T) {
 	_, err = Connect(t.Context(), Target{"somewhere", "somewhere"}, "-test.run=^$", "x", "y")
 	require.Error(t, err, "it is no agent")
 	requireEmpty(t, folders)
-	_, err = Connect(t.Context(), Target{"mute", "mute"}, "hand")
-	require.ErrorIs(t, err, errNoFolder)
+	for _, host := range []string{"mute", "elsewhere"} {
+		_, err = Connect(t.Context(), Target{host, host}, "hand")
+		require.ErrorIs(t, err, errNoFolder)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	_, err = Connect(ctx, Target{"somewhere", "somewhere"}, "hand")
 	require.ErrorIs(t, err, context.Canceled)
 	requireEmpty(t, folders)
+}
+
+// TestConnectEndless: a host that prints for ever is given up, in the first ssh and in the second.
+func TestConnectEndless(t *testing.T) {
+	useFakeSSH(t)
+	for _, host := range []string{"endless", "endlessly"} {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		_, err := Connect(ctx, Target{host, host}, "hand")
+		require.ErrorIs(t, err, errEndless, host)
+		cancel()
+	}
+}
+
+// TestSSHLeavesAProgramBehind that has its standard error, as ControlPersist does: nobody waits for
+// the end of that program.
+func TestSSHLeavesAProgramBehind(t *testing.T) {
+	folders := useFakeSSH(t)
+	begun := time.Now()
+	c, err := Connect(t.Context(), Target{"lingering", "lingering"}, "hand")
+	require.NoError(t, err)
+	c.Close()
+	require.Less(t, time.Since(begun), 50*time.Second)
+	requireEmpty(t, folders)
+}
+
+// TestAgentHangs: one that never greets is waited for until the context ends.
+func TestAgentHangs(t *testing.T) {
+	out, silent, err := os.Pipe()
+	require.NoError(t, err)
+	defer silent.Close()
+	unread, in, err := os.Pipe()
+	require.NoError(t, err)
+	defer unread.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	require.ErrorContains(t, new(Conn).begin(ctx, out, in), "wait for the agent: ")
 }

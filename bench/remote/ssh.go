@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // sshProgram is looked for in $PATH, so the user's configuration, keys and agent count.
@@ -51,10 +52,15 @@ func startScript(dir string, command []string) string {
 	return strings.Join(words, " ") + "; s=$?; rm -rf " + quote(dir) + "; exit $s"
 }
 
+// lastWords is how long to wait for what an ssh that has ended has printed. A program that it left
+// behind, as ControlPersist does, may have its standard error and never close it.
+const lastWords = time.Second
+
 // newSSH makes the command. The ssh program ends with the controller.
 func newSSH(ctx context.Context, host, script string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, sshProgram, sshArgs(host, script)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.WaitDelay = lastWords
 	return cmd
 }
 
@@ -73,13 +79,18 @@ func upload(ctx context.Context, host string) (dir string, err error) {
 		return "", err
 	}
 	cmd := newSSH(ctx, host, uploadScript(info.Size()))
-	var stdout, stderr bytes.Buffer
+	var stdout chatter
+	var stderr bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = self, &stdout, &stderr
-	if err := cmd.Run(); err != nil {
+	err = cmd.Run()
+	switch {
+	case stdout.endless:
+		return "", errEndless
+	case err != nil && !errors.Is(err, exec.ErrWaitDelay):
 		return "", explain(err, stderr.String())
 	}
 	// A login script may print something before.
-	said := strings.TrimSpace(stdout.String())
+	said := strings.TrimSpace(stdout.said.String())
 	dir = said[strings.LastIndexByte(said, '\n')+1:]
 	if !strings.HasPrefix(dir, "/") || strings.ContainsRune(dir, 0) {
 		return "", fmt.Errorf("%w, and said %q", errNoFolder, dir)
@@ -93,6 +104,21 @@ const greeting = "vmm-bench at work\n"
 // mostChatter bounds what a login script may print.
 const mostChatter = 1 << 20
 
+var errEndless = errors.New("a login script there prints without end")
+
+// chatter keeps what is printed, up to mostChatter. More is an error, which ends the ssh.
+type chatter struct {
+	said    bytes.Buffer // not embedded: its ReadFrom has no bound
+	endless bool
+}
+
+func (c *chatter) Write(p []byte) (int, error) {
+	if c.endless = c.endless || c.said.Len()+len(p) > mostChatter; c.endless {
+		return 0, errEndless
+	}
+	return c.said.Write(p)
+}
+
 // skipChatter reads what comes before the agent's own output, and its greeting.
 func skipChatter(out *bufio.Reader) error {
 	for n := 0; n < mostChatter; {
@@ -105,7 +131,7 @@ func skipChatter(out *bufio.Reader) error {
 		}
 		n += len(line)
 	}
-	return errors.New("a login script there prints without end")
+	return errEndless
 }
 
 // explain adds what ssh said to an error.

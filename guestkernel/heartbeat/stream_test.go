@@ -29,6 +29,9 @@ func TestStream(t *testing.T) {
 	require.Len(t, feed(&s, someBeat+someBeat), 1, "not the rest of a line under way")
 	long := strings.Repeat("x", 3*longestLine)
 	require.Len(t, feed(&s, long, long, "\n"+someBeat), 1)
+	for range 3 {
+		require.Empty(t, feed(&s, long[:longestLine-1]))
+	}
 	require.LessOrEqual(t, cap(s.line), 2*longestLine, "the line was not kept")
 }
 
