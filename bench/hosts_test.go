@@ -40,6 +40,8 @@ func TestSameHosts(t *testing.T) {
 	require.NoError(t, sameHosts(runHosts(t), h))
 	require.ErrorIs(t, sameHosts(nil, h), errOtherHosts)
 	require.ErrorIs(t, sameHosts(runHosts(t), TwoHosts{}), errOtherHosts)
+	require.ErrorIs(t, sameHosts(runHosts(t), TwoHosts{Source: h.Source, Destination: h.Source}),
+		errOtherHosts)
 	plain := h
 	plain.Insecure = true
 	require.ErrorIs(t, sameHosts(runHosts(t), plain), errOtherHosts)
@@ -103,8 +105,8 @@ func TestClocksAreTold(t *testing.T) {
 	require.NotContains(t, told(), "CLOCKS", "void trials do not count")
 }
 
-// TestShardsOverSSH: parts between two hosts and parts at one do not make a whole, nor do parts over
-// TLS and in plain text.
+// TestShardsOverSSH: parts between two hosts and parts at one do not make a whole, nor do parts
+// over TLS and in plain text.
 func TestShardsOverSSH(t *testing.T) {
 	first := Run{Experiment: "tagging", Shard: shard.Shard{Index: 1, Of: 2}, Started: time.Now()}
 	second := first

@@ -52,6 +52,11 @@ func TestStandings(t *testing.T) {
 		Factors: f, Moves: 4, Moved: 3, DowntimeP50: 4, TotalP50: 800, RegretDowntimeP50: 2,
 		RegretTotalP50: -200,
 	}}, all)
+	early, covered := standings(f, 1, 1, 3), standings(f, 1)
+	early.Contest[0].Extrapolated = "nobody compared it"
+	all = standingsOf([]trial.Result{early, covered})
+	require.InDelta(t, -1, all[0].RegretDowntimeP50, 1e-9, "better than the oracle")
+	require.Equal(t, "nobody compared it", all[0].Extrapolated, "one block is enough")
 	many := make([]float64, 400)
 	for i := range many {
 		many[i] = float64(i)
@@ -141,6 +146,7 @@ func TestTail(t *testing.T) {
 	unrecorded := withoutContests(movesRun(Full, 1))
 	_, text = tailOf(Setting{Size: Full}, unrecorded).trusted()
 	require.Contains(t, text, "0 simulated moves, and a p99 takes 368")
+	require.False(t, tailCell{}.agrees(), "nothing was measured")
 	ok, _ := (*Tail)(nil).trusted()
 	require.False(t, ok)
 }
@@ -157,6 +163,8 @@ func TestTailFrom(t *testing.T) {
 	_, text := tail.trusted()
 	require.Contains(t, text, dir+": ")
 	require.Contains(t, text, "QUICK")
+	_, err = WriteReportWith(dir, HTML, tail)
+	require.ErrorIs(t, err, ErrNoTail, "a run of moves has no such columns")
 
 	other, dir := newStore(t, newOrder(tagging()))
 	require.NoError(t, other.Close())

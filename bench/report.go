@@ -59,6 +59,9 @@ func WriteReportWith(dir string, format Format, tail *Tail) (string, error) {
 	if err := samePlan(e.Plan(run.setting(), run.Seed), results); err != nil {
 		return "", fmt.Errorf("%s: %w: it was vmm %s that ran them", dir, err, run.Host.VMM)
 	}
+	if tail != nil && run.Experiment != policies().Name {
+		return "", fmt.Errorf("%s: a run of %s: %w", dir, run.Experiment, ErrNoTail)
+	}
 	at := run.setting()
 	at.Tail = tail
 	moved := withoutContests(results)

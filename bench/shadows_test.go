@@ -1,6 +1,8 @@
 package bench
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -14,6 +16,11 @@ func TestShadowsOf(t *testing.T) {
 	all := []string{"xen", "qemu:limit=1s,skip=on", "cycle", "exec:/mine", "stall"}
 	require.Equal(t, "qemu:limit=1s,skip=on,stall", shadowsOf(all, "xen"))
 	require.Equal(t, "xen,qemu:limit=1s,skip=on,stall", shadowsOf(all, "exec:/mine"))
+	many := make([]string, 2*migration.MaxShadows)
+	for i := range many {
+		many[i] = fmt.Sprintf("qemu:limit=%ds", i+1)
+	}
+	require.Equal(t, strings.Join(many[:migration.MaxShadows], ","), shadowsOf(many, "xen"))
 	for _, s := range policies().Plan(given(Factors{Policies: all[:1]}), 1) {
 		require.Empty(t, s.Params.Shadow)
 	}

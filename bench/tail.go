@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -10,6 +11,9 @@ import (
 
 // tailFactor is by how much a simulated p99 may differ from a real one, either way.
 const tailFactor = 1.5
+
+// ErrNoTail is returned for a tail that is to be shown in a report without simulated moves.
+var ErrNoTail = errors.New("only reports of policies show the simulator's tail")
 
 // Tail says whether the simulator's tail agrees with that of many real moves.
 type Tail struct {

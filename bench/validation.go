@@ -141,7 +141,15 @@ func missesOf(results []trial.Result) []string {
 		return []string{fmt.Sprintf("%d pairs: at least %d are needed", all.down.pairs, leastPairs)}
 	}
 	var misses []string
-	for _, c := range append([]comparison{all}, strata(results)...) {
+	parts, rest := strata(results), all.down.pairs
+	for _, c := range parts {
+		rest -= c.down.pairs
+	}
+	if rest != 0 { // of an older run, whose trials do not say it
+		misses = append(misses, fmt.Sprintf("%d pairs: their compression and round trip are not "+
+			"known", rest))
+	}
+	for _, c := range append([]comparison{all}, parts...) {
 		misses = append(misses, c.misses()...)
 	}
 	return misses

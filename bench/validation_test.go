@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"taskguide/bench/sim"
+	"taskguide/bench/stats"
 	"taskguide/bench/trial"
 )
 
@@ -104,4 +105,46 @@ func TestStratumMustReachIt(t *testing.T) {
 	require.Equal(t, []string{
 		"compress none, RTT 20ms: median error of the downtime 20.0 ms, target 5.0 ms",
 	}, missesOf(all))
+}
+
+// TestPairsOfNoStratum: pairs of an older run, which say no round trip, do not validate by leaving
+// the strata empty.
+func TestPairsOfNoStratum(t *testing.T) {
+	var all []trial.Result
+	for range leastPairs {
+		old := pairOf(50, 51, 10)
+		old.Simulated.Move.TotalMS = 1000
+		delete(old.Spec.Factors, "rtt")
+		all = append(all, old)
+	}
+	require.Equal(t, []string{
+		"60 pairs: their compression and round trip are not known",
+	}, missesOf(all))
+}
+
+// TestValidationCovers all that was moved, in whatever order.
+func TestValidationCovers(t *testing.T) {
+	var all []trial.Result
+	for _, pages := range []int{300, 100, 200} {
+		r := pairOf(50, 51, 10)
+		r.Simulated.Pages, r.Simulated.Setting.BitsPerSecond = pages, int64(pages)
+		r.Simulated.Setting.RTT = time.Duration(pages) * time.Millisecond
+		all = append(all, r)
+	}
+	v := validationOf(Run{}, all)
+	require.Equal(t, [2]int{100, 300}, v.Pages)
+	require.Equal(t, [2]int64{100, 300}, v.BitsPerSecond)
+	require.Equal(t, [2]float64{100, 300}, v.RTTMS)
+}
+
+// TestTenfoldIsOneSided: it is the interval of the real share in which the simulated one must lie.
+func TestTenfoldIsOneSided(t *testing.T) {
+	c := comparison{
+		down: deviation{pairs: 1}, whole: deviation{pairs: 1}, real: stats.ShareOf(2, 100),
+		simulated: stats.ShareOf(0, 100),
+	}
+	require.True(t, c.simulated.Agrees(c.real), "the other way round it would agree")
+	require.Len(t, c.misses(), 1)
+	c.simulated = stats.ShareOf(1, 100)
+	require.Empty(t, c.misses())
 }

@@ -4,8 +4,8 @@
 package simrun
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"runtime"
 	"sync"
@@ -187,5 +187,5 @@ func (o Order) simulate(
 	}
 	close(next)
 	workers.Wait()
-	return out, errors.Join(append(errs, context.Cause(ctx))...)
+	return out, cmp.Or(append(errs, context.Cause(ctx))...)
 }

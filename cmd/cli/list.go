@@ -1,11 +1,13 @@
 package cli
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 )
 
-// List is values with commas between them.
-type List[T any] struct {
+// List is values with commas between them, each of them once.
+type List[T comparable] struct {
 	Values []T
 	text   string
 	kind   string
@@ -14,7 +16,7 @@ type List[T any] struct {
 
 // ListOf makes a flag for a list of values that parse reads. kind is what help shows for one of
 // them. The default must be right.
-func ListOf[T any](kind, text string, parse func(string) (T, error)) List[T] {
+func ListOf[T comparable](kind, text string, parse func(string) (T, error)) List[T] {
 	f := List[T]{kind: kind, parse: parse}
 	if text == "" {
 		return f
@@ -37,6 +39,9 @@ func (f *List[T]) Set(s string) error {
 		v, err := f.parse(part)
 		if err != nil {
 			return err
+		}
+		if slices.Contains(all, v) {
+			return fmt.Errorf("%q is there twice", part)
 		}
 		all = append(all, v)
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -128,6 +129,9 @@ func (f *reportFlags) run(dirs []string, std cli.Streams) error {
 		}
 	}
 	page, err := bench.WriteReportWith(dir, f.format.Value, tail)
+	if errors.Is(err, bench.ErrNoTail) {
+		return cli.Usagef("--tail-from: no effect on %w: leave it out", err)
+	}
 	if err != nil {
 		return err
 	}

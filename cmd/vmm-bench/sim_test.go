@@ -3,12 +3,14 @@ package main
 import (
 	"encoding/json"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"taskguide/bench"
 	"taskguide/bench/simrun"
+	"taskguide/cmd/cli"
 )
 
 // TestSim: a synthetic trace is simulated, as a table, as JSON and into a folder.
@@ -145,5 +147,25 @@ func TestMapByCommand(t *testing.T) {
 		status, _, stderr := benchProgram.Try(t, append([]string{"bench", "map"}, c.args...)...)
 		require.Equal(t, 2, status, "%v", c.args)
 		require.Contains(t, stderr, c.want)
+	}
+}
+
+// TestSimErrorOnce: what is wrong at every moment is said once.
+func TestSimErrorOnce(t *testing.T) {
+	status, _, stderr := benchProgram.Try(t, "bench", "map", "--busy", "1s", "--rates", "0.5",
+		"--downtime-limits", "300ms", "--moments", "8", "--policy", "exec:/missing")
+	require.Equal(t, cli.StatusFailed, status)
+	require.Equal(t, 1, strings.Count(stderr, "no such file"), stderr)
+}
+
+// TestSimListsHaveNothingTwice, because it would count twice.
+func TestSimListsHaveNothingTwice(t *testing.T) {
+	for flag, list := range map[string]string{
+		"--rates": "1,1.0", "--busy": "1s,1000ms", "--downtime-limits": "300ms,300ms",
+	} {
+		status, _, stderr := benchProgram.Try(t, "bench", "map", flag, list)
+		require.Equal(t, cli.StatusUsage, status)
+		require.Contains(t, stderr, flag+": ")
+		require.Contains(t, stderr, "is there twice")
 	}
 }
