@@ -52,10 +52,12 @@ func Moments(t *Trace, n int, seed uint64) []time.Duration {
 }
 
 // RunAll simulates a move of each entrant that is requested at the same moment, and no oracle.
-func (s Setting) RunAll(t *Trace, all []Entrant, at time.Duration) ([]Paired, error) {
+func (s Setting) RunAll(
+	cancelled Cancelled, t *Trace, all []Entrant, at time.Duration,
+) ([]Paired, error) {
 	var out []Paired
 	for _, e := range all {
-		m, err := s.Run(t, e.Order, at)
+		m, err := s.Run(cancelled, t, e.Order, at)
 		if err != nil {
 			return nil, err
 		}
@@ -66,7 +68,9 @@ func (s Setting) RunAll(t *Trace, all []Entrant, at time.Duration) ([]Paired, er
 
 // Compare simulates a move of each entrant that is requested at the same moment. The oracle that an
 // entrant is compared with has its traits and its time to defer.
-func (s Setting) Compare(t *Trace, all []Entrant, at time.Duration) ([]Paired, error) {
+func (s Setting) Compare(
+	cancelled Cancelled, t *Trace, all []Entrant, at time.Duration,
+) ([]Paired, error) {
 	type key struct {
 		traits policy.Traits
 		defers time.Duration
@@ -79,7 +83,7 @@ func (s Setting) Compare(t *Trace, all []Entrant, at time.Duration) ([]Paired, e
 		oracle, ok := known[k]
 		if !ok {
 			var err error
-			if oracle, err = s.Best(t, e.Order, at); err != nil {
+			if oracle, err = s.Best(cancelled, t, e.Order, at); err != nil {
 				return nil, err
 			}
 			known[k] = oracle
@@ -87,7 +91,7 @@ func (s Setting) Compare(t *Trace, all []Entrant, at time.Duration) ([]Paired, e
 		m := oracle
 		if !e.Knows {
 			var err error
-			if m, err = s.Run(t, e.Order, at); err != nil {
+			if m, err = s.Run(cancelled, t, e.Order, at); err != nil {
 				return nil, err
 			}
 		}

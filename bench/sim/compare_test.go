@@ -41,7 +41,7 @@ func TestEntrants(t *testing.T) {
 	}
 	require.Equal(t, []string{"xen off false", "xen switchover true", "oracle off false"}, names)
 	tr := generated(t, phased())
-	p, err := slow(tr).Compare(tr, all[2:], time.Second)
+	p, err := slow(tr).Compare(t.Context().Err, tr, all[2:], time.Second)
 	require.NoError(t, err)
 	require.Equal(t, p[0].Oracle, p[0].Move, "it has no regret")
 }

@@ -39,8 +39,12 @@ type Move struct {
 // Moved tells whether the guest moved.
 func (m Move) Moved() bool { return m.Error == "" }
 
+// Cancelled returns an error once nobody wants a simulation any more, as context.Context.Err does.
+// It ends the simulation within a move, because one that never converges can take minutes.
+type Cancelled func() error
+
 // Run simulates a move of the trace's guest that is requested at a moment of the trace.
-func (s Setting) Run(t *Trace, o Order, at time.Duration) (Move, error) {
+func (s Setting) Run(cancelled Cancelled, t *Trace, o Order, at time.Duration) (Move, error) {
 	if err := s.check(o); err != nil {
 		return Move{}, err
 	}
@@ -49,13 +53,15 @@ func (s Setting) Run(t *Trace, o Order, at time.Duration) (Move, error) {
 		return Move{}, fmt.Errorf("policy %q: %w", o.Policy, err)
 	}
 	w := newWalk(s, t, o, o.head(p), at)
+	w.cancelled = cancelled
 	if o.Lead != nil {
 		if w.leader, err = o.Lead(); err != nil {
 			return Move{}, fmt.Errorf("policy %q: %w", o.Policy, err)
 		}
 		defer w.leader.Close()
 	}
-	return w.run(), nil
+	m := w.run()
+	return m, cancelled()
 }
 
 // run carries the move out.

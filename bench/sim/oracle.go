@@ -25,20 +25,22 @@ type moment struct {
 // It knows the rounds that go on one after another. A guided move ends rounds early, waits between
 // them and may hold a vCPU at its EXIT. So it can meet a better moment than the oracle, which has
 // its rounds fixed: regret may be negative.
-func (s Setting) Best(t *Trace, o Order, at time.Duration) (Move, error) {
+func (s Setting) Best(cancelled Cancelled, t *Trace, o Order, at time.Duration) (Move, error) {
 	if err := s.check(o); err != nil {
 		return Move{}, err
 	}
 	w := s.foreknown(t, o, o.MaxDefer, at)
+	w.cancelled = cancelled
 	var all []moment
 	w.candidate = func() { all = append(all, moment{w.now, w.expected()}) }
 	w.run()
 	chosen := choose(all)
 	w = s.foreknown(t, o, chosen, at)
+	w.cancelled = cancelled
 	w.cut = chosen
 	m := w.run()
 	m.Reason = "the best moment there was"
-	return m, nil
+	return m, cancelled()
 }
 
 // choose returns the earliest of the moments within 1 ms of the least downtime.

@@ -54,12 +54,12 @@ func TestOracleWaitsForTheCalm(t *testing.T) {
 	tr := r.load(t)
 	e := entrant(t, "downtime", policy.GuidanceOff)
 	e.MaxDefer = 2 * time.Second
-	m, err := exact().Best(tr, e.Order, 0)
+	m, err := exact().Best(t.Context().Err, tr, e.Order, 0)
 	require.NoError(t, err)
 	require.InDelta(t, 600, m.TotalMS, 15, "at the end of the only calm")
 	require.Less(t, m.DowntimeMS, 5.0)
 	e.MaxDefer = 400 * time.Millisecond // it may not wait for it
-	m, err = exact().Best(tr, e.Order, 0)
+	m, err = exact().Best(t.Context().Err, tr, e.Order, 0)
 	require.NoError(t, err)
 	require.Less(t, m.TotalMS, 550.0)
 	require.Greater(t, m.DowntimeMS, 50.0)
@@ -68,7 +68,7 @@ func TestOracleWaitsForTheCalm(t *testing.T) {
 // TestOracleTakesTheFirst of moments that are as good as each other.
 func TestOracleTakesTheFirst(t *testing.T) {
 	tr := recording{pages: 100, interval: 10 * time.Millisecond, writes: calmFor(300)}.load(t)
-	m, err := exact().Best(tr, entrant(t, "downtime", policy.GuidanceOff).Order, 0)
+	m, err := exact().Best(t.Context().Err, tr, entrant(t, "downtime", policy.GuidanceOff).Order, 0)
 	require.NoError(t, err)
 	require.InDelta(t, 100, m.TotalMS, 3)
 }
@@ -84,7 +84,7 @@ func TestOracleEndsARound(t *testing.T) {
 	}
 	e := entrant(t, "downtime:limit=1ms", policy.GuidanceOff)
 	e.MaxDefer = time.Second
-	m, err := exact().Best(r.load(t), e.Order, 0)
+	m, err := exact().Best(t.Context().Err, r.load(t), e.Order, 0)
 	require.NoError(t, err)
 	require.Less(t, m.DowntimeMS, 40.0, "at the end of a round 80 ms are left")
 }

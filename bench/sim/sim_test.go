@@ -2,6 +2,7 @@ package sim
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"testing"
@@ -53,7 +54,7 @@ func moves(t *testing.T, tr *Trace, e Entrant, n int) []Paired {
 	t.Helper()
 	var all []Paired
 	for _, at := range Moments(tr, n, 1) {
-		p, err := slow(tr).Compare(tr, []Entrant{e}, at)
+		p, err := slow(tr).Compare(t.Context().Err, tr, []Entrant{e}, at)
 		require.NoError(t, err)
 		all = append(all, p...)
 	}
@@ -131,7 +132,7 @@ func exact() Setting {
 
 func run(t *testing.T, s Setting, tr *Trace, e Entrant, at time.Duration) Move {
 	t.Helper()
-	m, err := s.Run(tr, e.Order, at)
+	m, err := s.Run(t.Context().Err, tr, e.Order, at)
 	require.NoError(t, err)
 	return m
 }
@@ -425,6 +426,17 @@ func TestNeverConverges(t *testing.T) {
 	m := run(t, exact(), r.load(t), entrant(t, "downtime:limit=10ms", policy.GuidanceOff), 0)
 	require.Equal(t, errEndless.Error(), m.Error)
 	require.False(t, m.Moved())
+
+	// Ctrl-C does not have to wait for that.
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	e := entrant(t, "downtime:limit=10ms", policy.GuidanceOff)
+	m, err := exact().Run(ctx.Err, r.load(t), e.Order, 0)
+	require.ErrorIs(t, err, context.Canceled)
+	require.Zero(t, m.Rounds)
+	m, err = exact().Best(ctx.Err, r.load(t), e.Order, 0)
+	require.ErrorIs(t, err, context.Canceled)
+	require.Zero(t, m.Rounds)
 }
 
 // TestSame: the same trace, order and moment give the same move.
@@ -521,7 +533,7 @@ func TestProgram(t *testing.T) {
 	require.Zero(t, m.PagesSent)
 
 	e.Lead = func() (Leader, error) { return nil, errors.New("no such program") }
-	_, err := slow(tr).Run(tr, e.Order, 0)
+	_, err := slow(tr).Run(t.Context().Err, tr, e.Order, 0)
 	require.ErrorContains(t, err, "no such program")
 }
 
@@ -529,9 +541,9 @@ func TestProgram(t *testing.T) {
 func TestRefused(t *testing.T) {
 	tr := closedFor(t)
 	e := entrant(t, "exec:/bin/true", policy.GuidanceOff)
-	_, err := exact().Run(tr, e.Order, 0)
+	_, err := exact().Run(t.Context().Err, tr, e.Order, 0)
 	require.ErrorContains(t, err, "nobody starts the program")
-	_, err = exact().Best(tr, e.Order, 0)
+	_, err = exact().Best(t.Context().Err, tr, e.Order, 0)
 	require.ErrorContains(t, err, "nobody starts the program")
 	_, err = Entrants([]string{"nonsense"}, nil, Order{})
 	require.ErrorContains(t, err, "is unknown")
@@ -552,7 +564,7 @@ func BenchmarkTerabyte(b *testing.B) {
 				s.BitsPerSecond = rate
 				e := entrant(b, "xen", policy.GuidanceSwitchover)
 				for b.Loop() {
-					m, err := s.Run(big, e.Order, time.Second)
+					m, err := s.Run(b.Context().Err, big, e.Order, time.Second)
 					require.NoError(b, err)
 					require.True(b, m.Moved(), m.Error)
 				}

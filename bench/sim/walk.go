@@ -51,6 +51,8 @@ type walk struct {
 
 	leader Leader // nil without a program
 
+	cancelled Cancelled
+
 	now   time.Duration // since the request
 	still bool          // the guest stands still
 	phase policy.Phase
@@ -163,6 +165,17 @@ func gateOf(open bool) policy.Gate {
 		return policy.GateOpen
 	}
 	return policy.GateClosed
+}
+
+// mustEnd returns an error once nobody wants the move any more, or it has taken too long.
+func (w *walk) mustEnd() error {
+	if err := w.cancelled(); err != nil {
+		return err
+	}
+	if w.now > w.patience() {
+		return errEndless
+	}
+	return nil
 }
 
 // patience is how long the move may take.
@@ -326,8 +339,8 @@ func (w *walk) look() {
 func (w *walk) precopy() error {
 	w.phase = policy.PhasePreCopy
 	for {
-		if w.now > w.patience() {
-			return errEndless
+		if err := w.mustEnd(); err != nil {
+			return err
 		}
 		if err := w.beforeRound(); err != nil {
 			return err
@@ -459,9 +472,10 @@ func (w *walk) wait(a policy.Action) error {
 		}
 		until, ok := w.guest.untilChange()
 		until += w.now
+		if err := w.mustEnd(); err != nil {
+			return err
+		}
 		switch {
-		case w.now > w.patience():
-			return errEndless
 		case a.Until > 0 && (!ok || w.still):
 			until = a.Until
 		case a.Until > 0:

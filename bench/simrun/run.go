@@ -174,7 +174,7 @@ func (o Order) simulate(
 	for range runtime.GOMAXPROCS(0) {
 		workers.Go(func() {
 			for i := range next {
-				out[i], errs[i] = compare(t, entrants, moments[ours[i]])
+				out[i], errs[i] = compare(ctx.Err, t, entrants, moments[ours[i]])
 			}
 		})
 	}

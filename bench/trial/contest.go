@@ -136,7 +136,7 @@ func (c Contest) hold(ctx context.Context, t *sim.Trace, seed uint64) ([]Standin
 			if ctx.Err() != nil {
 				return nil, ctx.Err()
 			}
-			pairs, err := setting.Compare(t, own, at)
+			pairs, err := setting.Compare(ctx.Err, t, own, at)
 			if err != nil {
 				return nil, err
 			}

@@ -57,7 +57,7 @@ func (r *recorder) Record(line trace.Record) error {
 
 // simulate simulates the trial's move. The trace is cut to whole cycles, so that a move that
 // outlasts it meets the same guest again, and the request is at the same point of the cycle.
-func (s *stage) simulate(file []byte, end trace.End) (*Simulated, error) {
+func (s *stage) simulate(ctx context.Context, file []byte, end trace.End) (*Simulated, error) {
 	t, err := wholeCycles(file)
 	if err != nil {
 		return nil, err
@@ -69,8 +69,8 @@ func (s *stage) simulate(file []byte, end trace.End) (*Simulated, error) {
 	cycle := float64(s.spec.Guest.Cycle())
 	at := time.Duration(s.result.Request.Offset * cycle)
 	out := &Simulated{Setting: setting, Pages: t.Pages, Faults: end.Faults, Late: end.Late}
-	if out.Move, err = setting.Run(t, order, at); err == nil {
-		out.Oracle, err = setting.Best(t, order, at)
+	if out.Move, err = setting.Run(ctx.Err, t, order, at); err == nil {
+		out.Oracle, err = setting.Best(ctx.Err, t, order, at)
 	}
 	return out, err
 }

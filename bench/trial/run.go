@@ -119,7 +119,7 @@ func (site *Site) runVMM(ctx context.Context, r *Result) (err error) {
 	if err := s.watchOn(ctx); err != nil || s.trace == nil {
 		return err
 	}
-	r.Simulated, err = s.simulate(s.trace, s.traceEnd)
+	r.Simulated, err = s.simulate(ctx, s.trace, s.traceEnd)
 	return err
 }
 
