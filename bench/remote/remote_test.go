@@ -52,6 +52,7 @@ refused) echo "refused: Permission denied (publickey)." >&2; exit 255 ;;
 chatty) echo "Welcome!"; printf "it is $(date) " ;;
 mute) exit 0 ;;
 elsewhere) echo "there is no folder"; exit 0 ;;
+home) sh -c "$2"; echo "$HOME"; exit 0 ;;
 endless) exec yes ;;
 endlessly*) case $2 in *mktemp*) ;; *) exec yes ;; esac ;;
 lingering) sleep 60 >/dev/null & ;;
@@ -390,4 +391,25 @@ func TestAgentHangs(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
 	require.ErrorContains(t, new(Conn).begin(ctx, out, in), "wait for the agent: ")
+}
+
+// TestIsFolder: no path that a host happens to print is taken for a folder that may be removed.
+func TestIsFolder(t *testing.T) {
+	for _, dir := range []string{"/tmp/vmm-bench.aB3_9x", "/a b/it's//vmm-bench.XXXXXX"} {
+		require.True(t, isFolder(dir), dir)
+	}
+	for _, dir := range []string{
+		"", "/", "/home/me", "/etc", "vmm-bench.aB3_9x", "/tmp/vmm-bench.", "/tmp/vmm-bench",
+		"/tmp/vmm-bench.aB3_9x/..",
+		"/tmp/vmm-bench.aB3\x009x", "/vmm-bench.aB3_9x/home",
+	} {
+		require.False(t, isFolder(dir), dir)
+	}
+}
+
+// TestHostPrintsMore behind the folder's path: it is not taken for the folder.
+func TestHostPrintsMore(t *testing.T) {
+	useFakeSSH(t)
+	_, err := Connect(t.Context(), Target{"home", "home"}, "hand")
+	require.ErrorIs(t, err, errNoFolder)
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path"
 	"strings"
 	"syscall"
 	"time"
@@ -35,9 +36,9 @@ func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + 
 // uploadScript makes a folder, and in it a program of its standard input, which has so many bytes.
 // It prints the folder's path. If the connection is lost on the way, nothing stays.
 func uploadScript(size int64) string {
-	return fmt.Sprintf(`umask 077; d=$(mktemp -d "${TMPDIR:-/tmp}/vmm-bench.XXXXXX") || exit 1; `+
+	return fmt.Sprintf(`umask 077; d=$(mktemp -d "${TMPDIR:-/tmp}/%[3]sXXXXXX") || exit 1; `+
 		`cat >"$d/%[1]s" && [ "$(wc -c <"$d/%[1]s")" -eq %[2]d ] && chmod 700 "$d/%[1]s" && `+
-		`printf '\n%%s\n' "$d" || { rm -rf "$d"; exit 1; }`, agentFile, size)
+		`printf '\n%%s\n' "$d" || { rm -rf "$d"; exit 1; }`, agentFile, size, folderName)
 }
 
 // agentFile is this program's name in the agent's folder.
@@ -92,10 +93,21 @@ func upload(ctx context.Context, host string) (dir string, err error) {
 	// A login script may print something before.
 	said := strings.TrimSpace(stdout.said.String())
 	dir = said[strings.LastIndexByte(said, '\n')+1:]
-	if !strings.HasPrefix(dir, "/") || strings.ContainsRune(dir, 0) {
+	if !isFolder(dir) {
 		return "", fmt.Errorf("%w, and said %q", errNoFolder, dir)
 	}
 	return dir, nil
+}
+
+// folderName is how an agent's folder begins. mktemp puts some letters behind it.
+const folderName = "vmm-bench."
+
+// isFolder tells whether uploadScript made a folder of that path. It is removed in the end, so what
+// something else at the host printed must never be taken for it.
+func isFolder(dir string) bool {
+	name := path.Base(dir)
+	return path.IsAbs(dir) && !strings.ContainsRune(dir, 0) &&
+		strings.HasPrefix(name, folderName) && len(name) == len(folderName+"XXXXXX")
 }
 
 // greeting is the line with which the agent begins.
