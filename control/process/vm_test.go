@@ -864,7 +864,8 @@ func TestDisksThatComeLate(t *testing.T) {
 
 // TestBuildsOnlyWhatFits: a machine larger than the host is refused before it is made.
 func TestBuildsOnlyWhatFits(t *testing.T) {
-	b := builder{process: &process{hvc: &hvc{}}, ctx: context.Background()}
+	vm := newVM("vm", func(control.Event) {})
+	b := builder{process: &process{hvc: &hvc{}, vm: vm}, ctx: context.Background()}
 	config, err := json.Marshal(map[string]any{
 		"version": 2, "memory_bytes": int64(memory.MaxSize), "cpus": 1,
 	})
