@@ -16,13 +16,14 @@ import (
 
 // Trace is a recorded trace in memory. It does not change, so several moves can replay it at once.
 type Trace struct {
-	Name     string
-	Pages    int           // of the guest that moves
-	Recorded int           // of the guest that was recorded: the same, unless the trace has grown
-	Interval time.Duration // as ordered
-	Length   time.Duration // of the recording
-	Tracker  string
-	Grown    Growth
+	Name       string
+	Pages      int           // of the guest that moves
+	Recorded   int           // of the guest that was recorded: the same, unless the trace has grown
+	Interval   time.Duration // as ordered
+	Length     time.Duration // of the recording
+	Tracker    string
+	Grown      Growth
+	Unfinished bool // the recording has no end, so some of it is missing
 
 	used            int            // pages from here on are never populated
 	populated, zero *memory.Bitmap // of the recorded guest below used, at the first moment
@@ -95,6 +96,7 @@ func Load(from io.Reader) (*Trace, error) {
 		record, err := r.Next()
 		switch {
 		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+			t.Unfinished = !errors.Is(err, io.EOF)
 			t.used = end(touched)
 			t.populated, t.zero = cutTo(populated, t.used), cutTo(zero, t.used)
 			t.touched = cutTo(touched, t.used)

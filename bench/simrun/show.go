@@ -66,6 +66,9 @@ func (r Result) write(w io.Writer) error {
 	head := []string{"policy", "guidance", "downtime", "max", "total", "regret", "regret total"}
 	var rows [][]string
 	var notes []string
+	if r.Cut {
+		notes = append(notes, "The trace was cut off: it has no end, so some of it is missing.")
+	}
 	for _, row := range r.Rows {
 		rows = append(rows, r.tableRow(row))
 		if row.Moved < row.Moves {

@@ -202,3 +202,12 @@ done
 		require.True(t, m.Move.Moved())
 	}
 }
+
+// TestTraceThatWasCutOff is simulated, and the table says that some of it is missing.
+func TestTraceThatWasCutOff(t *testing.T) {
+	var whole, cut strings.Builder
+	require.NoError(t, Result{}.write(&whole))
+	require.NotContains(t, whole.String(), "cut off")
+	require.NoError(t, Result{Cut: true}.write(&cut))
+	require.Contains(t, cut.String(), "The trace was cut off")
+}

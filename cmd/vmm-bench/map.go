@@ -127,6 +127,12 @@ func (f *benchMapFlags) order() (simrun.MapOrder, error) {
 	case f.workingSet.Bytes < memory.PageSize:
 		return simrun.MapOrder{}, cli.Usagef("--working-set %s: use at least a page",
 			f.workingSet.String())
+	case f.workingSet.Bytes > f.memory.Bytes:
+		return simrun.MapOrder{}, cli.Usagef("--working-set %s: it is more than --memory %s",
+			f.workingSet.String(), f.memory.String())
+	case f.hot.Bytes > f.workingSet.Bytes:
+		return simrun.MapOrder{}, cli.Usagef("--hot %s: it is more than --working-set %s",
+			f.hot.String(), f.workingSet.String())
 	}
 	if err := f.output.check(); err != nil {
 		return simrun.MapOrder{}, err

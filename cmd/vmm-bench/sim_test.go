@@ -141,6 +141,8 @@ func TestMapByCommand(t *testing.T) {
 		{[]string{"--policy", "nonsense"}, "is unknown"},
 		{[]string{"--jitter", "101"}, "use 0 to 100"},
 		{[]string{"--working-set", "1K"}, "at least a page"},
+		{[]string{"--working-set", "1G"}, "--working-set 1G: it is more than --memory 128M"},
+		{[]string{"--hot", "65M"}, "--hot 65M: it is more than --working-set 64M"},
 		{[]string{"--moments", "0"}, "use 1 or more"},
 		{[]string{"--shard", "1/2", "--out", "x", "--check-file", "y"}, "leave out --shard"},
 	} {
