@@ -89,7 +89,7 @@ func (c *Conn) begin(ctx context.Context, out io.ReadCloser, in io.WriteCloser) 
 		streams.Close()
 		return err
 	}
-	c.session, err = yamux.Client(pipes{buffered{from, out}, in}, configuration())
+	c.session, err = yamux.Client(pipes{buffered{from, out}, in}, configuration(patience))
 	if err != nil {
 		streams.Close()
 		return err

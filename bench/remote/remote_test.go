@@ -329,7 +329,7 @@ func TestSilentController(t *testing.T) {
 	out, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
 	require.NoError(t, err)
 	done := make(chan error, 1)
-	go func() { done <- Serve(in, out, t.TempDir(), nil) }()
+	go func() { done <- serve(in, out, t.TempDir(), nil, configuration(time.Second)) }()
 	select {
 	case err := <-done:
 		require.NoError(t, err)

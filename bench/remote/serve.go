@@ -80,11 +80,11 @@ func parseHeader(line string) (h header, err error) {
 	return h, nil
 }
 
-// configuration is that of both ends. What the library logs about the end of a connection is no
-// news.
-func configuration() *yamux.Config {
+// configuration is that of both ends, which wait so long for an answer. What the library logs about
+// the end of a connection is no news.
+func configuration(patient time.Duration) *yamux.Config {
 	c := yamux.DefaultConfig()
-	c.KeepAliveInterval, c.ConnectionWriteTimeout = patience/4, patience
+	c.KeepAliveInterval, c.ConnectionWriteTimeout = patient/4, patient
 	c.LogOutput = io.Discard
 	return c
 }
@@ -99,6 +99,12 @@ type agent struct {
 // are receivers of net/rpc, by their names. The process is to end then, because a read of in may go
 // on: nothing ends one of standard input while an ssh without a network holds it open.
 func Serve(in io.ReadCloser, out io.WriteCloser, dir string, services map[string]any) error {
+	return serve(in, out, dir, services, configuration(patience))
+}
+
+func serve(
+	in io.ReadCloser, out io.WriteCloser, dir string, services map[string]any, c *yamux.Config,
+) error {
 	a := &agent{dir, rpc.NewServer()}
 	for name, s := range services {
 		if err := a.services.RegisterName(name, s); err != nil {
@@ -111,7 +117,7 @@ func Serve(in io.ReadCloser, out io.WriteCloser, dir string, services map[string
 	if _, err := io.WriteString(out, greeting); err != nil {
 		return nil // the controller has gone
 	}
-	session, err := yamux.Server(pipes{in, out}, configuration())
+	session, err := yamux.Server(pipes{in, out}, c)
 	if err != nil {
 		return err
 	}
