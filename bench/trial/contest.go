@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"taskguide/bench/sim"
@@ -46,22 +45,11 @@ type Simulation struct {
 	Error string `json:"error,omitempty"`
 }
 
-// runContest records a guest that nobody moves, and simulates.
-func (site *Site) runContest(ctx context.Context, r *Result) (err error) {
-	if r.Spec.Record == nil {
+// contest records a guest that nobody moves, and simulates.
+func (s *stage) contest(ctx context.Context, dir string) error {
+	if s.spec.Record == nil {
 		return errors.New("a contest takes a recording")
 	}
-	dir, err := os.MkdirTemp("", "vmm-bench-")
-	if err != nil {
-		return fmt.Errorf("make a folder for the trial: %w", err)
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	if err := site.Hosts.makeFolders(ctx, dir); err != nil {
-		return err
-	}
-	defer site.Hosts.removeFolders(dir)
-	s := &stage{site: site, spec: r.Spec, result: r, endRelay: func() error { return nil }}
-	defer func() { err = errors.Join(err, s.strike()) }()
 	if err := s.board(dir); err != nil {
 		return err
 	}
@@ -78,7 +66,7 @@ func (site *Site) runContest(ctx context.Context, r *Result) (err error) {
 	if err != nil {
 		return err
 	}
-	r.Contest, err = r.Spec.Contest.hold(ctx, t, uint64(r.Spec.Guest.Seed))
+	s.result.Contest, err = s.spec.Contest.hold(ctx, t, uint64(s.spec.Guest.Seed))
 	return err
 }
 

@@ -2,6 +2,7 @@ package trial
 
 import (
 	"bytes"
+	"os"
 	"testing"
 	"time"
 
@@ -76,11 +77,16 @@ func TestContest(t *testing.T) {
 	require.Equal(t, all, again)
 }
 
-// TestContestNeedsARecording says so before anything is started.
+// TestContestNeedsARecording says so before anything is started, and leaves no folder.
 func TestContestNeedsARecording(t *testing.T) {
+	folder := t.TempDir()
+	t.Setenv("TMPDIR", folder)
 	var site Site
 	r := site.Run(t.Context(), Spec{Contest: &Contest{}})
 	require.Contains(t, r.Error, "a contest takes a recording")
+	left, err := os.ReadDir(folder)
+	require.NoError(t, err)
+	require.Empty(t, left)
 }
 
 // BenchmarkContest is how long one moment of one cell takes.

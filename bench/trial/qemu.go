@@ -16,7 +16,7 @@ import (
 	"taskguide/migration"
 )
 
-// runQEMU is runVMM for the peer. QEMU has no tag port, so the point of the cycle is found by
+// runQEMU is a move of the peer. QEMU has no tag port, so the point of the cycle is found by
 // heartbeats, as for a guest that does not tag.
 func (site *Site) runQEMU(ctx context.Context, r *Result) (err error) {
 	m := *r.Spec.QEMU

@@ -53,7 +53,7 @@ func (site *Site) Run(ctx context.Context, spec Spec) Result {
 	switch {
 	case err != nil:
 	case spec.Contest != nil:
-		err = site.runContest(ctx, &r)
+		err = site.onStage(ctx, &r, (*stage).contest)
 	case spec.Baseline != "":
 		err = site.runBaseline(ctx, &r)
 	case spec.QEMU != nil:
@@ -61,7 +61,7 @@ func (site *Site) Run(ctx context.Context, spec Spec) Result {
 	case spec.Moves > 0:
 		err = site.runMoves(ctx, &r)
 	default:
-		err = site.runVMM(ctx, &r)
+		err = site.onStage(ctx, &r, (*stage).move)
 	}
 	during := heard()
 	r.Noise.During = &during
@@ -94,7 +94,10 @@ type stage struct {
 	span      span
 }
 
-func (site *Site) runVMM(ctx context.Context, r *Result) (err error) {
+// onStage plays a trial that has a folder at each host, and leaves nothing of it behind.
+func (site *Site) onStage(
+	ctx context.Context, r *Result, play func(*stage, context.Context, string) error,
+) (err error) {
 	dir, err := os.MkdirTemp("", "vmm-bench-")
 	if err != nil {
 		return fmt.Errorf("make a folder for the trial: %w", err)
@@ -106,6 +109,11 @@ func (site *Site) runVMM(ctx context.Context, r *Result) (err error) {
 	defer site.Hosts.removeFolders(dir)
 	s := &stage{site: site, spec: r.Spec, result: r, endRelay: func() error { return nil }}
 	defer func() { err = errors.Join(err, s.strike()) }()
+	return play(s, ctx, dir)
+}
+
+// move is the trial of one move.
+func (s *stage) move(ctx context.Context, dir string) error {
 	address, err := s.setUp(ctx, dir)
 	if err != nil {
 		return err
@@ -119,7 +127,7 @@ func (site *Site) runVMM(ctx context.Context, r *Result) (err error) {
 	if err := s.watchOn(ctx); err != nil || s.trace == nil {
 		return err
 	}
-	r.Simulated, err = s.simulate(ctx, s.trace, s.traceEnd)
+	s.result.Simulated, err = s.simulate(ctx, s.trace, s.traceEnd)
 	return err
 }
 
