@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -210,4 +211,26 @@ func TestTraceThatWasCutOff(t *testing.T) {
 	require.NotContains(t, whole.String(), "cut off")
 	require.NoError(t, Result{Cut: true}.write(&cut))
 	require.Contains(t, cut.String(), "The trace was cut off")
+}
+
+// TestColumnsAreDocumented: the dictionary has every column of each table, in a section of its own,
+// and no others.
+func TestColumnsAreDocumented(t *testing.T) {
+	manual, err := os.ReadFile("../../docs/simulator-columns.md")
+	require.NoError(t, err)
+	documented := map[string][]string{}
+	for _, section := range strings.Split(string(manual), "\n## ")[1:] {
+		title, body, _ := strings.Cut(section, "\n")
+		for _, m := range regexp.MustCompile("(?m)^\\| (`[^|]*`) \\|").FindAllStringSubmatch(body, -1) {
+			for _, name := range regexp.MustCompile("`([a-z0-9_]+)`").FindAllStringSubmatch(m[1], -1) {
+				documented[title] = append(documented[title], name[1])
+			}
+		}
+	}
+	for title, columns := range map[string][]string{
+		"The cell": cellColumns, RowsName: rowColumns, MovesName: moveColumns, MapName: mapColumns,
+	} {
+		require.ElementsMatch(t, columns, documented[title], title)
+	}
+	require.Len(t, documented, 4)
 }
