@@ -161,7 +161,7 @@ func TestTailFrom(t *testing.T) {
 	tail, err := TailFrom(dir)
 	require.NoError(t, err)
 	_, text := tail.trusted()
-	require.Contains(t, text, dir+": ")
+	require.Contains(t, text, dir+" (revision ")
 	require.Contains(t, text, "QUICK")
 	_, err = WriteReportWith(dir, HTML, tail)
 	require.ErrorIs(t, err, ErrNoTail, "a run of moves has no such columns")

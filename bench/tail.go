@@ -17,7 +17,7 @@ var ErrNoTail = errors.New("only reports of policies show the simulator's tail")
 
 // Tail says whether the simulator's tail agrees with that of many real moves.
 type Tail struct {
-	dir   string
+	dir   string // and the revision that made it
 	cells []tailCell
 	why   []string // why it cannot be trusted; nothing if it can
 }
@@ -39,7 +39,7 @@ func TailFrom(dir string) (*Tail, error) {
 	}
 	results = latest(results)
 	t := tailOf(run.setting(), results)
-	t.dir = dir
+	t.dir = fmt.Sprintf("%s (revision %s)", dir, run.Host.VMM) // readers compare it with theirs
 	for _, b := range banners(run, results) {
 		t.why = append(t.why, b.String())
 	}
