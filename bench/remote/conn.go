@@ -25,6 +25,7 @@ type Conn struct {
 	// Dir is the agent's folder. It is removed when the agent ends.
 	Dir string
 
+	end     time.Duration // how long Close waits for the agent
 	ssh     *exec.Cmd
 	stderr  bytes.Buffer // complete once ended is closed
 	ended   chan struct{}
@@ -35,19 +36,21 @@ type Conn struct {
 // Connect starts this program as an agent at a host, with those arguments and the folder's path
 // behind them. It calls Serve there. Close ends it.
 func Connect(ctx context.Context, t Target, command ...string) (*Conn, error) {
-	c, err := connect(ctx, t, command)
+	c, err := connect(ctx, t, command, stillness)
 	if err != nil {
 		return nil, fmt.Errorf("%v: %w", t, err)
 	}
 	return c, nil
 }
 
-func connect(ctx context.Context, t Target, command []string) (*Conn, error) {
-	dir, err := upload(ctx, t.Host)
+func connect(
+	ctx context.Context, t Target, command []string, still time.Duration,
+) (*Conn, error) {
+	dir, err := upload(ctx, t.Host, still)
 	if err != nil {
 		return nil, err
 	}
-	c := &Conn{Target: t, Dir: dir, ended: make(chan struct{})}
+	c := &Conn{Target: t, Dir: dir, end: min(patience, still), ended: make(chan struct{})}
 	// Not the context's: a run that is over still has something to end there.
 	c.ssh = newSSH(context.WithoutCancel(ctx), t.Host, startScript(dir, command))
 	c.ssh.Stderr = &c.stderr
@@ -71,8 +74,13 @@ func connect(ctx context.Context, t Target, command []string) (*Conn, error) {
 		_ = c.ssh.Wait() // its last words say more
 		close(c.ended)
 	}()
-	if err = c.begin(ctx, out, in); err != nil {
+	watched, dog := watchFor(ctx, still)
+	defer dog.stop()
+	if err = c.begin(watched, out, in); err != nil {
 		c.Close()
+		if errors.Is(context.Cause(watched), errStill) {
+			err = context.Cause(watched)
+		}
 		return nil, explain(err, c.stderr.String())
 	}
 	return c, nil
@@ -251,7 +259,7 @@ func (c *Conn) Close() {
 	}
 	select {
 	case <-c.ended:
-	case <-time.After(patience):
+	case <-time.After(c.end):
 		_ = c.ssh.Process.Kill()
 		<-c.ended
 	}

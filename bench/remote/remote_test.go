@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -54,6 +55,8 @@ mute) exit 0 ;;
 elsewhere) echo "there is no folder"; exit 0 ;;
 home) sh -c "$2"; echo "$HOME"; exit 0 ;;
 endless) exec yes ;;
+asleep) exec sleep 600 ;;
+asleep_later) case $2 in *mktemp*) ;; *) exec sleep 600 ;; esac ;;
 endlessly*) case $2 in *mktemp*) ;; *) exec yes ;; esac ;;
 lingering) sleep 60 >/dev/null & ;;
 esac
@@ -366,6 +369,36 @@ func TestConnectEndless(t *testing.T) {
 		require.ErrorIs(t, err, errEndless, host)
 		cancel()
 	}
+}
+
+// TestHostIsStill: a host that takes the connection and then does nothing is given up, in the first
+// ssh and in the second, and not only at a Ctrl-C.
+func TestHostIsStill(t *testing.T) {
+	useFakeSSH(t)
+	for _, host := range []string{"asleep", "asleep_later"} {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		_, err := connect(ctx, Target{host, host}, []string{"hand"}, 2*time.Second)
+		require.ErrorIs(t, err, errStill, host)
+		require.NoError(t, ctx.Err())
+		cancel()
+	}
+}
+
+// TestWatch: what is read is a sign of life.
+func TestWatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, w := watchFor(t.Context(), time.Minute)
+		defer w.stop()
+		in := w.reader(strings.NewReader("three"))
+		for range 3 {
+			time.Sleep(59 * time.Second)
+			_, err := in.Read(make([]byte, 1))
+			require.NoError(t, err)
+		}
+		require.NoError(t, ctx.Err())
+		time.Sleep(61 * time.Second)
+		require.ErrorIs(t, context.Cause(ctx), errStill)
+	})
 }
 
 // TestSSHLeavesAProgramBehind that has its standard error, as ControlPersist does: nobody waits for

@@ -68,8 +68,9 @@ func newSSH(ctx context.Context, host, script string) *exec.Cmd {
 // errNoFolder is of a host whose shell printed no path.
 var errNoFolder = errors.New("its shell made no folder")
 
-// upload copies this program to a host, and returns the folder in which it is.
-func upload(ctx context.Context, host string) (dir string, err error) {
+// upload copies this program to a host, and returns the folder in which it is. It fails if the host
+// takes nothing for so long.
+func upload(ctx context.Context, host string, still time.Duration) (dir string, err error) {
 	self, err := os.Open("/proc/self/exe")
 	if err != nil {
 		return "", err
@@ -79,12 +80,16 @@ func upload(ctx context.Context, host string) (dir string, err error) {
 	if err != nil {
 		return "", err
 	}
+	ctx, w := watchFor(ctx, still)
+	defer w.stop()
 	cmd := newSSH(ctx, host, uploadScript(info.Size()))
 	var stdout chatter
 	var stderr bytes.Buffer
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = self, &stdout, &stderr
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = w.reader(self), &stdout, &stderr
 	err = cmd.Run()
 	switch {
+	case errors.Is(context.Cause(ctx), errStill):
+		return "", explain(context.Cause(ctx), stderr.String())
 	case stdout.endless:
 		return "", errEndless
 	case err != nil && !errors.Is(err, exec.ErrWaitDelay):
