@@ -219,10 +219,12 @@ func TestColumnsAreDocumented(t *testing.T) {
 	manual, err := os.ReadFile("../../docs/simulator-columns.md")
 	require.NoError(t, err)
 	documented := map[string][]string{}
+	row := regexp.MustCompile("(?m)^\\| (`[^|]*`) \\|")
+	column := regexp.MustCompile("`([a-z0-9_]+)`")
 	for _, section := range strings.Split(string(manual), "\n## ")[1:] {
 		title, body, _ := strings.Cut(section, "\n")
-		for _, m := range regexp.MustCompile("(?m)^\\| (`[^|]*`) \\|").FindAllStringSubmatch(body, -1) {
-			for _, name := range regexp.MustCompile("`([a-z0-9_]+)`").FindAllStringSubmatch(m[1], -1) {
+		for _, m := range row.FindAllStringSubmatch(body, -1) {
+			for _, name := range column.FindAllStringSubmatch(m[1], -1) {
 				documented[title] = append(documented[title], name[1])
 			}
 		}
