@@ -374,6 +374,7 @@ func TestUnregister(t *testing.T) {
 	for secs := 4; !strings.Contains(r.stdout, "task 0 enter"); secs *= 2 {
 		options := fmt.Sprintf("busy=100ms cool=100ms tag=cool secs=%d", secs)
 		p := b.run(&guest{}, "vm", phased(1, options)...)
+		p.awaitState(control.StateRunning) // before, nobody can follow it
 		_, follow := b.background("tags", "vm", "--follow")
 		require.Equal(t, 0, p.wait())
 		r = follow()
