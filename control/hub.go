@@ -58,10 +58,16 @@ func (s *subscriber) pushTag(t tagging.Transition) {
 	s.push(Event{Time: t.Time, Kind: EventTag, Tag: &t})
 }
 
-// pushBeat queues a heartbeat for this subscriber alone.
+// pushBeat queues a heartbeat for this subscriber alone. Heartbeats leave half of the queue to
+// other events: a guest prints as many as it likes, and a tag that is lost is worse.
 func (s *subscriber) pushBeat(b Beat) {
 	s.hub.mu.Lock()
 	defer s.hub.mu.Unlock()
+	if len(s.queue) >= queueLimit/2 {
+		s.dropped++
+		s.signal()
+		return
+	}
 	s.push(Event{Time: b.Time, Kind: EventBeat, Beat: &b})
 }
 

@@ -389,6 +389,42 @@ func TestSlowClient(t *testing.T) {
 	require.Equal(t, "done", last.Kind)
 }
 
+// TestBeatsDisplaceNothing: a guest that floods its console with heartbeats loses some of these,
+// and no tag.
+func TestBeatsDisplaceNothing(t *testing.T) {
+	h := newHub()
+	sub, err := h.subscribe(Event{Kind: EventState})
+	require.NoError(t, err)
+	const floods, beats = 4, 2 * queueLimit
+	for i := range floods {
+		for range beats {
+			sub.pushBeat(Beat{})
+		}
+		sub.pushTag(tagging.Transition{Task: uint32(i)})
+	}
+	h.close()
+	lost, kept, tags := 0, 0, 0
+	for {
+		e, err := sub.next(testContext(t))
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		require.NoError(t, err)
+		switch e.Kind {
+		case EventLagged:
+			lost += e.Dropped
+		case EventBeat:
+			kept++
+		case EventTag:
+			require.EqualValues(t, tags, e.Tag.Task, "order")
+			tags++
+		}
+	}
+	require.Equal(t, floods, tags)
+	require.Positive(t, lost)
+	require.Equal(t, floods*beats, lost+kept)
+}
+
 func TestProgressIsCoalesced(t *testing.T) {
 	h := newHub()
 	sub, err := h.subscribe(Event{Kind: EventState})

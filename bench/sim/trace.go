@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/bits"
 	"slices"
 	"time"
@@ -24,6 +25,7 @@ type Trace struct {
 	Tracker    string
 	Grown      Growth
 	Unfinished bool // the recording has no end, so some of it is missing
+	Lost       int  // events that the recording has not, because its client was too slow
 
 	used            int            // pages from here on are never populated
 	populated, zero *memory.Bitmap // of the recorded guest below used, at the first moment
@@ -269,8 +271,9 @@ func momentOf(n, page int) uint32 {
 // about the guest.
 func (t *Trace) event(at time.Duration, text json.RawMessage) error {
 	var e struct {
-		Kind string `json:"kind"`
-		Tag  *struct {
+		Kind    string `json:"kind"`
+		Dropped int    `json:"dropped"`
+		Tag     *struct {
 			Event string `json:"event"`
 			Task  uint32 `json:"task"`
 			Depth uint32 `json:"depth"`
@@ -278,6 +281,9 @@ func (t *Trace) event(at time.Duration, text json.RawMessage) error {
 	}
 	if err := json.Unmarshal(text, &e); err != nil {
 		return fmt.Errorf("%w: an event: %w", ErrTrace, err)
+	}
+	if e.Kind == "lagged" {
+		t.Lost += min(max(e.Dropped, 1), math.MaxInt32) // a file may have any number
 	}
 	if e.Kind == "tag" && e.Tag != nil {
 		t.tags = append(t.tags, tag{

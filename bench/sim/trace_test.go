@@ -247,3 +247,13 @@ func TestLoadRefuses(t *testing.T) {
 	require.Equal(t, 6<<20/memory.PageSize, tr.Pages)
 	require.InDelta(t, 0.25, tr.packed, 0.001)
 }
+
+// TestLostEvents: a recording says how many of its events are missing.
+func TestLostEvents(t *testing.T) {
+	tr := &Trace{}
+	require.NoError(t, tr.event(0, []byte(`{"kind":"lagged","dropped":3}`)))
+	require.NoError(t, tr.event(0, []byte(`{"kind":"lagged","dropped":-3}`)))
+	require.Equal(t, 4, tr.Lost, "a number that cannot be counts as one event")
+	require.NoError(t, tr.event(0, []byte(`{"kind":"lagged","dropped":9223372036854775807}`)))
+	require.Positive(t, tr.Lost)
+}

@@ -33,7 +33,8 @@ type Result struct {
 	LengthMS  float64     `json:"length_ms"`
 	Interval  float64     `json:"interval_ms"`
 	Tasks     int         `json:"tasks"`
-	Cut       bool        `json:"cut"` // the trace has no end, so some of it is missing
+	Cut       bool        `json:"cut"`         // the trace has no end, so some of it is missing
+	Lost      int         `json:"lost_events"` // tags may be among them
 	Setting   sim.Setting `json:"setting"`
 	LimitMS   float64     `json:"limit_ms,omitempty"`
 	Point     *Point      `json:"point,omitempty"`
@@ -56,7 +57,7 @@ func resultOf(t *sim.Trace, c Cell) Result {
 	return Result{
 		Name: t.Name, Pages: t.Pages, Recorded: t.Recorded, Growth: t.Grown,
 		LengthMS: ms(t.Length), Interval: ms(t.Interval), Tasks: t.Tasks(),
-		Cut: t.Unfinished, Setting: c.Setting, LimitMS: ms(c.Limit), Point: c.Point,
+		Cut: t.Unfinished, Lost: t.Lost, Setting: c.Setting, LimitMS: ms(c.Limit), Point: c.Point,
 		Not: NotModelled, Validated: []string{},
 	}
 }

@@ -69,6 +69,10 @@ func (r Result) write(w io.Writer) error {
 	if r.Cut {
 		notes = append(notes, "The trace was cut off: it has no end, so some of it is missing.")
 	}
+	if r.Lost > 0 {
+		notes = append(notes, fmt.Sprintf("The trace lost %d events, because its client was too "+
+			"slow: tags may be missing.", r.Lost))
+	}
 	for _, row := range r.Rows {
 		rows = append(rows, r.tableRow(row))
 		if row.Moved < row.Moves {

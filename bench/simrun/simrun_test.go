@@ -213,6 +213,13 @@ func TestTraceThatWasCutOff(t *testing.T) {
 	require.Contains(t, cut.String(), "The trace was cut off")
 }
 
+// TestTraceWithLostEvents is simulated, and the table says it.
+func TestTraceWithLostEvents(t *testing.T) {
+	var lost strings.Builder
+	require.NoError(t, Result{Lost: 7}.write(&lost))
+	require.Contains(t, lost.String(), "The trace lost 7 events")
+}
+
 // TestColumnsAreDocumented: the dictionary has every column of each table, in a section of its own,
 // and no others.
 func TestColumnsAreDocumented(t *testing.T) {

@@ -16,17 +16,48 @@ import (
 // recordedGuest is a trace of a guest that nobody recorded, cut to whole cycles.
 func recordedGuest(t testing.TB) *sim.Trace {
 	t.Helper()
+	cut, err := wholeCycles(recordingWith(t))
+	require.NoError(t, err)
+	return cut
+}
+
+// recordingWith is the file of that guest, with more events at its end.
+func recordingWith(t testing.TB, events ...string) []byte {
+	t.Helper()
 	var file bytes.Buffer
 	w := trace.NewWriter(&file)
 	require.NoError(t, sim.Synthetic{
 		Name: "small", Pages: 24576, WorkingSet: 16384, Hot: 256, Busy: 4 * time.Second,
 		Calm: time.Second, Rate: 60000, CalmRate: 20000, Packed: 4096,
 		Interval: 10 * time.Millisecond, Length: 15 * time.Second, Seed: 1,
-	}.Generate("test", w))
+	}.Generate("test", eventful{w, events}))
 	require.NoError(t, w.Close())
-	cut, err := wholeCycles(file.Bytes())
-	require.NoError(t, err)
-	return cut
+	return file.Bytes()
+}
+
+// eventful writes events before the end of a trace.
+type eventful struct {
+	*trace.Writer
+	events []string
+}
+
+func (w eventful) Record(r trace.Record) error {
+	for _, e := range w.events {
+		if r.End == nil {
+			break
+		}
+		if err := w.Writer.Record(trace.Record{AtUS: r.AtUS, Event: []byte(e)}); err != nil {
+			return err
+		}
+	}
+	return w.Writer.Record(r)
+}
+
+// TestRecordingWithLostEvents simulates nothing: where an EXIT is missing, two cycles look like
+// one.
+func TestRecordingWithLostEvents(t *testing.T) {
+	_, err := wholeCycles(recordingWith(t, `{"kind":"lagged","dropped":2}`))
+	require.ErrorContains(t, err, "the trace lost 2 events")
 }
 
 // cellsOf are two policies, guided and not, over the loopback and over 20 ms.

@@ -81,6 +81,9 @@ func wholeCycles(file []byte) (*sim.Trace, error) {
 	if err != nil {
 		return nil, err
 	}
+	if t.Lost > 0 {
+		return nil, fmt.Errorf("the trace lost %d events, and an EXIT may be among them", t.Lost)
+	}
 	// The segments are the cool phases, so an EXIT begins the cycle.
 	exits := t.Exits()
 	if len(exits) < 2 {
