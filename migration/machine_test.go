@@ -115,12 +115,20 @@ func (p portMemory) StoreUint32(gpa uint64, v uint32) bool {
 	return true
 }
 
-// start runs the vCPU.
+// start runs the vCPU. A guest that begins has taken its first step when start returns: a migration
+// that begins at the same moment must find the tasks that this step registers.
 func (m *fakeMachine) start() {
 	m.mu.Lock()
 	m.wanted, m.parked, m.started = false, false, true
+	begins := m.steps == 0
 	m.mu.Unlock()
+	stepped := make(chan struct{})
+	if begins {
+		defer func() { <-stepped }()
+	}
 	go func() {
+		tell := sync.OnceFunc(func() { close(stepped) })
+		defer tell()
 		g := &guest{m: m}
 		for {
 			if m.boundary() {
@@ -131,6 +139,7 @@ func (m *fakeMachine) start() {
 			m.mu.Lock()
 			m.steps++
 			m.mu.Unlock()
+			tell()
 			time.Sleep(time.Millisecond)
 		}
 	}()
