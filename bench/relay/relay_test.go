@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 )
 
 func listen(t testing.TB) *net.TCPListener {
@@ -92,6 +93,36 @@ func TestAnswerTakesARoundTrip(t *testing.T) {
 	_, err = io.ReadFull(near, make([]byte, 4))
 	require.NoError(t, err)
 	require.GreaterOrEqual(t, time.Since(begun), trip)
+}
+
+// TestAcknowledgesAtOnce: what a sender has written leaves its queue without the delay with which
+// TCP waits for something to send along, in a connection whose ends have talked to each other.
+func TestAcknowledgesAtOnce(t *testing.T) {
+	near, far := through(t, time.Millisecond)
+	raw, err := near.SyscallConn()
+	require.NoError(t, err)
+	late := 0
+	for range 100 {
+		_, err := near.Write([]byte("ping"))
+		require.NoError(t, err)
+		begun := time.Now()
+		for queued := 1; queued > 0; {
+			require.NoError(t, raw.Control(func(fd uintptr) {
+				queued, err = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ)
+			}))
+			require.NoError(t, err)
+		}
+		if time.Since(begun) > 20*time.Millisecond { // TCP's delay is 40 ms
+			late++
+		}
+		_, err = io.ReadFull(far, make([]byte, 4))
+		require.NoError(t, err)
+		_, err = far.Write([]byte("pong"))
+		require.NoError(t, err)
+		_, err = io.ReadFull(near, make([]byte, 4))
+		require.NoError(t, err)
+	}
+	require.Less(t, late, 10, "a busy host may be late now and then")
 }
 
 // TestResetCrosses: an end that dies is an error for the other one, in either direction.

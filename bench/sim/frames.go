@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"time"
 
 	"taskguide/memory"
@@ -64,7 +65,7 @@ func (f *frames) send() {
 	}
 	if !f.stopped {
 		// The round is over once the link has taken it.
-		f.until(w.now + w.s.RTT)
+		f.until(w.now + cmp.Or(w.s.Ack, w.s.RTT))
 	}
 	if !f.stopped {
 		w.rate.learn(f.r.SentPages, f.bytes, w.now-f.begin)

@@ -37,9 +37,12 @@ type Setting struct {
 	// BitsPerSecond is the rate of the page stream, 0 for as fast as the host copies.
 	BitsPerSecond int64         `json:"bits_per_second"`
 	RTT           time.Duration `json:"rtt_ns"`
-	Compress      Compress      `json:"compress"`
-	Protection    Protection    `json:"protection"`
-	Costs         Costs         `json:"costs"`
+	// Ack is how long the link takes to acknowledge bytes; 0 is a round trip. TCP that ends at a
+	// relay acknowledges at once.
+	Ack        time.Duration `json:"ack_ns,omitempty"`
+	Compress   Compress      `json:"compress"`
+	Protection Protection    `json:"protection"`
+	Costs      Costs         `json:"costs"`
 }
 
 // Costs are what the steps of a move take on a host, apart from bytes on a link.
@@ -56,8 +59,9 @@ type Costs struct {
 }
 
 // DefaultCosts are rounded. Page and Zero follow from the speeds of "full" and "idle, ready" in
-// docs/results/speed.md, and Pack from BenchmarkEncode of package transport. The others are what
-// vmm bench run simulated has measured where the host was least busy.
+// docs/results/speed.md, and Pack, for a trace that does not say it, from BenchmarkEncode of
+// package transport. The others are what vmm bench run simulated has measured where the host was
+// least busy.
 func DefaultCosts() Costs {
 	return Costs{
 		Setup: 20 * time.Millisecond, Pause: 100 * time.Microsecond,
@@ -71,6 +75,9 @@ func DefaultSetting(t *Trace) Setting {
 	s := Setting{
 		BitsPerSecond: 1e9, RTT: 100 * time.Microsecond, Compress: CompressAuto,
 		Protection: AtHarvest, Costs: DefaultCosts(),
+	}
+	if t.pack > 0 {
+		s.Costs.Pack = t.pack
 	}
 	if t.Tracker == "manual-protect" {
 		s.Protection = OnDemand
@@ -152,7 +159,7 @@ func (s Setting) check(o Order) error {
 	switch {
 	case o.Policy.Program() != "" && o.Lead == nil:
 		return fmt.Errorf("policy %q: nobody starts the program", o.Policy)
-	case s.BitsPerSecond < 0 || s.RTT < 0 || o.MaxDefer < 0:
+	case s.BitsPerSecond < 0 || s.RTT < 0 || s.Ack < 0 || o.MaxDefer < 0:
 		return fmt.Errorf("a rate, a round trip or a time to defer below 0")
 	}
 	return nil

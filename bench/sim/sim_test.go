@@ -156,6 +156,10 @@ func TestIdleGuest(t *testing.T) {
 	require.InDelta(t, 100+1000+10+m.DowntimeMS, m.TotalMS, 10, "tables and headers are 1 %")
 	require.Equal(t, 2, m.Rounds)
 	require.Equal(t, "none", entrantGuidance(t, s, tr))
+	s.Ack = time.Millisecond // a relay
+	relayed := run(t, s, tr, entrant(t, "downtime", policy.GuidanceOff), 0)
+	require.InDelta(t, m.DowntimeMS, relayed.DowntimeMS, 0.001)
+	require.InDelta(t, m.TotalMS-9, relayed.TotalMS, 0.001, "a round waits for its last byte")
 }
 
 // entrantGuidance is what guidance comes to for a guest without tags.

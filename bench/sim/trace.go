@@ -31,6 +31,7 @@ type Trace struct {
 	populated, zero *memory.Bitmap // of the recorded guest below used, at the first moment
 	touched         *memory.Bitmap // populated at any moment
 	packed          float64        // share of a page that is left after zstd; 1 without samples
+	pack            time.Duration  // to compress a page; 0 is unknown
 	intervals       []interval
 	tags            []tag
 }
@@ -84,7 +85,7 @@ func Load(from io.Reader) (*Trace, error) {
 	t := &Trace{
 		Name: h.Name, Pages: h.Pages, Recorded: h.Pages, Tracker: h.Tracker, Grown: Untouched,
 		Interval: time.Duration(h.IntervalUS) * time.Microsecond,
-		packed:   packedShare(h.Contents),
+		packed:   packedShare(h.Contents), pack: packTime(h.Contents),
 	}
 	populated, zero := memory.NewBitmap(h.Pages), memory.NewBitmap(h.Pages)
 	err = errors.Join(h.Contents.Populated.AddTo(populated), h.Contents.Zero.AddTo(zero))
@@ -147,6 +148,15 @@ func packedShare(c trace.Contents) float64 {
 		sum = min(sum, c.Together)
 	}
 	return float64(sum) / float64(plain)
+}
+
+// packTime is what compressing a page took on the recording host, 0 if the trace does not say it.
+func packTime(c trace.Contents) time.Duration {
+	if len(c.Samples) == 0 {
+		return 0
+	}
+	most := longest.Microseconds() // a file may have any number
+	return time.Duration(min(c.TookUS, most)) * time.Microsecond / time.Duration(len(c.Samples))
 }
 
 func (t *Trace) check() error {
@@ -303,11 +313,17 @@ func (t *Trace) Tasks() int {
 	return len(tasks)
 }
 
+// Enters are the moments at which a task enters its outermost segment.
+func (t *Trace) Enters() []time.Duration { return t.changes("enter", 1) }
+
 // Exits are the moments at which a task leaves its outermost segment.
-func (t *Trace) Exits() []time.Duration {
+func (t *Trace) Exits() []time.Duration { return t.changes("exit", 0) }
+
+// changes are the moments of a change to a depth.
+func (t *Trace) changes(change string, depth uint32) []time.Duration {
 	var all []time.Duration
 	for _, g := range t.tags {
-		if g.change == "exit" && g.depth == 0 {
+		if g.change == change && g.depth == depth {
 			all = append(all, g.at)
 		}
 	}

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"bytes"
+	"math"
 	"testing"
 	"time"
 
@@ -229,6 +230,19 @@ func TestPackedShare(t *testing.T) {
 	c.Together = 9000
 	require.InDelta(t, (1024.0+4096)/8192, packedShare(c), 1e-9)
 	require.InDelta(t, 1, packedShare(trace.Contents{}), 1e-9)
+}
+
+// TestPackTime: what compressing takes is the recording host's, as far as the trace says it.
+func TestPackTime(t *testing.T) {
+	c := trace.Contents{Samples: make([]trace.Sample, 256), TookUS: 768}
+	require.Equal(t, 3*time.Microsecond, packTime(c))
+	require.Equal(t, 3*time.Microsecond, DefaultSetting(&Trace{pack: packTime(c)}).Costs.Pack)
+	c.TookUS = 0
+	require.Zero(t, packTime(c))
+	require.Equal(t, DefaultCosts(), DefaultSetting(&Trace{pack: packTime(c)}).Costs)
+	require.Zero(t, packTime(trace.Contents{TookUS: 7}))
+	c.TookUS = math.MaxInt64
+	require.Positive(t, packTime(c))
 }
 
 // TestLoadRefuses traces that are damaged, and takes one that was cut off.

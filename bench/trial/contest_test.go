@@ -53,6 +53,32 @@ func (w eventful) Record(r trace.Record) error {
 	return w.Writer.Record(r)
 }
 
+// TestMomentIn finds the same phase, as far in it, whether or not the phases are as long.
+func TestMomentIn(t *testing.T) {
+	traced := recordedGuest(t)
+	enters := traced.Enters()
+	require.NotEmpty(t, enters)
+	for _, c := range []struct {
+		open  bool
+		since time.Duration
+		want  time.Duration
+	}{
+		{false, 0, 0},
+		{false, 1500 * time.Millisecond, 1500 * time.Millisecond},
+		{true, 300 * time.Millisecond, enters[0] + 300*time.Millisecond},
+		{false, time.Hour, enters[0] - 1},
+		{true, time.Hour, 5*time.Second - 1},
+	} {
+		r := Request{
+			Anchor: "tags", Offset: 0.9, GateOpen: c.open,
+			PhaseMS: float64(c.since) / float64(time.Millisecond),
+		}
+		require.InDelta(t, c.want, r.momentIn(traced, 5*time.Second), 1, "%+v", c)
+	}
+	require.Equal(t, time.Second, Request{Offset: 0.2}.momentIn(traced, 5*time.Second),
+		"without tags, a point of the cycle is all that is known")
+}
+
 // TestRecordingWithLostEvents simulates nothing: where an EXIT is missing, two cycles look like
 // one.
 func TestRecordingWithLostEvents(t *testing.T) {

@@ -160,6 +160,7 @@ type follower struct {
 	mu      sync.Mutex
 	events  []control.Event
 	busyAt  time.Time     // when the last busy phase began, by the tags
+	phaseAt time.Time     // when the last phase began, whichever it is
 	inside  bool          // a segment
 	changed chan struct{} // closed and replaced when busyAt changes
 
@@ -204,6 +205,9 @@ func (f *follower) note(e control.Event) {
 	}
 	was := f.inside
 	f.inside = e.Tag.Depth > 0
+	if e.Tag.Event == tagging.Registered || was != f.inside {
+		f.phaseAt = f.host.local(e.Tag.Time)
+	}
 	// A task registers when it begins its first busy phase.
 	if e.Tag.Event == tagging.Registered ||
 		was != f.inside && f.inside == (f.guest.Tag == TagBusy) {
@@ -251,6 +255,7 @@ func (f *follower) request(cycle time.Duration) Request {
 	r := Request{Anchor: "heartbeats", GateOpen: f.inside}
 	if f.guest.tellsPhases() && !f.busyAt.IsZero() {
 		r.Anchor, r.Offset = "tags", float64(time.Since(f.busyAt))/float64(cycle)
+		r.PhaseMS = float64(time.Since(f.phaseAt)) / float64(time.Millisecond)
 	}
 	return r
 }

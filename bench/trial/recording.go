@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"taskguide/bench/sim"
@@ -56,7 +57,7 @@ func (r *recorder) Record(line trace.Record) error {
 }
 
 // simulate simulates the trial's move. The trace is cut to whole cycles, so that a move that
-// outlasts it meets the same guest again, and the request is at the same point of the cycle.
+// outlasts it meets the same guest again.
 func (s *stage) simulate(ctx context.Context, file []byte, end trace.End) (*Simulated, error) {
 	t, err := wholeCycles(file)
 	if err != nil {
@@ -66,13 +67,41 @@ func (s *stage) simulate(ctx context.Context, file []byte, end trace.End) (*Simu
 	if err != nil {
 		return nil, err
 	}
-	cycle := float64(s.spec.Guest.Cycle())
-	at := time.Duration(s.result.Request.Offset * cycle)
+	at := s.result.Request.momentIn(t, s.spec.Guest.Cycle())
 	out := &Simulated{Setting: setting, Pages: t.Pages, Faults: end.Faults, Late: end.Late}
 	if out.Move, err = setting.Run(ctx.Err, t, order, at); err == nil {
 		out.Oracle, err = setting.Best(ctx.Err, t, order, at)
 	}
 	return out, err
+}
+
+// momentIn finds the moment at which a recorded guest is where this one was at the request: in the
+// same phase, for as long. The point of the cycle is not the same moment, because phases do not end
+// by the clock: a program that looks at it once in a pass is busy for up to a pass longer, and
+// recording it makes passes longer.
+func (r Request) momentIn(t *sim.Trace, cycle time.Duration) time.Duration {
+	if r.Anchor != "tags" {
+		return time.Duration(r.Offset * float64(cycle))
+	}
+	since := time.Duration(r.PhaseMS * float64(time.Millisecond))
+	begins, ends := append([]time.Duration{0}, t.Exits()...), t.Enters()
+	if r.GateOpen {
+		begins, ends = ends, t.Exits()
+	}
+	var at, longest time.Duration
+	for _, begin := range begins {
+		end := t.Length
+		if i, _ := slices.BinarySearch(ends, begin+1); i < len(ends) {
+			end = ends[i]
+		}
+		switch length := end - begin; {
+		case since < length:
+			return begin + since
+		case length > longest: // none may be as long: then the end of the longest comes closest
+			at, longest = end-1, length
+		}
+	}
+	return at
 }
 
 // wholeCycles reads a trace and cuts it to whole cycles.
@@ -115,6 +144,6 @@ func simulation(t *sim.Trace, p migration.Params, trip time.Duration) (
 	}
 	s := sim.DefaultSetting(t)
 	s.BitsPerSecond, s.Compress = p.BitsPerSecond, sim.Compress(p.Compress)
-	s.RTT = loopbackTrip + trip
+	s.RTT, s.Ack = loopbackTrip+trip, loopbackTrip // TCP ends at the relay
 	return o, s, nil
 }

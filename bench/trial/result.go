@@ -117,6 +117,8 @@ type Request struct {
 	Offset float64 `json:"offset"`
 	// GateOpen tells whether the guest's task was inside a segment.
 	GateOpen bool `json:"gate_open"`
+	// PhaseMS is how long it had been inside, or outside, by the tags.
+	PhaseMS float64 `json:"phase_ms"`
 }
 
 // Moved is what the guest itself says about where it was moved.

@@ -103,6 +103,8 @@ func TestLook(t *testing.T) {
 		require.Equal(t, page%256 == 0 || page == 200, zero.Test(page), page)
 	}
 	require.Len(t, contents.Samples, samples)
+	require.Positive(t, contents.Together)
+	require.Positive(t, contents.TookUS)
 	for _, s := range contents.Samples {
 		require.False(t, zero.Test(s.Page))
 		require.Less(t, s.Bytes, 200, "a page of one byte's value compresses well")

@@ -39,6 +39,9 @@ type Contents struct {
 	// Together is how many bytes zstd makes of all samples, one after another, as in a frame of a
 	// migration: pages that resemble each other take less so. Traces of earlier versions have 0.
 	Together int `json:"samples_bytes,omitempty"`
+	// TookUS is how many us that took on the recording host, the fastest of a few times. How long a
+	// page takes depends on what is in it, by a factor of four and more. 0 is unknown.
+	TookUS int64 `json:"samples_us,omitempty"`
 }
 
 // Sample is a page and how many bytes zstd (RFC 8878) makes of it, on its fastest level.
@@ -185,8 +188,8 @@ func (c *Contents) check(pages int) error {
 	if err := errors.Join(c.Populated.AddTo(set), c.Zero.AddTo(set)); err != nil {
 		return err
 	}
-	if c.Together < 0 {
-		return fmt.Errorf("a trace whose samples take %d bytes", c.Together)
+	if c.Together < 0 || c.TookUS < 0 {
+		return fmt.Errorf("a trace whose samples take %d bytes and %d us", c.Together, c.TookUS)
 	}
 	for _, s := range c.Samples {
 		if s.Page < 0 || s.Page >= pages || s.Bytes <= 0 {
