@@ -238,7 +238,8 @@ func validationOf(run Run, results []trial.Result) sim.Validation {
 		if s == nil || !s.Move.Moved() {
 			continue
 		}
-		trip := float64(s.Setting.RTT) / float64(time.Millisecond)
+		// What the loopback and the relay take themselves is not the link's.
+		trip := float64(r.Spec.RTT) / float64(time.Millisecond)
 		if first {
 			v.BitsPerSecond = [2]int64{s.Setting.BitsPerSecond, s.Setting.BitsPerSecond}
 			v.RTTMS, v.Pages, first = [2]float64{trip, trip}, [2]int{s.Pages, s.Pages}, false

@@ -47,7 +47,7 @@ func TestValidation(t *testing.T) {
 	v, err := ValidationOf(simulatedRun(t, Full, 1.05, 0.95))
 	require.NoError(t, err)
 	require.Equal(t, 144, v.Pairs)
-	require.Equal(t, [2]float64{0.05, 20.05}, v.RTTMS)
+	require.Equal(t, [2]float64{0, 20}, v.RTTMS)
 	require.Equal(t, [2]int64{1e9, 1e9}, v.BitsPerSecond)
 	require.Equal(t, [2]int{16384, 16384}, v.Pages)
 	require.Equal(t, []sim.Compress{"none", "zstd"}, v.Compress)
@@ -128,7 +128,7 @@ func TestValidationCovers(t *testing.T) {
 	for _, pages := range []int{300, 100, 200} {
 		r := pairOf(50, 51, 10)
 		r.Simulated.Pages, r.Simulated.Setting.BitsPerSecond = pages, int64(pages)
-		r.Simulated.Setting.RTT = time.Duration(pages) * time.Millisecond
+		r.Spec.RTT = time.Duration(pages) * time.Millisecond
 		all = append(all, r)
 	}
 	v := validationOf(Run{}, all)

@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"cmp"
 	"time"
 
 	"taskguide/memory"
@@ -65,7 +64,7 @@ func (f *frames) send() {
 	}
 	if !f.stopped {
 		// The round is over once the link has taken it.
-		f.until(w.now + cmp.Or(w.s.Ack, w.s.RTT))
+		f.until(w.now + w.s.ack())
 	}
 	if !f.stopped {
 		w.rate.learn(f.r.SentPages, f.bytes, w.now-f.begin)

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 
@@ -47,7 +48,8 @@ type Setting struct {
 
 // Costs are what the steps of a move take on a host, apart from bytes on a link.
 type Costs struct {
-	Setup time.Duration `json:"setup_ns"` // from the request to the first round
+	// Setup is from the request to the first round, without round trips.
+	Setup time.Duration `json:"setup_ns"`
 	// Pause is from the decision until the vCPUs stand still, with the last look at the dirty log.
 	Pause time.Duration `json:"pause_ns"`
 	// Handover is what of the downtime depends neither on pages nor on round trips: saving and
@@ -64,7 +66,7 @@ type Costs struct {
 // least busy.
 func DefaultCosts() Costs {
 	return Costs{
-		Setup: 20 * time.Millisecond, Pause: 100 * time.Microsecond,
+		Setup: 25 * time.Millisecond, Pause: 100 * time.Microsecond,
 		Handover: 800 * time.Microsecond, Page: 1900 * time.Nanosecond,
 		Zero: 220 * time.Nanosecond, Pack: 10 * time.Microsecond,
 	}
@@ -153,6 +155,9 @@ func (o Order) standstill() time.Duration {
 	}
 	return max(10*limit, time.Second)
 }
+
+// ack is how long the link takes to acknowledge bytes.
+func (s Setting) ack() time.Duration { return cmp.Or(s.Ack, s.RTT) }
 
 // check refuses what cannot be simulated.
 func (s Setting) check(o Order) error {

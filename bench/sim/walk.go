@@ -24,6 +24,9 @@ const (
 	// switchoverTrips is how many round trips a switchover takes: the last page is there, the state
 	// is loaded, the vCPUs run. The engine knows of them beforehand.
 	switchoverTrips = 3
+	// setupTrips are the greeting, and the machine's description until it is built there. The
+	// handshake of TCP, which takes one more, is acknowledged by whatever TCP ends at.
+	setupTrips = 2
 	// leastPatience and patienceFactor end a move that would never end, in virtual time: the
 	// longer of a quarter of an hour and ten times what it takes to send all pages in use.
 	leastPatience  = 15 * time.Minute
@@ -186,8 +189,9 @@ func (w *walk) patience() time.Duration {
 
 // migrate moves the guest, or returns why it stays.
 func (w *walk) migrate() error {
-	w.spend(w.s.Costs.Setup) // the head is not told of the gate yet
-	w.link.at = w.now        // the limit counts from here on
+	// The head is not told of the gate yet.
+	w.spend(w.s.Costs.Setup + w.s.ack() + setupTrips*w.s.RTT)
+	w.link.at = w.now // the limit counts from here on
 	w.open = w.guest.now().open
 	start := w.event(policy.KindStart, 0)
 	start.Gate, start.Tasks, start.Running = gateOf(w.open), w.guest.now().tasks, true

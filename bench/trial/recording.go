@@ -121,9 +121,14 @@ func wholeCycles(file []byte) (*sim.Trace, error) {
 	return t.Cut(exits[0], exits[len(exits)-1])
 }
 
-// loopbackTrip is the round trip of a loopback. What a greeting takes says more about the wait for
-// a CPU.
-const loopbackTrip = 50 * time.Microsecond
+// loopbackTrip is the round trip of a loopback between two processes beside a busy vCPU, and
+// relayTrip what a relay takes for its own work. They are what messages were under way (way_ms) in
+// the downtimes of docs/results/simulator.md, rounded. What a greeting takes says more about the
+// wait for a CPU.
+const (
+	loopbackTrip = 150 * time.Microsecond
+	relayTrip    = 350 * time.Microsecond
+)
 
 // simulation is a migration's order for the simulator, over a relay with that round trip.
 func simulation(t *sim.Trace, p migration.Params, trip time.Duration) (
@@ -144,6 +149,9 @@ func simulation(t *sim.Trace, p migration.Params, trip time.Duration) (
 	}
 	s := sim.DefaultSetting(t)
 	s.BitsPerSecond, s.Compress = p.BitsPerSecond, sim.Compress(p.Compress)
-	s.RTT, s.Ack = loopbackTrip+trip, loopbackTrip // TCP ends at the relay
+	s.RTT, s.Ack = loopbackTrip, loopbackTrip
+	if trip > 0 {
+		s.RTT += trip + relayTrip // but TCP ends at the relay
+	}
 	return o, s, nil
 }

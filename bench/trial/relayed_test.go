@@ -77,5 +77,6 @@ func TestWrongRoundTrips(t *testing.T) {
 func TestSimulationHasTheRoundTrip(t *testing.T) {
 	_, s, err := simulation(new(sim.Trace), migration.Params{}, 20*time.Millisecond)
 	require.NoError(t, err)
-	require.Equal(t, loopbackTrip+20*time.Millisecond, s.RTT)
+	require.Equal(t, loopbackTrip+relayTrip+20*time.Millisecond, s.RTT)
+	require.Equal(t, loopbackTrip, s.Ack, "TCP ends at the relay")
 }
