@@ -10,11 +10,14 @@ import (
 	"taskguide/bench/sim"
 	"taskguide/bench/stats"
 	"taskguide/bench/trial"
+	"taskguide/migration"
 )
 
 // simulatedRun makes a run of experiment simulated up whose simulated times are real ones times
 // those factors.
-func simulatedRun(t *testing.T, size Size, downBy, totalBy float64) string {
+func simulatedRun(
+	t *testing.T, size Size, downBy, totalBy float64, change ...func(*trial.Result),
+) string {
 	t.Helper()
 	o := newOrder(simulated())
 	o.Setting = Setting{Size: size}
@@ -36,6 +39,9 @@ func simulatedRun(t *testing.T, size Size, downBy, totalBy float64) string {
 			Oracle: sim.Move{DowntimeMS: 3, TotalMS: 900},
 			Pages:  16384,
 		}
+		for _, f := range change {
+			f(&r)
+		}
 		require.NoError(t, store.Add(r))
 	}
 	require.NoError(t, store.Close())
@@ -44,8 +50,10 @@ func simulatedRun(t *testing.T, size Size, downBy, totalBy float64) string {
 
 // TestValidation: a run that reached its target is an entry that covers what was moved.
 func TestValidation(t *testing.T) {
-	v, err := ValidationOf(simulatedRun(t, Full, 1.05, 0.95))
+	all, err := ValidationsOf(simulatedRun(t, Full, 1.05, 0.95))
 	require.NoError(t, err)
+	require.Len(t, all, 1)
+	v := all[0]
 	require.Equal(t, 144, v.Pairs)
 	require.Equal(t, [2]float64{0, 20}, v.RTTMS)
 	require.Equal(t, [2]int64{1e9, 1e9}, v.BitsPerSecond)
@@ -69,7 +77,8 @@ func TestValidation(t *testing.T) {
 func TestNotValidated(t *testing.T) {
 	refused := func(dir, want string) {
 		t.Helper()
-		_, err := ValidationOf(dir)
+		all, err := ValidationsOf(dir)
+		require.Empty(t, all)
 		require.ErrorIs(t, err, ErrNotValidated)
 		require.ErrorContains(t, err, want)
 	}
@@ -83,8 +92,39 @@ func TestNotValidated(t *testing.T) {
 	store, dir := newStore(t, o)
 	require.NoError(t, store.Close())
 	refused(dir, "a run of tagging")
-	_, err := ValidationOf(t.TempDir())
+	_, err := ValidationsOf(t.TempDir())
 	require.ErrorIs(t, err, ErrNoRun)
+}
+
+// TestEncodingByItself: where compressed moves are off, those without compression are validated
+// alone, if they are enough.
+func TestEncodingByItself(t *testing.T) {
+	off := func(r *trial.Result) {
+		if r.Spec.Params.Compress == migration.CompressZstd {
+			r.Simulated.Move.TotalMS = 500
+		}
+	}
+	all, err := ValidationsOf(simulatedRun(t, Full, 1, 1, off))
+	require.ErrorIs(t, err, ErrPartlyValidated)
+	require.ErrorContains(t, err, "zstd, RTT 20ms: median error of the total time 400.0 ms")
+	require.Len(t, all, 1)
+	require.Equal(t, []sim.Compress{"none"}, all[0].Compress)
+	require.Equal(t, 96, all[0].Pairs)
+	require.Equal(t, [2]float64{0, 20}, all[0].RTTMS)
+
+	_, results, err := Load(simulatedRun(t, Full, 1, 1, off))
+	require.NoError(t, err)
+	require.Contains(t, verdictOf(results), "It reached its target with compress none alone.")
+	require.NotContains(t, verdictOf(results), "zstd alone")
+
+	off = func(r *trial.Result) {
+		if r.Spec.Params.Compress == migration.CompressNone {
+			r.Simulated.Move.TotalMS = 500
+		}
+	}
+	all, err = ValidationsOf(simulatedRun(t, Full, 1, 1, off))
+	require.ErrorIs(t, err, ErrNotValidated, "48 compressed pairs are too few by themselves")
+	require.Empty(t, all)
 }
 
 // TestStratumMustReachIt: many good pairs do not hide a round trip at which all are off.
