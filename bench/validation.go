@@ -265,14 +265,15 @@ func validationOf(run Run, results []trial.Result) sim.Validation {
 		if s == nil || !s.Move.Moved() {
 			continue
 		}
-		// What the loopback and the relay take themselves is not the link's.
-		trip := float64(r.Spec.RTT) / float64(time.Millisecond)
+		// Trips without what a loopback takes itself are covered, and with what a relay takes.
+		least, most := milliseconds(r.Spec.RTT), milliseconds(s.Setting.RTT)
 		if first {
 			v.BitsPerSecond = [2]int64{s.Setting.BitsPerSecond, s.Setting.BitsPerSecond}
-			v.RTTMS, v.Pages, first = [2]float64{trip, trip}, [2]int{s.Pages, s.Pages}, false
+			v.RTTMS, v.Pages, first = [2]float64{least, most}, [2]int{s.Pages, s.Pages}, false
 		}
 		v.BitsPerSecond = widen(v.BitsPerSecond, s.Setting.BitsPerSecond)
-		v.RTTMS, v.Pages = widen(v.RTTMS, trip), widen(v.Pages, s.Pages)
+		v.RTTMS, v.Pages = widen(widen(v.RTTMS, least), most), widen(v.Pages, s.Pages)
+		v.AckMS = max(v.AckMS, milliseconds(cmp.Or(s.Setting.Ack, s.Setting.RTT)))
 		v.Compress = with(v.Compress, s.Setting.Compress)
 		v.Guidance = with(v.Guidance, string(r.Spec.Params.Guidance))
 		if choice, err := registry.Parse(string(r.Spec.Params.Rule)); err == nil {
@@ -281,6 +282,8 @@ func validationOf(run Run, results []trial.Result) sim.Validation {
 	}
 	return v
 }
+
+func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
 func widen[T cmp.Ordered](bounds [2]T, v T) [2]T {
 	return [2]T{min(bounds[0], v), max(bounds[1], v)}

@@ -31,7 +31,7 @@ func simulatedRun(
 		r.Simulated = &trial.Simulated{
 			Setting: sim.Setting{
 				BitsPerSecond: spec.Params.BitsPerSecond, RTT: 50*time.Microsecond + spec.RTT,
-				Compress: sim.Compress(spec.Params.Compress),
+				Compress: sim.Compress(spec.Params.Compress), Ack: 150 * time.Microsecond,
 			},
 			Move: sim.Move{
 				DowntimeMS: r.Report.DowntimeMS * downBy, TotalMS: r.Report.TotalMS * totalBy,
@@ -55,7 +55,8 @@ func TestValidation(t *testing.T) {
 	require.Len(t, all, 1)
 	v := all[0]
 	require.Equal(t, 144, v.Pairs)
-	require.Equal(t, [2]float64{0, 20}, v.RTTMS)
+	require.Equal(t, [2]float64{0, 20.05}, v.RTTMS)
+	require.InDelta(t, 0.15, v.AckMS, 1e-9)
 	require.Equal(t, [2]int64{1e9, 1e9}, v.BitsPerSecond)
 	require.Equal(t, [2]int{16384, 16384}, v.Pages)
 	require.Equal(t, []sim.Compress{"none", "zstd"}, v.Compress)
@@ -110,7 +111,7 @@ func TestEncodingByItself(t *testing.T) {
 	require.Len(t, all, 1)
 	require.Equal(t, []sim.Compress{"none"}, all[0].Compress)
 	require.Equal(t, 96, all[0].Pairs)
-	require.Equal(t, [2]float64{0, 20}, all[0].RTTMS)
+	require.Equal(t, [2]float64{0, 20.05}, all[0].RTTMS)
 
 	_, results, err := Load(simulatedRun(t, Full, 1, 1, off))
 	require.NoError(t, err)
@@ -169,12 +170,14 @@ func TestValidationCovers(t *testing.T) {
 		r := pairOf(50, 51, 10)
 		r.Simulated.Pages, r.Simulated.Setting.BitsPerSecond = pages, int64(pages)
 		r.Spec.RTT = time.Duration(pages) * time.Millisecond
+		r.Simulated.Setting.RTT = r.Spec.RTT
 		all = append(all, r)
 	}
 	v := validationOf(Run{}, all)
 	require.Equal(t, [2]int{100, 300}, v.Pages)
 	require.Equal(t, [2]int64{100, 300}, v.BitsPerSecond)
 	require.Equal(t, [2]float64{100, 300}, v.RTTMS)
+	require.InDelta(t, 300, v.AckMS, 1e-9, "a link acknowledges after its round trip")
 }
 
 // TestTenfoldIsOneSided: it is the interval of the real share in which the simulated one must lie.

@@ -88,7 +88,7 @@ func upload(ctx context.Context, host string, still time.Duration) (dir string, 
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = w.reader(self), &stdout, &stderr
 	err = cmd.Run()
 	switch {
-	case errors.Is(context.Cause(ctx), errStill):
+	case err != nil && errors.Is(context.Cause(ctx), errStill):
 		return "", explain(context.Cause(ctx), stderr.String())
 	case stdout.endless:
 		return "", errEndless

@@ -70,7 +70,8 @@ func TestExtrapolated(t *testing.T) {
 	s, e := slow(tr), entrant(t, "xen", policy.GuidanceOff)
 	require.Contains(t, Extrapolated(nil, s, tr, e), "not compared with real moves yet")
 	v := Validation{
-		BitsPerSecond: [2]int64{100e6, 1e9}, RTTMS: [2]float64{0, 1}, Pages: [2]int{1000, 50000},
+		BitsPerSecond: [2]int64{100e6, 1e9}, RTTMS: [2]float64{0, 30}, AckMS: 1,
+		Pages:    [2]int{1000, 50000},
 		Compress: []Compress{CompressNone}, Policies: []string{"xen"}, Guidance: []string{"off"},
 	}
 	all := []Validation{v}
@@ -81,13 +82,17 @@ func TestExtrapolated(t *testing.T) {
 	require.Contains(t, Extrapolated(all, s, tr, entrant(t, "qemu", "off")), "policy")
 	require.Contains(t, Extrapolated(all, s, tr, entrant(t, "xen", "start")), "guidance")
 	for what, change := range map[string]func(*Setting){
-		"bandwidth":   func(s *Setting) { s.BitsPerSecond = 0 },
-		"round trip":  func(s *Setting) { s.RTT = time.Second },
-		"compression": func(s *Setting) { s.Compress = CompressZstd },
+		"bandwidth":    func(s *Setting) { s.BitsPerSecond = 0 },
+		"round trip":   func(s *Setting) { s.RTT = time.Second },
+		"acknowledges": func(s *Setting) { s.RTT = 20 * time.Millisecond },
+		"compression":  func(s *Setting) { s.Compress = CompressZstd },
 	} {
 		s := s
 		change(&s)
 		require.Contains(t, Extrapolated(all, s, tr, e), what)
 	}
+	relayed := s
+	relayed.RTT, relayed.Ack = 20*time.Millisecond, time.Millisecond
+	require.Empty(t, Extrapolated(all, relayed, tr, e), "over a relay, as in the comparison")
 	require.NotPanics(t, func() { readValidations(validatedJSON) })
 }

@@ -18,6 +18,7 @@ type Validation struct {
 	// A setting is covered if it is within all of these.
 	BitsPerSecond [2]int64   `json:"bits_per_second"`
 	RTTMS         [2]float64 `json:"rtt_ms"`
+	AckMS         float64    `json:"ack_ms"` // the longest time until bytes are acknowledged
 	Pages         [2]int     `json:"pages"`
 	Compress      []Compress `json:"compress"`
 	Policies      []string   `json:"policies"`
@@ -72,6 +73,8 @@ func (v Validation) leavesOut(s Setting, t *Trace, e Entrant) string {
 		return "no real move at this bandwidth was compared"
 	case !inside(v.RTTMS, rtt):
 		return "no real move at this round trip was compared"
+	case float64(s.ack())/float64(time.Millisecond) > v.AckMS:
+		return "no real move over a link that acknowledges as late was compared"
 	case !slices.Contains(v.Compress, s.Compress):
 		return "no real move with this compression was compared"
 	case !slices.Contains(v.Policies, e.Policy.Name()):

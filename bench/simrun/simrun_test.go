@@ -92,7 +92,7 @@ func TestMarks(t *testing.T) {
 	o := order(t, made(t))
 	o.Validations = []sim.Validation{{
 		Revision: "abc", Date: "2026-01-02", Pairs: 7, BitsPerSecond: [2]int64{0, 1e9},
-		RTTMS: [2]float64{0, 5}, Pages: [2]int{0, 1e6}, Compress: []sim.Compress{"none"},
+		RTTMS: [2]float64{0, 5}, AckMS: 1, Pages: [2]int{0, 1e6}, Compress: []sim.Compress{"none"},
 		Policies: []string{"xen"}, Guidance: []string{"off", "switchover"},
 	}}
 	c, err := Run(t.Context(), o, func(int, int) {})

@@ -211,6 +211,7 @@ func TestFollowerFindsThePointOfTheCycle(t *testing.T) {
 			r := f.request(100 * time.Millisecond)
 			require.Equal(t, "tags", r.Anchor)
 			require.InDelta(t, 0.5, r.Offset, 1e-9, c.tag)
+			require.InDelta(t, 30, r.PhaseMS, 1e-9, "10 ms before, and 20 ms waited")
 			require.Equal(t, c.back == 1, r.GateOpen)
 		})
 	}

@@ -54,7 +54,8 @@ func Look(ctx context.Context, ram RAM) (Contents, error) {
 		first, count = populated.NextRun(first+count, ram.Pages())
 	}
 	c := Contents{Populated: NewSet(populated), Zero: NewSet(zero)}
-	return c, c.compress(ram, chosen)
+	err := c.compress(ram, chosen)
+	return c, err
 }
 
 // packings is how often the samples are compressed together, for the time of the fastest: others
