@@ -21,6 +21,9 @@ type TraceOrder struct {
 	For      time.Duration // how long; 0: until the client goes
 }
 
+// ErrGone is what the end of a trace says when the VM ended it.
+var ErrGone = errors.New("the guest has ended, or runs elsewhere")
+
 // DefaultInterval is the length of a trace's intervals.
 const DefaultInterval = 10 * time.Millisecond
 
@@ -136,20 +139,47 @@ func (s *Server) record(ctx context.Context, order TraceOrder, lines *traceLines
 	}
 	defer unfollow()
 	defer s.machine.FollowBeats(sub.pushBeat)()
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancelCause(ctx)
 	followed := make(chan struct{})
-	defer func() { <-followed }()
-	defer cancel()
+	stop := func() { cancel(nil); <-followed }
+	defer stop()
 	go func() {
 		defer close(followed)
-		defer cancel()
-		for {
-			if followTrace(ctx, sub, lines) != nil {
-				return
-			}
+		err := error(nil)
+		for err == nil && ctx.Err() == nil {
+			err = followTrace(ctx, sub, lines)
 		}
+		if errors.Is(err, io.EOF) {
+			err = ErrGone // the VM closes its events; that may be noticed before its end is
+		}
+		cancel(err)
 	}()
-	return s.machine.Trace(ctx, order, lines)
+	return s.machine.Trace(ctx, order, endsLast{lines, sub, stop})
+}
+
+// endsLast is a Sink whose last line is the trace's end: it sends the events of before first.
+type endsLast struct {
+	*traceLines
+	sub  *subscriber
+	stop func() // once it returns, nobody else reads sub or writes lines
+}
+
+// Record implements [trace.Sink].
+func (l endsLast) Record(r trace.Record) error {
+	if r.End == nil {
+		return l.traceLines.Record(r)
+	}
+	l.stop()
+	for range queueLimit { // a guest that goes on tagging does not keep its trace from ending
+		e, ok, _ := l.sub.pop()
+		if !ok {
+			break
+		}
+		if err := l.event(e); err != nil {
+			return err
+		}
+	}
+	return l.traceLines.Record(r)
 }
 
 // followTrace passes on an event, or a sign of life if there is none for a while. It fails once the

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"regexp"
 	"testing"
 	"time"
 
@@ -86,6 +87,48 @@ type hookedSink struct {
 func (s hookedSink) Record(r trace.Record) error {
 	s.hook(r)
 	return s.Sink.Record(r)
+}
+
+// TestTraceEndsWithItsVM: a trace says why it ended, and has the events of before, also if the VM's
+// last event is noticed before its end is.
+func TestTraceEndsWithItsVM(t *testing.T) {
+	vm, server, client := start(t)
+	vm.onTrace = func(ctx context.Context, order TraceOrder, to trace.Sink) error {
+		require.NoError(t, to.Begin(trace.Header{}))
+		require.NoError(t, to.Contents(trace.Contents{}))
+		server.Publish(Event{Kind: EventState, State: StateMoved})
+		server.hub.close()
+		<-ctx.Done()
+		return to.Record(trace.Record{End: &trace.End{Why: context.Cause(ctx).Error()}})
+	}
+	require.Equal(t, []string{`"state":"moved"`, ErrGone.Error()}, lastWords(t, client))
+}
+
+// TestEventsBeforeTheEnd: what happened before a trace's end is in it.
+func TestEventsBeforeTheEnd(t *testing.T) {
+	vm, server, client := start(t)
+	vm.onTrace = func(ctx context.Context, order TraceOrder, to trace.Sink) error {
+		require.NoError(t, to.Begin(trace.Header{}))
+		require.NoError(t, to.Contents(trace.Contents{}))
+		server.Publish(Event{Kind: EventState, State: StateMoved})
+		return to.Record(trace.Record{End: &trace.End{Why: "over"}})
+	}
+	for range 20 {
+		require.Equal(t, []string{`"state":"moved"`, "over"}, lastWords(t, client))
+	}
+}
+
+// lastWords records a trace, and returns the states that its events have and why it ended.
+func lastWords(t *testing.T, client *Client) []string {
+	var said []string
+	sink := hookedSink{quits{func() {}}, func(r trace.Record) {
+		said = append(said, regexp.MustCompile(`"state":"[a-z]*"`).FindString(string(r.Event)))
+		if r.End != nil {
+			said[len(said)-1] = r.End.Why
+		}
+	}}
+	require.NoError(t, client.Trace(testContext(t), TraceOrder{Interval: time.Second}, sink))
+	return said
 }
 
 // TestTraceRefused: errors before the first line are answers like all others.

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -86,8 +87,8 @@ func TestTraceAcrossMigration(t *testing.T) {
 	}
 }
 
-// requireBeats fails unless a trace has the heartbeats that the guest printed meanwhile.
-func requireBeats(t *testing.T, records []trace.Record) {
+// beatsIn counts the heartbeats that a trace has.
+func beatsIn(t *testing.T, records []trace.Record) int {
 	t.Helper()
 	beats := 0
 	for _, r := range records {
@@ -101,7 +102,24 @@ func requireBeats(t *testing.T, records []trace.Record) {
 			require.Positive(t, e.Beat.ElapsedMS)
 		}
 	}
-	require.Positive(t, beats)
+	return beats
+}
+
+// beatsSoFar counts those in a file that is still being written.
+func beatsSoFar(t *testing.T, folder string) int {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(folder, trace.FileName))
+	require.NoError(t, err)
+	r, err := trace.NewReader(bytes.NewReader(data))
+	require.NoError(t, err)
+	var records []trace.Record
+	for {
+		record, err := r.Next()
+		if err != nil { // the end of what was flushed
+			return beatsIn(t, records)
+		}
+		records = append(records, record)
+	}
 }
 
 // TestTraceInterrupted: what was recorded before Ctrl-C is a whole trace, and the guest goes on.
@@ -117,13 +135,17 @@ func TestTraceInterrupted(t *testing.T) {
 		file, err := os.Stat(filepath.Join(folder, "trace.json.gz"))
 		return vm.DirtyLogging && err == nil && file.Size() > 0
 	})
-	g.alive(b, 2)
+	// A recorder keeps what it recorded, once a second, so that its death loses no more.
+	for kept := 0; kept == 0; time.Sleep(10 * time.Millisecond) {
+		require.NoError(t, b.ctx.Err(), "the file has no heartbeat")
+		kept = beatsSoFar(t, folder)
+	}
 	require.NoError(t, cmd.Process.Signal(syscall.SIGINT))
 	r := recorded()
 	require.Zero(t, r.status, r.stderr)
 	require.Contains(t, r.stdout, "interrupted")
 	_, records, _ := readTrace(t, folder)
-	requireBeats(t, records)
+	require.Positive(t, beatsIn(t, records))
 	require.Equal(t, "interrupted", records[len(records)-1].End.Why)
 	p.await("at full speed again", func(vm control.VM) bool { return !vm.DirtyLogging })
 	g.alive(b, 2)

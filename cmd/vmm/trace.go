@@ -80,6 +80,7 @@ type traceFile struct {
 	*trace.File
 	screen *os.File // shows progress if it is a terminal
 	shown  time.Time
+	kept   time.Time // when the file last had all that there was
 
 	tally *trace.Tally
 	pages int
@@ -116,7 +117,16 @@ func (t *traceFile) Record(r trace.Record) error {
 	if r.End != nil {
 		t.end = *r.End
 	}
-	return t.File.Record(r)
+	return errors.Join(t.File.Record(r), t.keep())
+}
+
+// keep flushes the file once a second: a recorder that is killed leaves what it recorded.
+func (t *traceFile) keep() error {
+	if time.Since(t.kept) < time.Second {
+		return nil
+	}
+	t.kept = time.Now()
+	return t.Flush()
 }
 
 // show keeps a line of progress up to date.

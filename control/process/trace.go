@@ -19,11 +19,8 @@ type tracing struct {
 	done   chan struct{} // closed once nothing of it touches the machine any more
 }
 
-// errTimeUp and errGone end a trace, and are what its end says.
-var (
-	errTimeUp = errors.New("the time that was ordered is over")
-	errGone   = errors.New("the guest has ended, or runs elsewhere")
-)
+// errTimeUp ends a trace, and is what its end says.
+var errTimeUp = errors.New("the time that was ordered is over")
 
 // tracker is the dirty log for a migration, which a trace may be following. mu must be held, and no
 // migration may be under way.
@@ -77,7 +74,7 @@ func (h *VM) stopTrace() {
 	t := h.tracing
 	h.mu.Unlock()
 	if t != nil {
-		t.cancel(errGone)
+		t.cancel(control.ErrGone)
 		<-t.done
 	}
 }
@@ -102,9 +99,9 @@ func (h *VM) Trace(ctx context.Context, order control.TraceOrder, to trace.Sink)
 	go func() {
 		select {
 		case <-vm.Done():
-			cancel(errGone)
+			cancel(control.ErrGone)
 		case <-h.moved:
-			cancel(errGone)
+			cancel(control.ErrGone)
 		case <-ended:
 		}
 	}()

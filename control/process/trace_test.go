@@ -189,7 +189,7 @@ func TestTraceEnds(t *testing.T) {
 	sink, failed = b.traced(t.Context(), often)
 	require.NoError(t, b.Stop(control.StopNow))
 	b.end()
-	require.Equal(t, errGone.Error(), sink.end(t))
+	require.Equal(t, control.ErrGone.Error(), sink.end(t))
 	require.NoError(t, <-failed)
 	require.ErrorContains(t, b.Trace(t.Context(), often, nil), "the VM is stopped")
 
@@ -246,7 +246,7 @@ func TestTraceEndsBeforeAReset(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, dirty.Test(7), "the migration follows the machine that it moves")
 	require.NoError(t, <-failed)
-	require.Equal(t, errGone.Error(), sink.end(t))
+	require.Equal(t, control.ErrGone.Error(), sink.end(t))
 	require.NoError(t, b.Stop(control.StopNow))
 	b.live(next)
 }
