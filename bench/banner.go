@@ -8,7 +8,7 @@ import (
 
 // Banner warns of a weakness of a run. It stands above everything else that the report says.
 type Banner struct {
-	Kind string `json:"kind"` // QUICK, PARTIAL, CLOCKS or NOISY
+	Kind string `json:"kind"` // QUICK, PARTIAL, MIXED, CLOCKS or NOISY
 	Text string `json:"text"`
 }
 
@@ -41,6 +41,13 @@ func banners(run Run, results []trial.Result) []Banner {
 				),
 			},
 		)
+	}
+	if run.Shard.Of > 1 {
+		all = append(all, Banner{"PARTIAL", fmt.Sprintf(
+			"part %d of %d alone: join it with the others", run.Shard.Index, run.Shard.Of)})
+	}
+	if b, is := mixedBanner(run); is {
+		all = append(all, b)
 	}
 	if b, differ := clocksBanner(good); differ {
 		all = append(all, b)

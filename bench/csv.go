@@ -91,13 +91,17 @@ var roundColumns = []string{
 	"gate_open",
 }
 
-// roundRows has a row for each round of each trial that is not void.
+// roundRows has a row for each round of each trial that is not void. QEMU tells how many rounds
+// there were, and nothing else of them: they have no number, and no row.
 func roundRows(results []trial.Result) [][]string {
 	factors := factorNames(results)
 	rows := [][]string{slices.Concat([]string{"id"}, factors, roundColumns)}
 	for _, r := range valid(results) {
 		trialOf := append([]string{r.Spec.ID}, factorsOf(r, factors)...)
 		for _, round := range r.Report.Rounds {
+			if round.N == 0 {
+				continue
+			}
 			rows = append(rows, slices.Concat(trialOf, []string{
 				strconv.Itoa(round.N), string(round.Phase), whole(round.DirtyPages),
 				whole(round.SentPages), whole(round.ZeroPages), whole(round.SkippedPages),

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"taskguide/bench/peer/qemu"
+	"taskguide/bench/stats"
 	"taskguide/bench/trial"
 	"taskguide/control/units"
 	"taskguide/migration"
@@ -106,7 +107,7 @@ func (c *Custom) defaults() {
 		c.Rates = []rate{linkRate}
 	}
 	if c.Repetitions == 0 {
-		c.Repetitions = 5
+		c.Repetitions = stats.LeastForInterval
 	}
 	if c.Title == "" {
 		c.Title = "An experiment of a file"
@@ -297,7 +298,7 @@ func (c Custom) Experiment() Experiment {
 		Report: func(at Setting, results []trial.Result) Findings {
 			return f(at).report(at, results)
 		},
-		Budget: max(time.Duration(c.Limit), time.Duration(c.trials())*generousTrial),
+		Budget: time.Duration(c.Limit), // if 0, Order.budget counts the trials
 		Base:   func(at Setting) (string, string, bool) { return f(at).base() },
 		Custom: &c,
 	}

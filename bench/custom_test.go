@@ -86,7 +86,7 @@ func TestCustomDefaults(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, c, same)
 	plan := c.Experiment().Plan(at(Full), 1)
-	require.Len(t, plan, 2*5, "guided and not")
+	require.Len(t, plan, 2*6, "guided and not")
 	require.EqualValues(t, 256<<20, plan[0].Guest.MemoryBytes)
 	require.EqualValues(t, linkRate, plan[0].Params.BitsPerSecond)
 }
@@ -98,8 +98,8 @@ func TestCustomPeers(t *testing.T) {
 	require.True(t, c.NeedsQEMU())
 	e := c.Experiment()
 	peers := filter(resultsOf(e, at(Full)), func(r trial.Result) bool { return r.Spec.QEMU != nil })
-	require.Len(t, peers, 2*5)
-	require.Len(t, e.Plan(Setting{Size: Full}, 1), 5)
+	require.Len(t, peers, 2*6)
+	require.Len(t, e.Plan(Setting{Size: Full}, 1), 6)
 	f := e.Report(at(Full), resultsOf(e, at(Full)))
 	require.Len(t, f.Lead.Rows, 3)
 }
@@ -224,6 +224,61 @@ func TestCustomPaths(t *testing.T) {
 		require.ErrorIs(t, err, os.ErrNotExist)
 		require.ErrorContains(t, err, file)
 	}
+}
+
+// TestTimeOfCustom: a run has the time that its file gives it, however short, or else 30 s for each
+// trial, those of peers too.
+func TestTimeOfCustom(t *testing.T) {
+	budget := func(text string, repetitions int) time.Duration {
+		c, err := decode(small + "repetitions: 4\n" + text)
+		require.NoError(t, err)
+		o := newOrder(c.Experiment())
+		o.Size, o.Factors.Repetitions = Full, repetitions
+		return o.budget()
+	}
+	require.Equal(t, 8*generousTrial, budget("", 0))
+	require.Equal(t, 12*generousTrial, budget("peers: [qemu]\n", 0))
+	require.Equal(t, 20*generousTrial, budget("", 10))
+	require.Equal(t, time.Minute, budget("limit: 1m\n", 0))
+	require.Equal(t, time.Minute, budget("limit: 1m\n", 10))
+	require.Equal(t, 5*time.Hour, budget("limit: 5h\n", 0))
+}
+
+// TestFiguresHaveNamesOfTheirOwn: names of guests that differ only in what a file's name leaves out
+// do not share a picture.
+func TestFiguresHaveNamesOfTheirOwn(t *testing.T) {
+	c, err := decode("guests: [{name: a.b, cmdline: workload=idle}, " +
+		"{name: ab, cmdline: workload=idle}]\nrepetitions: 1\n")
+	require.NoError(t, err)
+	o := newOrder(c.Experiment())
+	o.Size = Full
+	dir := filepath.Join(t.TempDir(), "out")
+	store, err := Create(dir, Run{
+		Experiment: customName, Size: Full, Seed: o.Seed, Custom: o.Experiment.Custom,
+		Host: Environment{QEMU: o.QEMU},
+	})
+	require.NoError(t, err)
+	_, err = execute(t.Context(), o, &fake{}, nil, store)
+	require.NoError(t, err)
+	require.NoError(t, store.Close())
+	_, err = WriteReportAs(dir, Markdown)
+	require.NoError(t, err)
+	page := readFile(t, dir, "report.md")
+	for _, name := range []string{"downtime-ab", "downtime-ab-2", "total-ab", "total-ab-2"} {
+		require.Equal(t, 1, strings.Count(page, "]("+name+".svg)"), name)
+		require.FileExists(t, filepath.Join(dir, name+".png"))
+	}
+	require.NotEqual(t, readFile(t, dir, "downtime-ab.svg"), readFile(t, dir, "downtime-ab-2.svg"))
+
+	named := func(names ...string) (s Section) {
+		for _, name := range names {
+			s.Figures = append(s.Figures, NamedFigure{Name: name})
+		}
+		return s
+	}
+	f := Findings{Sections: []Section{named("a", "a"), named("a-2", "a")}}
+	f.nameApart()
+	require.Equal(t, []Section{named("a", "a-2"), named("a-2-2", "a-3")}, f.Sections)
 }
 
 // TestExampleOfCustom: the example is what it says.

@@ -24,7 +24,7 @@ var stopCopyWire = metric{
 }
 
 var notSent = metric{"declared, not sent", "pages_declared", count,
-	always(func(r trial.Result) float64 { return float64(r.Report.PagesNotSent.Declared) })}
+	ofMoves(func(r trial.Result) float64 { return float64(r.Report.PagesNotSent.Declared) })}
 
 // declaredLevels says whether the guest declares its garbage. The first is what it is compared
 // with.
@@ -102,7 +102,7 @@ func declaredReport(at Setting, results []trial.Result) Findings {
 			"declared-downtime", "Downtime with the garbage sent and declared.",
 			figure.Strip("Downtime", "ms", declaredSamples(groups)),
 		}},
-		Tables: []Table{tableOf("Medians with 95 % bootstrap intervals", groups,
+		Tables: []Table{tableOf("Medians with 95 % intervals", groups,
 			[]string{declaredLevels.factor}, stopCopy, stopCopyWire, pages, wire, notSent, downtime,
 			total, rounds)},
 	}}

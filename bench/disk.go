@@ -116,7 +116,7 @@ func deviceBlocks(at Setting, loads []diskLoad, g trial.Guest) [][]trial.Spec {
 			})
 		}
 	}
-	return repeat(at.times(1, 5), all)
+	return repeat(at.times(1, 6), all)
 }
 
 func diskReport(at Setting, results []trial.Result) Findings {
@@ -166,7 +166,7 @@ func deviceReport(at Setting, loads []diskLoad, results []trial.Result, how stri
 		Text: []string{
 			how + " Load “none” is a guest that leaves its device alone: what the others " +
 				"take more of is the cost of a busy one. The downtimes are each VMM's own " +
-				"account; the guest's own gap is the same measure for both.",
+				"account. " + gapText(results),
 		},
 		Figures: []NamedFigure{{
 			"device-gap", "The guest's own gap, by VMM.",

@@ -22,7 +22,8 @@
 //     order is recorded.
 //   - Every report of every trial is kept, with its spec, what the host was doing just before, and
 //     what the guest said.
-//   - Medians and means with bootstrap intervals, and every point in the figures.
+//   - Medians with intervals by order statistics, means and ratios with bootstrap intervals, and
+//     every point in the figures.
 //   - Tags that are wrong on purpose (experiment validity): if they helped too, the gain would be
 //     an artefact.
 //

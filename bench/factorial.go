@@ -321,8 +321,9 @@ func (f factorial) report(at Setting, results []trial.Result) Findings {
 		},
 		{
 			Title: "All indicators",
+			Text:  f.gapText(results),
 			Tables: []Table{
-				tableOf("Medians with 95 % bootstrap intervals", groups, withProgram, downtime,
+				tableOf("Medians with 95 % intervals", groups, withProgram, downtime,
 					stopCopy, gap, total, waited, pages, rounds, forced),
 			},
 		},
@@ -339,11 +340,19 @@ func (f factorial) report(at Setting, results []trial.Result) Findings {
 		findings.Sections = append(findings.Sections, Section{
 			Title: "What users of the service notice",
 			Tables: []Table{tableOf("Latency of requests in the worst second around the move; "+
-				"medians with 95 % bootstrap intervals", serving, withProgram, p999Calm,
+				"medians with 95 % intervals", serving, withProgram, p999Calm,
 				worstCalm, p99, p999, worst)},
 		})
 	}
 	return findings
+}
+
+// gapText says what the guest's own gap is worth where QEMU has rows.
+func (f factorial) gapText(results []trial.Result) []string {
+	if len(f.peers) == 0 {
+		return nil
+	}
+	return []string{gapText(results)}
 }
 
 // linkText says what is between the two ends.
@@ -418,7 +427,7 @@ func (f factorial) headlines(groups, pooled []group) []string {
 // lead shows each combination over all programs.
 func (f factorial) lead(pooled []group, columns []string) Table {
 	t := Table{
-		Caption: "Over all programs: median downtime with its 95 % bootstrap interval, the worst " +
+		Caption: "Over all programs: median downtime with its 95 % interval, the worst " +
 			"one, and the median total time",
 		Head: append(slices.Clone(columns), "n", "downtime", "worst", "total time"),
 	}

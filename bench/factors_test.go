@@ -172,7 +172,7 @@ func TestAgainstAnyLevel(t *testing.T) {
 	} {
 		s := given(Factors{
 			Policies: []string{"downtime", "xen", "qemu"}, Programs: []string{"kv", "sort"},
-			Repetitions: 5, Against: against,
+			Repetitions: 6, Against: against,
 		})
 		e := policies()
 		require.NoError(t, e.CheckFactors(s))

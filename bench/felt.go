@@ -93,8 +93,8 @@ func withFelt(f Findings, results []trial.Result) Findings {
 		Text: []string{
 			"How many pauses of each length there were in a second: before the request, in the " +
 				"seconds of the migration with its pre-copy, and after. A pause counts in one " +
-				"row. The guest's clock stands still in QEMU's downtime, so trials of QEMU count " +
-				"only by the clock outside.",
+				"row. The guest's clock may stand still in QEMU's downtime, so trials of QEMU " +
+				"count only by the clock outside.",
 		},
 		Tables: tables,
 	})

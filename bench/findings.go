@@ -44,6 +44,22 @@ func (f Findings) colours() figure.Colours {
 	return figure.ColoursOf(all...)
 }
 
+// nameApart gives each figure a name that no other has: names of guests may differ only in letters
+// that a file's name does not get.
+func (f Findings) nameApart() {
+	taken := map[string]bool{}
+	for _, s := range f.Sections {
+		for i, named := range s.Figures {
+			free := named.Name
+			for n := 2; taken[free]; n++ {
+				free = fmt.Sprintf("%s-%d", named.Name, n)
+			}
+			taken[free] = true
+			s.Figures[i].Name = free
+		}
+	}
+}
+
 // Table is text in rows.
 type Table struct {
 	Caption string     `json:"caption"`
@@ -61,6 +77,11 @@ type metric struct {
 
 func always(f func(trial.Result) float64) func(trial.Result) (float64, bool) {
 	return func(r trial.Result) (float64, bool) { return f(r), true }
+}
+
+// ofMoves is always, but for baselines, which move no guest.
+func ofMoves(f func(trial.Result) float64) func(trial.Result) (float64, bool) {
+	return func(r trial.Result) (float64, bool) { return f(r), r.Spec.Baseline == "" }
 }
 
 // known leaves out values that a VMM does not report.
@@ -81,7 +102,7 @@ func latencyOf(f func(trial.Latency) float64) func(trial.Result) (float64, bool)
 var (
 	downtime = metric{
 		"downtime", "downtime_ms", units.Milliseconds,
-		always(func(r trial.Result) float64 { return r.Report.DowntimeMS }),
+		ofMoves(func(r trial.Result) float64 { return r.Report.DowntimeMS }),
 	}
 	stopCopy = metric{
 		"pages in stop-and-copy", "pages_stopcopy", count,
@@ -91,36 +112,36 @@ var (
 		"total time", "total_ms", units.Milliseconds,
 		always(func(r trial.Result) float64 { return r.Report.TotalMS }),
 	}
-	pages = metric{"pages sent", "pages_sent", count, always(func(r trial.Result) float64 {
+	pages = metric{"pages sent", "pages_sent", count, ofMoves(func(r trial.Result) float64 {
 		return float64(r.Report.PagesSent)
 	})}
 	wire = metric{
 		"bytes on the wire", "bytes_wire", func(v float64) string { return units.Bytes(int64(v)) },
 		known(wireBytes),
 	}
-	rounds = metric{"rounds", "rounds", count, always(roundCount)}
+	rounds = metric{"rounds", "rounds", count, ofMoves(roundCount)}
 	gap    = metric{
 		"the guest's own gap", "gap_ms", units.Milliseconds,
-		func(r trial.Result) (float64, bool) { return r.GapMS, r.GapMS != trial.Unknown },
+		func(r trial.Result) (float64, bool) { return r.GapMS, tellsGap(r) },
 	}
 	gapBefore = metric{
 		"gap before", "gap_before_ms", units.Milliseconds,
-		func(r trial.Result) (float64, bool) { return r.GapBeforeMS, r.GapMS != trial.Unknown },
+		func(r trial.Result) (float64, bool) { return r.GapBeforeMS, tellsGap(r) },
 	}
 	deferred = metric{"deferred", "deferred_ms", units.Milliseconds,
-		always(func(r trial.Result) float64 { return r.Report.DeferredMS })}
+		ofMoves(func(r trial.Result) float64 { return r.Report.DeferredMS })}
 	waited = metric{
 		"held back", "waited_ms", units.Milliseconds,
-		always(func(r trial.Result) float64 { return r.Report.WaitedMS }),
+		ofMoves(func(r trial.Result) float64 { return r.Report.WaitedMS }),
 	}
 	suspended = metric{
 		"suspended", "suspended_ms", units.Milliseconds,
-		always(func(r trial.Result) float64 { return r.Report.SuspendedMS }),
+		ofMoves(func(r trial.Result) float64 { return r.Report.SuspendedMS }),
 	}
-	stops = metric{"suspensions", "suspensions", count, always(func(r trial.Result) float64 {
+	stops = metric{"suspensions", "suspensions", count, ofMoves(func(r trial.Result) float64 {
 		return float64(r.Report.Suspensions)
 	})}
-	forced = metric{"forced", "forced", percent, always(func(r trial.Result) float64 {
+	forced = metric{"forced", "forced", percent, ofMoves(func(r trial.Result) float64 {
 		if r.Report.Forced {
 			return 1
 		}
@@ -154,7 +175,8 @@ var (
 			return r.CPU.Source + r.CPU.Destination - r.CPU.Guest
 		})}
 	brownout = metric{"brownout", "brownout", percent, func(r trial.Result) (float64, bool) {
-		return r.Work.Brownout, r.Work.BeforePerS > 0 && r.Report.TotalMS >= leastForBrownout
+		return r.Work.Brownout, r.Work.BeforePerS > 0 && r.Work.Brownout != trial.Unknown &&
+			r.Report.TotalMS >= leastForBrownout
 	}}
 	speed = metric{"speed before", "writes_per_s", count, func(r trial.Result) (float64, bool) {
 		return r.Work.BeforePerS, r.Work.BeforePerS > 0
@@ -164,6 +186,10 @@ var (
 // leastForBrownout is the shortest migration, in ms, for which heartbeats once a second can show a
 // slowdown.
 const leastForBrownout = 500
+
+// tellsGap tells whether a guest moved and says how long it stood still. Older results of baselines
+// have a gap of 0.
+func tellsGap(r trial.Result) bool { return r.GapMS != trial.Unknown && r.Spec.Baseline == "" }
 
 // wireBytes is counted at the link if there is one, because that is the same measure for all VMMs.
 // Otherwise it is the VMM's own account.

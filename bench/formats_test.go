@@ -207,7 +207,7 @@ func TestColoursOfFactors(t *testing.T) {
 func TestSummaryIsNumbers(t *testing.T) {
 	o := newOrder(policies())
 	o.Factors = Factors{
-		Policies: []string{"downtime", "xen"}, Programs: []string{"kv"}, Repetitions: 5,
+		Policies: []string{"downtime", "xen"}, Programs: []string{"kv"}, Repetitions: 6,
 		Guidance: []string{"off"}, Against: "xen",
 	}
 	results := resultsOf(o.Experiment, o.Setting)
@@ -243,7 +243,7 @@ func TestSummaryIsNumbers(t *testing.T) {
 	require.Len(t, read.Groups, 2)
 	require.Equal(t, "downtime", read.Groups[0].Factors["policy"])
 	m := read.Groups[0].Metrics["downtime_ms"]
-	require.Equal(t, 5, m.N)
+	require.Equal(t, 6, m.N)
 	require.InDelta(t, 15, m.Mean, 1e-9)
 	require.InDelta(t, 15, m.Median, 1e-9)
 	require.Less(t, m.MeanCI95.Low, m.Mean)
@@ -256,7 +256,7 @@ func TestSummaryIsNumbers(t *testing.T) {
 			found++
 			require.InDelta(t, 0.25, r.Value, 1e-9, r.Statistic)
 			require.InDelta(t, 0.25, r.CI95.Low, 1e-9)
-			require.Equal(t, 5, r.Pairs)
+			require.Equal(t, 6, r.Pairs)
 		}
 	}
 	require.Equal(t, len(statistics), found)

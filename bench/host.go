@@ -2,8 +2,16 @@ package bench
 
 import (
 	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
 	"os/exec"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -29,4 +37,60 @@ func qemuVersion(program string) string {
 	line, _, _ := strings.Cut(string(out), "\n")
 	_, version, _ := strings.Cut(line, "version ")
 	return version
+}
+
+// hashDigits is how many digits of a file's hash name a build.
+const hashDigits = 12
+
+// buildOf names the build of another vmm, or is empty if program is. The hash of its file is a part
+// of the name, because two builds of changed sources print the same version.
+func buildOf(program string) (string, error) {
+	if program == "" {
+		return "", nil
+	}
+	path, err := exec.LookPath(program)
+	if err != nil {
+		return "", fmt.Errorf("look for the vmm to compare with: %w", err)
+	}
+	hash, err := hashOf(path)
+	if err != nil {
+		return "", fmt.Errorf("read the vmm to compare with: %w", err)
+	}
+	return versionOf(path) + ", SHA-256 " + hash[:hashDigits], nil
+}
+
+func hashOf(file string) (string, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	sum := sha256.New()
+	if _, err := io.Copy(sum, f); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(sum.Sum(nil)), nil
+}
+
+// versionOf is the version that a vmm prints, and its revision. A build from before that command
+// prints none.
+func versionOf(program string) string {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	var its struct {
+		Version, Revision string
+		Modified          bool
+	}
+	out, err := exec.CommandContext(ctx, program, "version", "--json").Output()
+	if err != nil || json.Unmarshal(out, &its) != nil || its.Version == "" {
+		return "of unknown version"
+	}
+	name := its.Version
+	if its.Revision != "" {
+		name += " " + its.Revision
+	}
+	if its.Modified {
+		name += "+"
+	}
+	return name
 }

@@ -105,7 +105,7 @@ func interruptReport(at Setting, results []trial.Result) Findings {
 				"interrupt-downtime", "Downtime by length of the segments and policy.",
 				figure.Strip("Downtime", "downtime in ms", samplesOf(groups, downtime)),
 			}},
-			Tables: []Table{tableOf("Medians with 95 % bootstrap intervals", groups,
+			Tables: []Table{tableOf("Medians with 95 % intervals", groups,
 				[]string{"segment", "policy"}, downtime, stopCopy, gap)},
 		},
 		{
@@ -119,7 +119,7 @@ func interruptReport(at Setting, results []trial.Result) Findings {
 				"interrupt-total", "Total time by length of the segments and policy.",
 				figure.Strip("Total time", "total time in ms", samplesOf(groups, total)),
 			}},
-			Tables: []Table{tableOf("Medians with 95 % bootstrap intervals", groups,
+			Tables: []Table{tableOf("Medians with 95 % intervals", groups,
 				[]string{"segment", "policy"}, total, waited, suspended, stops, forced, pages,
 				rounds)},
 		},

@@ -30,7 +30,7 @@ var (
 
 func overheadBlocks(at Setting) [][]trial.Spec {
 	return append(repeat(at.times(2, 10), tagCosts()),
-		repeat(at.times(1, 5), brownouts(at.Size))...)
+		repeat(at.times(1, 6), brownouts(at.Size))...)
 }
 
 func tagCosts() []trial.Spec {
@@ -121,7 +121,7 @@ func overheadReport(_ Setting, results []trial.Result) Findings {
 					speedSamples(tags)),
 			}},
 			Tables: []Table{cost, tableOf("Pages written per second before any migration; "+
-				"medians with 95 % bootstrap intervals",
+				"medians with 95 % intervals",
 				tags, []string{"segment", "tags"}, speed)},
 		},
 		{
@@ -140,7 +140,7 @@ func overheadReport(_ Setting, results []trial.Result) Findings {
 				figure.LinearStrip("Brownout while pre-copy runs", "speed lost (%)",
 					brownoutSamples(engines)),
 			}},
-			Tables: []Table{tableOf("Medians with 95 % bootstrap intervals", engines,
+			Tables: []Table{tableOf("Medians with 95 % intervals", engines,
 				[]string{"engine"}, brownout, total, downtime, gap, cpuEngine)},
 		},
 	}

@@ -96,8 +96,8 @@ func lackingPeers(at Setting) string {
 const postCopyText = "With post-copy, QEMU runs the guest at the destination after one round, " +
 	"whatever the limit, and fetches what is missing. Its downtime ends when the devices' state " +
 	"was sent, before most of RAM: the guest then stands still at each page that it has to wait " +
-	"for, which only its own gap and the silences show. Its total time ends when all pages are " +
-	"there."
+	"for. Only the silences show that, and the guest's own gap, if it is known. Its total time " +
+	"ends when all pages are there."
 
 // zeroPagesText says what the rows of zero pages mean.
 const zeroPagesText = "“Zero pages” are looked for in multifd's channels, or, if “legacy”, by " +
@@ -162,9 +162,9 @@ func peersReport(at Setting, results []trial.Result) Findings {
 					"does without, and with one connection, as plain QEMU does. The same guest, " +
 					"the same downtime limit of 300 ms. The downtimes are each VMM's own account " +
 					"and not quite comparable: QEMU's ends when the source has sent everything, " +
-					"ours when the destination reports that the vCPUs run. The guest's own gap " +
-					"is the same measure for both. QEMU does not tell how many pages its " +
-					"stop-and-copy had. " +
+					"ours when the destination reports that the vCPUs run. " +
+					gapText(results) + " QEMU does not tell how many pages its stop-and-copy " +
+					"had. " +
 					silenceText,
 			},
 			Figures: []NamedFigure{
@@ -210,7 +210,7 @@ func peersReport(at Setting, results []trial.Result) Findings {
 
 // medians is the caption of a table with QEMU in it.
 func medians(at Setting) string {
-	return "Medians with 95 % bootstrap intervals (" + at.peerNames() + ")"
+	return "Medians with 95 % intervals (" + at.peerNames() + ")"
 }
 
 // linkText says whether all VMMs had the same link.
@@ -250,10 +250,8 @@ func peerHeadlines(groups []group) []string {
 			name = "vmm, zstd, guided"
 		}
 		if ours, ok := find(groups, map[string]string{"peer": name, "limit": limit}); ok {
-			lines = append(lines, fmt.Sprintf("%s, against %s, limit %s: the guest's own gap is "+
-				"%s, the total time %s.",
-				name, g.factors["peer"], limit,
-				ratio(ours, g, gap), ratio(ours, g, total)))
+			lines = append(lines, fmt.Sprintf("%s, against %s, limit %s: %s, the total time %s.",
+				name, g.factors["peer"], limit, standstillText(ours, g), ratio(ours, g, total)))
 		}
 	}
 	return lines

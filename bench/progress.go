@@ -11,7 +11,6 @@ import (
 
 	"taskguide/bench/trial"
 	"taskguide/control/text"
-	"taskguide/control/units"
 )
 
 // Progress shows how a run advances.
@@ -44,21 +43,26 @@ func (p *plain) Trial(r trial.Result) {
 		p.row("", "trial", "downtime", "gap", "total", "left")
 	}
 	number := fmt.Sprintf("%*d/%d", len(fmt.Sprint(p.total)), p.done, p.total)
-	downtime, gap, total := "-", "-", "-"
+	stood, paused, took := "-", "-", "-"
 	if r.Error == "" && r.Spec.Contest == nil {
-		downtime, gap = units.Milliseconds(r.Report.DowntimeMS), "–"
-		if r.GapMS != trial.Unknown {
-			gap = units.Milliseconds(r.GapMS)
-		}
-		total = units.Milliseconds(r.Report.TotalMS)
+		stood, paused, took = cell(downtime, r), cell(gap, r), cell(total, r)
 	}
 	id := r.Spec.ID
 	if utf8.RuneCountInString(id) > p.idColumns() { // it gets a line of its own
 		text.Hanging(p.w, number+" ", id)
 		number, id = "", ""
 	}
-	p.row(number, id, downtime, gap, total, short(p.left()))
+	p.row(number, id, stood, paused, took, short(p.left()))
 	fault(p.w, r)
+}
+
+// cell writes what a metric is in a trial, or a dash where nobody measured it.
+func cell(m metric, r trial.Result) string {
+	v, ok := m.of(r)
+	if !ok {
+		return "–"
+	}
+	return m.write(v)
 }
 
 // row writes the columns of a trial.

@@ -48,7 +48,8 @@ func validityText(all []standing) string {
 		for _, v := range sim.Validations {
 			covered = append(covered, v.String())
 		}
-		return "Compared with real moves: " + strings.Join(covered, " ")
+		return "Compared with real moves, apart from regret, because none does what the oracle " +
+			"does: " + strings.Join(covered, " ")
 	}
 	return "Simulated figures with * are extrapolated: " + strings.Join(reasons, "; ") + "."
 }
@@ -121,19 +122,20 @@ func (s standing) cells(tail bool) []string {
 	if s.Extrapolated != "" {
 		star = " *"
 	}
-	figure := func(ms float64) string {
+	figure := func(ms float64, star string) string {
 		if s.Moved == 0 {
 			return "–"
 		}
 		return fmt.Sprintf("%.1f%s", ms, star)
 	}
+	const always = " *" // no real move does what the oracle does
 	n := fmt.Sprint(s.Moved)
 	if s.Moved < s.Moves {
 		n = fmt.Sprintf("%d of %d", s.Moved, s.Moves)
 	}
 	row := []string{
-		n, figure(s.DowntimeP50), figure(s.RegretDowntimeP50), figure(s.TotalP50),
-		figure(s.RegretTotalP50),
+		n, figure(s.DowntimeP50, star), figure(s.RegretDowntimeP50, always),
+		figure(s.TotalP50, star), figure(s.RegretTotalP50, always),
 	}
 	if !tail {
 		return row

@@ -139,9 +139,18 @@ func TestTail(t *testing.T) {
 		require.Equal(t, c.want == "", ok, "%v: %s", c, text)
 		require.Contains(t, text, c.want)
 	}
+	stuck := movesRun(Full, 1)
+	for _, r := range stuck {
+		for i := range r.Contest {
+			r.Contest[i].Moves[0].Error = "never converges"
+		}
+	}
+	trusted, text := tailOf(Setting{Size: Full}, stuck).trusted()
+	require.False(t, trusted)
+	require.Contains(t, text, "simulated moves never ended")
 	one := movesRun(Full, 1)
 	one = filter(one, func(r trial.Result) bool { return r.Spec.Factors["guidance"] != "off" })
-	_, text := tailOf(Setting{Size: Full}, one).trusted()
+	_, text = tailOf(Setting{Size: Full}, one).trusted()
 	require.Contains(t, text, "1 cells of real moves: two are needed")
 	unrecorded := withoutContests(movesRun(Full, 1))
 	_, text = tailOf(Setting{Size: Full}, unrecorded).trusted()

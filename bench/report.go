@@ -62,11 +62,13 @@ func WriteReportWith(dir string, format Format, tail *Tail) (string, error) {
 	if tail != nil && run.Experiment != policies().Name {
 		return "", fmt.Errorf("%s: a run of %s: %w", dir, run.Experiment, ErrNoTail)
 	}
+	results = judged(results)
 	at := run.setting()
 	at.Tail = tail
 	moved := withoutContests(results)
 	findings := withFelt(e.Report(at, results), moved)
 	findings = withWaterfall(findings, moved)
+	findings.nameApart()
 	page := pageOf(e, run, results, findings)
 	colours := findings.colours()
 	for _, s := range findings.Sections {
@@ -216,17 +218,13 @@ func facts(run Run, results []trial.Result) [][2]string {
 	if run.Hosts != nil {
 		link = "the network between two hosts, limited by the engine as given, " + run.Hosts.route()
 	}
-	qemu := h.QEMU
-	if qemu == "" {
-		qemu = "not installed"
-	}
 	all := [][2]string{
 		{"trials", fmt.Sprintf("%d of %d, %d of them void", len(results),
 			max(run.Trials, len(results)), len(results)-len(valid(results)))},
 		{"begun", run.Started.UTC().Format(time.RFC1123) + resumptions(run) + parts(run)},
 		{"host", fmt.Sprintf("%s, %d CPUs, %s", h.CPU, h.CPUs, units.Bytes(h.MemoryBytes))},
 		{"kernel", fmt.Sprintf("Linux %s, KVM by %s", h.Kernel, h.KVM)},
-		{"versions", fmt.Sprintf("vmm %s, %s, QEMU %s", h.VMM, h.Go, qemu)},
+		{"versions", versions(h)},
 		{"link", link},
 		{"noise", noise(results)},
 	}
@@ -246,9 +244,8 @@ func resumptions(run Run) string {
 	for _, r := range run.Resumed {
 		text += "; resumed " + r.Started.UTC().Format(time.RFC1123)
 		if r.Host != last {
-			text += fmt.Sprintf(" on another host or with other versions (%s, Linux %s, vmm %s, "+
-				"%s, QEMU %s)",
-				r.Host.CPU, r.Host.Kernel, r.Host.VMM, r.Host.Go, r.Host.QEMU)
+			text += fmt.Sprintf(" on another host or with other versions (%s, Linux %s, %s)",
+				r.Host.CPU, r.Host.Kernel, versions(r.Host))
 			last = r.Host
 		}
 	}

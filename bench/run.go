@@ -31,15 +31,21 @@ func (o Order) budget() time.Duration {
 	if o.Budget > 0 {
 		return o.Budget
 	}
-	budget := o.Experiment.budget(o.Size)
-	if len(o.Factors.given()) > 0 {
-		trials := len(o.Experiment.Plan(o.Setting, o.Seed))
-		budget = max(budget, time.Duration(trials)*generousTrial)
+	trials := len(o.Experiment.Plan(o.Setting, o.Seed)) // those of peers, too
+	generous := time.Duration(trials) * generousTrial
+	switch c := o.Experiment.Custom; {
+	case c != nil && c.Limit > 0:
+		return time.Duration(c.Limit)
+	case c != nil:
+		return generous
+	case len(o.Factors.given()) > 0:
+		return max(o.Experiment.budget(o.Size), generous)
 	}
-	return budget
+	return o.Experiment.budget(o.Size)
 }
 
-// generousTrial is the time for each trial of a run whose factors the user has chosen.
+// generousTrial is the time for each trial of a run that the user has made up: its factors, or all
+// of it.
 const generousTrial = 30 * time.Second
 
 func (e Experiment) budget(s Size) time.Duration {

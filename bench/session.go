@@ -41,34 +41,8 @@ func (s Session) Run(ctx context.Context) (page string, err error) {
 // behind.
 func (s *Session) open(ctx context.Context) (*Store, *site, []trial.Result, error) {
 	if s.Resume {
-		run, done, err := Load(s.Dir)
-		if err != nil {
+		if err := s.takeUp(); err != nil {
 			return nil, nil, nil, err
-		}
-		if run.Experiment != s.Order.Experiment.Name {
-			return nil, nil, nil,
-				fmt.Errorf("%s holds results of %s, not of %s: choose another --out",
-					s.Dir, run.Experiment, s.Order.Experiment.Name)
-		}
-		if err := sameCustom(run.Custom, s.Order.Experiment.Custom); err != nil {
-			return nil, nil, nil, fmt.Errorf("%s: %w", s.Dir, err)
-		}
-		if err := sameHosts(run.Hosts, s.Order.Hosts); err != nil {
-			return nil, nil, nil, fmt.Errorf("%s: %w", s.Dir, err)
-		}
-		s.Order.Setting, s.Order.Seed = run.setting(), run.Seed
-		if err := samePlan(s.Order.Experiment.Plan(s.Order.Setting, s.Order.Seed),
-			done); err != nil {
-			return nil, nil, nil,
-				fmt.Errorf("%s: %w: it was vmm %s that ran them", s.Dir, err, run.Host.VMM)
-		}
-		if here := qemuVersion(s.Order.Programs.QEMU); s.Order.QEMU != here && s.Order.QEMU != "" {
-			return nil, nil, nil, fmt.Errorf("%s compares with QEMU %s, and here is %q: "+
-				"name its program with --qemu", s.Dir, s.Order.QEMU, here)
-		}
-		if s.Order.Before && s.Order.Programs.Before == "" {
-			return nil, nil, nil, fmt.Errorf("%s compares with another vmm: "+
-				"name its program with --before", s.Dir)
 		}
 	}
 	site, err := newSite(ctx, &s.Order, s.Resume)
@@ -82,8 +56,60 @@ func (s *Session) open(ctx context.Context) (*Store, *site, []trial.Result, erro
 	return store, site, done, err
 }
 
+// takeUp makes the order that of the run in Dir. It refuses what would not go on with that run.
+func (s *Session) takeUp() error {
+	run, done, err := Load(s.Dir)
+	if err != nil {
+		return err
+	}
+	if run.Experiment != s.Order.Experiment.Name {
+		return fmt.Errorf("%s holds results of %s, not of %s: choose another --out",
+			s.Dir, run.Experiment, s.Order.Experiment.Name)
+	}
+	if err := sameCustom(run.Custom, s.Order.Experiment.Custom); err != nil {
+		return fmt.Errorf("%s: %w", s.Dir, err)
+	}
+	if err := sameHosts(run.Hosts, s.Order.Hosts); err != nil {
+		return fmt.Errorf("%s: %w", s.Dir, err)
+	}
+	s.Order.Setting, s.Order.Seed = run.setting(), run.Seed
+	if err := samePlan(s.Order.Experiment.Plan(s.Order.Setting, s.Order.Seed), done); err != nil {
+		return fmt.Errorf("%s: %w: it was vmm %s that ran them", s.Dir, err, run.Host.VMM)
+	}
+	return s.samePeers(run.Host)
+}
+
+// samePeers refuses a QEMU, and another vmm, that is not the one with which the run compares.
+func (s *Session) samePeers(begun Environment) error {
+	o := s.Order
+	if here := qemuVersion(o.Programs.QEMU); o.QEMU != here && o.QEMU != "" {
+		return fmt.Errorf("%s compares with QEMU %s, and here is %q: name its program with --qemu",
+			s.Dir, o.QEMU, here)
+	}
+	if !o.Before {
+		return nil
+	}
+	if o.Programs.Before == "" {
+		return fmt.Errorf("%s compares with another vmm: name its program with --before", s.Dir)
+	}
+	here, err := buildOf(o.Programs.Before)
+	if err != nil {
+		return err
+	}
+	// An older run does not say which one it was. It gets the banner MIXED.
+	if begun.Before != "" && begun.Before != here {
+		return fmt.Errorf("%s compares with vmm %s, and that of --before is %s: name the same one",
+			s.Dir, begun.Before, here)
+	}
+	return nil
+}
+
 func (s *Session) openStore(site *site) (*Store, []trial.Result, error) {
-	host, err := site.environment(s.Order.Programs)
+	programs := s.Order.Programs
+	if !s.Order.Before {
+		programs.Before = "" // a resumed run takes no part of it
+	}
+	host, err := site.environment(programs)
 	if err != nil {
 		return nil, nil, err
 	}

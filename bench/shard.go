@@ -38,13 +38,15 @@ type Part struct {
 	Seed    uint64      `json:"seed"`
 	Started time.Time   `json:"started"`
 	Host    Environment `json:"host"`
+	// Resumed lists when that run was resumed, and where.
+	Resumed []Resumption `json:"resumed,omitempty"`
 }
 
 // Errors of folders that do not make one run.
 var (
 	errOtherRun = errors.New("is of another run: experiment, size, factors, link, file or " +
 		"number of shards differ")
-	errOtherVMM   = errors.New("was run with another vmm or QEMU")
+	errOtherVMM   = errors.New("was run or resumed with another vmm, QEMU or --before")
 	errSameShard  = errors.New("has a shard that another folder has, too")
 	errNotAShard  = errors.New("is no shard: it was run without --shard")
 	errAllOfEmpty = errors.New("no folder given")
@@ -71,7 +73,10 @@ func Join(out string, dirs []string) error {
 			return fmt.Errorf("%s %w", dir, err)
 		}
 		taken[run.Shard.Index] = true
-		whole.Parts = append(whole.Parts, Part{dir, run.Shard, run.Seed, run.Started, run.Host})
+		whole.Parts = append(whole.Parts, Part{
+			Dir: dir, Shard: run.Shard, Seed: run.Seed, Started: run.Started, Host: run.Host,
+			Resumed: run.Resumed,
+		})
 		all = append(all, latest(results)...)
 	}
 	e, err := ExperimentOf(whole)
@@ -101,7 +106,8 @@ func keep(dir string, run Run, results []trial.Result) error {
 	return store.Close()
 }
 
-// joins checks that a run is a shard of the same run as the first, and none that is taken.
+// joins checks that a run is a shard of the same run as the first, and none that is taken. Results
+// of two builds would be published under the name of one.
 func joins(first, run Run, taken map[int]bool) error {
 	same := func(r Run) string {
 		return fmt.Sprint(r.Experiment, r.Size, r.BitsPerSecond, r.Before, r.Shard.Of,
@@ -112,8 +118,7 @@ func joins(first, run Run, taken map[int]bool) error {
 		return errNotAShard
 	case same(run) != same(first), sameCustom(first.Custom, run.Custom) != nil:
 		return errOtherRun
-	case run.Host.VMM != first.Host.VMM, run.Host.QEMU != first.Host.QEMU,
-		!slices.Equal(run.Ways, first.Ways):
+	case !sameBuilds(first.Host, run), !slices.Equal(run.Ways, first.Ways):
 		return errOtherVMM
 	case taken[run.Shard.Index]:
 		return errSameShard
@@ -128,7 +133,9 @@ func parts(run Run) string {
 	}
 	hosts := map[Environment]bool{}
 	for _, p := range run.Parts {
-		hosts[p.Host] = true
+		for _, h := range builds(p.Host, p.Resumed) {
+			hosts[h] = true
+		}
 	}
 	kinds := "all on hosts of one kind"
 	if len(hosts) > 1 {

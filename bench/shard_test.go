@@ -97,6 +97,27 @@ func TestJoinedShards(t *testing.T) {
 	require.ErrorIs(t, Join(out, dirs), ErrExists)
 }
 
+// resumedBy makes a run one that went on there.
+func resumedBy(e Environment) func(*Run) {
+	return func(r *Run) { r.Resumed = append(r.Resumed, Resumption{Host: e}) }
+}
+
+// TestPartResumedElsewhere: a whole says so of its parts.
+func TestPartResumedElsewhere(t *testing.T) {
+	elsewhere := Environment{VMM: "abc", QEMU: "7.2", CPU: "cpu 9", Kernel: "6.1"}
+	out := filepath.Join(t.TempDir(), "joined")
+	require.NoError(t, Join(out, []string{
+		runShard(t, 1, 2, nil), runShard(t, 2, 2, resumedBy(elsewhere)),
+	}))
+	run, results, err := Load(out)
+	require.NoError(t, err)
+	require.Equal(t, elsewhere, run.Parts[1].Resumed[0].Host)
+	require.Empty(t, run.Parts[0].Resumed)
+	require.Contains(t, parts(run), "on hosts of 3 kinds")
+	require.Contains(t, banners(run, results), Banner{"MIXED", "part 2/2 resumed on another host " +
+		"or kernel (cpu 9, Linux 6.1): the figures are not of one build on one host"})
+}
+
 // TestFoldersThatDoNotJoin: results that do not belong together are never mixed.
 func TestFoldersThatDoNotJoin(t *testing.T) {
 	first := runShard(t, 1, 2, nil)
@@ -114,6 +135,9 @@ func TestFoldersThatDoNotJoin(t *testing.T) {
 		{runShard(t, 2, 2, func(r *Run) { r.Custom = &Custom{} }), errOtherRun},
 		{runShard(t, 2, 2, func(r *Run) { r.Host.VMM = "def" }), errOtherVMM},
 		{runShard(t, 2, 2, func(r *Run) { r.Host.QEMU = "10" }), errOtherVMM},
+		{runShard(t, 2, 2, func(r *Run) { r.Host.Before = "v1" }), errOtherVMM},
+		{runShard(t, 2, 2, resumedBy(Environment{VMM: "def", QEMU: "7.2"})), errOtherVMM},
+		{runShard(t, 2, 2, resumedBy(Environment{VMM: "abc", QEMU: "10"})), errOtherVMM},
 		{t.TempDir(), ErrNoRun},
 	} {
 		out := filepath.Join(t.TempDir(), "joined")
@@ -122,6 +146,9 @@ func TestFoldersThatDoNotJoin(t *testing.T) {
 		require.ErrorContains(t, err, c.second)
 		require.NoDirExists(t, out)
 	}
+	// The first one has results of two builds itself.
+	mixed := runShard(t, 1, 2, resumedBy(Environment{VMM: "def", QEMU: "7.2"}))
+	require.ErrorIs(t, Join(filepath.Join(t.TempDir(), "j"), []string{mixed}), errOtherVMM)
 	// Results of another version's plan.
 	strange := runShard(t, 2, 2, nil)
 	raw := filepath.Join(strange, rawFile)
@@ -131,10 +158,17 @@ func TestFoldersThatDoNotJoin(t *testing.T) {
 	require.Error(t, Join("nowhere", nil))
 }
 
-// TestShardIsKept: a shard that is resumed is still that shard.
+// TestShardIsKept: a shard that is resumed is still that shard, and its own report warns.
 func TestShardIsKept(t *testing.T) {
-	run, _, err := Load(runShard(t, 2, 2, nil))
+	run, results, err := Load(runShard(t, 2, 2, nil))
 	require.NoError(t, err)
+	alone := Banner{"PARTIAL", "part 2 of 2 alone: join it with the others"}
+	require.Contains(t, banners(run, results), alone)
+	whole := run
+	whole.Shard = shard.Shard{Index: 1, Of: 1}
+	for _, b := range banners(whole, results) {
+		require.NotEqual(t, alone.Kind, b.Kind)
+	}
 	require.Equal(t, shard.Shard{Index: 2, Of: 2}, run.setting().Shard)
 	require.Contains(t, commandOf(run), " --shard 2/2 ")
 }

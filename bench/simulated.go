@@ -122,6 +122,7 @@ func simulatedSpec(at Setting, w simulatedWay, rule migration.Rule, guided polic
 	g := guestOf(w.program, at.Size, trial.TagCool)
 	params := guided.params(rule, at)
 	params.Compress, params.Channels = w.compress, 1
+	params.MaxDefer = 0 // the default, which vmm bench sim has, too
 	return trial.Spec{
 		ID: fmt.Sprintf("%s/%s/%s", w.program.name, rule, guided.name),
 		Factors: map[string]string{
@@ -166,8 +167,9 @@ func simulatedReport(at Setting, results []trial.Result) Findings {
 		Title: "Simulated and real",
 		Text: []string{
 			"Each guest was recorded for three cycles, and then moved. The simulator had the " +
-				"recording, the order, the round trip, and the point of the cycle at which the " +
-				"move was requested; everything else is its own. " + sim.SlowdownNote,
+				"recording, the order, the round trip, and for how long the guest had been in " +
+				"its phase when the move was requested; everything else is its own. " +
+				sim.SlowdownNote,
 			"The error of a pair is the absolute difference. Its median should be at most a " +
 				"tenth of the real median, or 1 ms. The share of moves with more than ten times " +
 				"the oracle's downtime should lie, simulated, in the interval of the real share " +

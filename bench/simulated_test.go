@@ -18,9 +18,10 @@ func pairOf(real, simulated, oracle float64) trial.Result {
 	return trial.Result{
 		Spec: trial.Spec{Factors: map[string]string{
 			"program": "phased", "rule": "xen", "guidance": "off", "compress": "none", "rtt": "0",
-		}},
+		}, Record: &trial.Recording{Interval: recordedInterval}},
 		Report: migration.Report{DowntimeMS: real, TotalMS: 1000},
 		Simulated: &trial.Simulated{
+			Order:  sim.Terms{Policy: "xen", Guidance: "off"},
 			Move:   sim.Move{DowntimeMS: simulated, TotalMS: 1200},
 			Oracle: sim.Move{DowntimeMS: oracle, TotalMS: 900},
 		},
@@ -52,6 +53,8 @@ func TestTenfold(t *testing.T) {
 	})
 	require.Equal(t, stats.ShareOf(2, 3), c.real)
 	require.Equal(t, stats.ShareOf(2, 3), c.simulated)
+	require.Equal(t, 1, c.stayed)
+	require.Contains(t, c.misses()[0], "1 simulated moves never ended")
 }
 
 // TestSimulatedReport says how far off the simulator is, and whether that will do.
@@ -70,7 +73,7 @@ func TestSimulatedReport(t *testing.T) {
 	require.Contains(t, strings.Join(f.Sections[0].Text, " "), "a round trip of 20ms")
 	require.Equal(t, "phased, xen, off", f.Sections[0].Tables[0].Rows[0][0])
 	require.Equal(t, "phased, xen, off, RTT 20ms", f.Sections[0].Tables[0].Rows[1][0])
-	require.Len(t, f.Lead.Rows, 2*3, "all, and each round trip")
+	require.Len(t, f.Lead.Rows, 2*4, "all, each round trip, and each order")
 	require.Empty(t, simulatedReport(at, nil).Headlines)
 }
 

@@ -89,6 +89,8 @@ type Environment struct {
 	VMM         string `json:"vmm"` // version control's revision, if known
 	Go          string `json:"go"`
 	QEMU        string `json:"qemu"` // its version, empty if it is not installed
+	// Before is the build of the other vmm, as buildOf names it; empty if there is none.
+	Before string `json:"before,omitempty"`
 }
 
 // ThisHost describes this host, and the programs that trials start there.
@@ -97,10 +99,15 @@ func ThisHost(p Programs) (Environment, error) {
 	if err != nil {
 		return Environment{}, err
 	}
+	before, err := buildOf(p.Before)
+	if err != nil {
+		return Environment{}, err
+	}
 	h := Environment{
 		KVM: string(kvm.Kind), Kernel: kvm.Kernel, CPU: kvm.CPU, CPUs: runtime.NumCPU(),
 		MemoryBytes: totalMemory(),
 		VMM:         revision(), Go: runtime.Version(), QEMU: qemuVersion(p.QEMU),
+		Before: before,
 	}
 	return h, nil
 }

@@ -89,7 +89,7 @@ func sweepBlocks(at Setting) [][]trial.Spec {
 			}
 		}
 	}
-	return repeat(at.times(1, 4), all)
+	return repeat(at.times(1, 6), all)
 }
 
 func (b sweepBase) spec(axis, value string, p policy) trial.Spec {
@@ -144,7 +144,7 @@ func sweepReport(at Setting, results []trial.Result) Findings {
 					figure.Strip("Total time by "+axis.name, "total time in ms", time),
 				},
 			},
-			Tables: []Table{tableOf("Medians with 95 % bootstrap intervals", groups,
+			Tables: []Table{tableOf("Medians with 95 % intervals", groups,
 				[]string{"value", "policy"}, downtime, stopCopy, gap, total, pages, rounds)},
 		})
 		f.Headlines = append(f.Headlines, sweepHeadline(axis, groups)...)

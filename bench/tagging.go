@@ -178,7 +178,7 @@ func taggingReport(at Setting, results []trial.Result) Findings {
 			Figures: figuresByRule(groups, "downtime", downtime),
 			Tables: []Table{
 				gainTable(groups),
-				tableOf("Downtime and what it consists of; medians with 95 % bootstrap intervals",
+				tableOf("Downtime and what it consists of; medians with 95 % intervals",
 					groups, []string{"program", "rule", "policy"}, downtime, stopCopy, gap,
 					gapBefore),
 			},
@@ -201,7 +201,7 @@ func taggingReport(at Setting, results []trial.Result) Findings {
 			},
 			Figures: figuresByRule(groups, "total", total),
 			Tables: []Table{
-				tableOf("Cost; medians with 95 % bootstrap intervals", groups,
+				tableOf("Cost; medians with 95 % intervals", groups,
 					[]string{"program", "rule", "policy"}, total, waited, pages, wire, rounds),
 				priceTable(groups),
 			},
@@ -414,7 +414,7 @@ func serviceSection(groups []group) Section {
 			latencySamples(serving)),
 	}}
 	s.Tables = []Table{
-		tableOf("Latency of kv's requests; medians over the trials, with 95 % bootstrap intervals",
+		tableOf("Latency of kv's requests; medians over the trials, with 95 % intervals",
 			serving, []string{"program", "rule", "policy"}, p999Calm, worstCalm, p99, p999, worst),
 	}
 	return s

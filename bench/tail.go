@@ -70,6 +70,10 @@ func tailOf(at Setting, results []trial.Result) *Tail {
 				s.Moved, stats.LeastForQuantile(0.99)))
 			continue
 		}
+		if s.Moved < s.Moves {
+			t.why = append(t.why, fmt.Sprintf("%s: %d of %d simulated moves never ended", name,
+				s.Moves-s.Moved, s.Moves))
+		}
 		c := tailCell{name, real.Value, s.DowntimeP99.Value}
 		t.cells = append(t.cells, c)
 		if !c.agrees() {

@@ -14,11 +14,14 @@ import (
 	"taskguide/bench/stats"
 	"taskguide/bench/trial"
 	"taskguide/migration"
-	registry "taskguide/migration/policy"
 )
 
-// leastPairs is the fewest pairs that validate the simulator. Fewer agree with nearly anything.
-const leastPairs = 60
+// leastPairs is the fewest pairs that validate the simulator, and leastOfStratum the fewest of each
+// part. Fewer agree with nearly anything: the interval of none of 12 reaches up to 26 %.
+const (
+	leastPairs     = 60
+	leastOfStratum = 12
+)
 
 // These are errors of a comparison that validates nothing, and of one that validates moves with one
 // encoding of pages, and no others.
@@ -62,6 +65,7 @@ func deviationOf(results []trial.Result, real, simulated metric) deviation {
 type comparison struct {
 	name        string
 	down, whole deviation
+	stayed      int // simulated moves that never ended, though the real ones did
 	// real and simulated are the shares of moves with more than ten times the oracle's downtime.
 	real, simulated stats.Share
 }
@@ -73,8 +77,12 @@ func comparisonOf(name string, results []trial.Result) comparison {
 		whole: deviationOf(results, total, simulatedTotal),
 	}
 	real, simulated, of := 0, 0, 0
-	for _, r := range results {
-		if r.Simulated == nil || !r.Simulated.Move.Moved() {
+	for _, r := range valid(results) {
+		switch {
+		case r.Simulated == nil:
+			continue
+		case !r.Simulated.Move.Moved():
+			c.stayed++
 			continue
 		}
 		of++
@@ -93,6 +101,10 @@ func comparisonOf(name string, results []trial.Result) comparison {
 // misses says in what the simulator is off by more than its target.
 func (c comparison) misses() []string {
 	var all []string
+	if c.stayed > 0 {
+		all = append(all, fmt.Sprintf("%s: %d simulated moves never ended, and the real ones did",
+			c.name, c.stayed))
+	}
 	for _, part := range []struct {
 		name string
 		d    deviation
@@ -114,11 +126,26 @@ var encodings = levels{
 }
 
 // strata are comparisons of parts of the results, which must reach the target, too: otherwise a
-// long round trip could hide behind many short ones.
+// long round trip could hide behind many short ones, and moves without guidance behind guided ones,
+// which are easier to foretell.
 func strata(results []trial.Result) []comparison {
+	return append(roundTripStrata(results), orderStrata(results)...)
+}
+
+func roundTripStrata(results []trial.Result) []comparison {
 	var all []comparison
 	for _, g := range groupBy(results, encodings, rttLevels(results)) {
 		name := "compress " + g.factors["compress"] + ", RTT " + g.factors["rtt"]
+		all = append(all, comparisonOf(name, g.results))
+	}
+	return all
+}
+
+func orderStrata(results []trial.Result) []comparison {
+	var all []comparison
+	for _, g := range groupBy(results, encodings, simulatedRules, simulatedGuidance) {
+		name := "compress " + g.factors["compress"] + ", " + g.factors["rule"] + ", " +
+			g.factors["guidance"]
 		all = append(all, comparisonOf(name, g.results))
 	}
 	return all
@@ -147,16 +174,31 @@ func missesOf(results []trial.Result) []string {
 		return []string{fmt.Sprintf("%d pairs: at least %d are needed", all.down.pairs, leastPairs)}
 	}
 	var misses []string
-	parts, rest := strata(results), all.down.pairs
-	for _, c := range parts {
-		rest -= c.down.pairs
+	for what, parts := range map[string][]comparison{
+		"round trip": roundTripStrata(results), "order": orderStrata(results),
+	} {
+		rest := all.down.pairs
+		for _, c := range parts {
+			rest -= c.down.pairs
+		}
+		if rest != 0 { // of an older run, whose trials do not say it
+			misses = append(misses, fmt.Sprintf("%d pairs: their compression and %s are not known",
+				rest, what))
+		}
 	}
-	if rest != 0 { // of an older run, whose trials do not say it
-		misses = append(misses, fmt.Sprintf("%d pairs: their compression and round trip are not "+
-			"known", rest))
+	slices.Sort(misses)
+	for _, r := range valid(results) {
+		if s := r.Simulated; s != nil && s.Order.Policy == "" {
+			misses = append(misses, "a run of an older build, whose trials do not say their order")
+			break
+		}
 	}
-	for _, c := range append([]comparison{all}, parts...) {
+	for _, c := range append([]comparison{all}, strata(results)...) {
 		misses = append(misses, c.misses()...)
+		if c.down.pairs < leastOfStratum {
+			misses = append(misses, fmt.Sprintf("%s: %d pairs, at least %d are needed", c.name,
+				c.down.pairs, leastOfStratum))
+		}
 	}
 	return misses
 }
@@ -267,19 +309,34 @@ func validationOf(run Run, results []trial.Result) sim.Validation {
 		}
 		// Trips without what a loopback takes itself are covered, and with what a relay takes.
 		least, most := milliseconds(r.Spec.RTT), milliseconds(s.Setting.RTT)
+		interval := milliseconds(r.Spec.Record.Interval)
 		if first {
 			v.BitsPerSecond = [2]int64{s.Setting.BitsPerSecond, s.Setting.BitsPerSecond}
 			v.RTTMS, v.Pages, first = [2]float64{least, most}, [2]int{s.Pages, s.Pages}, false
+			v.IntervalMS = [2]float64{interval, interval}
+			v.Costs = s.Setting.Costs // the same in all of a run, but for Pack
+			v.Costs.Pack = 0
 		}
 		v.BitsPerSecond = widen(v.BitsPerSecond, s.Setting.BitsPerSecond)
 		v.RTTMS, v.Pages = widen(widen(v.RTTMS, least), most), widen(v.Pages, s.Pages)
 		v.AckMS = max(v.AckMS, milliseconds(cmp.Or(s.Setting.Ack, s.Setting.RTT)))
 		v.Compress = with(v.Compress, s.Setting.Compress)
-		v.Guidance = with(v.Guidance, string(r.Spec.Params.Guidance))
-		if choice, err := registry.Parse(string(r.Spec.Params.Rule)); err == nil {
-			v.Policies = with(v.Policies, choice.Name())
+		v.Protection = with(v.Protection, s.Setting.Protection)
+		v.IntervalMS = widen(v.IntervalMS, interval)
+		if s.Setting.Compress != sim.CompressNone {
+			pack := float64(s.Setting.Costs.Pack) / float64(time.Microsecond)
+			if v.PackUS == [2]float64{} {
+				v.PackUS = [2]float64{pack, pack}
+			}
+			v.PackUS = widen(v.PackUS, pack)
+		}
+		if !slices.Contains(v.Orders, s.Order) {
+			v.Orders = append(v.Orders, s.Order)
 		}
 	}
+	slices.SortFunc(v.Orders, func(a, b sim.Terms) int {
+		return strings.Compare(fmt.Sprint(a), fmt.Sprint(b))
+	})
 	return v
 }
 

@@ -11,6 +11,7 @@ import (
 	"taskguide/bench/stats"
 	"taskguide/bench/trial"
 	"taskguide/migration"
+	registry "taskguide/migration/policy"
 )
 
 // simulatedRun makes a run of experiment simulated up whose simulated times are real ones times
@@ -32,6 +33,11 @@ func simulatedRun(
 			Setting: sim.Setting{
 				BitsPerSecond: spec.Params.BitsPerSecond, RTT: 50*time.Microsecond + spec.RTT,
 				Compress: sim.Compress(spec.Params.Compress), Ack: 150 * time.Microsecond,
+				Protection: sim.AtHarvest,
+				Costs:      sim.Costs{Page: time.Microsecond, Pack: 2 * time.Microsecond},
+			},
+			Order: sim.Terms{
+				Policy: string(spec.Params.Rule), Guidance: registry.Guidance(spec.Params.Guidance),
 			},
 			Move: sim.Move{
 				DowntimeMS: r.Report.DowntimeMS * downBy, TotalMS: r.Report.TotalMS * totalBy,
@@ -60,8 +66,14 @@ func TestValidation(t *testing.T) {
 	require.Equal(t, [2]int64{1e9, 1e9}, v.BitsPerSecond)
 	require.Equal(t, [2]int{16384, 16384}, v.Pages)
 	require.Equal(t, []sim.Compress{"none", "zstd"}, v.Compress)
-	require.Equal(t, []string{"downtime", "xen"}, v.Policies)
-	require.Equal(t, []string{"off", "switchover"}, v.Guidance)
+	require.Equal(t, [2]float64{10, 10}, v.IntervalMS)
+	require.Equal(t, [2]float64{2, 2}, v.PackUS)
+	require.Equal(t, []sim.Protection{sim.AtHarvest}, v.Protection)
+	require.Equal(t, sim.Costs{Page: time.Microsecond}, v.Costs)
+	require.Equal(t, []sim.Terms{
+		{Policy: "downtime", Guidance: "off"}, {Policy: "downtime", Guidance: "switchover"},
+		{Policy: "xen", Guidance: "off"}, {Policy: "xen", Guidance: "switchover"},
+	}, v.Orders)
 	require.Equal(t, 20, v.Tenfold)
 	require.Equal(t, 20, v.TenfoldSimulated)
 	require.InDelta(t, 45, v.TotalErrorP50, 1e-9)
@@ -126,6 +138,52 @@ func TestEncodingByItself(t *testing.T) {
 	all, err = ValidationsOf(simulatedRun(t, Full, 1, 1, off))
 	require.ErrorIs(t, err, ErrNotValidated, "48 compressed pairs are too few by themselves")
 	require.Empty(t, all)
+}
+
+// TestOrderMustReachIt: guided moves, which are easier to foretell, do not hide that all moves of a
+// rule without guidance are off.
+func TestOrderMustReachIt(t *testing.T) {
+	off := func(r *trial.Result) {
+		if r.Spec.Params.Rule == migration.RuleXen && r.Spec.Params.Guidance == "off" {
+			r.Simulated.Move.DowntimeMS *= 1.5
+			r.Simulated.Oracle.DowntimeMS = 100 // no move has ten times that
+		}
+	}
+	all, err := ValidationsOf(simulatedRun(t, Full, 1, 1, off))
+	require.ErrorIs(t, err, ErrNotValidated)
+	require.ErrorContains(t, err, "compress none, xen, off: median error of the downtime")
+	require.NotContains(t, err.Error(), "all: ")
+	require.NotContains(t, err.Error(), "RTT 20ms")
+	require.Empty(t, all)
+}
+
+// TestMovesThatNeverEnd: the worst error is not one that is left out.
+func TestMovesThatNeverEnd(t *testing.T) {
+	stays := 5
+	off := func(r *trial.Result) {
+		if stays--; stays >= 0 {
+			r.Simulated.Move.Error = "never converges"
+		}
+	}
+	_, err := ValidationsOf(simulatedRun(t, Full, 1, 1, off))
+	require.ErrorIs(t, err, ErrNotValidated)
+	require.ErrorContains(t, err, "all: 5 simulated moves never ended")
+}
+
+// TestFewOfAStratum: parts of a few pairs agree with nearly anything.
+func TestFewOfAStratum(t *testing.T) {
+	var all []trial.Result
+	for i := range leastPairs + leastOfStratum - 1 {
+		r := pairOf(50, 51, 10)
+		r.Simulated.Move.TotalMS = 1000
+		if i >= leastPairs {
+			r.Spec.Factors["guidance"] = "switchover"
+		}
+		all = append(all, r)
+	}
+	require.Equal(t, []string{
+		"compress none, xen, switchover: 11 pairs, at least 12 are needed",
+	}, missesOf(all))
 }
 
 // TestStratumMustReachIt: many good pairs do not hide a round trip at which all are off.

@@ -72,7 +72,7 @@ func validityReport(at Setting, results []trial.Result) Findings {
 			"Downtime by program and kind of tags, every trial a point.",
 			figure.Strip("Downtime by kind of tags, rule xen", "downtime in ms", samples),
 		}},
-		Tables: []Table{ratios, tableOf("Medians with 95 % bootstrap intervals", groups,
+		Tables: []Table{ratios, tableOf("Medians with 95 % intervals", groups,
 			[]string{"program", "tags"}, downtime, stopCopy, gap, total, waited, forced)},
 	}}}
 }

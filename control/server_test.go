@@ -111,14 +111,22 @@ func (f *fakeVM) FollowBeats(g func(Beat)) func() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.beats = g
-	return func() {}
+	return func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.beats = nil
+	}
 }
 
 func (f *fakeVM) FollowTags(g func(tagging.Transition)) (func(), error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.follower = g
-	return func() {}, nil
+	return func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.follower = nil
+	}, nil
 }
 
 func (f *fakeVM) StartMigration(p migration.Params) (Started, error) {

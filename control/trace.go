@@ -133,15 +133,20 @@ func (s *Server) record(ctx context.Context, order TraceOrder, lines *traceLines
 		return err
 	}
 	defer sub.cancel()
-	unfollow, err := s.machine.FollowTags(sub.pushTag)
+	noTags, err := s.machine.FollowTags(sub.pushTag)
 	if err != nil {
 		return err
 	}
-	defer unfollow()
-	defer s.machine.FollowBeats(sub.pushBeat)()
+	noBeats := s.machine.FollowBeats(sub.pushBeat)
 	ctx, cancel := context.WithCancelCause(ctx)
 	followed := make(chan struct{})
-	stop := func() { cancel(nil); <-followed }
+	stop := sync.OnceFunc(func() {
+		noTags()
+		noBeats()
+		sub.cancel()
+		cancel(nil)
+		<-followed
+	})
 	defer stop()
 	go func() {
 		defer close(followed)
@@ -161,7 +166,7 @@ func (s *Server) record(ctx context.Context, order TraceOrder, lines *traceLines
 type endsLast struct {
 	*traceLines
 	sub  *subscriber
-	stop func() // once it returns, nobody else reads sub or writes lines
+	stop func() // once it returns, nobody else reads sub or writes lines; little comes into it yet
 }
 
 // Record implements [trace.Sink].
@@ -170,11 +175,7 @@ func (l endsLast) Record(r trace.Record) error {
 		return l.traceLines.Record(r)
 	}
 	l.stop()
-	for range queueLimit { // a guest that goes on tagging does not keep its trace from ending
-		e, ok, _ := l.sub.pop()
-		if !ok {
-			break
-		}
+	for e, ok, _ := l.sub.pop(); ok; e, ok, _ = l.sub.pop() {
 		if err := l.event(e); err != nil {
 			return err
 		}

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"regexp"
+	"strings"
 	"testing"
 	"time"
 
@@ -104,18 +106,55 @@ func TestTraceEndsWithItsVM(t *testing.T) {
 	require.Equal(t, []string{`"state":"moved"`, ErrGone.Error()}, lastWords(t, client))
 }
 
-// TestEventsBeforeTheEnd: what happened before a trace's end is in it.
+// TestEventsBeforeTheEnd: all that happened before a trace's end is in it, also that some was lost,
+// and a guest that goes on tagging and printing does not keep it from ending.
 func TestEventsBeforeTheEnd(t *testing.T) {
-	vm, server, client := start(t)
+	hub := newHub()
+	sub, err := hub.subscribe(Event{Time: time.Now(), Kind: EventState, State: StateRunning})
+	require.NoError(t, err)
+	for sub.dropped == 0 {
+		sub.pushBeat(Beat{Time: time.Now()})
+	}
+	for len(sub.queue) < queueLimit-1 {
+		hub.publish(Event{Time: time.Now(), Kind: EventState, State: StatePaused})
+	}
+	hub.publish(Event{Time: time.Now(), Kind: EventState, State: StateMoved})
+	queued := len(sub.queue)
+
+	out := httptest.NewRecorder()
+	lines := &traceLines{
+		w: noDeadline{out}, out: http.NewResponseController(noDeadline{out}),
+		begun: time.Now().Add(-time.Minute),
+	}
+	stopped := 0
+	l := endsLast{lines, sub, func() { stopped++ }}
+	require.NoError(t, l.Record(trace.Record{Dirty: &trace.Set{Runs: []int{1, 1}}}))
+	require.Zero(t, stopped, "an interval is not the end")
+	require.NoError(t, l.Record(trace.Record{AtUS: 5, End: &trace.End{Why: "over"}}))
+	require.Equal(t, 1, stopped)
+	said := strings.Split(strings.TrimSpace(out.Body.String()), "\n")
+	require.Len(t, said, 1+1+queued+1)
+	require.Contains(t, said[1], `"dropped":1`)
+	require.Contains(t, said[len(said)-2], `"state":"moved"`)
+	require.Contains(t, said[len(said)-1], "over")
+}
+
+// noDeadline is an answer that is taken at once.
+type noDeadline struct{ *httptest.ResponseRecorder }
+
+func (noDeadline) SetWriteDeadline(time.Time) error { return nil }
+
+// TestFollowersGoBeforeTheEnd: nothing comes into a trace any more once its end is on its way.
+func TestFollowersGoBeforeTheEnd(t *testing.T) {
+	vm, _, client := start(t)
 	vm.onTrace = func(ctx context.Context, order TraceOrder, to trace.Sink) error {
 		require.NoError(t, to.Begin(trace.Header{}))
 		require.NoError(t, to.Contents(trace.Contents{}))
-		server.Publish(Event{Kind: EventState, State: StateMoved})
 		return to.Record(trace.Record{End: &trace.End{Why: "over"}})
 	}
-	for range 20 {
-		require.Equal(t, []string{`"state":"moved"`, "over"}, lastWords(t, client))
-	}
+	require.Equal(t, []string{"over"}, lastWords(t, client))
+	require.Nil(t, vm.follower)
+	require.Nil(t, vm.beats)
 }
 
 // lastWords records a trace, and returns the states that its events have and why it ended.

@@ -104,7 +104,7 @@ func TestAPIAsDescribed(t *testing.T) {
 	a.do(200, "GET", "/v1/vm", "")
 	a.do(200, "DELETE", "/v1/migration", "")
 	a.do(202, "POST", "/v1/migration",
-		order(`,"max_defer":"5s","downtime_limit":"0s","rule":"xen"`))
+		order(`,"max_defer":"5s","downtime_limit":"0s","rule":"xen","standstill_limit":"0s"`))
 	require.Equal(t, 0, source.wait())
 	told := <-all
 	require.NoError(t, told.err)

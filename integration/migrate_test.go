@@ -110,7 +110,7 @@ func TestMovedStatus(t *testing.T) {
 	require.NoError(t, err)
 	defer events.Close()
 	_, to := b.incoming(g, "destination", b.unix("in"))
-	b.ok("migrate", "source", to)
+	b.ok("migrate", "source", to, "--standstill-limit", "0")
 	require.Equal(t, 75, source.wait())
 	var last control.Event
 	for {
@@ -134,7 +134,7 @@ func TestReportFields(t *testing.T) {
 	b.run(g, "source", idle...)
 	g.alive(b, 1)
 	_, to := b.incoming(g, "destination", b.unix("in"))
-	out := b.ok("migrate", "source", to, "--json")
+	out := b.ok("migrate", "source", to, "--json", "--standstill-limit", "0")
 	var report map[string]any
 	require.NoError(t, json.Unmarshal([]byte(out), &report))
 	for _, field := range []string{
@@ -162,7 +162,7 @@ func TestPlainOutput(t *testing.T) {
 	b.run(g, "source", idle...)
 	g.alive(b, 1)
 	_, to := b.incoming(g, "destination", b.unix("in"))
-	out := b.ok("migrate", "source", to, "--verify")
+	out := b.ok("migrate", "source", to, "--verify", "--standstill-limit", "0")
 	require.Contains(t, out, "round   dirty")
 	require.Contains(t, out, " stop ")
 	require.Contains(t, out, "completed: the guest runs at "+to)

@@ -46,7 +46,7 @@ func TestPolicyPrograms(t *testing.T) {
 		r := v.move("--policy", "exec:"+script(name, body), "--bandwidth", link)
 		require.NotEmpty(t, r.PolicyError, name)
 		require.Equal(t, migration.StatusCompleted, r.Status)
-		require.Contains(t, r.Warnings[len(r.Warnings)-1], r.PolicyError)
+		require.Contains(t, strings.Join(r.Warnings, "\n"), r.PolicyError)
 	}
 	v.carriesOn()
 }

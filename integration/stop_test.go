@@ -105,7 +105,7 @@ func TestGuestIsAskedToShutDown(t *testing.T) {
 	b.run(g, "vm", tiny(b.path("kernel"))...)
 	require.NoError(t, g.WaitText(b.ctx, "L"))
 	p, to := b.incoming(g, "destination", b.unix("in"))
-	b.ok("migrate", "vm", to, "--verify")
+	b.ok("migrate", "vm", to, "--verify", "--standstill-limit", "0")
 	b.signal(p, syscall.SIGTERM)
 	require.Equal(t, 0, p.wait())
 	require.NoError(t, g.WaitText(b.ctx, "LB"))

@@ -74,6 +74,8 @@ func TestWhoMaySend(t *testing.T) {
 	require.Contains(t, says, "trusts another CA")
 	source.untouched()
 	require.Equal(t, control.StateIncoming, destination.vm().State)
+	destination.says("the source is web2")
+	destination.says("another CA")
 	log := destination.stderr.String()
 	away := `turned an incoming connection away" .*peer=127\.0\.0\.1:\d+ %s error=".*%s`
 	require.Regexp(t, fmt.Sprintf(away, "name=web2", "the source is web2"), log)

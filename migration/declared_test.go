@@ -27,6 +27,7 @@ const tagPage = 77
 // tablePage gives the guest a tag page with a table of ranges.
 func (m *fakeMachine) tablePage() {
 	page := m.ram.Page(tagPage)
+	clear(page)
 	le := binary.LittleEndian
 	le.PutUint32(page[0x00:], abi.PageMagic)
 	le.PutUint32(page[0x04:], abi.PageVersion)
@@ -394,8 +395,8 @@ func (d *declarer) move(t *testing.T, seed uint64) (steps, lost int) {
 	defer b.close()
 	b.offers = transport.Spoken().Features
 	b.m.port.Write(tagging.RegRegister, 4, 1)
-	b.m.tablePage()
 	b.m.touch(rnd.IntN(testPages))
+	b.m.tablePage()
 	b.m.tracker.onDemand = seed%2 == 1
 	options := rand.New(rand.NewPCG(seed, 2))
 	if options.IntN(4) == 0 { // the first switchover is taken back

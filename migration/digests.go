@@ -176,6 +176,10 @@ func (v *parts) ram(ctx context.Context) error {
 		if err := v.s.sendDigests(ctx, digestLeftOut, packSpans(v.leftOut)); err != nil {
 			return err
 		}
+		// A message ends what was announced before it, and the work comes now.
+		if err := v.s.peer.AnnounceWork(); err != nil {
+			return peer.Explain(ctx, err)
+		}
 	}
 	own, err := v.s.m.RAM().ChunkDigests(v.leftOut)
 	if err != nil {

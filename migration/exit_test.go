@@ -12,7 +12,9 @@ import (
 
 	"taskguide/dirtylog"
 	"taskguide/memory"
+	"taskguide/migration/policy"
 	"taskguide/tagging"
+	"taskguide/transport"
 )
 
 // lookedAt is a machine whose dirty log counts the looks at it, and takes its time.
@@ -350,5 +352,101 @@ func TestWaitAtTheExitIsInAPart(t *testing.T) {
 		require.Contains(t, r.SwitchoverReason, "EXIT")
 		require.Greater(t, r.Downtime.ExitMS, 250.0)
 		require.InDelta(t, r.DowntimeMS, partsOf(r.Downtime), 0.01)
+	})
+}
+
+// TestHeldAtExitDoesNotWaitForTheGoodbye: the migration is cancelled while a vCPU is held at its
+// EXIT, and the round under way has not come to its end. The guest runs again before anything is
+// said to a destination that takes nothing.
+func TestHeldAtExitDoesNotWaitForTheGoodbye(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancelCause(context.Background())
+		var s *Source
+		var last atomic.Bool
+		leaveAt, held := -1, false
+		b := newEnds(t, func(g *guest) {
+			switch {
+			case g.step == 0:
+				g.enter(1)
+			case !last.Load():
+				g.writeRange(0, 600) // 196 ms
+			case leaveAt < 0:
+				leaveAt = g.step + 40
+			case g.step == leaveAt:
+				g.m.port.Write(tagging.RegExit, 4, 1)
+				s.mu.Lock()
+				held = s.standing != nil
+				s.mu.Unlock()
+				cancel(ErrCancelled)
+			}
+		})
+		defer b.close()
+		goodbyes, ran := 0, false
+		dial := b.dial
+		b.dial = func(ctx context.Context) (net.Conn, error) {
+			nc, err := dial(ctx)
+			return hookConn{nc, func(written []byte) {
+				if len(written) == 16 && transport.Type(written[0]) == transport.TypeError {
+					goodbyes++
+					ran = b.m.isRunning()
+					time.Sleep(5 * time.Second)
+				}
+			}}, err
+		}
+		b.m.touch(600)
+		b.m.start()
+		p := guided(RuleDowntime, GuidanceSwitchover)
+		p.DowntimeLimit, p.StandstillLimit = 190*time.Millisecond, NoStandstillLimit
+		s = b.source(p)
+		b.onEvent = func(e Notice) {
+			if e.Kind == NoticeRound && e.Round.N == 3 {
+				last.Store(true) // 600 pages go now, and no more are dirtied
+			}
+		}
+		r := s.Run(ctx)
+		b.checkStays(s, r)
+		require.Equal(t, StatusCancelled, r.Status)
+		require.True(t, held)
+		require.Len(t, r.Standstills, 1)
+		require.Contains(t, r.Standstills[0].Why, "EXIT")
+		require.Less(t, r.Standstills[0].MS, 6.0, "a frame lasts 5 ms")
+		require.Equal(t, 1, goodbyes)
+		require.True(t, ran, "the guest, before the goodbye")
+	})
+}
+
+// TestAskingAtExitsIsPaced: however often a guest tags, and whatever its policy says and costs, the
+// vCPUs stand at their EXITs for a twentieth of the time at most.
+func TestAskingAtExitsIsPaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newEnds(t, idle)
+		defer b.close()
+		b.m.port.Write(tagging.RegEnter, 4, 1)
+		b.m.start()
+		const cost = time.Millisecond
+		asked := time.Duration(0)
+		s := led(b, Params{Guidance: GuidanceSwitchover}, func(_ time.Duration,
+			e policy.Event) policy.Action {
+			if e.Gate == policy.GateClosing {
+				time.Sleep(cost)
+				asked += cost
+			}
+			return policy.Action{}
+		})
+		s.start(context.Background())
+		defer s.cancel(nil)
+		s.attach()
+		defer b.m.port.Detach()
+		s.mu.Lock()
+		s.report.Phase = PhasePreCopy
+		s.report.addRound(Round{N: 1})
+		s.mu.Unlock()
+		for s.now() < time.Second {
+			b.m.port.Write(tagging.RegExit, 4, 1)
+			b.m.port.Write(tagging.RegEnter, 4, 1)
+			time.Sleep(100 * time.Microsecond)
+		}
+		require.Greater(t, asked, s.now()/25, "it is asked again in time")
+		require.LessOrEqual(t, asked, s.now()/20)
 	})
 }

@@ -146,7 +146,8 @@ func (s *Source) holdsAtExit(since time.Time) bool {
 		return tell && s.mayHold() && s.holds(closing, since)
 	}
 	cheap := policy.Event{Phase: s.report.Phase, Completed: s.report.RoundCount()}
-	if !s.mayHold() || !s.head.AsksAtExit(s.now(), cheap) {
+	begun := s.now()
+	if !s.mayHold() || !s.head.AsksAtExit(begun, cheap) {
 		return false
 	}
 	// A machine that this engine asked to pause counts as running until it stands still. A machine
@@ -154,21 +155,32 @@ func (s *Source) holdsAtExit(since time.Time) bool {
 	if s.standing == nil && !s.m.Running() {
 		return false
 	}
+	if s.asksAtExit(since) {
+		return true
+	}
+	s.head.AskedAtExit(begun, s.now())
+	return false
+}
+
+// asksAtExit asks the head whether the vCPU stays held at its EXIT: first with the fewest pages
+// that there can be, and then with the number that a look finds, if the head wants one. s.mu is
+// held, but not during the look.
+func (s *Source) asksAtExit(since time.Time) bool {
 	closing := s.event(policy.KindGate, s.stream.AtLeast())
 	closing.Gate = policy.GateClosing
 	a := s.step(closing)
-	if a.Verb == policy.Look {
-		s.mu.Unlock()
-		remaining, err := s.stream.Remaining()
-		s.mu.Lock()
-		if err != nil || !s.mayHold() {
-			return false // the round's own harvest will fail too and report it
-		}
-		closing = s.event(policy.KindGate, remaining)
-		closing.Gate, closing.Looked = policy.GateClosing, true
-		return s.holds(closing, since)
+	if a.Verb != policy.Look {
+		return s.held(a, since)
 	}
-	return s.held(a, since)
+	s.mu.Unlock()
+	remaining, err := s.stream.Remaining()
+	s.mu.Lock()
+	if err != nil || !s.mayHold() {
+		return false // the round's own harvest will fail too and report it
+	}
+	closing = s.event(policy.KindGate, remaining)
+	closing.Gate, closing.Looked = policy.GateClosing, true
+	return s.holds(closing, since)
 }
 
 // holds tells the head of an EXIT, with all facts, and whether the vCPU stays held there; s.mu is

@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"taskguide/migration/peer"
 	"taskguide/tagging"
 	"taskguide/transport"
 )
@@ -115,6 +116,23 @@ func TestVerifyIsNotInTheLimit(t *testing.T) {
 		require.InDelta(t, 12_000, r.Downtime.VerifyMS, 100)
 		require.Less(t, r.Downtime.LoadMS, 100.0)
 		require.InDelta(t, r.DowntimeMS, partsOf(r.Downtime), 0.01)
+	})
+}
+
+// TestSlowDigestsOfTheSource: the destination has summed up its RAM long before, and waits for as
+// long as the source works, whether or not pages are left out.
+func TestSlowDigestsOfTheSource(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newEnds(t, busy(0, 5))
+		defer b.close()
+		b.m.start()
+		b.m.onDigest = func() { time.Sleep(3 * peer.ProgressTimeout) }
+		p := tight()
+		p.Verify = true
+		s := b.source(p)
+		r := s.Run(context.Background())
+		b.checkMoved(s, r)
+		require.True(t, *r.Verified)
 	})
 }
 

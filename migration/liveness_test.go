@@ -11,6 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"taskguide/migration/peer"
+	"taskguide/migration/policy"
+	"taskguide/migration/program"
 	"taskguide/transport"
 )
 
@@ -125,6 +127,30 @@ func TestLongWaitsAreAnnounced(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestIdleRoundsAreAnnounced: a guest that dirties nothing, and a policy that goes on all the same,
+// lose no migration.
+func TestIdleRoundsAreAnnounced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newEnds(t, idle)
+		defer b.close()
+		b.m.touch(100)
+		b.m.start()
+		s, c := advised(b, Params{Rule: "exec:/p"}, func(m program.Message) *policy.Action {
+			time.Sleep(program.AnswerTime / 2) // or there would be very many rounds
+			if m.NowMS > ms(2*peer.ProgressTimeout) {
+				return says(policy.Switchover)
+			}
+			return says(policy.Continue)
+		})
+		r := s.Run(context.Background())
+		b.checkMoved(s, r)
+		require.Greater(t, r.TotalMS, ms(2*peer.ProgressTimeout))
+		require.Empty(t, r.PolicyError)
+		require.Len(t, r.Rounds, 2, "no page was sent between the first round and the last")
+		require.Greater(t, len(c.asked), 1000)
+	})
 }
 
 // TestSlowLimit: a migration works with a limit that lets a page through every 33 s.

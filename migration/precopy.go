@@ -95,8 +95,12 @@ func (s *Source) precopyRound(ctx context.Context) (policy.Event, error) {
 	}, nil
 }
 
-// idleRound waits a moment for a guest that dirtied nothing.
+// idleRound waits a moment for a guest that dirtied nothing. It sends no page, and more of them may
+// follow for as long as the policy likes, so the destination must know that this is meant.
 func (s *Source) idleRound(ctx context.Context) (policy.Event, error) {
+	if err := s.peer.AnnounceWait(peer.AnnounceAhead); err != nil {
+		return policy.Event{}, peer.Explain(ctx, err)
+	}
 	select {
 	case <-ctx.Done():
 		return policy.Event{}, context.Cause(ctx)

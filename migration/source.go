@@ -165,11 +165,13 @@ func (s *Source) Run(ctx context.Context) Report {
 	}
 	s.cancel(nil)
 	stopProgress()
+	// A vCPU may be held at its EXIT, and a destination that takes nothing holds up the goodbye.
+	errLeave := s.leave(err)
 	if err != nil && !s.Committed() {
 		s.peer.Farewell(err)
 	}
 	s.peer.Close()
-	err = errors.Join(err, s.stream.Close(), s.leave(err))
+	err = errors.Join(err, errLeave, s.stream.Close())
 	stopPrograms()
 	return s.finish(err)
 }
@@ -246,7 +248,8 @@ func (s *Source) migrate(ctx context.Context) error {
 	}
 }
 
-// leave undoes everything that the migration changed about a machine that stays.
+// leave undoes everything that the migration changed about a machine that stays. It does not wait
+// for the link. The guest may stand still until it is resumed, so all that takes long comes behind.
 func (s *Source) leave(why error) error {
 	s.mu.Lock()
 	s.end()
@@ -256,13 +259,12 @@ func (s *Source) leave(why error) error {
 		<-spent.resumed // it was about to resume when the end was noted
 	}
 	s.m.Tags().Detach()
-	errTrack := s.stream.StopTracking()
 	s.m.Tags().SetState(tagging.StateNone)
 	var errResume error
 	if s.Fate() == FateStays {
 		errResume = s.resume(endedBy(why))
 	}
-	return errors.Join(errTrack, errResume)
+	return errors.Join(errResume, s.stream.StopTracking())
 }
 
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

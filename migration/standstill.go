@@ -337,6 +337,8 @@ func (s *Source) rewind(ctx context.Context) error {
 		return nil
 	}
 	<-st.resumed
+	// The devices may have been drained after that resume, by an engine that did not know of it.
+	s.m.Undrain()
 	s.mu.Lock()
 	reached := st.reached // nobody takes a step any more
 	s.mu.Unlock()

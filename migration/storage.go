@@ -213,8 +213,12 @@ func (s *Source) rest() {
 // resting tells whether no switchover may begin yet because of the storage; s.mu is held.
 func (s *Source) resting() bool { return time.Now().Before(s.notBefore) }
 
-// mayBegin tells whether the action is a switchover and may begin now; s.mu is held.
-func (s *Source) mayBegin(a policy.Action) bool { return !s.resting() && s.decided(a) }
+// mayBegin tells whether the action is a switchover and may begin now; s.mu is held. While a
+// program took its time to answer, a vCPU may have been held at its EXIT and that switchover been
+// taken back. Then none begins before rewind.
+func (s *Source) mayBegin(a policy.Action) bool {
+	return !s.resting() && s.takenBack == nil && s.decided(a)
+}
 
 // presync makes the disks durable while the guest runs.
 func (s *Source) presync(ctx context.Context) error {

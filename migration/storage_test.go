@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"taskguide/migration/policy"
 	"taskguide/tagging"
 	"taskguide/transport"
 )
@@ -539,6 +540,41 @@ func TestHeldJustAfterADrain(t *testing.T) {
 		require.NoError(t, s.drain(ctx))
 		require.Zero(t, s.Report().DrainMS)
 		require.NoError(t, s.resume("the test ends"))
+	})
+}
+
+// TestDrainBehindATakeBack: a switchover is taken back just when the engine decides on one of its
+// own. That must not begin. If it has begun already, its devices do not stay drained.
+func TestDrainBehindATakeBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newEnds(t, idle)
+		defer b.close()
+		b.m.start()
+		ctx, s := b.connected(tight())
+		s.mu.Lock()
+		st := s.askToPause(time.Now()) // as for a vCPU that is held at its EXIT
+		s.mu.Unlock()
+		b.m.RequestPause()
+		require.True(t, s.takeBack(st, nil))
+		require.True(t, b.m.isRunning())
+		s.mu.Lock()
+		begins := s.mayBegin(policy.Action{Verb: policy.Switchover, Reason: "it fits"})
+		reason := s.report.SwitchoverReason
+		s.mu.Unlock()
+		require.False(t, begins)
+		require.Empty(t, reason)
+		var drained bool
+		b.m.storage.onDrain = func(context.Context) error { drained = true; return nil }
+		switched, err := s.switchover(ctx)
+		require.NoError(t, err)
+		require.False(t, switched)
+		require.True(t, drained)
+		require.False(t, b.m.storage.isDrained(), "its devices must work")
+		require.True(t, b.m.isRunning())
+		s.mu.Lock()
+		begins = s.mayBegin(policy.Action{Verb: policy.Switchover, Reason: "it fits"})
+		s.mu.Unlock()
+		require.True(t, begins, "the destination knows")
 	})
 }
 

@@ -123,7 +123,7 @@ func inRealTime(t *testing.T, limit time.Duration) (*fakeMachine, *Source) {
 // must not wait for another one.
 func TestTakenBackBehindTheEcho(t *testing.T) {
 	t.Parallel()
-	m, s := inRealTime(t, 500*time.Millisecond)
+	m, s := inRealTime(t, 5*time.Second)
 	m.onSave = func() {
 		m.onSave = nil
 		for !s.wasTakenBack() {
@@ -133,7 +133,7 @@ func TestTakenBackBehindTheEcho(t *testing.T) {
 	r := s.Run(context.Background())
 	require.Equal(t, StatusCompleted, r.Status, r.Error)
 	require.GreaterOrEqual(t, len(r.Standstills), 2)
-	require.Contains(t, r.Standstills[0].Ended, "taken back after 500ms")
+	require.Contains(t, r.Standstills[0].Ended, "taken back after 5s")
 }
 
 // TestSpentOrCommitted: prepared and the end of the limit come at about the same time.

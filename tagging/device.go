@@ -149,10 +149,9 @@ func (p *Port) HasDevicePages() bool {
 // up the pages whose leases have ended: it clears their magic, and looks at them no more. The tasks
 // that were in them leave the gate. It returns how many pages those are.
 //
-// The device calls it every [LeaseStep], on a thread of its own, which takes part in the guest's
-// transitions like a vCPU's. running tells whether vCPUs run: a daemon that cannot run cannot renew
-// anything. It is asked with the port's locks held. No lease ends while vCPUs stand or a switchover
-// is under way.
+// The device calls it every [LeaseStep], on a thread of its own, which is held at no EXIT. running
+// tells whether vCPUs run: a daemon that cannot run cannot renew anything. It is asked with the
+// port's locks held. No lease ends while vCPUs stand or a switchover is under way.
 func (p *Port) CountLeases(running func() bool) (ended int) {
 	p.order.Lock()
 	defer p.order.Unlock()
@@ -178,7 +177,7 @@ func (p *Port) CountLeases(running func() bool) (ended int) {
 	p.device.lapsed += uint64(ended)
 	var c change
 	seen := p.look(&c)
-	p.transition(&c, seen)
+	p.lapse(&c, seen)
 	return ended
 }
 

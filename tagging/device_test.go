@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"taskguide/memory"
 )
 
 // guestDevice is the guest's view of the device's RAM.
@@ -260,7 +262,7 @@ func TestLeaseEnds(t *testing.T) {
 }
 
 // TestLeaseOfLastInside: with the quorum any, the gate closes when the page of the last task that
-// is inside goes, and the listener is asked before.
+// is inside goes. The listener is not asked to hold anybody, because no vCPU is at an EXIT.
 func TestLeaseOfLastInside(t *testing.T) {
 	p, d, c := leasedPort()
 	d.page(1).setDepth(0, 1)
@@ -268,7 +270,7 @@ func TestLeaseOfLastInside(t *testing.T) {
 	l := &recorder{}
 	require.True(t, p.Attach(Any, l).Open)
 	require.Equal(t, 1, count(p, c, termSteps+1))
-	require.Equal(t, []string{"closing", "closed"}, l.taken())
+	require.Equal(t, []string{"closed"}, l.taken())
 }
 
 // TestLeaseIsRenewed by any change of its word.
@@ -580,4 +582,27 @@ func BenchmarkSaveDevice(b *testing.B) {
 			}
 		})
 	}
+}
+
+// TestForget: clients may ask a port whose machine is gone, and whose memory is unmapped.
+func TestForget(t *testing.T) {
+	ram, err := memory.NewPrivate(DeviceBytes)
+	require.NoError(t, err)
+	r := newRAM(4)
+	p := NewPort(r)
+	page := newPage(t, p, r)
+	page.set(0, slotUsed, 7, 1)
+	p.UseDevice(ram)
+	d := guestDevice{ram, p}
+	d.commit(1)
+	d.page(1).set(0, slotUsed, 8, 0)
+	require.Len(t, p.Snapshot().Tasks, 2)
+	p.Forget()
+	require.NoError(t, memory.FreePrivate(ram))
+	require.Len(t, p.Snapshot().Tasks, 2, "as they were seen last")
+	p.Gate()
+	p.Attach(All, &recorder{})
+	require.Empty(t, p.Declared())
+	require.Zero(t, p.CountLeases(running))
+	require.False(t, p.HasDevicePages())
 }

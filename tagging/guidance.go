@@ -109,6 +109,9 @@ func (p *Port) refresh() {
 // peek returns what the tag pages have that the table does not know, and the slots, or false if one
 // of them is no longer a tag page. It changes nothing. mu must be held.
 func (p *Port) peek() (c change, seen slots, valid bool) {
+	if p.forgotten {
+		return c, p.seen, false
+	}
 	seen = newSlots(len(p.seen.used))
 	valid = p.page == nil || p.page.read(&seen)
 	for _, page := range p.device.all() {

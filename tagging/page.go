@@ -106,8 +106,8 @@ func (p *tagPage) valid() bool {
 // afterwards include every change without a ring, because the atomic store is a full barrier on
 // amd64, as the Go memory model requires.
 func (p *tagPage) setNotify(on bool) {
-	if !p.valid() {
-		return
+	if !p.valid() || p.mem != nil && p.load(pageNotifyAt) > 1 {
+		return // it is somebody else's by now: only the host writes that word
 	}
 	var v uint32
 	if on {

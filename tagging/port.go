@@ -48,12 +48,14 @@ type Port struct {
 	// anything that must not happen in the middle of one.
 	order sync.Mutex
 
-	mu       sync.Mutex
-	table    table
-	page     *tagPage // in guest RAM; nil for none
-	device   devicePages
-	seen     slots // the pages as the table knows them
-	attached *attachment
+	mu     sync.Mutex
+	table  table
+	page   *tagPage // in guest RAM; nil for none
+	device devicePages
+	seen   slots // the pages as the table knows them
+	// forgotten is set once the pages' memory may be gone. seen then stays as it is.
+	forgotten bool
+	attached  *attachment
 	// asking is set while a change waits for GateClosing to return. The table must not change then.
 	asking      bool
 	state       MigrationState
@@ -267,6 +269,9 @@ func (p *Port) hasPages() bool { return p.page != nil || p.device.committed != 0
 // gives up pages that are no longer tag pages, whose slots it does not return. Both locks must be
 // held.
 func (p *Port) look(c *change) slots {
+	if p.forgotten {
+		return p.seen
+	}
 	seen := newSlots(len(p.seen.used))
 	if p.page != nil && !p.page.read(&seen) {
 		p.page = nil
@@ -293,6 +298,16 @@ func (p *Port) compare(seen *slots, c *change) {
 // the tag page that c comes from. Both locks must be held. mu is released during the listener's
 // calls.
 func (p *Port) transition(c *change, seen slots) {
+	p.transitionUnless(c, seen, Listener.GateClosing)
+}
+
+// lapse is transition for tasks whose pages were given up. Nobody is at an EXIT there, so nobody is
+// held: a machine that is asked to pause waits for its vCPUs, and not for who counts leases.
+func (p *Port) lapse(c *change, seen slots) {
+	p.transitionUnless(c, seen, func(Listener) (hold bool) { return false })
+}
+
+func (p *Port) transitionUnless(c *change, seen slots, holds func(Listener) bool) {
 	a := p.attached
 	if a == nil {
 		p.apply(c, seen)
@@ -302,7 +317,7 @@ func (p *Port) transition(c *change, seen slots) {
 	hold := false
 	if before.Open && !after.Open {
 		p.asking = true
-		p.unlocked(func() { hold = a.listener.GateClosing() })
+		p.unlocked(func() { hold = holds(a.listener) })
 		p.asking = false
 	}
 	p.apply(c, seen)
@@ -313,6 +328,17 @@ func (p *Port) transition(c *change, seen slots) {
 	case before.Open && !after.Open && !hold:
 		p.unlocked(a.listener.GateClosed)
 	}
+}
+
+// Forget drops all tag pages, because their memory is about to be unmapped. The tasks in them stay
+// as they were seen last: nothing has happened to them.
+func (p *Port) Forget() {
+	p.order.Lock()
+	defer p.order.Unlock()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.forgotten = true
+	p.page, p.device.pages, p.device.committed = nil, nil, 0
 }
 
 // unlocked runs f with mu free.

@@ -96,10 +96,10 @@ func (p *Port) rangeTable() (entries []Range, page uint64) {
 
 // ranges returns the used entries of the table. It loads each once.
 func (p *tagPage) ranges() []Range {
-	if !p.valid() {
+	if !p.valid() || !p.hasTable() {
 		return nil
 	}
-	n := int(min(p.load(pageRangesAt), MaxRanges))
+	n := int(min(p.load(pageRangesAt), MaxRanges)) // the guest may have changed it since
 	var all []Range
 	for i := range n {
 		entry := atomic.LoadUint64(p.entry(i))
@@ -107,10 +107,27 @@ func (p *tagPage) ranges() []Range {
 			all = append(all, Range{First: entry >> rangePageBits, Pages: pages})
 		}
 	}
-	if !p.valid() {
-		return nil // the page got another owner, who began at its front
+	if !p.valid() || !p.hasTable() {
+		return nil // the page got another owner meanwhile
 	}
 	return all
+}
+
+// hasTable tells whether the header is one of a page with a table: it says how many entries there
+// are, and its reserved words are 0. A program that was killed leaves its page to the guest's
+// kernel. As long as the magic happens to survive there, only the other words tell a table from
+// what the kernel keeps in the page, and a range that nobody declared would lose the guest its
+// memory. A header that is refused costs no more than pages that are sent.
+func (p *tagPage) hasTable() bool {
+	n := p.load(pageRangesAt)
+	if n == 0 || n > MaxRanges || p.load(pageSlotsAt) > PageSlots || p.load(pageNotifyAt) > 1 {
+		return false
+	}
+	reserved := p.load(pageLeaseAt) | p.load(pageTermAt) // not for pages of RAM
+	for at := pageRangesAt + 4; at < pageSlot0; at += 4 {
+		reserved |= p.load(at)
+	}
+	return reserved == 0
 }
 
 // entry returns entry i of the table. Sound as word is: the table ends with the page, its entries

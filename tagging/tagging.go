@@ -57,7 +57,8 @@ type Listener interface {
 	// that the listener has asked the machine to pause, so that the switchover happens at this very
 	// boundary. The guest then continues at the destination, where it finds the gate closed.
 	GateClosing() (hold bool)
-	// GateClosed is called after the gate has closed, unless GateClosing held.
+	// GateClosed is called after the gate has closed, unless GateClosing held. It comes alone where
+	// pages were given up, because their lease ended: no vCPU is at an EXIT then.
 	GateClosed()
 }
 

@@ -81,6 +81,9 @@ func NewConn(nc net.Conn) *Conn {
 // Close closes the connection; reads and writes under way return an error.
 func (c *Conn) Close() error { return c.nc.Close() }
 
+// Abort is Close without TLS's goodbye, which waits for seconds if the peer takes nothing.
+func (c *Conn) Abort() { _ = bareConn(c.nc).Close() }
+
 // BytesSent is how many bytes of frames this side has sent.
 func (c *Conn) BytesSent() int64 { return c.sent.Load() }
 

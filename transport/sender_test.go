@@ -257,7 +257,7 @@ func TestFramesTellHowLongTheyWereHeld(t *testing.T) {
 	ram := newRAM(t)
 	src, dst := connect(t)
 	go io.Copy(io.Discard, dst.nc)
-	s := NewSender(src, NewLimiter(250_000)) // a frame is a page, and takes 130 ms
+	s := NewSender(src, NewLimiter(25_000)) // a frame is a page, and takes 1.3 s
 	require.NoError(t, s.Content(context.Background(), 0, ram.Page(0)))
 	last := s.Last()
 	require.Equal(t, int64(1), last.Frames)

@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -221,4 +222,25 @@ func TestQueuedBehindTLS(t *testing.T) {
 	defer c.Close()
 	require.NoError(t, c.WriteMessage(TypeState, 0, make([]byte, 10_000)))
 	require.GreaterOrEqual(t, c.Queued(), int64(10_000))
+}
+
+// TestAbort: a peer that takes nothing, not even the goodbye of TLS, holds up nobody.
+func TestAbort(t *testing.T) {
+	security, err := LoadTLS(newTLSDir(t))
+	require.NoError(t, err)
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		defer far.Close()
+		client := tls.Client(near, security.clientConfig("unix", ""))
+		server := tls.Server(far, security.serverConfig())
+		heard := make(chan error, 1)
+		go func() { heard <- server.Handshake() }()
+		require.NoError(t, client.Handshake())
+		require.NoError(t, <-heard)
+		c := NewConn(client)
+		begin := time.Now()
+		c.Abort()
+		require.Zero(t, time.Since(begin))
+		require.Error(t, c.WriteMessage(TypeKeepAlive, 0, nil), "it is closed")
+	})
 }

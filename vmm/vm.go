@@ -382,6 +382,9 @@ func (vm *VM) release() {
 		vm.fd.Close()
 	}
 	vm.kvmFD.Close()
+	if port := vm.devices.Tags.Port; port != nil {
+		port.Forget() // clients may still ask it
+	}
 	for _, b := range vm.private {
 		_ = memory.FreePrivate(b)
 	}

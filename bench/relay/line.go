@@ -2,6 +2,7 @@ package relay
 
 import (
 	"io"
+	"net"
 	"sync"
 	"time"
 )
@@ -48,9 +49,12 @@ func newLine(delay time.Duration, bytes int, until func(time.Time)) *line {
 	return l
 }
 
-// fill reads into the ring until the input ends. Its last mark has the error that ended it, io.EOF
-// for an orderly end.
+// fill reads into the ring until the input ends, and acknowledges at once what TCP delivers. Its
+// last mark has the error that ended it, io.EOF for an orderly end.
 func (l *line) fill(from io.Reader) {
+	if c, is := from.(*net.TCPConn); is {
+		from = newPrompt(c)
+	}
 	defer close(l.marks)
 	for {
 		n, err := from.Read(l.free())

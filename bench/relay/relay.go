@@ -86,7 +86,7 @@ func (r *Relay) forward(in *net.TCPConn) {
 	var both sync.WaitGroup
 	pass := func(from, to *net.TCPConn) {
 		l := newLine(r.delay, ringOf(r.delay), sleepUntil)
-		both.Go(func() { l.fill(newPrompt(from)) })
+		both.Go(func() { l.fill(from) })
 		both.Go(func() {
 			if l.drain(to) != nil {
 				reset(in)

@@ -86,13 +86,15 @@ func upload(ctx context.Context, host string, still time.Duration) (dir string, 
 	var stdout chatter
 	var stderr bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = w.reader(self), &stdout, &stderr
-	err = cmd.Run()
+	if err = cmd.Run(); errors.Is(err, exec.ErrWaitDelay) {
+		err = nil // all went well, and a program that it left behind has its pipes
+	}
 	switch {
 	case err != nil && errors.Is(context.Cause(ctx), errStill):
 		return "", explain(context.Cause(ctx), stderr.String())
 	case stdout.endless:
 		return "", errEndless
-	case err != nil && !errors.Is(err, exec.ErrWaitDelay):
+	case err != nil:
 		return "", explain(err, stderr.String())
 	}
 	// A login script may print something before.

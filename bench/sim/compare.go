@@ -40,6 +40,11 @@ type Paired struct {
 	Oracle Move `json:"oracle"`
 }
 
+// judged tells whether the oracle moved the guest, too, so that there is something to compare with.
+func (p Paired) judged() bool {
+	return p.Move.Moved() && p.Oracle.Moved() && p.Oracle.DowntimeMS > 0
+}
+
 // Moments returns n moments of a trace, one at random in each of n equal parts of it.
 func Moments(t *Trace, n int, seed uint64) []time.Duration {
 	rnd := rand.New(rand.NewPCG(seed, 1))
@@ -116,10 +121,16 @@ type Row struct {
 	Moved    int    `json:"moved"`
 	Forced   int    `json:"forced"`
 	// Lapped is how many moves outlasted the trace.
-	Lapped     int       `json:"lapped"`
-	DowntimeMS Quantiles `json:"downtime_ms"`
-	TotalMS    Quantiles `json:"total_ms"`
+	Lapped int `json:"lapped"`
+	// Lost is in how many moves the policy's program failed and the default policy took its place,
+	// and PolicyError why it did so first.
+	Lost        int       `json:"lost"`
+	PolicyError string    `json:"policy_error,omitempty"`
+	DowntimeMS  Quantiles `json:"downtime_ms"`
+	TotalMS     Quantiles `json:"total_ms"`
+	// Judged is how many of the moves have an oracle's beside them; what follows is of these.
 	// Regret is downtime and total time minus the oracle's, move by move.
+	Judged           int       `json:"judged"`
 	RegretDowntimeMS Quantiles `json:"regret_downtime_ms"`
 	RegretTotalMS    Quantiles `json:"regret_total_ms"`
 	// Tenfold is the share of moves whose downtime is more than ten times the oracle's.
@@ -148,12 +159,20 @@ func (r Row) Of(all []Paired) Row {
 		if p.Move.Forced {
 			r.Forced++
 		}
+		if p.Move.PolicyError != "" {
+			r.Lost++
+			r.PolicyError = cmp.Or(r.PolicyError, p.Move.PolicyError)
+		}
 		if !p.Move.Moved() {
 			continue
 		}
 		r.Moved++
 		down = append(down, p.Move.DowntimeMS)
 		total = append(total, p.Move.TotalMS)
+		if !p.judged() {
+			continue
+		}
+		r.Judged++
 		moreDown = append(moreDown, p.Move.DowntimeMS-p.Oracle.DowntimeMS)
 		moreTotal = append(moreTotal, p.Move.TotalMS-p.Oracle.TotalMS)
 		if p.Move.DowntimeMS > 10*p.Oracle.DowntimeMS {
@@ -162,8 +181,8 @@ func (r Row) Of(all []Paired) Row {
 	}
 	r.DowntimeMS, r.TotalMS = quantiles(down), quantiles(total)
 	r.RegretDowntimeMS, r.RegretTotalMS = quantiles(moreDown), quantiles(moreTotal)
-	if r.Moved > 0 {
-		r.Tenfold = float64(tenfold) / float64(r.Moved)
+	if r.Judged > 0 {
+		r.Tenfold = float64(tenfold) / float64(r.Judged)
 	}
 	return r
 }

@@ -21,13 +21,21 @@ func TestSummarize(t *testing.T) {
 		})
 	}
 	all = append(all, Paired{Move: Move{Error: "no", Forced: true, DowntimeMS: 1e9}})
+	all[7].Move.PolicyError, all[8].Move.PolicyError = "it died", "it hung"
 	r := Summarize(e, all)
 	require.Equal(t, Quantiles{50, 90, 99, 100}, r.DowntimeMS)
 	require.Equal(t, Quantiles{45, 85, 94, 95}, r.RegretDowntimeMS)
 	require.Equal(t, Quantiles{10, 10, 10, 10}, r.RegretTotalMS)
 	require.Equal(t, []int{101, 100, 1, 50}, []int{r.Moves, r.Moved, r.Forced, r.Lapped})
 	require.InDelta(t, 0.5, r.Tenfold, 0.001)
+	require.Equal(t, 2, r.Lost)
+	require.Equal(t, "it died", r.PolicyError)
 	require.Equal(t, Quantiles{}, Summarize(e, nil).TotalMS)
+	require.Equal(t, 100, r.Judged)
+	r = Summarize(e, []Paired{{Move: Move{DowntimeMS: 5, TotalMS: 9}}})
+	require.Zero(t, r.Tenfold, "no oracle was simulated")
+	require.Zero(t, r.RegretDowntimeMS.P50)
+	require.Zero(t, r.Judged)
 }
 
 // TestEntrants: every policy with every guidance, and the oracle once.
@@ -69,30 +77,80 @@ func TestExtrapolated(t *testing.T) {
 	tr := generated(t, phased())
 	s, e := slow(tr), entrant(t, "xen", policy.GuidanceOff)
 	require.Contains(t, Extrapolated(nil, s, tr, e), "not compared with real moves yet")
-	v := Validation{
-		BitsPerSecond: [2]int64{100e6, 1e9}, RTTMS: [2]float64{0, 30}, AckMS: 1,
-		Pages:    [2]int{1000, 50000},
-		Compress: []Compress{CompressNone}, Policies: []string{"xen"}, Guidance: []string{"off"},
-	}
-	all := []Validation{v}
+	all := []Validation{covering(s, tr, e.Order, entrant(t, "downtime", "switchover").Order)}
 	require.Empty(t, Extrapolated(all, s, tr, e))
+	require.Equal(t, all, CoveredBy(all, s, tr, e))
+	guided := entrant(t, "downtime", "switchover")
+	require.Empty(t, Extrapolated(all, s, tr, guided))
 	grown, err := tr.Grow(40000, Untouched)
 	require.NoError(t, err)
 	require.Contains(t, Extrapolated(all, s, grown, e), "grown")
-	require.Contains(t, Extrapolated(all, s, tr, entrant(t, "qemu", "off")), "policy")
-	require.Contains(t, Extrapolated(all, s, tr, entrant(t, "xen", "start")), "guidance")
 	for what, change := range map[string]func(*Setting){
 		"bandwidth":    func(s *Setting) { s.BitsPerSecond = 0 },
 		"round trip":   func(s *Setting) { s.RTT = time.Second },
 		"acknowledges": func(s *Setting) { s.RTT = 20 * time.Millisecond },
 		"compression":  func(s *Setting) { s.Compress = CompressZstd },
+		"dirty log":    func(s *Setting) { s.Protection = OnDemand },
+		"costs":        func(s *Setting) { s.Costs.Handover *= 2 },
 	} {
 		s := s
 		change(&s)
 		require.Contains(t, Extrapolated(all, s, tr, e), what)
+		require.Empty(t, CoveredBy(all, s, tr, e))
+	}
+	for what, change := range map[string]func(*Entrant){
+		"of this policy was": func(e *Entrant) { *e = entrant(t, "qemu", "switchover") },
+		"parameters":         func(e *Entrant) { *e = entrant(t, "downtime:polish=off", "off") },
+		"with this guidance": func(e *Entrant) { *e = entrant(t, "downtime", "start") },
+		"unguided":           func(e *Entrant) { *e = entrant(t, "downtime", "off") },
+		"downtime limit":     func(e *Entrant) { e.Limit = time.Second },
+		"at exit":            func(e *Entrant) { e.AtExit = false },
+		"quorum":             func(e *Entrant) { e.Gate = Any },
+		"time to defer":      func(e *Entrant) { e.MaxDefer++ },
+		"on timeout":         func(e *Entrant) { e.OnTimeout = policy.TimeoutCancel },
+		"oracle":             func(e *Entrant) { e.Knows = true },
+	} {
+		e := guided
+		change(&e)
+		require.NotEmpty(t, Extrapolated(all, s, tr, e), what)
+	}
+	for what, change := range map[string]func(*Trace){
+		"size":     func(t *Trace) { t.Pages, t.Recorded = 9, 9 },
+		"interval": func(t *Trace) { t.Interval *= 2 },
+		"missing":  func(t *Trace) { t.Unfinished = true },
+		"part":     func(t *Trace) { t.Lost = 1 },
+	} {
+		other := *tr
+		change(&other)
+		require.Contains(t, Extrapolated(all, s, &other, e), what)
+	}
+	unguided := e
+	unguided.MaxDefer, unguided.Gate = time.Hour, Any
+	require.Empty(t, Extrapolated(all, s, tr, unguided), "what guidance has no say in")
+	packed := all[0]
+	packed.Compress, packed.PackUS = []Compress{CompressZstd}, [2]float64{1, 2}
+	for pack, want := range map[time.Duration]bool{500: false, 1500: true, 2500: false} {
+		s := s
+		s.Compress, s.Costs.Pack = CompressZstd, pack*time.Nanosecond
+		require.Equal(t, want, Extrapolated([]Validation{packed}, s, tr, e) == "", pack)
 	}
 	relayed := s
 	relayed.RTT, relayed.Ack = 20*time.Millisecond, time.Millisecond
 	require.Empty(t, Extrapolated(all, relayed, tr, e), "over a relay, as in the comparison")
 	require.NotPanics(t, func() { readValidations(validatedJSON) })
+}
+
+// covering is a comparison of moves in that setting with those orders.
+func covering(s Setting, t *Trace, orders ...Order) Validation {
+	v := Validation{
+		BitsPerSecond: [2]int64{s.BitsPerSecond, s.BitsPerSecond}, RTTMS: [2]float64{0, 30},
+		AckMS: 1, Pages: [2]int{t.Pages, t.Pages},
+		IntervalMS: [2]float64{milliseconds(t.Interval), milliseconds(t.Interval)},
+		Compress:   []Compress{s.Compress}, Protection: []Protection{s.Protection}, Costs: s.Costs,
+	}
+	v.Costs.Pack = 0
+	for _, o := range orders {
+		v.Orders = append(v.Orders, o.Terms())
+	}
+	return v
 }

@@ -167,5 +167,27 @@ func (s Setting) check(o Order) error {
 	case s.BitsPerSecond < 0 || s.RTT < 0 || s.Ack < 0 || o.MaxDefer < 0:
 		return fmt.Errorf("a rate, a round trip or a time to defer below 0")
 	}
+	return s.Costs.check()
+}
+
+// Bounds of costs: of a step, and of a page in it. Virtual time holds a page's of 1 TiB for years.
+const (
+	mostOfStep = time.Hour
+	mostOfPage = 10 * time.Millisecond
+)
+
+func (c Costs) check() error {
+	for _, cost := range []struct {
+		name     string
+		is, most time.Duration
+	}{
+		{"the setup", c.Setup, mostOfStep}, {"the pause", c.Pause, mostOfStep},
+		{"the handover", c.Handover, mostOfStep}, {"a page", c.Page, mostOfPage},
+		{"a zero page", c.Zero, mostOfPage}, {"packing a page", c.Pack, mostOfPage},
+	} {
+		if cost.is < 0 || cost.is > cost.most {
+			return fmt.Errorf("%v for %s: use 0 to %v", cost.is, cost.name, cost.most)
+		}
+	}
 	return nil
 }

@@ -150,12 +150,16 @@ func packedShare(c trace.Contents) float64 {
 	return float64(sum) / float64(plain)
 }
 
+// slowestPack is the longest time to compress a page that is believed. A file may have any number,
+// and virtual time would overflow.
+const slowestPack = time.Millisecond
+
 // packTime is what compressing a page took on the recording host, 0 if the trace does not say it.
 func packTime(c trace.Contents) time.Duration {
 	if len(c.Samples) == 0 {
 		return 0
 	}
-	most := longest.Microseconds() // a file may have any number
+	most := slowestPack.Microseconds() * int64(len(c.Samples))
 	return time.Duration(min(c.TookUS, most)) * time.Microsecond / time.Duration(len(c.Samples))
 }
 

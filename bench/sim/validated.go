@@ -15,14 +15,18 @@ type Validation struct {
 	Date     string `json:"date"`
 	Command  string `json:"command"`
 	Pairs    int    `json:"pairs"`
-	// A setting is covered if it is within all of these.
-	BitsPerSecond [2]int64   `json:"bits_per_second"`
-	RTTMS         [2]float64 `json:"rtt_ms"`
-	AckMS         float64    `json:"ack_ms"` // the longest time until bytes are acknowledged
-	Pages         [2]int     `json:"pages"`
-	Compress      []Compress `json:"compress"`
-	Policies      []string   `json:"policies"`
-	Guidance      []string   `json:"guidance"`
+
+	// A move is covered if it is within all of these.
+	BitsPerSecond [2]int64     `json:"bits_per_second"`
+	RTTMS         [2]float64   `json:"rtt_ms"`
+	AckMS         float64      `json:"ack_ms"` // the longest time until bytes are acknowledged
+	Pages         [2]int       `json:"pages"`
+	IntervalMS    [2]float64   `json:"interval_ms"` // of the traces
+	Compress      []Compress   `json:"compress"`
+	PackUS        [2]float64   `json:"pack_us"` // to compress a page, where pages are compressed
+	Protection    []Protection `json:"protection"`
+	Costs         Costs        `json:"costs"` // without Pack
+	Orders        []Terms      `json:"orders"`
 
 	DowntimeErrorP50 float64 `json:"downtime_error_p50_ms"`
 	DowntimeErrorP90 float64 `json:"downtime_error_p90_ms"`
@@ -51,6 +55,17 @@ func readValidations(text []byte) []Validation {
 	return all
 }
 
+// CoveredBy are the comparisons that cover a simulation.
+func CoveredBy(all []Validation, s Setting, t *Trace, e Entrant) []Validation {
+	var some []Validation
+	for _, v := range all {
+		if v.leavesOut(s, t, e) == "" {
+			some = append(some, v)
+		}
+	}
+	return some
+}
+
 // Extrapolated says why no comparison with real moves covers a simulation, or nothing if one does.
 func Extrapolated(all []Validation, s Setting, t *Trace, e Entrant) string {
 	why := "the simulator was not compared with real moves yet"
@@ -63,27 +78,54 @@ func Extrapolated(all []Validation, s Setting, t *Trace, e Entrant) string {
 }
 
 func (v Validation) leavesOut(s Setting, t *Trace, e Entrant) string {
-	rtt := float64(s.RTT) / float64(time.Millisecond)
+	costs := s.Costs
+	costs.Pack = 0
 	switch {
+	case e.Knows:
+		return "no real move knows what the oracle does"
 	case t.Pages != t.Recorded:
 		return "no real guest has grown as the trace has"
+	case t.Unfinished || t.Lost > 0:
+		return "no trace with a part missing was compared"
+	case !inside(v.IntervalMS, milliseconds(t.Interval)):
+		return "no trace with intervals of this length was compared"
 	case !inside(v.Pages, t.Pages):
 		return "no real move of a guest of this size was compared"
 	case !inside(v.BitsPerSecond, s.BitsPerSecond):
 		return "no real move at this bandwidth was compared"
-	case !inside(v.RTTMS, rtt):
+	case !inside(v.RTTMS, milliseconds(s.RTT)):
 		return "no real move at this round trip was compared"
-	case float64(s.ack())/float64(time.Millisecond) > v.AckMS:
+	case milliseconds(s.ack()) > v.AckMS:
 		return "no real move over a link that acknowledges as late was compared"
-	case !slices.Contains(v.Compress, s.Compress):
+	case !slices.Contains(v.Compress, s.Compress),
+		s.Compress != CompressNone && !inside(v.PackUS, microseconds(s.Costs.Pack)):
 		return "no real move with this compression was compared"
-	case !slices.Contains(v.Policies, e.Policy.Name()):
-		return "no real move of this policy was compared"
-	case !slices.Contains(v.Guidance, e.GuidanceName()):
-		return "no real move of this guidance was compared"
+	case !slices.Contains(v.Protection, s.Protection):
+		return "no real move with this dirty log was compared"
+	case v.Costs != costs:
+		return "no real move on a host with these costs was compared"
 	}
-	return ""
+	return v.leavesOutOrder(e.Terms())
 }
+
+func (v Validation) leavesOutOrder(t Terms) string {
+	ordered := func(same func(Terms) bool) bool { return slices.ContainsFunc(v.Orders, same) }
+	switch {
+	case ordered(func(o Terms) bool { return o == t }):
+		return ""
+	case !ordered(func(o Terms) bool { return o.Policy == t.Policy }):
+		return "no real move of this policy was compared"
+	case !ordered(func(o Terms) bool { return o.Policy == t.Policy && o.Guidance == t.Guidance }):
+		return "no real move of this policy with this guidance was compared"
+	case !ordered(func(o Terms) bool { return o.Policy == t.Policy && o.Limit == t.Limit }):
+		return "no real move with this downtime limit was compared"
+	}
+	return "no real move that was guided in this way was compared"
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+func microseconds(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
 
 func inside[T int | int64 | float64](bounds [2]T, v T) bool {
 	return bounds[0] <= v && v <= bounds[1]

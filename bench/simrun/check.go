@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -67,10 +68,17 @@ func (s MapSummary) WriteCheck(w io.Writer) error {
 	guided, _, _ := strings.Cut(s.Orders[s.Guided], ", ")
 	policies = addNew(policies, guided)
 	limit := time.Duration(cells[0].LimitMS * float64(time.Millisecond))
-	fmt.Fprintf(&b, "policies: [%s]\n", strings.Join(policies, ", "))
+	b.WriteString("policies:\n")
+	for _, p := range policies { // one may have several parameters, with commas between them
+		fmt.Fprintf(&b, "  - %s\n", strconv.Quote(p))
+	}
 	fmt.Fprintf(&b, "guidance: [\"off\", %s]\n", s.guidance())
 	fmt.Fprintf(&b, "rates: [%dbit]\ndowntime_limit: %v\ncompress: none\n",
 		s.Setting.BitsPerSecond, limit)
+	if _, order, found := strings.Cut(s.Orders[s.Guided], ", defer "); found {
+		maxDefer, _, _ := strings.Cut(order, " then")
+		fmt.Fprintf(&b, "max_defer: %s\n", maxDefer)
+	}
 	b.WriteString("repetitions: 10\n")
 	_, err = io.WriteString(w, b.String())
 	return err

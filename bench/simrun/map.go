@@ -1,6 +1,7 @@
 package simrun
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -168,9 +169,10 @@ func (m Map) cell(r Result) MapCell {
 	tail := func(r sim.Row) float64 { return r.DowntimeMS.P99 }
 	best, errBest := bestOf(others, median)
 	slow, errTail := bestOf(others, tail)
-	if guided.Moved == 0 || errors.Join(errBest, errTail) != nil {
-		return c
+	if errors.Join(errBest, errTail) != nil || guided.Moved < max(1, best.Moved) {
+		return c // figures of the few that ended would say nothing of those that did not
 	}
+	c.Extrapolated = cmp.Or(guided.Extrapolated, best.Extrapolated, slow.Extrapolated)
 	c.Best, c.BestTail = best.Policy, slow.Policy
 	c.GuidedP50MS, c.BestP50MS = median(guided), median(best)
 	c.GuidedP99MS, c.BestP99MS = tail(guided), tail(slow)

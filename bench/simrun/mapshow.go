@@ -67,7 +67,7 @@ var pictures = []picture{
 		marks: []float64{1. / 16, 1. / 8, 1. / 4, 1. / 2, 1, 2, 4, 8, 16},
 	},
 	{
-		name: "map-p99", title: "p99 of the downtime: the best policy without tags / guided",
+		name: "map-p99", title: "p99 downtime: the best policy without tags / guided",
 		scale: "times: blue, guidance pays; orange, it costs",
 		value: func(c MapCell) float64 { return c.GainP99 },
 		text:  func(c MapCell) string { return ratio(c.GainP99) },
@@ -110,8 +110,12 @@ func (c Comparison) drawMap(folder string) error {
 }
 
 func (s MapSummary) heat(p picture) figure.Heat {
+	title := p.title
+	if s.tailNote() != "" {
+		title = strings.Replace(title, "p99", "Largest", 1)
+	}
 	h := figure.Heat{
-		Title: p.title, XAxis: "length of the busy phase", YAxis: "dirty rate / bandwidth",
+		Title: title, XAxis: "length of the busy phase", YAxis: "dirty rate / bandwidth",
 		Scale: figure.HeatScale{Title: p.scale, Shade: p.shade},
 	}
 	for _, b := range s.BusyMS {
@@ -141,6 +145,10 @@ func (p picture) cell(c MapCell) figure.HeatCell {
 	switch {
 	case c.Moves == 0:
 		return figure.HeatCell{Value: math.NaN(), Text: "missing"}
+	case c.Best == "" && c.Moved > 0: // fewer than of another policy
+		return figure.HeatCell{
+			Value: math.NaN(), Text: "stays", Below: fmt.Sprintf("%d of %d", c.Moved, c.Moves),
+		}
 	case c.Best == "":
 		return figure.HeatCell{Value: math.NaN(), Text: "stays"}
 	}
@@ -157,6 +165,21 @@ func (s MapSummary) at(busy, ratio, limit float64) MapCell {
 		return MapCell{}
 	}
 	return s.Cells[i]
+}
+
+// leastForTail is the fewest moves whose p99 is not simply the largest.
+const leastForTail = 101
+
+// tailNote says what a p99 of few moves is.
+func (s MapSummary) tailNote() string {
+	most := 0
+	for _, m := range s.Cells {
+		most = max(most, m.Moves)
+	}
+	if most >= leastForTail {
+		return ""
+	}
+	return fmt.Sprintf("A p99 of %s is the largest.", text.Plural(most, "move"))
 }
 
 // writeMapText prints the map for people.
@@ -184,12 +207,23 @@ func (c Comparison) writeMapText(w io.Writer) error {
 	if err := text.Table(w, head, rows); err != nil {
 		return err
 	}
+	if note := s.tailNote(); note != "" {
+		text.Hanging(w, "", note)
+	}
 	var reasons []string
+	extrapolated := 0
 	for _, m := range s.Cells {
 		reasons = addNew(reasons, m.Extrapolated)
+		if m.Extrapolated != "" {
+			extrapolated++
+		}
 	}
-	if len(reasons) > 0 {
+	switch {
+	case extrapolated == len(s.Cells):
 		text.Hanging(w, "", "All of it is extrapolated: "+strings.Join(reasons, "; ")+".")
+	case extrapolated > 0:
+		text.Hanging(w, "", fmt.Sprintf("%d of %d cells are extrapolated: %s.", extrapolated,
+			len(s.Cells), strings.Join(reasons, "; ")))
 	}
 	text.Hanging(w, "", "Not modelled: "+strings.Join(s.Not, "; ")+".")
 	return nil

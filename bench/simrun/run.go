@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -40,8 +41,8 @@ type Subject struct {
 	Cells []Cell
 }
 
-// Cell is the conditions of some moves. The Protection of its Setting is the trace's if it is
-// empty.
+// Cell is the conditions of some moves. If the Protection of its Setting is empty, or the time to
+// compress a page is 0, it is the trace's.
 type Cell struct {
 	// MemoryBytes is how much RAM the guest has; 0 is what was recorded.
 	MemoryBytes int64
@@ -127,9 +128,9 @@ func (o Order) cell(
 			return Result{}, err
 		}
 	}
-	if c.Setting.Protection == "" {
-		c.Setting.Protection = sim.DefaultSetting(t).Protection
-	}
+	measured := sim.DefaultSetting(t)
+	c.Setting.Protection = cmp.Or(c.Setting.Protection, measured.Protection)
+	c.Setting.Costs.Pack = cmp.Or(c.Setting.Costs.Pack, measured.Costs.Pack)
 	r := resultOf(t, c)
 	entrants := simprogram.Start(o.Entrants, c.Setting)
 	for i := range entrants {
@@ -141,7 +142,9 @@ func (o Order) cell(
 	if err != nil {
 		return r, err
 	}
+	var covered []sim.Validation
 	for i, e := range entrants {
+		covered = append(covered, sim.CoveredBy(o.Validations, c.Setting, t, e)...)
 		r.Rows = append(r.Rows, sim.Row{
 			Policy: e.Name(), Guidance: e.GuidanceName(),
 			Extrapolated: sim.Extrapolated(o.Validations, c.Setting, t, e),
@@ -150,8 +153,10 @@ func (o Order) cell(
 			r.Moves = append(r.Moves, EntrantMove{i, moment, all[k][i]})
 		}
 	}
-	for _, v := range o.Validations {
-		r.Validated = append(r.Validated, v.String())
+	for _, v := range covered {
+		if said := v.String(); !slices.Contains(r.Validated, said) {
+			r.Validated = append(r.Validated, said)
+		}
 	}
 	return r, nil
 }

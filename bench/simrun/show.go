@@ -12,6 +12,7 @@ import (
 	"taskguide/control/text"
 	"taskguide/control/units"
 	"taskguide/memory"
+	"taskguide/migration/policy"
 )
 
 // mark stands behind figures that no comparison with real moves covers.
@@ -98,18 +99,19 @@ func (r Result) tableRow(row sim.Row) []string {
 	if row.Extrapolated != "" {
 		star = mark
 	}
-	cells := []string{row.Policy, row.Guidance}
-	for _, v := range []float64{
-		row.DowntimeMS.P50, row.DowntimeMS.Max, row.TotalMS.P50, row.RegretDowntimeMS.P50,
-		row.RegretTotalMS.P50,
-	} {
-		cell := "-"
-		if row.Moved > 0 {
-			cell = short(v) + star
+	figure := func(v float64, of int, star string) string {
+		if of == 0 {
+			return "-"
 		}
-		cells = append(cells, cell)
+		return short(v) + star
 	}
-	return cells
+	return []string{
+		row.Policy, row.Guidance, figure(row.DowntimeMS.P50, row.Moved, star),
+		figure(row.DowntimeMS.Max, row.Moved, star), figure(row.TotalMS.P50, row.Moved, star),
+		// No real move does what the oracle does.
+		figure(row.RegretDowntimeMS.P50, row.Judged, mark),
+		figure(row.RegretTotalMS.P50, row.Judged, mark),
+	}
 }
 
 // short writes a time so that a table of several fits a terminal. Regret may be negative.
@@ -158,6 +160,12 @@ func (r Result) notes() []string {
 	if r.Tasks == 0 {
 		all = append(all, "The trace has no tags, so nothing is guided.")
 	}
+	for _, row := range r.Rows {
+		if row.Lost > 0 {
+			all = append(all, fmt.Sprintf("%s failed in %d of %d moves, and %s took its place: %s.",
+				row.Policy, row.Lost, row.Moves, policy.Default, row.PolicyError))
+		}
+	}
 	for _, v := range r.Validated {
 		all = append(all, "Compared with real moves: "+v)
 	}
@@ -178,6 +186,14 @@ func (r Result) cell(row sim.Row) []string {
 	}
 }
 
+// known is a figure, or nothing if there is none.
+func known(v float64, is bool) string {
+	if !is {
+		return ""
+	}
+	return f(v)
+}
+
 func f(v float64) string { return strconv.FormatFloat(v, 'f', -1, 64) }
 func n(v int64) string   { return strconv.FormatInt(v, 10) }
 
@@ -185,7 +201,7 @@ func n(v int64) string   { return strconv.FormatInt(v, 10) }
 var moveColumns = []string{
 	"at_ms", "gate_open", "switch_open", "downtime_ms", "total_ms", "oracle_downtime_ms",
 	"oracle_total_ms", "forced", "waited_ms", "suspended_ms", "rounds", "pages_sent",
-	"pages_skipped", "pages_stopcopy", "bytes_wire", "laps", "error", "reason",
+	"pages_skipped", "pages_stopcopy", "bytes_wire", "laps", "error", "reason", "policy_error",
 }
 
 func (c Comparison) writeMoves(to io.Writer) error {
@@ -204,10 +220,11 @@ func moveCells(m EntrantMove) []string {
 	b := strconv.FormatBool
 	return []string{
 		f(m.Move.AtMS), b(m.Move.GateOpen), b(m.Move.SwitchOpen), f(m.Move.DowntimeMS),
-		f(m.Move.TotalMS), f(m.Oracle.DowntimeMS), f(m.Oracle.TotalMS), b(m.Move.Forced),
+		f(m.Move.TotalMS), known(m.Oracle.DowntimeMS, m.Oracle.DowntimeMS > 0),
+		known(m.Oracle.TotalMS, m.Oracle.DowntimeMS > 0), b(m.Move.Forced),
 		f(m.Move.WaitedMS), f(m.Move.SuspendedMS), n(int64(m.Move.Rounds)), n(m.Move.PagesSent),
 		n(m.Move.PagesSkipped), n(m.Move.PagesStopCopy), n(m.Move.BytesWire),
-		n(int64(m.Move.Laps)), m.Move.Error, m.Move.Reason,
+		n(int64(m.Move.Laps)), m.Move.Error, m.Move.Reason, m.Move.PolicyError,
 	}
 }
 
@@ -225,8 +242,8 @@ func (c Comparison) writeRows(to io.Writer) error {
 			_ = w.Write(append(r.cell(row), n(int64(row.Moves)), n(int64(row.Moved)),
 				n(int64(row.Forced)), n(int64(row.Lapped)), f(row.DowntimeMS.P50),
 				f(row.DowntimeMS.P99), f(row.DowntimeMS.Max), f(row.TotalMS.P50),
-				f(row.TotalMS.P99), f(row.RegretDowntimeMS.P50), f(row.RegretTotalMS.P50),
-				f(row.Tenfold)))
+				f(row.TotalMS.P99), known(row.RegretDowntimeMS.P50, row.Judged > 0),
+				known(row.RegretTotalMS.P50, row.Judged > 0), known(row.Tenfold, row.Judged > 0)))
 		}
 	}
 	w.Flush()

@@ -18,6 +18,7 @@ import (
 
 	"taskguide/bench/sim"
 	"taskguide/control/text"
+	"taskguide/dirtylog/trace"
 	"taskguide/migration/policy"
 )
 
@@ -87,13 +88,65 @@ func TestRun(t *testing.T) {
 	require.Contains(t, out.String(), "downtime:limit=20ms")
 }
 
+// packing is a trace whose pages took so many us to compress.
+type packing struct {
+	*trace.Writer
+	us int64
+}
+
+func (p packing) Contents(c trace.Contents) error {
+	c.TookUS = p.us
+	return p.Writer.Contents(c)
+}
+
+// TestPackTimeOfTheTrace: a host that compresses slowly moves its guest slowly, unless the time is
+// given.
+func TestPackTimeOfTheTrace(t *testing.T) {
+	g := sim.Synthetic{
+		Name: "packed", Pages: 1024, WorkingSet: 512, Hot: 16, Busy: time.Second,
+		Calm: 300 * time.Millisecond, Rate: 5000, CalmRate: 5000, Packed: 512,
+		Interval: 5 * time.Millisecond, Length: 4 * time.Second, Seed: 1,
+	}
+	took := func(us int64, given time.Duration) (time.Duration, float64) {
+		var file bytes.Buffer
+		w := trace.NewWriter(&file)
+		require.NoError(t, g.Generate("test", packing{w, us}))
+		require.NoError(t, w.Close())
+		o := order(t)
+		o.Moments, o.Entrants = 1, o.Entrants[:1]
+		s := sim.Setting{Compress: sim.CompressZstd, Costs: sim.Costs{Pack: given}}
+		o.Subjects = []Subject{{
+			Load: func() (*sim.Trace, Origin, error) {
+				tr, err := sim.Load(bytes.NewReader(file.Bytes()))
+				return tr, Origin{}, err
+			},
+			Cells: []Cell{{Setting: s}},
+		}}
+		c, err := Run(t.Context(), o, func(int, int) {})
+		require.NoError(t, err)
+		r := c.Results[0]
+		return r.Setting.Costs.Pack, r.Moves[0].Move.TotalMS
+	}
+	fast, short := took(1, 0)
+	require.Equal(t, time.Microsecond, fast)
+	slow, long := took(100, 0)
+	require.Equal(t, 100*time.Microsecond, slow)
+	require.Greater(t, long, short+50, "512 pages and more, 99 us each")
+	given, _ := took(100, 7*time.Microsecond)
+	require.Equal(t, 7*time.Microsecond, given)
+}
+
 // TestMarks: what was compared with real moves has no mark, and says how the comparison went.
 func TestMarks(t *testing.T) {
 	o := order(t, made(t))
+	cell, costs := o.Subjects[0].Cells[0], sim.DefaultCosts()
+	costs.Pack = 0
 	o.Validations = []sim.Validation{{
 		Revision: "abc", Date: "2026-01-02", Pairs: 7, BitsPerSecond: [2]int64{0, 1e9},
-		RTTMS: [2]float64{0, 5}, AckMS: 1, Pages: [2]int{0, 1e6}, Compress: []sim.Compress{"none"},
-		Policies: []string{"xen"}, Guidance: []string{"off", "switchover"},
+		RTTMS: [2]float64{0, 5}, AckMS: 1, Pages: [2]int{0, 1e6}, IntervalMS: [2]float64{0, 100},
+		Compress:   []sim.Compress{cell.Setting.Compress},
+		Protection: []sim.Protection{sim.AtHarvest, sim.OnDemand}, Costs: costs,
+		Orders: []sim.Terms{o.Entrants[0].Terms(), o.Entrants[1].Terms()},
 	}}
 	c, err := Run(t.Context(), o, func(int, int) {})
 	require.NoError(t, err)
@@ -103,8 +156,8 @@ func TestMarks(t *testing.T) {
 	var out bytes.Buffer
 	require.NoError(t, c.Write(&out))
 	for line := range strings.Lines(out.String()) {
-		if strings.HasPrefix(line, "xen") {
-			require.NotContains(t, line, "*")
+		if strings.HasPrefix(line, "xen ") {
+			require.Equal(t, 2, strings.Count(line, "*"), "regret alone: %s", line)
 		}
 		if strings.HasPrefix(line, "downtime:") && !strings.Contains(line, "outlasted") {
 			require.Contains(t, line, "*")
@@ -119,6 +172,7 @@ func TestMarks(t *testing.T) {
 	require.Contains(t, c.Results[0].Rows[0].Extrapolated, "grown")
 	out.Reset()
 	require.NoError(t, c.Write(&out))
+	require.NotContains(t, out.String(), "7 pairs", "it says nothing of these")
 	require.Contains(t, strings.Join(strings.Fields(out.String()), " "),
 		"16.0 MiB (recorded: 4.00 MiB; the rest repeated)")
 }

@@ -70,8 +70,16 @@ func (c Comparison) sweep() figure.Figure {
 
 func downtimeCell(r Result, k int) figure.HeatCell {
 	row := r.Rows[k]
-	if row.Moved == 0 {
+	switch {
+	case row.Moves == 0:
+		return figure.HeatCell{Value: math.NaN(), Text: "missing"}
+	case row.Moved == 0:
 		return figure.HeatCell{Value: math.NaN(), Text: "stays"}
+	case row.Moved < row.Moves: // its figures are of those that ended
+		return figure.HeatCell{
+			Value: math.NaN(), Text: short(row.DowntimeMS.P50),
+			Below: fmt.Sprintf("%d of %d", row.Moved, row.Moves),
+		}
 	}
 	return figure.HeatCell{
 		Value: row.DowntimeMS.P50, Text: short(row.DowntimeMS.P50),

@@ -83,6 +83,7 @@ func (site *Site) runBaseline(ctx context.Context, r *Result) (err error) {
 		return err
 	}
 	r.CPU.Source = after - before
+	r.GapMS, r.GapBeforeMS = Unknown, Unknown // nothing stood still
 	r.Report = migration.Report{
 		Status: migration.StatusCompleted, TotalMS: took, BytesWire: r.Spec.BaselineBytes,
 		PagesStopCopy: Unknown,

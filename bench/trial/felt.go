@@ -52,9 +52,27 @@ type Slow struct {
 // steadyShare is the share of the speed before that counts as no brownout.
 const steadyShare = 0.9
 
-// ownClockJudges tells whether the guest's own clock goes on while the VM stands still. QEMU stops
-// the guest's TSC for the downtime.
+// ownClockJudges tells whether the guest's own clock is sure to go on while the VM stands still.
+// Most KVMs let QEMU stop the guest's TSC for the downtime.
 func (r *Result) ownClockJudges() bool { return r.Spec.QEMU == nil }
+
+// roundingMS is by how much QEMU's downtime, of whole milliseconds, may be too long.
+const roundingMS = 1
+
+// ClockStood tells whether the guest's clock stood still while QEMU had stopped the guest: by a
+// clock that goes on, the guest's gap is at least the downtime.
+func (r *Result) ClockStood() bool {
+	return r.Spec.QEMU != nil &&
+		(r.GapMS == Unknown || r.GapMS+roundingMS < r.Report.DowntimeMS)
+}
+
+// ForgetClock leaves out what the guest says of its move by a clock that stood still.
+func (r *Result) ForgetClock() {
+	r.GapMS, r.GapBeforeMS = Unknown, Unknown
+	r.ExitMS, r.ExitBeforeMS = 0, 0
+	r.Latency = nil
+	r.Work.DuringPerS, r.Work.LostMS, r.Work.Brownout = Unknown, Unknown, Unknown
+}
 
 // addFelt adds what one task counted.
 func (r *Result) addFelt(t *series) {

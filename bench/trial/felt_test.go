@@ -8,6 +8,7 @@ import (
 
 	"taskguide/bench/peer/qemu"
 	"taskguide/guestkernel/heartbeat"
+	"taskguide/migration"
 )
 
 // stalled is a heartbeat that tells of pauses.
@@ -47,6 +48,39 @@ func TestFelt(t *testing.T) {
 	r = Result{}
 	r.readBeats([]heartbeat.Beat{beat(0, 1, 1, 0), beat(0, 2, 2, 0)}, span{asked: 1, moved: 1})
 	require.Nil(t, r.Felt, "an older guest does not count")
+}
+
+// TestClockStood: a gap that is shorter than QEMU's downtime is by a clock that stood still, and
+// then nothing counts that the guest says of its move.
+func TestClockStood(t *testing.T) {
+	of := func(gap float64) Result {
+		r := Result{
+			Spec:    Spec{QEMU: &qemu.Migration{}, Guest: Guest{Busy: time.Second}},
+			Report:  migration.Report{DowntimeMS: 290, TotalMS: 1000},
+			Latency: &Latency{},
+		}
+		pause := time.Duration(gap * float64(time.Millisecond))
+		r.readBeats([]heartbeat.Beat{
+			beat(0, 1, 10, 0), beat(0, 2, 20, time.Millisecond), beat(0, 3, 25, pause),
+		}, span{asked: 2, moved: 2})
+		return r
+	}
+	for gap, stood := range map[float64]bool{3: true, 288: true, 289.5: false, 297: false} {
+		r := of(gap)
+		require.Equal(t, stood, r.ClockStood(), gap)
+		require.InDelta(t, gap, r.GapMS, 1e-9)
+		require.InDelta(t, 1, r.GapBeforeMS, 1e-9)
+	}
+	r := of(3)
+	r.ForgetClock()
+	require.True(t, r.ClockStood())
+	require.Equal(t, []float64{Unknown, Unknown, Unknown},
+		[]float64{r.GapMS, r.GapBeforeMS, r.Work.Brownout})
+	require.Nil(t, r.Latency)
+	require.InDelta(t, 10, r.Work.BeforePerS, 1e-9, "the clock went on then")
+	ours := of(3)
+	ours.Spec.QEMU = nil
+	require.False(t, ours.ClockStood(), "what is shorter is the guest's, not its clock's")
 }
 
 // TestSlow: a second is one of a brownout if less than 90 % of the work before was done in it.

@@ -231,6 +231,9 @@ func (r *Result) watchQEMU(
 		beats := running(whole.Beats())
 		if allComplete(byTask(beats, s), want) {
 			r.readBeats(beats, s)
+			if r.ClockStood() {
+				r.ForgetClock()
+			}
 			r.readSilences(source.Watch, destination.Watch, requested)
 			r.readHeard(source.Watch.Times(), destination.Watch.Times(), requested)
 			return nil

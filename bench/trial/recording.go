@@ -23,6 +23,7 @@ type Recording struct {
 // Simulated is the simulation of a trial's move, and the oracle's move on the same trace.
 type Simulated struct {
 	Setting sim.Setting `json:"setting"`
+	Order   sim.Terms   `json:"order"`
 	Move    sim.Move    `json:"move"`
 	Oracle  sim.Move    `json:"oracle"`
 	Pages   int         `json:"pages"`
@@ -68,7 +69,9 @@ func (s *stage) simulate(ctx context.Context, file []byte, end trace.End) (*Simu
 		return nil, err
 	}
 	at := s.result.Request.momentIn(t, s.spec.Guest.Cycle())
-	out := &Simulated{Setting: setting, Pages: t.Pages, Faults: end.Faults, Late: end.Late}
+	out := &Simulated{
+		Setting: setting, Order: order.Terms(), Pages: t.Pages, Faults: end.Faults, Late: end.Late,
+	}
 	if out.Move, err = setting.Run(ctx.Err, t, order, at); err == nil {
 		out.Oracle, err = setting.Best(ctx.Err, t, order, at)
 	}

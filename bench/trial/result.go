@@ -28,7 +28,8 @@ type Result struct {
 	// account, or 0 without a Link.
 	LinkBytes int64 `json:"link_bytes"`
 	// GapMS is the longest gap that the guest saw around the move, and GapBeforeMS the longest in
-	// the second before.
+	// the second before. Both are Unknown if nothing was moved, the guest has no heartbeats, or its
+	// clock stood still in the downtime.
 	GapMS       float64 `json:"gap_ms"`
 	GapBeforeMS float64 `json:"gap_before_ms"`
 	// ExitMS is the longest wait of the guest for the exits by which it prints a line, around the

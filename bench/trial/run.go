@@ -346,6 +346,17 @@ func (s *stage) migrate(ctx context.Context, address string) error {
 			fmt.Errorf("migration %s: %s", r.Report.Status, r.Report.Error),
 		)
 	}
+	return obeyed(r.Report)
+}
+
+// errNotObeyed is of a move under another policy than the one in whose name it would be counted.
+var errNotObeyed = errors.New("the policy's program was given up, and another decided")
+
+// obeyed fails unless a move was led by its policy to the end.
+func obeyed(r migration.Report) error {
+	if r.PolicyError != "" {
+		return fmt.Errorf("%w: %s", errNotObeyed, r.PolicyError)
+	}
 	return nil
 }
 

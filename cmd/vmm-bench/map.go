@@ -40,7 +40,7 @@ func newBenchMap(std cli.Streams) *cobra.Command {
 		memory: cli.NewSize("128M"), workingSet: cli.NewSize("64M"), hot: cli.NewSize("1M"),
 		guidance: cli.Choose(policy.GuidanceSwitchover, policy.GuidanceSuspend,
 			policy.GuidanceStart),
-		costs: sim.DefaultCosts(),
+		costs: hostCosts(),
 	}
 	cmd := &cobra.Command{
 		Use:   "map",

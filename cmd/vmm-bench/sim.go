@@ -139,10 +139,17 @@ modelled, and which figures were compared with real moves.`,
 		"what the rest must fit (default: the policy's)")
 	cli.DurationVar(fs, &f.maxDefer, "max-defer", time.Minute, "how long guidance may defer a move")
 	fs.Var(&f.onTimeout, "on-timeout", "what happens then")
-	f.costs = sim.DefaultCosts()
+	f.costs = hostCosts()
 	defineCosts(cmd, &f.costs)
 	f.output.define(cmd, 20)
 	return cmd
+}
+
+// hostCosts are the costs but for those that a trace has of its own host.
+func hostCosts() sim.Costs {
+	costs := sim.DefaultCosts()
+	costs.Pack = 0
+	return costs
 }
 
 // defineCosts defines flags for what steps cost on another host than the one of the defaults.

@@ -302,23 +302,42 @@ func TestSilentDaemon(t *testing.T) {
 	require.ErrorIs(t, <-done, guest.ErrUntagged)
 }
 
-// TestFull: programs share pages when there are more of them than pages, and none gets a slot of
-// another.
+// TestFull: a program has as many tasks as it may, in several pages, and programs share pages when
+// there are more of them than pages. None gets a slot of another.
 func TestFull(t *testing.T) {
 	b := newBoard(t)
 	c := b.dial()
-	for i := range abi.PageSlots {
-		_, err := c.Open(fmt.Sprint(i))
-		require.NoError(t, err)
+	open := func() error {
+		_, err := c.Open("task")
+		return err
+	}
+	for range maxTasks {
+		require.NoError(t, open())
 	}
 	_, err := c.Open(strings.Repeat("x", abi.SlotNameBytes+1))
 	require.ErrorContains(t, err, "longer than")
-	_, err = c.Open("one more")
-	require.ErrorContains(t, err, "full")
-	require.Len(t, b.slots(), abi.PageSlots)
+	require.ErrorContains(t, open(), fmt.Sprint(maxTasks))
+	require.Len(t, b.slots(), maxTasks)
 	status, out, _ := b.run("status")
 	require.Zero(t, status)
-	require.Equal(t, 2+abi.PageSlots, strings.Count(out, "\n"))
+	require.Equal(t, 2+maxTasks, strings.Count(out, "\n"))
+}
+
+// TestPageGivenUpMeanwhile: a program whose newest page has no task any more gets another one, and
+// not the page that may be somebody else's by now.
+func TestPageGivenUpMeanwhile(t *testing.T) {
+	b := newBoard(t)
+	c := b.dial()
+	for range abi.PageSlots {
+		_, err := c.Open("first")
+		require.NoError(t, err)
+	}
+	second, err := c.Open("second")
+	require.NoError(t, err)
+	require.NoError(t, second.Close())
+	_, err = c.Open("third")
+	require.NoError(t, err)
+	require.Len(t, b.slots(), abi.PageSlots+1)
 }
 
 // executed runs vmm-tag exec with a command that copies the device's RAM, and returns the slots in

@@ -267,16 +267,18 @@ func (k *kills) killProgram(i int, moment time.Duration) {
 	id, all := k.taskOf(k.programs[i]), k.all()
 	moved := k.moving(all)
 	time.Sleep(moment)
-	before := k.lease()
 	require.NoError(k.t, k.programs[i].Process.Kill())
-	<-moved
+	<-moved // the move signals it, dead or not, so it is not reaped before
 	_ = k.programs[i].Wait()
+	before := k.lease() // it is dead by now, however busy the host is
 	k.b.eventually(func() bool {
-		passed := k.lease() - before
+		now := k.lease()
 		if !k.tasks()[id] {
 			return true
 		}
-		k.wakes = max(k.wakes, passed) // it is there still
+		if before != 0 && now != 0 { // else the observer has no page
+			k.wakes = max(k.wakes, now-before) // it is there still
+		}
 		return false
 	})
 	k.programs[i] = k.started("program")

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"slices"
 
 	"taskguide/tagging/abi"
 	"taskguide/tagging/guest"
@@ -55,6 +56,11 @@ func (p *pages) take() int {
 		}
 	}
 	return least
+}
+
+// roomElsewhere tells whether take would return a page with a free slot.
+func (p *pages) roomElsewhere() bool {
+	return len(p.free) > 0 || slices.Min(p.count[:]) < abi.PageSlots
 }
 
 // format makes a page an empty tag page, and commits it.

@@ -35,18 +35,34 @@ func watchProcess(pid int, dead func()) error {
 }
 
 // raise gives this process the highest priority of a usual one, if it may. Threads that begin later
-// have that of the thread which begins them.
+// have that of the thread which begins them, so it looks until there is none left to raise: one
+// that was still to be raised may have begun another meanwhile.
 func raise() {
+	for raisedSome() {
+	}
+}
+
+func raisedSome() (some bool) {
 	const highest = -20
 	threads, err := os.ReadDir("/proc/self/task")
 	if err != nil {
-		return
+		return false
 	}
 	for _, thread := range threads {
-		if id, err := strconv.Atoi(thread.Name()); err == nil {
-			_ = unix.Setpriority(unix.PRIO_PROCESS, id, highest)
+		id, err := strconv.Atoi(thread.Name())
+		if err != nil {
+			continue
+		}
+		// The system call returns 20 minus the priority.
+		is, err := unix.Getpriority(unix.PRIO_PROCESS, id)
+		if err != nil || 20-is == highest {
+			continue
+		}
+		if unix.Setpriority(unix.PRIO_PROCESS, id, highest) == nil {
+			some = true
 		}
 	}
+	return some
 }
 
 // parentOf returns the process that started another one.

@@ -129,7 +129,13 @@ func (r *registry) open(pid int, name string, s *session) (*task, error) {
 		o.page = r.pages.take()
 	}
 	t := &task{id: r.freeID(), name: name, owner: o, session: s, page: o.page}
-	if t.slot, err = r.pages.open(t.page, t.id, name); err != nil {
+	t.slot, err = r.pages.open(t.page, t.id, name)
+	if errors.Is(err, errFull) && r.pages.roomElsewhere() {
+		o.page = r.pages.take() // for the program's further tasks
+		t.page = o.page
+		t.slot, err = r.pages.open(t.page, t.id, name)
+	}
+	if err != nil {
 		if len(o.tasks) == 0 {
 			o.page = -1 // the page is others', and may be given up before this one asks again
 		}
@@ -160,6 +166,11 @@ func (r *registry) end(t *task) {
 	}
 	if r.pages.count[t.page] == 0 {
 		r.pages.drop(t.page)
+		for _, o := range r.owners { // whoever opened there last must ask anew
+			if o.page == t.page {
+				o.page = -1
+			}
+		}
 	}
 }
 

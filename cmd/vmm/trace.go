@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 	"time"
 
@@ -59,7 +60,7 @@ func (f *traceFlags) run(ctx context.Context, c *control.Client, std cli.Streams
 	if err != nil {
 		return err
 	}
-	t := &traceFile{File: file, screen: std.Err}
+	t := &traceFile{file: file, screen: std.Err}
 	err = c.Trace(ctx, f.order, t)
 	interrupted := ctx.Err() != nil
 	if interrupted {
@@ -71,36 +72,43 @@ func (f *traceFlags) run(ctx context.Context, c *control.Client, std cli.Streams
 	if f.asJSON {
 		return writeJSON(std.Out, t.end)
 	}
-	fmt.Fprintln(std.Out, t.summary(t.Name()))
+	fmt.Fprintln(std.Out, t.summary(file.Name()))
 	return nil
 }
 
 // traceFile is a trace on its way to a file, with its progress.
 type traceFile struct {
-	*trace.File
 	screen *os.File // shows progress if it is a terminal
 	shown  time.Time
-	kept   time.Time // when the file last had all that there was
 
 	tally *trace.Tally
 	pages int
 	at    int64 // of the last record, in us
 	begun bool  // there is something worth keeping
 	end   trace.End
+
+	mu      sync.Mutex // guards the rest, which a timer uses, too
+	file    *trace.File
+	kept    *time.Timer // flushes what came since the last time; nil if nothing has
+	notKept error       // of a flush
 }
 
 // Begin implements [trace.Sink].
 func (t *traceFile) Begin(h trace.Header) error {
 	t.pages = h.Pages
 	t.tally = trace.NewTally(time.Duration(h.IntervalUS) * time.Microsecond)
-	return t.File.Begin(h)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.file.Begin(h)
 }
 
 // Contents implements [trace.Sink].
 func (t *traceFile) Contents(c trace.Contents) error {
 	t.begun = true
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	// The file shows from here on that recording has begun.
-	return errors.Join(t.File.Contents(c), t.Flush())
+	return errors.Join(t.file.Contents(c), t.file.Flush())
 }
 
 // Record implements [trace.Sink].
@@ -117,16 +125,37 @@ func (t *traceFile) Record(r trace.Record) error {
 	if r.End != nil {
 		t.end = *r.End
 	}
-	return errors.Join(t.File.Record(r), t.keep())
+	return t.keep(r)
 }
 
-// keep flushes the file once a second: a recorder that is killed leaves what it recorded.
-func (t *traceFile) keep() error {
-	if time.Since(t.kept) < time.Second {
-		return nil
+// keep writes a record, and flushes the file within a second: a recorder that is killed leaves what
+// it recorded before.
+func (t *traceFile) keep(r trace.Record) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.kept == nil {
+		t.kept = time.AfterFunc(time.Second, t.flush)
 	}
-	t.kept = time.Now()
-	return t.Flush()
+	return errors.Join(t.file.Record(r), t.notKept)
+}
+
+func (t *traceFile) flush() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.kept != nil { // else the file is closed
+		t.kept, t.notKept = nil, t.file.Flush()
+	}
+}
+
+// close ends the file.
+func (t *traceFile) close() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.kept != nil {
+		t.kept.Stop()
+		t.kept = nil
+	}
+	return errors.Join(t.notKept, t.file.Close())
 }
 
 // show keeps a line of progress up to date.
@@ -144,7 +173,7 @@ func (t *traceFile) show(pages int) {
 func (t *traceFile) finish(failed error, interrupted bool) error {
 	cli.EraseEcho(t.screen)
 	if !t.begun {
-		t.Remove()
+		t.file.Remove()
 		if interrupted {
 			return errors.New("interrupted before the first interval")
 		}
@@ -157,10 +186,10 @@ func (t *traceFile) finish(failed error, interrupted bool) error {
 		if interrupted {
 			t.end.Why, failed = "interrupted", nil
 		}
-		err = t.File.Record(trace.Record{AtUS: t.at, End: &t.end})
+		err = t.keep(trace.Record{AtUS: t.at, End: &t.end})
 	}
-	if err = errors.Join(err, t.Close()); err != nil {
-		return fmt.Errorf("%s: %w", t.Name(), err)
+	if err = errors.Join(err, t.close()); err != nil {
+		return fmt.Errorf("%s: %w", t.file.Name(), err)
 	}
 	return failed
 }

@@ -156,7 +156,7 @@ func (p *process) run(socket net.Listener) (int, error) {
 	e, errLive := p.live(vm)
 	for e.again && errLive == nil {
 		vm.Close()
-		if vm, err = p.boot(ctx); err != nil {
+		if vm, err = p.vm.bootAgain(p.boot); err != nil {
 			return p.unborn(err, served)
 		}
 		e, errLive = p.live(vm)
@@ -176,6 +176,14 @@ func (p *process) run(socket net.Listener) (int, error) {
 		return 0, errors.Join(errLive, err)
 	}
 	return p.conclude(e), err
+}
+
+// bootAgain boots until an order to stop. The first boot's context may have ended with an order
+// that was withdrawn since, because the fate of a migration was unknown.
+func (h *VM) bootAgain(boot func(context.Context) (*vmm.VM, error)) (*vmm.VM, error) {
+	ctx, cancel := h.untilStop()
+	defer cancel()
+	return boot(ctx)
 }
 
 // unborn ends a process without a guest. err says why it has none, unless the VM was told to stop.

@@ -89,11 +89,6 @@ func (h *VM) Trace(ctx context.Context, order control.TraceOrder, to trace.Sink)
 		return err
 	}
 	defer h.endTrace(t)
-	if order.For > 0 {
-		var stop context.CancelFunc
-		ctx, stop = context.WithTimeoutCause(ctx, order.For, errTimeUp)
-		defer stop()
-	}
 	ended := make(chan struct{})
 	defer close(ended)
 	go func() {
@@ -105,7 +100,7 @@ func (h *VM) Trace(ctx context.Context, order control.TraceOrder, to trace.Sink)
 		case <-ended:
 		}
 	}()
-	err = record(ctx, h.header(vm, order), vm.RAM(), tracker, to)
+	err = record(ctx, h.header(vm, order), order.For, vm.RAM(), tracker, to)
 	if err != nil {
 		h.log.Warn("the trace failed", "error", err)
 	}
@@ -121,19 +116,32 @@ func (h *VM) header(vm machine, order control.TraceOrder) trace.Header {
 	}
 }
 
-// record writes a whole trace. A trace that ctx ends is whole, too, if ctx has a cause of its own.
+// record writes a whole trace, of that length or, with 0, without an end of its own. A trace that
+// ctx ends is whole, too, if ctx has a cause of its own.
 func record(
-	ctx context.Context, h trace.Header, ram *memory.RAM, tracker dirtylog.Tracker, to trace.Sink,
+	ctx context.Context, h trace.Header, length time.Duration, ram *memory.RAM,
+	tracker dirtylog.Tracker, to trace.Sink,
 ) error {
 	if err := to.Begin(h); err != nil {
 		return err
 	}
 	contents, err := trace.Look(ctx, ram)
-	if err != nil {
+	switch {
+	case err == nil:
+	case ctx.Err() == nil:
 		return err
+	default: // it ended before anything was recorded, and its end says why
+		contents = trace.Contents{
+			Populated: &trace.Set{}, Zero: &trace.Set{}, Samples: []trace.Sample{},
+		}
 	}
 	if err := to.Contents(contents); err != nil {
 		return err
+	}
+	if length > 0 { // from here on: a look at much memory takes a while
+		var stop context.CancelFunc
+		ctx, stop = context.WithTimeoutCause(ctx, length, errTimeUp)
+		defer stop()
 	}
 	interval := time.Duration(h.IntervalUS) * time.Microsecond
 	begun := time.Now()

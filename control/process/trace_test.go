@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -200,6 +201,56 @@ func TestTraceEnds(t *testing.T) {
 	require.NoError(t, <-failed)
 	require.NoError(t, b.Stop(control.StopNow))
 	b.end()
+}
+
+// hookedSink is a sink that has something done before it takes the first lines.
+type hookedSink struct {
+	linesSink
+	onBegin, onContents func()
+}
+
+func (s hookedSink) Begin(h trace.Header) error {
+	s.onBegin()
+	return s.linesSink.Begin(h)
+}
+
+func (s hookedSink) Contents(c trace.Contents) error {
+	s.onContents()
+	return s.linesSink.Contents(c)
+}
+
+// TestTraceEndsWhileItLooks: a guest that goes before anything is recorded leaves a whole trace,
+// which says why it ended.
+func TestTraceEndsWhileItLooks(t *testing.T) {
+	ram, err := memory.New(memory.MinSize)
+	require.NoError(t, err)
+	defer ram.Close()
+	ram.Page(0)[0] = 1 // the look ends at the first page that is there
+	ctx, cancel := context.WithCancelCause(t.Context())
+	sink := hookedSink{newLinesSink(), func() { cancel(control.ErrGone) }, func() {}}
+	require.NoError(t, record(ctx, headerOf(ram), 0, ram, &writtenLog{}, sink))
+	contents := <-sink.contents
+	require.NotNil(t, contents.Populated)
+	require.NotNil(t, contents.Zero)
+	require.Equal(t, control.ErrGone.Error(), sink.end(t))
+}
+
+// TestTraceIsAsLongAsOrdered, however long the look at the memory took.
+func TestTraceIsAsLongAsOrdered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ram, err := memory.New(memory.MinSize)
+		require.NoError(t, err)
+		defer ram.Close()
+		sink := hookedSink{newLinesSink(), func() {}, func() { time.Sleep(time.Hour) }}
+		const length = 20*time.Millisecond + time.Microsecond
+		require.NoError(t, record(t.Context(), headerOf(ram), length, ram, &writtenLog{}, sink))
+		require.Len(t, sink.records, 20+1)
+		require.Equal(t, errTimeUp.Error(), sink.end(t))
+	})
+}
+
+func headerOf(ram *memory.RAM) trace.Header {
+	return trace.Header{Pages: ram.Pages(), IntervalUS: time.Millisecond.Microseconds()}
 }
 
 // stalledSink is a sink whose client does not read for a while.

@@ -89,8 +89,9 @@ type VM struct {
 	forced    bool   // the order to stop includes a copy that may be the only one
 	order     order  // the first order to stop
 	last      *move
-	tracing   *tracing         // the trace being recorded, or nil
-	shared    *dirtylog.Shared // what that trace, and a migration that began after it, follow
+	followers map[*follower]struct{} // of the guest's tags, whichever machine it is in
+	tracing   *tracing               // the trace being recorded, or nil
+	shared    *dirtylog.Shared       // what that trace, and a migration that began after it, follow
 }
 
 // order is an order to stop: who gave it, in a word for programs and in one for people, and the
@@ -170,6 +171,10 @@ func (h *VM) start(vm machine) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.vm = vm
+	for f := range h.followers { // of the machine before, if the guest boots once more
+		f.stop()
+		f.stop = vm.Tags().Subscribe(f.tell)
+	}
 	if err := vm.Resume(); err != nil {
 		return fmt.Errorf("start the guest: %w", err)
 	}
@@ -409,13 +414,31 @@ func (h *VM) Tags() (tagging.Info, error) {
 	return port.Snapshot(), nil
 }
 
-// FollowTags calls f for each transition until the caller unsubscribes.
+// follower is told of the guest's tags.
+type follower struct {
+	tell func(tagging.Transition)
+	stop func() // ends its subscription; the VM's mu guards it
+}
+
+// FollowTags calls f for each transition until the caller unsubscribes, also once the guest has
+// booted anew.
 func (h *VM) FollowTags(f func(tagging.Transition)) (func(), error) {
-	port, err := h.port()
-	if err != nil {
-		return nil, err
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.vm == nil {
+		return nil, h.noGuest()
 	}
-	return port.Subscribe(f), nil
+	own := &follower{tell: f, stop: h.vm.Tags().Subscribe(f)}
+	if h.followers == nil {
+		h.followers = make(map[*follower]struct{})
+	}
+	h.followers[own] = struct{}{}
+	return func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		delete(h.followers, own)
+		own.stop()
+	}, nil
 }
 
 func (h *VM) port() (*tagging.Port, error) {
@@ -431,10 +454,14 @@ func (h *VM) guest() (machine, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.vm == nil {
-		return nil,
-			fmt.Errorf("%w: the VM is %s and has no guest yet", control.ErrConflict, h.state)
+		return nil, h.noGuest()
 	}
 	return h.vm, nil
+}
+
+// noGuest is the error of what takes a guest; mu must be held.
+func (h *VM) noGuest() error {
+	return fmt.Errorf("%w: the VM is %s and has no guest yet", control.ErrConflict, h.state)
 }
 
 // debugDevices says in the words of the control socket what devices are doing.
@@ -625,9 +652,11 @@ func (h *VM) settleDoubt(ctx context.Context, m *move) {
 	case migration.FateStays:
 		m.log.Info("the guest does not run at " + m.dest + ": it goes on here")
 		h.stays(noDisks)
-		if h.vm.Running() {
+		switch {
+		case h.vm == nil: // it has asked for a reset meanwhile, and begins again
+		case h.vm.Running():
 			h.setState(control.StateRunning)
-		} else {
+		default:
 			h.setState(control.StatePaused)
 		}
 	case migration.FateUnknown:

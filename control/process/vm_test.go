@@ -409,6 +409,27 @@ func TestWithoutGuest(t *testing.T) {
 	require.ErrorIs(t, err, control.ErrConflict)
 }
 
+// TestFollowersOfABootAnew: who follows the tags hears of those of the machine that a reset makes,
+// until it unsubscribes.
+func TestFollowersOfABootAnew(t *testing.T) {
+	b := newRig(t)
+	b.onReset = ResetReboots
+	require.NoError(t, b.start(b.machine))
+	heard := make(chan uint32, 10)
+	unfollow, err := b.FollowTags(func(x tagging.Transition) { heard <- x.Task })
+	require.NoError(t, err)
+	b.machine.end(vmm.Exit{Reason: vmm.ExitReset})
+	require.Equal(t, ending{again: true}, b.live(b.machine))
+	next := newFakeMachine(t)
+	require.NoError(t, b.start(next))
+	next.port.Write(tagging.RegEnter, 4, 7)
+	require.EqualValues(t, 7, <-heard)
+	unfollow()
+	require.Empty(t, b.followers)
+	require.NoError(t, b.Stop(control.StopNow))
+	b.live(next)
+}
+
 func TestAdoptsAPausedGuest(t *testing.T) {
 	b := newRig(t)
 	b.await("unix:/d")
@@ -688,6 +709,22 @@ func TestStopInDoubt(t *testing.T) {
 	alive(b)
 	b.engine.answer <- migration.FateMoved
 	require.NotNil(t, b.end().movedTo)
+
+	b = running(t)
+	first, cancel := b.untilStop()
+	defer cancel()
+	b.fate, b.deaf = migration.FateUnknown, true
+	b.migrate()
+	require.NoError(t, b.obey(bySignal(syscall.SIGINT), control.StopSafe))
+	b.engine.end <- migration.Report{Status: migration.StatusFailed, Error: "lost"}
+	require.Eventually(t, func() bool {
+		return !b.Info().Stopping
+	}, deadline, time.Millisecond)
+	<-first.Done()
+	_, err := b.bootAgain(func(ctx context.Context) (*vmm.VM, error) { return nil, ctx.Err() })
+	require.NoError(t, err, "a guest that goes on may boot again")
+	require.NoError(t, b.Stop(control.StopForced))
+	b.end()
 
 	b = running(t)
 	b.fate, b.deaf = migration.FateUnknown, true

@@ -20,7 +20,8 @@ for line in sys.stdin:
         continue  # it only tells
     answer = {"action": "continue"}
     if event["event"] != "start":
-        if event.get("expected_downtime_ms", limit_ms + 1) <= limit_ms:
+        pages_ms = event.get("expected_downtime_ms", limit_ms + 1)
+        if pages_ms + event["fixed_downtime_ms"] <= limit_ms:
             answer = {"action": "switchover", "reason": "the rest fits the downtime limit"}
         elif since >= 5:
             answer = {"action": "switchover", "gave_up": True, "reason": "no progress in 5 rounds"}

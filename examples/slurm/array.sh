@@ -5,8 +5,9 @@
 #   array=$(sbatch --parsable array.sh)
 #   sbatch --dependency=afterany:"$array" --export=ALL,ARRAY="$array" join.sh
 #
-# EXPERIMENT=sim runs vmm bench sim, with the traces among FLAGS, and EXPERIMENT=map vmm bench map.
-# They need no /dev/kvm on the nodes.
+# EXPERIMENT is one that vmm bench list has, or the file of one of your own (.yaml). EXPERIMENT=sim
+# runs vmm bench sim, with the traces among FLAGS, and EXPERIMENT=map vmm bench map: they need no
+# /dev/kvm on the nodes.
 #
 # vmm and vmm-bench must be on the PATH of every node, and RESULTS a folder that all of them see.
 #SBATCH --job-name=vmm-bench
@@ -33,4 +34,7 @@ resume=
 # A task that was requeued goes on where it was.
 [ ! -e "$out/run.json" ] || resume=--resume
 # exec: the signal before the time limit reaches the run, which ends in order and keeps its results.
+case $EXPERIMENT in
+*.yaml | *.yml) exec vmm bench custom "$EXPERIMENT" $FLAGS --out "$out" $resume --shard "$shard" ;;
+esac
 exec vmm bench run "$EXPERIMENT" $FLAGS --out "$out" $resume --shard "$shard"

@@ -187,9 +187,16 @@ func ordered(
 	ctx context.Context, t *testing.T, host *stockkvm.Host, from, to string, args ...string,
 ) string {
 	t.Helper()
-	order := append([]string{
+	return askAgain(ctx, t, host, from, append([]string{
 		"vmm", "migrate", from, to, "--verify", "--json", "--standstill-limit", "2m",
-	}, args...)
+	}, args...))
+}
+
+// askAgain runs the order to move a VM, as ordered does.
+func askAgain(
+	ctx context.Context, t *testing.T, host *stockkvm.Host, from string, order []string,
+) string {
+	t.Helper()
 	for lost := false; ; lost = true {
 		out, err := host.Run(ctx, order...)
 		require.NoError(t, err)
@@ -197,8 +204,9 @@ func ordered(
 			t.Logf("%s moved out of sight: its host starves", from)
 			return ""
 		}
-		starved := strings.Contains(out.Stderr, "does not answer") ||
-			lost && strings.Contains(out.Stderr, "is under way")
+		// A migration that failed has a report.
+		starved := out.Stdout == "" && (strings.Contains(out.Stderr, "it may be stopped (kill") ||
+			lost && strings.Contains(out.Stderr, "is under way"))
 		if !starved {
 			require.Zero(t, out.Exit.Code, out.Stderr)
 			return out.Stdout

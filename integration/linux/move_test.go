@@ -4,7 +4,6 @@ package linux
 
 import (
 	"context"
-	"encoding/json"
 	"regexp"
 	"strconv"
 	"strings"
@@ -15,7 +14,6 @@ import (
 
 	"taskguide/guestkernel/heartbeat"
 	"taskguide/integration/stockkvm"
-	"taskguide/migration"
 )
 
 // prompt is the prompt of the shell in the rig's initial RAM disk.
@@ -155,14 +153,7 @@ func TestDebianMovesWhileItPrints(t *testing.T) {
 
 	destination := run(t, host, "--name", "there", "--incoming", "unix:/run/there.incoming")
 	awaitUp(ctx, t, host, "there")
-	out, err := host.Run(ctx, "vmm", "migrate", "here", "unix:/run/there.incoming",
-		"--verify", "--json")
-	require.NoError(t, err)
-	require.Zero(t, out.Exit.Code, "%s\n%s", out.Stderr, source.stderr.String())
-	var report migration.Report
-	require.NoError(t, json.Unmarshal([]byte(out.Stdout), &report))
-	require.Equal(t, migration.StatusCompleted, report.Status)
-	t.Logf("moved in %.0f ms, %.0f ms of it standing still", report.TotalMS, report.DowntimeMS)
+	moved(ctx, t, host, "here", "unix:/run/there.incoming")
 	exit, err := source.Wait(ctx)
 	require.NoError(t, err)
 	require.Zero(t, exit.Code, source.stderr.String())
@@ -186,7 +177,7 @@ func TestDebianMovesWhileItPrints(t *testing.T) {
 	destination.typed(t, "(head -c 24 /dev/input/event0 >/dev/null && poweroff -f) & "+
 		"echo $((6*7))ready")
 	destination.await(ctx, t, "42ready")
-	out, err = host.Run(ctx, "vmm", "stop", "there")
+	out, err := host.Run(ctx, "vmm", "stop", "there")
 	require.NoError(t, err)
 	require.Zero(t, out.Exit.Code, out.Stderr)
 	exit, err = destination.Wait(ctx)

@@ -132,11 +132,19 @@ func (v *traveller) migrate(
 	v.t.Helper()
 	argv := []string{"vmm", "migrate", name(v.hop), at(v.pair, to), "--insecure", "--json"}
 	argv = append(argv, args...)
-	out, err := v.pair.Hosts[from].Run(ctx, argv...)
-	require.NoError(v.t, err)
-	var report migration.Report
-	require.NoError(v.t, json.Unmarshal([]byte(out.Stdout), &report), "%+v", out)
-	return report, out
+	for lost := false; ; lost = true {
+		out, err := v.pair.Hosts[from].Run(ctx, argv...)
+		require.NoError(v.t, err)
+		// On a host that starves, vmm migrate may lose sight of the VM's process. Then it has no
+		// report; a migration that failed has one.
+		if out.Stdout == "" && (strings.Contains(out.Stderr, "it may be stopped (kill -CONT") ||
+			lost && strings.Contains(out.Stderr, "is under way")) {
+			continue
+		}
+		var report migration.Report
+		require.NoError(v.t, json.Unmarshal([]byte(out.Stdout), &report), "%+v", out)
+		return report, out
+	}
 }
 
 // step is what a guest saw of one migration: how far its clocks advanced between its last heartbeat
@@ -153,7 +161,7 @@ type step struct {
 // output. On a machine with ten times as much to do as it has CPUs, a line of output takes seconds
 // and a move half a minute. A limit for the whole test would then take slowness for a hang, and not
 // say where it hangs.
-const stepPatience = 4 * time.Minute
+const stepPatience = 6 * time.Minute
 
 // hopOver moves the guest to the other host and waits until it is at work there.
 func (v *traveller) hopOver(ctx context.Context, args ...string) step {
@@ -175,7 +183,7 @@ func (v *traveller) hopOver(ctx context.Context, args ...string) step {
 	require.Zero(v.t, exit.Code, "the source of a VM that moved away ends well: %s",
 		v.run.stderr.String())
 	before := v.run.console.Beats()
-	after, err := next.console.WaitBeats(ctx, 0)
+	after, err := next.console.WaitBeats(ctx, 2) // one may be late, see aheadOfWall
 	require.NoError(v.t, err, next.stderr.String())
 	last, first := before[len(before)-1], after[0]
 	require.GreaterOrEqual(v.t, first.Writes, last.Writes, "the guest's counters go on")
@@ -217,7 +225,7 @@ func (v *traveller) movedInside(ctx context.Context) string {
 // its tags.
 func TestTenMovesBetweenTwoHosts(t *testing.T) {
 	p := startPair(t, nil)
-	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 25*time.Minute)
 	defer cancel()
 	differ, err := p.SetClocks(ctx)
 	require.NoError(t, err)
@@ -227,7 +235,7 @@ func TestTenMovesBetweenTwoHosts(t *testing.T) {
 	var steps []step
 	for i := range moves {
 		guidance := []string{"off", "switchover", "off", "suspend", "off", "start"}[i%6]
-		s := v.hopOver(ctx, "--guidance", guidance, "--on-timeout", "cancel")
+		s := v.hopOver(ctx, "--guidance", guidance, "--on-timeout", "cancel", "--max-defer", "4m")
 		s.inside = v.movedInside(ctx)
 		if guidance == "switchover" || guidance == "suspend" {
 			require.NotEqual(t, "0", s.inside, "switched over outside of a segment: %+v", s)
@@ -239,8 +247,10 @@ func TestTenMovesBetweenTwoHosts(t *testing.T) {
 		table(steps))
 	last, err := v.run.console.WaitBeats(ctx, 3)
 	require.NoError(t, err)
-	requireTimeGoesOn(t, steps, apart(ctx, t, p), first, last)
-	requireClocksStayTogether(t, append(v.left, v.run))
+	runs := append(v.left, v.run)
+	requireTimeGoesOn(t, steps, first, last)
+	requireNoJump(t, runs, apart(ctx, t, p))
+	requireClocksStayTogether(t, runs)
 }
 
 // apart is how many ms earlier host 0 was started than host 1.
@@ -287,19 +297,25 @@ func aheadOfWall(t *testing.T, beats []heartbeat.Beat, field string) float64 {
 	return best
 }
 
-// requireTimeGoesOn requires that the guest's clocks advance over the moves by the time that
-// passed, including downtime. The hosts were started apart ms one after the other, so a guest that
-// took over its host's time would jump by that much.
-func requireTimeGoesOn(
-	t *testing.T, steps []step, apart float64, first, last []heartbeat.Beat,
-) {
+// requireNoJump requires that no move takes the guest to its host's time. The hosts were started
+// apart ms one after the other, so it would jump by that much.
+func requireNoJump(t *testing.T, runs []*vmmRun, apart float64) {
 	t.Helper()
 	require.Greater(t, apart, 1000.0, "started too close together to tell")
+	for i := 1; i < len(runs); i++ {
+		before := aheadOfWall(t, runs[i-1].console.Beats(), "tsc_ms")
+		after := aheadOfWall(t, runs[i].console.Beats(), "tsc_ms")
+		require.Less(t, math.Abs(after-before), apart/2, "the jump of move %d", i)
+	}
+}
+
+// requireTimeGoesOn requires that the guest's clocks advance over the moves by the time that
+// passed, including downtime.
+func requireTimeGoesOn(t *testing.T, steps []step, first, last []heartbeat.Beat) {
+	t.Helper()
 	var downtime float64
 	for _, s := range steps {
 		downtime += s.report.DowntimeMS
-		require.Less(t, math.Abs(s.tsc-s.wall), apart/2,
-			"the guest jumped to its host's time: %+v", s)
 	}
 	// If the clocks had stood still during downtimes, the sum of all moves would show it.
 	for _, field := range []string{"tsc_ms", "kvmclock_ms"} {
@@ -346,7 +362,7 @@ func TestLesserCPUIsRefused(t *testing.T) {
 			cfg.CPU = DefaultCPU + ",-avx2,-bmi2"
 		}
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*stepPatience)
 	defer cancel()
 	v := boot(ctx, t, p, "workload=phased ws=1M hot=64K busy=500ms cool=500ms")
 	v.start(ctx, 1, "--name", name(1), "--insecure", "--incoming", at(p, 1))

@@ -25,7 +25,7 @@ var (
 	}
 	brokenSuite = Suite{
 		Name: "broken", Package: "./integration/stockkvm/selftest", Tags: "stockkvm_broken",
-		Timeout: 5 * time.Second,
+		Timeout: time.Minute,
 	}
 )
 
@@ -129,7 +129,7 @@ func TestSuiteThatStandsStillIsRed(t *testing.T) {
 	rig, initramfs := testRig(t)
 	h := bootHost(t, rig, initramfs)
 	stopped := broken("TestBrokenStops")
-	stopped.Timeout = time.Second
+	stopped.Timeout = 20 * time.Second // it must stop itself before that is over
 	var progress bytes.Buffer
 	results := h.RunSuites(t.Context(), []Suite{stopped, goodSuite}, &progress, t.TempDir())
 	require.ErrorIs(t, results[0].Err, ErrHung)
@@ -161,14 +161,16 @@ func TestHostThatNeverComesUpIsRed(t *testing.T) {
 		},
 		"no KVM inside": {func(c *HostConfig) { c.CPU = "EPYC-Milan,-svm" }, "kernel panic inside"},
 		"stuck early": {
-			func(c *HostConfig) { c.Append = []string{"rdinit=/bin/busybox", "sleep", "1000"} },
+			func(c *HostConfig) {
+				c.Append = []string{"rdinit=/bin/busybox", "sleep", "1000"}
+				c.BootTimeout = 20 * time.Second
+			},
 			"no sign of life",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg, err := rig.HostConfig(strings.ReplaceAll(t.Name(), "/", "-"), initramfs)
 			require.NoError(t, err)
-			cfg.BootTimeout = 20 * time.Second
 			tc.breakIt(&cfg)
 			h, err := StartHost(t.Context(), cfg)
 			require.ErrorIs(t, err, ErrNeverCameUp)

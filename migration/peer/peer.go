@@ -259,11 +259,11 @@ func (p *Peer) Rewound() { p.attempt++ }
 // Interrupt ends writes that are stuck. A farewell can still be sent.
 func (p *Peer) Interrupt() {
 	conns := p.All()
-	// No lock is held here, because closing TLS sends a goodbye, which may take seconds.
-	for _, c := range conns[1:] {
-		c.Close()
-	}
+	// The guest may stand still until channel 0 is free, so nothing comes before it.
 	conns[0].Interrupt()
+	for _, c := range conns[1:] {
+		c.Abort() // nothing more is said on it
+	}
 }
 
 // Farewell tells the destination why nothing more comes. That is a courtesy, because it would

@@ -43,9 +43,10 @@
 //     middle of a round, when guidance has deferred the migration for as long as it may. There only
 //     Switchover has an effect: the round ends.
 //   - gate, closing: in the middle of a round, while a vCPU is held at the EXIT that would close
-//     the gate. The guest stands still for the answer. It is asked at most 200 times a second, and
-//     not in round 1. Switchover makes the guest stand still right there; any other answer counts
-//     as Continue.
+//     the gate. The guest stands still for the answer. After a question that came to nothing, none
+//     is asked for 20 times as long as that took, and the dirty log is looked at for it at most 200
+//     times a second. In round 1 it is not asked. Switchover makes the guest stand still right
+//     there; any other answer counts as Continue.
 //
 // The head also tells it of all other events, whose answers change nothing.
 //

@@ -40,6 +40,10 @@ func (h *Head) AsksAtExit(now time.Duration, e Event) bool {
 	return h.mayHold(e) && (h.pausing || h.looks.may(now))
 }
 
+// AskedAtExit notes that a vCPU has stood at its EXIT from begun to now for questions, and was not
+// held for them. Only the engine knows what they cost: what it collects, and the policy's time.
+func (h *Head) AskedAtExit(begun, now time.Duration) { h.looks.asked(begun, now) }
+
 // mayHold tells whether a vCPU could be held at its EXIT.
 func (h *Head) mayHold(e Event) bool {
 	if !h.c.AtExit || !h.holdsSwitchover() {

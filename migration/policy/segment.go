@@ -36,12 +36,12 @@ func shrinks(dirty, remaining int) bool {
 	return remaining >= fewPages && 4*remaining <= 3*dirty
 }
 
-// exitPace bounds how much of the vCPUs' time goes to looks at the dirty log at EXITs: a guest may
-// tag thousands of times a second, and a look costs more with more RAM. Without a look the vCPU
-// goes on as if the policy were not satisfied.
+// exitPace bounds how much of the vCPUs' time goes to questions at EXITs and to looks at the dirty
+// log: a guest may tag thousands of times a second, and a look costs more with more RAM. Without a
+// question the vCPU goes on as if the policy were not satisfied.
 type exitPace struct {
 	pause time.Duration // least time between two looks, 0: exitPause
-	next  time.Duration // no look before
+	next  time.Duration // no question, and so no look, before
 	begin time.Duration // of the look that is being taken
 }
 
@@ -49,13 +49,18 @@ const (
 	exitPause = 5 * time.Millisecond // least time between two looks
 	// programPause is that for a program, which may take 5 ms for its answer.
 	programPause = 100 * time.Millisecond
-	exitShare    = 20 // and at least this many times the last look's duration
+	exitShare    = 20 // and at least this many times as long as the last question or look took
 )
 
-// may tells whether a look may be taken now.
+// may tells whether the policy may be asked now, and a look be taken for it.
 func (p *exitPace) may(now time.Duration) bool { return now >= p.next }
 
 // took notes that the look has been taken.
 func (p *exitPace) took(now time.Duration) {
 	p.next = now + max(cmp.Or(p.pause, exitPause), exitShare*(now-p.begin))
+}
+
+// asked notes a question that took from begun to now, with the look if one was taken for it.
+func (p *exitPace) asked(begun, now time.Duration) {
+	p.next = max(p.next, now+exitShare*(now-begun))
 }

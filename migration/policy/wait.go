@@ -17,8 +17,8 @@ const (
 // itself it does not count as deferred.
 func (h *Head) waitAsked(now time.Duration, v Action) Action {
 	until := v.Until
-	if v.Verb == Wait {
-		until = max(until, now+minSample) // or it would spin
+	if v.Verb == Wait || until > 0 {
+		until = max(until, now+minSample) // a time that is over would make it spin
 	}
 	a := h.wait(now, stayAsked, until)
 	a.Reason = v.Reason

@@ -41,14 +41,15 @@ var (
 
 // Program is a running program.
 type Program struct {
-	cmd   *exec.Cmd
-	in    *os.File
-	out   *os.File
-	log   *slog.Logger
-	lines chan []byte   // to be written
-	ended chan struct{} // closed once the process has ended
-	lost  func(error)   // called once, if it is not closed before
-	begun time.Time
+	cmd     *exec.Cmd
+	in      *os.File
+	out     *os.File
+	log     *slog.Logger
+	lines   chan []byte   // to be written
+	written chan struct{} // closed once nothing is written any more
+	ended   chan struct{} // closed once the process has ended
+	lost    func(error)   // called once, if it is not closed before
+	begun   time.Time
 
 	// asking is held while a question waits for its answer, so that there is one at a time.
 	asking sync.Mutex
@@ -69,8 +70,8 @@ type Program struct {
 // own.
 func Launch(path string, log *slog.Logger, lost func(error)) (*Program, error) {
 	p := &Program{
-		log: log, lines: make(chan []byte, queued), ended: make(chan struct{}), lost: lost,
-		begun: time.Now(), over: make(chan struct{}),
+		log: log, lines: make(chan []byte, queued), written: make(chan struct{}),
+		ended: make(chan struct{}), lost: lost, begun: time.Now(), over: make(chan struct{}),
 	}
 	if err := p.start(path); err != nil {
 		return nil, fmt.Errorf("policy program %s: %w", path, err)
@@ -144,6 +145,7 @@ func (p *Program) awaitEnd() {
 
 // write feeds the program. A program that does not read blocks only this goroutine.
 func (p *Program) write() {
+	defer close(p.written)
 	defer p.in.Close()
 	for {
 		select {
@@ -375,5 +377,8 @@ func (p *Program) Close() {
 	case <-p.ended:
 	case <-time.After(time.Second): // the kernel cannot end it now, but will
 	}
+	// A child that has left the group lives on. It may hold the other ends, and never read the
+	// input that a write waits to get rid of.
+	p.in.Close()
 	p.out.Close()
 }

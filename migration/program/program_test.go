@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -71,6 +72,10 @@ func behave(how string) {
 		case !asks, word == "hang":
 		case word == "says":
 			fmt.Println(rest)
+		case word == "once":
+			if held = append(held, fmt.Sprint(m["event"])); len(held) == 1 {
+				say(held[0])
+			}
 		case word == "twice":
 			say("one")
 			say("two")
@@ -96,6 +101,15 @@ func behave(how string) {
 				panic(err)
 			}
 			say(strconv.Itoa(child.Process.Pid))
+		case word == "parent of one that leaves": // the group, with the input, which nobody reads
+			child := exec.Command("sleep", "1000")
+			child.Stdin = os.Stdin
+			child.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+			if err := child.Start(); err != nil {
+				panic(err)
+			}
+			say(strconv.Itoa(child.Process.Pid))
+			time.Sleep(time.Hour)
 		default:
 			say(fmt.Sprint(m[word]))
 		}
@@ -209,10 +223,12 @@ func TestLateThreeTimes(t *testing.T) {
 
 // TestWarmUp: the first answer has the time that an interpreter needs to load, and no later one.
 func TestWarmUp(t *testing.T) {
-	p := launch(t, "event")
+	p := launch(t, "once")
 	p.begun = time.Now().Add(long)
 	require.Equal(t, "round", p.asks(0).Reason)
+	begun := time.Now()
 	require.Nil(t, p.asks(-1), "no answer is as fast")
+	require.Less(t, time.Since(begun), long)
 }
 
 // TestDeafProgram: a program that does not read holds nobody up, and is told how much it missed.
@@ -301,6 +317,27 @@ func TestChildrenEnd(t *testing.T) {
 	p.Close()
 	p.isGone()
 	dies(t, child)
+}
+
+// TestChildThatLeaves: it lives on when its program ends, and holds the input without reading it.
+// Nobody here waits until that is written.
+func TestChildThatLeaves(t *testing.T) {
+	p := launch(t, "parent of one that leaves")
+	child := p.asks(long).Reason
+	pid, err := strconv.Atoi(child)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGKILL) })
+	const more = 1 << 20 // than a pipe holds
+	p.Tell(Message{Event: policy.Kind(strings.Repeat("x", more))})
+	require.Eventually(t, func() bool { return len(p.lines) == 0 }, long, time.Millisecond)
+	p.Close()
+	p.isGone()
+	require.True(t, lives(child))
+	select {
+	case <-p.written:
+	case <-time.After(long):
+		require.Fail(t, "it is still being written")
+	}
 }
 
 // TestNoProgramOutlivesThisProcess, however it ends.

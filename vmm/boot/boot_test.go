@@ -256,6 +256,16 @@ func load(file []byte, p Payload) (*Image, error) {
 	return Load(k, small, p)
 }
 
+// TestSegmentsLargerThanRAM: a hostile kernel does not keep its host busy for hours.
+func TestSegmentsLargerThanRAM(t *testing.T) {
+	l := &loader{Hardware: small, layout: newLayout(small.RAM)}
+	all := Content{Size: uint64(small.RAM[0].Pages) * memory.PageSize}
+	require.NoError(t, l.putSegments([]Content{all}, 0))
+	err := l.putSegments([]Content{all, all}, 0)
+	require.ErrorIs(t, err, ErrKernel)
+	require.ErrorContains(t, err, "more bytes than RAM")
+}
+
 func TestLoadRefusals(t *testing.T) {
 	pvh, linux := boottest.PVH([]byte{0xf4}), boottest.BzImage([]byte{0xf4})
 	big := boottest.PVH(make([]byte, 10))

@@ -38,13 +38,19 @@ func (k *pvhImage) load(l *loader) (Registers, error) {
 	}, err
 }
 
-// putSegments puts a kernel's segments to where it wants them. Its entry point must be in RAM.
+// putSegments puts a kernel's segments to where it wants them. Its entry point must be in RAM. A
+// file may name 65535 segments, each as large as RAM, and clearing them all would take hours. So
+// together they must fit RAM, as segments that do not overlap do.
 func (l *loader) putSegments(segments []Content, entry uint64) error {
+	var total uint64 // each is at most RAM, so it does not overflow
 	for _, s := range segments {
 		if !l.has(s.GPA, s.Size) {
 			return fmt.Errorf(
 				"%w: it does not fit RAM: it wants %d bytes at %#x and RAM has %d MiB",
 				ErrKernel, s.Size, s.GPA, l.mebibytes())
+		}
+		if total += s.Size; total > l.mebibytes()<<20 {
+			return fmt.Errorf("%w: its segments have more bytes than RAM", ErrKernel)
 		}
 		l.contents = append(l.contents, s)
 		l.layout.reserve(s.GPA, s.GPA+s.Size)

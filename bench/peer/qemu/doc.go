@@ -23,8 +23,9 @@
 //
 // Stats holds QEMU's own account. Its downtime begins when the source stops its virtual CPUs and
 // ends when the source has sent everything. It does not include what the destination does before it
-// runs the guest. The guest's own account, the gap in its next heartbeat, does. Comparisons should
-// show both.
+// runs the guest. The guest's own account, the gap in its next heartbeat, does, if its clock goes
+// on: on most KVMs QEMU stops the TSC for the downtime, and the gap leaves it out. So comparisons
+// should show both, and an outside clock.
 //
 // In post-copy, that downtime ends when the state of the devices was sent, while most of RAM is
 // still at the source. The guest then runs, and stands still again at each page that it needs and

@@ -17,7 +17,8 @@ func main() {
 			Limit    float64  `json:"downtime_limit_ms"`
 			Left     int      `json:"remaining_pages"`
 			Idle     bool     `json:"idle"`
-			Downtime *float64 `json:"expected_downtime_ms"`
+			Pages    *float64 `json:"expected_downtime_ms"`
+			Fixed    float64  `json:"fixed_downtime_ms"`
 		}
 		if in.Decode(&e) != nil {
 			return
@@ -36,7 +37,7 @@ func main() {
 		answer := map[string]any{"action": "continue"}
 		switch {
 		case e.Event == "start":
-		case e.Downtime != nil && *e.Downtime <= limit:
+		case e.Pages != nil && *e.Pages+e.Fixed <= limit:
 			answer = map[string]any{"action": "switchover", "reason": "the rest fits the limit"}
 		case since >= 5:
 			answer = map[string]any{"action": "switchover", "gave_up": true}

@@ -31,11 +31,17 @@ type Device struct {
 	done    chan struct{} // closed by Close
 	counter sync.WaitGroup
 
-	// mu guards quiet. It is held while leases are counted, so that a quiesced device changes
+	// mu guards the rest. It is held while leases are counted, so that a quiesced device changes
 	// nothing. The port's locks are taken with it.
-	mu    sync.Mutex
-	quiet bool
+	mu     sync.Mutex
+	quiet  bool
+	lapsed int       // pages given up of which the log does not know yet
+	warned time.Time // when it was told last
 }
+
+// warnEvery is how often the log is told of pages that were given up. A guest can have that happen
+// all the time.
+const warnEvery = time.Minute
 
 // New returns the function, on a bus. tags must be attached before it.
 func New(host *pci.Host, tags *device.Tags, log *slog.Logger) *Device {
@@ -99,9 +105,13 @@ func (d *Device) countOnce() {
 	if d.quiet {
 		return
 	}
-	if n := d.tags.Port.CountLeases(d.board.MayWait); n > 0 {
-		d.log.Warn(fmt.Sprintf("tag pages of programs given up: %d: their daemon is gone", n))
+	d.lapsed += d.tags.Port.CountLeases(d.board.MayWait)
+	soon := !d.warned.IsZero() && time.Since(d.warned) < warnEvery
+	if d.lapsed == 0 || soon && d.tags.Port.HasDevicePages() { // else nobody counts any more
+		return
 	}
+	d.log.Warn(fmt.Sprintf("tag pages of programs given up: %d: their daemon is gone", d.lapsed))
+	d.lapsed, d.warned = 0, time.Now()
 }
 
 // Quiesce implements [device.Device].

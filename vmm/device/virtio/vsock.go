@@ -448,11 +448,16 @@ func (v *vsock) reset() {
 	}
 }
 
-// The state has the refusals, and nothing of the streams.
-const savedRefusal = 8 + 4 + 4
+// The state has the refusals, and nothing of the streams. mostSaved is the most refusals that it
+// has: a guest that takes no packet could gather more with each move, until none loads them.
+const (
+	savedRefusal = 8 + 4 + 4
+	mostSaved    = vsockResets + vsockStreams
+)
 
 // save implements [stateful]. The guest resets the connections that it has, but not those that it
-// has asked for and got no answer to: they are refused at the destination.
+// has asked for and got no answer to: they are refused at the destination. As in refuse, the guest
+// hears nothing of those that are too many.
 func (v *vsock) save() []byte {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -463,7 +468,7 @@ func (v *vsock) save() []byte {
 		}
 	}
 	var b []byte
-	for _, r := range all {
+	for _, r := range all[:min(len(all), mostSaved)] {
 		b = le.AppendUint64(b, r.cid)
 		b = le.AppendUint32(b, r.ports.host)
 		b = le.AppendUint32(b, r.guest)
@@ -475,7 +480,7 @@ func (v *vsock) save() []byte {
 func (v *vsock) load(b []byte) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if len(b)%savedRefusal != 0 || len(b)/savedRefusal > vsockResets+vsockStreams {
+	if len(b)%savedRefusal != 0 || len(b)/savedRefusal > mostSaved {
 		return fmt.Errorf("%d bytes of a vsock", len(b))
 	}
 	v.refused = nil

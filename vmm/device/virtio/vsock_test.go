@@ -904,6 +904,18 @@ func TestVsockForeignState(t *testing.T) {
 	}
 }
 
+// TestVsockSavesWhatItLoads, also after moves in which the guest took no packet.
+func TestVsockSavesWhatItLoads(t *testing.T) {
+	dev := newTestVsock(t, filepath.Join(t.TempDir(), "v"))
+	newDriver(t, dev)
+	v := dev.backend.(*vsock)
+	require.NoError(t, v.load(make([]byte, mostSaved*savedRefusal)))
+	at := ports{host: 1, guest: 2}
+	v.streams[at] = &connection{ports: at, accept: true}
+	defer delete(v.streams, at)
+	require.NoError(t, v.load(v.save()))
+}
+
 // FuzzVsock lets a guest send packets of any kind. The device neither panics nor keeps more than it
 // may, and its state moves at the end.
 func FuzzVsock(f *testing.F) {

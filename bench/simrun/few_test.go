@@ -1,0 +1,55 @@
+package simrun
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"taskguide/bench/sim"
+)
+
+// TestCellOfFew: a cell whose guided policy moved fewer guests than another one has no gain, and
+// says how many. Both its policies must be covered by a comparison.
+func TestCellOfFew(t *testing.T) {
+	times := sim.Quantiles{P50: 2, P90: 3, P99: 4, Max: 4}
+	guided := sim.Row{
+		Policy: "downtime", Guidance: "switchover", Moves: 4, Moved: 1, DowntimeMS: times,
+		TotalMS: times,
+	}
+	best := guided
+	best.Policy, best.Guidance, best.Moved, best.Extrapolated = "xen", "off", 4, "never compared"
+	r := Result{Point: &Point{}, Rows: []sim.Row{guided, best}}
+	c := Map{}.cell(r)
+	require.Empty(t, c.Best)
+	require.Equal(t, "1 of 4", pictures[0].cell(c).Below)
+
+	r.Rows[0].Moved = 4
+	c = Map{}.cell(r)
+	require.Equal(t, "xen", c.Best)
+	require.InDelta(t, 1, c.GainP50, 1e-9)
+	require.Equal(t, "never compared", c.Extrapolated)
+	note := MapSummary{Cells: []MapCell{c}}.tailNote()
+	require.Contains(t, note, "A p99 of 4 moves is the largest")
+	c.Moves = leastForTail
+	require.Empty(t, MapSummary{Cells: []MapCell{c}}.tailNote())
+
+	r.Rows[0].Moved, r.Rows[1].Moved = 0, 0
+	require.Equal(t, "stays", pictures[0].cell(Map{}.cell(r)).Text)
+}
+
+// TestSweepOfFew: a cell without moves is missing, and one where some moves did not end says how
+// many did.
+func TestSweepOfFew(t *testing.T) {
+	cell := func(moved, moves int) (string, string) {
+		c := downtimeCell(Result{Rows: []sim.Row{{Moved: moved, Moves: moves}}}, 0)
+		return c.Text, c.Below
+	}
+	text, _ := cell(0, 0)
+	require.Equal(t, "missing", text)
+	text, _ = cell(0, 6)
+	require.Equal(t, "stays", text)
+	_, below := cell(2, 6)
+	require.Equal(t, "2 of 6", below)
+	_, below = cell(6, 6)
+	require.Equal(t, "0.0 s", below)
+}
