@@ -150,7 +150,7 @@ func TestMaxDefer(t *testing.T) {
 	v := newBox(t).travel(1, phased(1, "busy=60m cool=1s tag=cool")...)
 	for _, guidance := range modes {
 		r, stderr := v.fails("--guidance", string(guidance), "--max-defer", "300ms", "--on-timeout",
-			"cancel", "--bandwidth", link)
+			"cancel", "--bandwidth", link, "--downtime-limit", "3s") // content on any host
 		require.Equal(t, migration.StatusCancelled, r.Status, "%+v", r)
 		require.False(t, r.Forced)
 		require.Contains(t, r.Error, "held back by the gate for too long")
@@ -169,7 +169,7 @@ func TestMaxDefer(t *testing.T) {
 	v.carriesOn()
 	for _, guidance := range modes {
 		r := v.move("--guidance", string(guidance), "--max-defer", "300ms", "--on-timeout", "force",
-			"--bandwidth", link)
+			"--bandwidth", link, "--downtime-limit", "3s")
 		require.Equal(t, guidance, r.Guidance)
 		require.True(t, r.Forced)
 		require.Contains(t, r.SwitchoverReason, "forced after 300ms: ")
@@ -237,8 +237,10 @@ func TestCooperativeGuest(t *testing.T) {
 	// Its own phases are too long for any test.
 	v := newBox(t).travel(1, phased(1, "busy=60m cool=1s tag=cool coop=1")...)
 	for _, args := range [][]string{
-		{"--guidance", "switchover", "--bandwidth", link},
-		{"--guidance", "start", "--bandwidth", link},
+		// The guest is asked once the policy is content, and its working set takes 268 ms. The
+		// default limit has 150 at the least, where a busy host takes long to answer.
+		{"--guidance", "switchover", "--bandwidth", link, "--downtime-limit", "3s"},
+		{"--guidance", "start", "--bandwidth", link, "--downtime-limit", "3s"},
 		// One segment is too short for all pages, so the guest is asked once more, in state
 		// suspended. The move takes more than a second of the guest's EXIT, so that a heartbeat
 		// becomes due within the tag.
