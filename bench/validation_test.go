@@ -170,6 +170,19 @@ func TestMovesThatNeverEnd(t *testing.T) {
 	require.ErrorContains(t, err, "all: 5 simulated moves never ended")
 }
 
+// TestRunOfAnOlderBuild, whose trials do not say their order, covers and so validates nothing.
+func TestRunOfAnOlderBuild(t *testing.T) {
+	var all []trial.Result
+	for range leastPairs {
+		r := pairOf(50, 51, 10)
+		r.Simulated.Move.TotalMS, r.Simulated.Order = 1000, sim.Terms{}
+		all = append(all, r)
+	}
+	require.Equal(t, []string{
+		"a run of an older build, whose trials do not say their order",
+	}, missesOf(all))
+}
+
 // TestFewOfAStratum: parts of a few pairs agree with nearly anything.
 func TestFewOfAStratum(t *testing.T) {
 	var all []trial.Result

@@ -126,6 +126,7 @@ func TestSlowDigestsOfTheSource(t *testing.T) {
 		b := newEnds(t, busy(0, 5))
 		defer b.close()
 		b.m.start()
+		b.offers = transport.Spoken().Features // that pages may be left out is one of them
 		b.m.onDigest = func() { time.Sleep(3 * peer.ProgressTimeout) }
 		p := tight()
 		p.Verify = true

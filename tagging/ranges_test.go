@@ -127,6 +127,7 @@ func TestAbandonedPageDeclaresNothing(t *testing.T) {
 		"a reserved word":  {0x18: 5, 0x30: 1 << 32},
 		"words of a lease": {0x10: 7, 0x18: 5},
 		"too many slots":   {0x08: 0xffff8880_00000000, 0x18: 5},
+		"notify":           {0x08: 31<<32 | 0x12345678, 0x18: 5},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRAM(4)

@@ -104,6 +104,18 @@ func TestTagPagesInDeviceRAM(t *testing.T) {
 	}
 }
 
+// TestTagsOfAClosedMachine: a client may still ask for the tags when the machine's memory is gone.
+func TestTagsOfAClosedMachine(t *testing.T) {
+	vm := newTestVM(t, 1, nil)
+	require.NoError(t, vm.Boot(testKernel(code(tagInDevice(), exitWith(5))), nil, ""))
+	require.NoError(t, vm.Resume())
+	_, err := vm.Wait()
+	require.NoError(t, err)
+	require.Equal(t, 1, vm.Tags().Snapshot().DevicePages)
+	require.NoError(t, vm.Close())
+	require.Len(t, vm.Tags().Snapshot().Tasks, 1, "as it was seen last")
+}
+
 // TestGuestSeesNotify: what the host stores in device RAM, the guest loads.
 func TestGuestSeesNotify(t *testing.T) {
 	r := newRecorder()

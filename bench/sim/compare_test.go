@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"math"
 	"strconv"
 	"testing"
 	"time"
@@ -138,6 +139,22 @@ func TestExtrapolated(t *testing.T) {
 	relayed.RTT, relayed.Ack = 20*time.Millisecond, time.Millisecond
 	require.Empty(t, Extrapolated(all, relayed, tr, e), "over a relay, as in the comparison")
 	require.NotPanics(t, func() { readValidations(validatedJSON) })
+}
+
+// TestCostsAreBounded: costs that no host has are refused, before virtual time overflows.
+func TestCostsAreBounded(t *testing.T) {
+	tr := generated(t, phased())
+	for what, change := range map[string]func(*Costs){
+		"below 0": func(c *Costs) { c.Handover = -1 },
+		"step":    func(c *Costs) { c.Setup = mostOfStep + 1 },
+		"page":    func(c *Costs) { c.Page = mostOfPage + 1 },
+		"pack":    func(c *Costs) { c.Pack = math.MaxInt64 },
+	} {
+		s := slow(tr)
+		change(&s.Costs)
+		_, err := s.Run(t.Context().Err, tr, entrant(t, "xen", "off").Order, 0)
+		require.ErrorContains(t, err, "use 0 to", what)
+	}
 }
 
 // covering is a comparison of moves in that setting with those orders.

@@ -1,6 +1,9 @@
 package simrun
 
 import (
+	"bytes"
+	"encoding/csv"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -52,4 +55,25 @@ func TestSweepOfFew(t *testing.T) {
 	require.Equal(t, "2 of 6", below)
 	_, below = cell(6, 6)
 	require.Equal(t, "0.0 s", below)
+}
+
+// TestNoOracle: where none was simulated, tables have no figure of it, and no regret of 0.
+func TestNoOracle(t *testing.T) {
+	row := sim.Row{Policy: "xen", Moves: 1, Moved: 1, Tenfold: 1}
+	move := EntrantMove{Paired: sim.Paired{Move: sim.Move{TotalMS: 9}}}
+	c := Comparison{Results: []Result{{Rows: []sim.Row{row}, Moves: []EntrantMove{move}}}}
+	var rows, moves bytes.Buffer
+	require.NoError(t, c.writeRows(&rows))
+	require.NoError(t, c.writeMoves(&moves))
+	for file, columns := range map[*bytes.Buffer][]string{
+		&rows:  {"regret_downtime_p50_ms", "regret_total_p50_ms", "tenfold"},
+		&moves: {"oracle_downtime_ms", "oracle_total_ms"},
+	} {
+		all, err := csv.NewReader(file).ReadAll()
+		require.NoError(t, err)
+		for _, name := range columns {
+			require.Empty(t, all[1][slices.Index(all[0], name)], name)
+		}
+	}
+	require.Equal(t, "-", Result{}.tableRow(row)[5])
 }

@@ -735,6 +735,26 @@ func TestStopInDoubt(t *testing.T) {
 	require.Equal(t, vmm.ExitStopped, b.end().exit.Reason)
 }
 
+// TestResetInDoubt: a guest that asks for a reset just as it is known to stay here begins again, and
+// the answer changes nothing about that.
+func TestResetInDoubt(t *testing.T) {
+	b := running(t)
+	b.fate, b.deaf = migration.FateUnknown, true
+	b.migrate()
+	b.engine.end <- migration.Report{Status: migration.StatusFailed, Error: "lost"}
+	b.next("done")
+	b.mu.Lock()
+	m := b.last
+	b.vm, b.state = nil, control.StateStarting // as beginsAgain leaves it
+	b.mu.Unlock()
+	b.engine.answer <- migration.FateStays
+	<-m.settled
+	require.Equal(t, control.StateStarting, b.Info().State)
+	require.NoError(t, b.start(b.machine))
+	require.NoError(t, b.Stop(control.StopNow))
+	b.end()
+}
+
 func TestStopCancelsTheMigration(t *testing.T) {
 	b := running(t)
 	b.migrate()
