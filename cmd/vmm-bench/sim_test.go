@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -129,6 +130,7 @@ func TestMapByCommand(t *testing.T) {
 	require.Len(t, custom.Guests, 6)
 	require.Contains(t, custom.Guests[0].Cmdline, "workload=phased fill=random ws=4096K hot=64K ")
 	require.Contains(t, custom.Policies, "downtime")
+	require.EqualValues(t, 5*time.Second, custom.MaxDefer)
 	status, _, stderr = benchProgram.Try(t, args...)
 	require.Equal(t, 2, status)
 	require.Contains(t, stderr, "--check-file")
