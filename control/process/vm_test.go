@@ -735,8 +735,8 @@ func TestStopInDoubt(t *testing.T) {
 	require.Equal(t, vmm.ExitStopped, b.end().exit.Reason)
 }
 
-// TestResetInDoubt: a guest that asks for a reset just as it is known to stay here begins again, and
-// the answer changes nothing about that.
+// TestResetInDoubt: a guest that asks for a reset just as it is known to stay here begins again.
+// The answer changes nothing about that.
 func TestResetInDoubt(t *testing.T) {
 	b := running(t)
 	b.fate, b.deaf = migration.FateUnknown, true
