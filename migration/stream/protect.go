@@ -18,6 +18,7 @@ type guard struct {
 	tracker dirtylog.Tracker // nil: nothing is to be protected in this round
 	set     *memory.Bitmap   // the round's pages, which do not change during it
 	round   *progress        // notes what is protected
+	forget  func(pages *memory.Bitmap, first, count int)
 
 	mu sync.Mutex // one call of Protect at a time
 }
@@ -60,6 +61,7 @@ func (g *guard) protect(end int) error {
 		// This is counted before the call, so that a look in between finds too many pages rather
 		// than too few.
 		g.round.protected.Add(int64(g.set.CountRange(at, n)))
+		g.forget(g.set, at, n)
 		if err := g.tracker.Protect(g.set, at, n); err != nil {
 			return err
 		}
@@ -67,4 +69,30 @@ func (g *guard) protect(end int) error {
 	}
 	g.round.protectedTo.Store(int64(to))
 	return nil
+}
+
+// forget takes pages of a round out of next, just before they are protected. A look in the middle
+// of the round has put them there, because the dirty log reports all that is not protected yet. The
+// round reads them after their protection, so they would be sent twice for nothing.
+//
+// It must come before the protection: the log reports a later write once, and a harvest may already
+// have moved that to next. With SkipDirty it keeps all, because a worker skips a page for what an
+// earlier look has found, and then only next has it.
+func (s *Stream) forget(pages *memory.Bitmap, first, count int) {
+	if s.again != nil {
+		return
+	}
+	s.track.Lock()
+	defer s.track.Unlock()
+	forgotten := 0
+	for at := first; ; {
+		from, n := pages.NextRunBefore(at, first+count)
+		if n == 0 {
+			break
+		}
+		forgotten += s.next.CountRange(from, n)
+		s.next.ClearRange(from, n)
+		at = from + n
+	}
+	s.dirtied.Add(int64(-forgotten))
 }

@@ -89,6 +89,55 @@ func TestLeftoversAreCountedOnce(t *testing.T) {
 	require.Zero(t, remaining(t, s))
 }
 
+// TestLooksSendNothingTwice: a look in the middle of a round finds in the log what is not protected
+// yet. The round protects and sends that later, so the next one has only what was written since.
+func TestLooksSendNothingTwice(t *testing.T) {
+	for _, protect := range []stream.Protection{stream.AsRead, stream.AtOnce} {
+		g := newGuest(t, true)
+		g.write(0, ramPages)
+		s, sink := begun(t, g, stream.Config{Protect: protect})
+		looks := 0
+		sink.onWrite = func(int64) {
+			switch s.Progress().Done {
+			case 64:
+				g.write(10, 5)           // sent before
+				g.write(3*protected, 20) // not sent yet
+				looks++
+				remaining(t, s)
+			case 2 * protected:
+				looks++
+				require.LessOrEqual(t, s.AtLeast(), remaining(t, s))
+				require.LessOrEqual(t, s.AtLeast(), ramPages-2*protected+5+20)
+			}
+		}
+		require.EqualValues(t, ramPages, send(t, s, stream.Running).Content)
+		require.Equal(t, 2, looks)
+		again := 5
+		if protect == stream.AtOnce {
+			again += 20 // written after their protection
+		}
+		require.Equal(t, again, take(t, s))
+		send(t, s, stream.Still)
+		require.Zero(t, sink.differ())
+	}
+}
+
+// TestSkippedPagesAreNotForgotten: a look before a round makes the round skip a page. Only next has
+// it then, whatever the round protects.
+func TestSkippedPagesAreNotForgotten(t *testing.T) {
+	g := newGuest(t, true)
+	g.write(0, 200)
+	s, sink := begun(t, g, stream.Config{Skip: stream.SkipDirty})
+	send(t, s, stream.Running)
+	g.write(0, 100)
+	require.Equal(t, 100, take(t, s))
+	remaining(t, s) // the log still reports them, because nothing has protected them yet
+	require.EqualValues(t, 100, send(t, s, stream.Running).Skipped)
+	require.Equal(t, 100, take(t, s))
+	send(t, s, stream.Still)
+	require.Zero(t, sink.differ())
+}
+
 // TestLateLookTakesNothing: a look that comes after the end of a stream leaves the dirty log to the
 // next one.
 func TestLateLookTakesNothing(t *testing.T) {

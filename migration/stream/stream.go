@@ -75,7 +75,8 @@ type Config struct {
 // call Remaining, AtLeast, Stop, Progress, Rate, Sent and Queued at any time.
 //
 // Its locks are leaves: while one of them is held, nothing outside is called but the dirty log and
-// Config.Declared, and nothing else is waited for. Only round.mu is taken while track is held.
+// Config.Declared, and nothing else is waited for. Only round.mu is taken while track is held, and
+// track while guard.mu is.
 type Stream struct {
 	ram     *memory.RAM
 	skip    Skipping
@@ -84,7 +85,7 @@ type Stream struct {
 	turns   func() (yield func())
 	workers []*worker       // one a channel; all are there before the first round
 	again   []atomic.Uint64 // copy of next for workers; only with SkipDirty, else nil
-	dirtied atomic.Int64    // pages in next, at the last look
+	dirtied atomic.Int64    // at most the pages in next; track is held to change it
 	stop    atomic.Bool     // the round under way ends early
 	round   progress        // has a lock of its own
 	rate    rateMeter       // has a lock of its own
@@ -115,7 +116,7 @@ func New(cfg Config) *Stream {
 		next:    memory.NewBitmap(pages),
 		pending: memory.NewBitmap(pages),
 	}
-	s.guard.round = &s.round
+	s.guard.round, s.guard.forget = &s.round, s.forget
 	s.aside.look = cfg.Declared
 	if s.failed == nil {
 		s.failed = func(context.Context, error) {}
