@@ -46,6 +46,11 @@
 //	  ws= hot= busy=  as for phased; the phases of matmul and sort end with the first whole piece
 //	  cool= step=     of work after their time, and hot= concerns only phased and kv
 //	  rate=50000      kv: requests a second to each task
+//	workload=heap     each task has a heap that is mostly garbage, and declares the garbage to be
+//	                  not worth moving
+//	  ws=64M          the heap of each task
+//	  live=20         percent of it that lives on
+//	  declare=1       0: the garbage is not declared
 //	workload=disk     each task reads and writes blocks of the virtio disk of its number, at
 //	                  random, and verifies what it reads
 //	  ws=64M          how much of the disk, from its beginning; less if the disk has less. It is

@@ -54,8 +54,9 @@ func newMigrate(std cli.Streams) *cobra.Command {
 		Use:   "migrate NAME|PATH tcp:HOST:PORT|unix:PATH",
 		Short: "move a running VM to a vmm run --incoming",
 		Long: `Move a running VM to where vmm run --incoming waits for it. The exit status is 0
-only when the guest runs there; on any other outcome it still runs here, and one
-line says why. Ctrl-C cancels the migration.
+only when the guest runs there. Otherwise it is still here, as it was, or paused
+if the destination was lost in the last moment or a disk cannot be locked again.
+One line says why. Ctrl-C cancels the migration.
 
 ` + cli.PolicyHelp(),
 		Args: cli.Exactly(2, "a VM and a destination"),
