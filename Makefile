@@ -41,7 +41,7 @@ demo: preflight build ## a busy guest moves live to another process, under a min
 	@bin/demo -vmm bin/vmm
 
 .PHONY: test
-test: preflight ## all tests; again under the race detector if there is a C compiler
+test: preflight ## tests that need Go and /dev/kvm alone; with a C compiler, for races, too
 	$(GOTEST) ./...
 	@./scripts/race.sh $(CC) -- $(GOTEST) -race
 
