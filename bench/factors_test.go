@@ -1,6 +1,8 @@
 package bench
 
 import (
+	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -55,6 +57,33 @@ func TestFactorsThatAreTakenMatter(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestFactorsAreDocumented: the manual's table of flags has each experiment that takes one.
+func TestFactorsAreDocumented(t *testing.T) {
+	manual, err := os.ReadFile("../docs/bench.md")
+	require.NoError(t, err)
+	documented, taken := map[string][]string{}, map[string][]string{}
+	row := regexp.MustCompile("(?m)^\\| (`--[^|]*`) \\|[^|]*\\| ([^|]*) \\|$")
+	experiment := regexp.MustCompile("`([a-z]+)`")
+	for _, m := range row.FindAllStringSubmatch(string(manual), -1) {
+		for _, flag := range regexp.MustCompile("`--([a-z]+)`").FindAllStringSubmatch(m[1], -1) {
+			for _, name := range experiment.FindAllStringSubmatch(m[2], -1) {
+				documented[flag[1]] = append(documented[flag[1]], name[1])
+			}
+		}
+	}
+	for _, e := range Experiments() {
+		for _, flag := range e.Factors {
+			taken[flag] = append(taken[flag], e.Name)
+		}
+	}
+	for _, lists := range []map[string][]string{documented, taken} {
+		for _, names := range lists {
+			slices.Sort(names)
+		}
+	}
+	require.Equal(t, taken, documented)
 }
 
 func samePlans(a, b []trial.Spec) bool {

@@ -232,6 +232,15 @@ type group struct {
 // is tells whether a factor has that value.
 func (g group) is(factor, value string) bool { return g.factors[factor] == value }
 
+// name is the configuration's: what the IDs of its trials have before the number of the block.
+func (g group) name() string {
+	id := g.results[0].Spec.ID
+	if i := strings.LastIndex(id, "@"); i >= 0 {
+		return id[:i]
+	}
+	return id
+}
+
 func (g group) values(m metric) []float64 {
 	var v []float64
 	for _, r := range g.results {

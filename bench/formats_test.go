@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"taskguide/bench/stats"
 	"taskguide/bench/trial"
 	"taskguide/control/text"
 )
@@ -285,17 +287,46 @@ func TestRoundsAndEvents(t *testing.T) {
 	}
 }
 
+// documentedNames are the names in the first columns of the tables of a document.
+func documentedNames(document []byte) []string {
+	var names []string
+	for _, m := range regexp.MustCompile("(?m)^\\| (`[^|]*`) \\|").FindAllSubmatch(document, -1) {
+		for _, name := range regexp.MustCompile("`([a-z0-9_]+)`").FindAllSubmatch(m[1], -1) {
+			names = append(names, string(name[1]))
+		}
+	}
+	return names
+}
+
+// TestSummaryIsDocumented: the dictionary has every key of summary.json, and no others.
+func TestSummaryIsDocumented(t *testing.T) {
+	manual, err := os.ReadFile("../docs/bench-columns.md")
+	require.NoError(t, err)
+	_, manual, _ = bytes.Cut(manual, []byte("## summary.json"))
+	var keys []string
+	for i := range reflect.TypeFor[summary]().NumField() {
+		key, _, _ := strings.Cut(reflect.TypeFor[summary]().Field(i).Tag.Get("json"), ",")
+		keys = append(keys, key)
+	}
+	require.ElementsMatch(t, keys, documentedNames(manual))
+}
+
+// TestPageTellsItsIntervals: what the page says of intervals is what package stats does.
+func TestPageTellsItsIntervals(t *testing.T) {
+	_, html, err := render(page{}, HTML)
+	require.NoError(t, err)
+	require.Contains(t, string(html), "of medians by order statistics, of means and ratios by "+
+		"percentile bootstrap")
+	require.Contains(t, string(html), fmt.Sprintf("fewer than %d values", stats.LeastForInterval))
+	require.Contains(t, string(html), fmt.Sprintf("fewer than %d pairs", stats.LeastForInterval))
+}
+
 // TestColumnsAreDocumented: the dictionary has every column, and no others.
 func TestColumnsAreDocumented(t *testing.T) {
 	manual, err := os.ReadFile("../docs/bench-columns.md")
 	require.NoError(t, err)
 	manual, _, _ = bytes.Cut(manual, []byte("## summary.json"))
-	var documented []string
-	for _, m := range regexp.MustCompile("(?m)^\\| (`[^|]*`) \\|").FindAllSubmatch(manual, -1) {
-		for _, name := range regexp.MustCompile("`([a-z0-9_]+)`").FindAllSubmatch(m[1], -1) {
-			documented = append(documented, string(name[1]))
-		}
-	}
+	documented := documentedNames(manual)
 	columns := slices.Concat([]string{"id", "error"}, trialColumns)
 	for _, m := range allMetrics {
 		columns = append(columns, m.key)

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	_ "embed"
 	"fmt"
 	"html/template"
@@ -22,6 +23,7 @@ var reportText string
 
 var reportTemplate = template.Must(template.New("report").Funcs(template.FuncMap{
 	"value": valueOf, "detail": detailOf,
+	"least": func() int { return stats.LeastForInterval },
 }).Parse(reportText))
 
 // valueOf and detailOf split a table's cell into its value and the text in brackets behind it, if
@@ -66,8 +68,8 @@ func WriteReportWith(dir string, format Format, tail *Tail) (string, error) {
 	at := run.setting()
 	at.Tail = tail
 	moved := withoutContests(results)
-	findings := withFelt(e.Report(at, results), moved)
-	findings = withWaterfall(findings, moved)
+	groups := inPlanOrder(e.Blocks(at), configurations(moved))
+	findings := withWaterfall(withFelt(e.Report(at, results), groups), groups)
 	findings.nameApart()
 	page := pageOf(e, run, results, findings)
 	colours := findings.colours()
@@ -290,6 +292,22 @@ func configurations(results []trial.Result) []group {
 	}
 	sort.Slice(groups, func(i, j int) bool {
 		return fmt.Sprint(groups[i].factors) < fmt.Sprint(groups[j].factors)
+	})
+	return groups
+}
+
+// inPlanOrder sorts configurations as the plan's blocks have them, where levels that are compared
+// stand one below the other.
+func inPlanOrder(blocks [][]trial.Spec, groups []group) []group {
+	rank := map[string]int{}
+	for _, s := range slices.Concat(blocks...) {
+		key := fmt.Sprint(s.Factors)
+		if _, known := rank[key]; !known {
+			rank[key] = len(rank)
+		}
+	}
+	slices.SortStableFunc(groups, func(a, b group) int {
+		return cmp.Compare(rank[fmt.Sprint(a.factors)], rank[fmt.Sprint(b.factors)])
 	})
 	return groups
 }

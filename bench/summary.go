@@ -23,6 +23,8 @@ type summary struct {
 	Moves []movesSummary `json:"moves,omitempty"`
 	// Simulated are those of contests.
 	Simulated []standing `json:"simulated,omitempty"`
+	// Felt are the histograms of the pauses, which tables show in part.
+	Felt []feltSummary `json:"felt,omitempty"`
 }
 
 // summaryGroup is one configuration: its factors' levels, and each indicator by its name in
@@ -72,6 +74,7 @@ func summaryOf(e Experiment, run Run, results []trial.Result, f Findings) summar
 		Simulated: standingsOf(results),
 	}
 	groups := configurations(results)
+	s.Felt = summarizeFelt(groups)
 	for _, g := range groups {
 		sg := summaryGroup{g.factors, map[string]summaryMetric{}}
 		for _, m := range allMetrics {

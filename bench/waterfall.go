@@ -3,6 +3,8 @@ package bench
 import (
 	"cmp"
 	"fmt"
+	"strconv"
+	"strings"
 
 	"taskguide/bench/stats"
 	"taskguide/bench/trial"
@@ -58,34 +60,79 @@ var waterfall = []metric{
 	unexplained,
 }
 
-// withWaterfall adds a section with the parts of all downtimes, if any trial tells them.
-func withWaterfall(f Findings, results []trial.Result) Findings {
-	all := group{results: valid(results)}
-	whole := stats.Mean(all.values(partOf("", "", migration.DowntimeParts.Explained))) +
-		stats.Mean(all.values(unexplained))
-	n := len(all.values(unexplained))
-	if n == 0 || whole == 0 {
+// untilPages is how many of the parts come first, until the pages are there. They have a table of
+// their own, because one with all parts is wider than a terminal.
+const untilPages = 5
+
+// withWaterfall adds a section with the parts of the downtimes of each configuration, if any trial
+// tells them.
+func withWaterfall(f Findings, groups []group) Findings {
+	groups = tellingParts(groups)
+	if len(groups) == 0 {
 		return f
-	}
-	t := Table{
-		Caption: fmt.Sprintf("The parts of %d downtimes of this engine, in their order.", n),
-		Head:    []string{"part", "median", "mean", "worst", "share of the mean downtime"},
-	}
-	for _, m := range waterfall {
-		s := stats.Summarize(all.values(m))
-		mean := stats.Mean(all.values(m))
-		t.Rows = append(t.Rows, []string{
-			m.name, m.write(s.Median), m.write(mean), m.write(s.Max), percent(mean / whole),
-		})
 	}
 	f.Sections = append(f.Sections, Section{
 		Title: "Where the downtime went",
 		Text: []string{
 			"Both ends measure what they do, each by its own clock. A message's way is what its " +
 				"sender waited and its receiver did not work, up to the time of a greeting. " +
-				"Whatever is left is the last row.",
+				"Whatever is left is unexplained. Medians do not add up; the means in " +
+				"summary.json do.",
+			partsText(),
 		},
-		Tables: []Table{t},
+		Tables: []Table{
+			partsTable("Downtimes of this engine and their parts in their order, until the "+
+				"pages are there: medians in ms of n trials.", groups,
+				append([]metric{downtime}, waterfall[:untilPages]...)...),
+			partsTable("The parts from then on, and what no part explains: medians in ms of n "+
+				"trials.", groups, waterfall[untilPages:]...),
+		},
 	})
 	return f
+}
+
+// tellingParts leaves out trials that do not tell the parts of their downtime, and configurations
+// without any other.
+func tellingParts(groups []group) []group {
+	var telling []group
+	for _, g := range groups {
+		g.results = filter(g.results, func(r trial.Result) bool {
+			_, tells := unexplained.of(r)
+			return tells
+		})
+		if len(g.results) > 0 {
+			telling = append(telling, g)
+		}
+	}
+	return telling
+}
+
+// partName is what a table calls a part: its column's name in trials.csv, without what all have.
+func partName(m metric) string {
+	return strings.TrimSuffix(strings.TrimPrefix(m.key, "part_"), "_ms")
+}
+
+// partsText says what the names of the parts mean.
+func partsText() string {
+	var all []string
+	for _, m := range waterfall {
+		all = append(all, partName(m)+": "+m.name)
+	}
+	return strings.Join(all, "; ") + "."
+}
+
+// partsTable has a row for each configuration. Its figures have no unit, which makes it narrow.
+func partsTable(caption string, groups []group, metrics ...metric) Table {
+	t := Table{Caption: caption, Head: []string{"configuration", "n"}}
+	for _, m := range metrics {
+		t.Head = append(t.Head, partName(m))
+	}
+	for _, g := range groups {
+		row := []string{g.name(), strconv.Itoa(len(g.results))}
+		for _, m := range metrics {
+			row = append(row, fmt.Sprintf("%.2f", stats.Median(g.values(m))))
+		}
+		t.Rows = append(t.Rows, row)
+	}
+	return t
 }

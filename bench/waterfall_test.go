@@ -1,8 +1,6 @@
 package bench
 
 import (
-	"strconv"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -23,34 +21,57 @@ func partsOf(t *testing.T, r trial.Result) (sum float64) {
 }
 
 // TestWaterfall: a trial's parts add up to its downtime, whether or not the destination says how
-// long it worked, and so do the shares of the table. What a trial does not tell is left out.
+// long it worked. Each configuration has a row with the medians of its own trials. What a trial
+// does not tell is left out.
 func TestWaterfall(t *testing.T) {
-	load, run := 0.5, 0.25
+	load, run := 0.5, 0.5
 	parts := migration.DowntimeParts{
 		ExitMS: 1, PauseMS: 1, QuiesceMS: 1, HarvestMS: 1, PagesMS: 10, SaveMS: 11, SettleMS: 1,
 		VerifyMS: 1, LoadMS: 2, RunMS: 1, UnexplainedMS: 0.5,
 	}
-	silent := trial.Result{Report: migration.Report{DowntimeMS: 19.5, Downtime: parts}}
-	parts.LoadThereMS, parts.RunThereMS, parts.WayMS, parts.UnexplainedMS = &load, &run, 2, 0.75
-	tells := trial.Result{Report: migration.Report{DowntimeMS: 19.5, Downtime: parts}}
+	silent := trial.Result{
+		Spec:   specOf("off"),
+		Report: migration.Report{DowntimeMS: 19.5, Downtime: parts},
+	}
+	parts.LoadThereMS, parts.RunThereMS, parts.WayMS = &load, &run, 2
+	tells := trial.Result{
+		Spec:   specOf("off"),
+		Report: migration.Report{DowntimeMS: 19.5, Downtime: parts},
+	}
 	require.InDelta(t, silent.Report.DowntimeMS, partsOf(t, silent), 1e-9)
 	require.InDelta(t, tells.Report.DowntimeMS, partsOf(t, tells), 1e-9)
-	peer := trial.Result{Report: migration.Report{DowntimeMS: 7}}
+	guided := trial.Result{
+		Spec: specOf("switchover"),
+		Report: migration.Report{DowntimeMS: 4, Downtime: migration.DowntimeParts{
+			PauseMS: 1, PagesMS: 2, UnexplainedMS: 1,
+		}},
+	}
+	cut := trial.Result{Spec: specOf("off"), Report: migration.Report{DowntimeMS: 1000}}
+	peer := trial.Result{Spec: specOf("QEMU"), Report: migration.Report{DowntimeMS: 7}}
 	_, ok := unexplained.of(peer)
 	require.False(t, ok, "another VMM tells no parts")
 
 	one := Findings{Sections: []Section{{Title: "before"}}}
-	require.Equal(t, one, withWaterfall(one, []trial.Result{peer, {Error: "void"}}))
-	f := withWaterfall(one, []trial.Result{silent, tells, peer})
+	require.Equal(t, one,
+		withWaterfall(one, configurations([]trial.Result{peer, {Error: "void"}})))
+	f := withWaterfall(one, configurations([]trial.Result{silent, guided, tells, peer, cut}))
 	require.Len(t, f.Sections, 2)
-	rows := f.Sections[1].Tables[0].Rows
-	require.Len(t, rows, len(waterfall))
-	sum := 0
-	for _, row := range rows {
-		share, err := strconv.Atoi(strings.TrimSuffix(row[4], " %"))
-		require.NoError(t, err)
-		sum += share
-	}
-	require.InDelta(t, 100, sum, 4, "each is rounded")
-	require.Contains(t, f.Sections[1].Tables[0].Caption, "2 downtimes")
+	tables := f.Sections[1].Tables
+	require.Len(t, tables, 2)
+	require.Equal(t, []string{
+		"configuration", "n", "downtime", "exit", "pause", "quiesce", "harvest", "pages",
+	}, tables[0].Head)
+	require.Equal(t, [][]string{
+		{"kv/off", "2", "19.50", "1.00", "1.00", "1.00", "1.00", "10.00"},
+		{"kv/switchover", "1", "4.00", "0.00", "1.00", "0.00", "0.00", "2.00"},
+	}, tables[0].Rows)
+	require.Equal(t, []string{
+		"configuration", "n", "settle", "verify", "load", "run", "way", "unexplained",
+	}, tables[1].Head)
+	require.Equal(t, [][]string{
+		{"kv/off", "2", "1.00", "1.00", "1.25", "0.75", "1.00", "0.50"},
+		{"kv/switchover", "1", "0.00", "0.00", "0.00", "0.00", "0.00", "1.00"},
+	}, tables[1].Rows)
+	require.Contains(t, f.Sections[1].Text[1], "exit: a vCPU held at its EXIT; pause: ")
+	require.Contains(t, f.Sections[1].Text[1], "; unexplained: what no part explains.")
 }
