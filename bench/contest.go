@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -68,13 +69,17 @@ func withoutContests(results []trial.Result) []trial.Result {
 type standing struct {
 	Factors map[string]string `json:"factors"`
 	Moves   int               `json:"moves"` // simulated
-	Moved   int               `json:"moved"`
+	Moved   int               `json:"moved"` // led by the policy to the end
+	// Error says why the first of the others does not count.
+	Error string `json:"error,omitempty"`
 	// Quantiles of what moved; p90 and p99 are null where the moves are too few.
 	DowntimeP50 float64         `json:"downtime_ms_p50"`
 	DowntimeP90 *stats.Quantile `json:"downtime_ms_p90"`
 	DowntimeP99 *stats.Quantile `json:"downtime_ms_p99"`
 	TotalP50    float64         `json:"total_ms_p50"`
-	// Regret is a move's time minus the oracle's.
+	// Judged is how many of what moved have an oracle's move beside them. Regret is of these: a
+	// move's time minus the oracle's.
+	Judged            int     `json:"judged"`
 	RegretDowntimeP50 float64 `json:"regret_downtime_ms_p50"`
 	RegretTotalP50    float64 `json:"regret_total_ms_p50"`
 	// Extrapolated says why no comparison with real moves covers the cell; empty if one does.
@@ -113,9 +118,14 @@ func standingOf(blocks []trial.Standing) standing {
 		for _, m := range b.Moves {
 			s.Moves++
 			if m.Error != "" {
+				s.Error = cmp.Or(s.Error, m.Error)
 				continue
 			}
 			down, total = append(down, m.DowntimeMS), append(total, m.TotalMS)
+			if !m.Judged() {
+				continue
+			}
+			s.Judged++
 			moreDown = append(moreDown, m.DowntimeMS-m.OracleDowntimeMS)
 			moreTotal = append(moreTotal, m.TotalMS-m.OracleTotalMS)
 		}

@@ -23,14 +23,14 @@ func (f factorial) regret(at Setting, groups []group, results []trial.Result) []
 	tail, whyTail := at.Tail.trusted()
 	return []Section{{
 		Title: "Regret against the oracle",
-		Text: []string{
+		Text: append([]string{
 			"In each block every program was recorded, and the moves of each cell were simulated " +
 				"from random moments of the recording. Regret is a simulated move's downtime, " +
 				"and its total time, minus that of the oracle's move from the same moment. It " +
 				"is negative where the oracle waits for a better moment, or where guidance " +
 				"ends a round early. " + sim.SlowdownNote,
 			validityText(simulated), cellText(groups), whyTail,
-		},
+		}, f.uncounted(simulated)...),
 		Tables: []Table{f.realTable(groups), f.regretTable(groups, simulated, tail)},
 	}}
 }
@@ -52,6 +52,23 @@ func validityText(all []standing) string {
 			"does: " + strings.Join(covered, " ")
 	}
 	return "Simulated figures with * are extrapolated: " + strings.Join(reasons, "; ") + "."
+}
+
+// uncounted says, cell by cell, which simulated moves have no figures, and which no regret.
+func (f factorial) uncounted(all []standing) []string {
+	var text []string
+	for _, s := range all {
+		name := s.Factors["program"] + ", " + f.label(s.Factors)
+		if s.Moved < s.Moves {
+			text = append(text, fmt.Sprintf("%s: %d of %d simulated moves do not count, the first "+
+				"because: %s.", name, s.Moves-s.Moved, s.Moves, s.Error))
+		}
+		if s.Judged < s.Moved {
+			text = append(text, fmt.Sprintf("%s: regret leaves out %d of %d moves, beside which "+
+				"the oracle has none.", name, s.Moved-s.Judged, s.Moved))
+		}
+	}
+	return text
 }
 
 // cellText says how many real moves the cells have.
@@ -122,8 +139,8 @@ func (s standing) cells(tail bool) []string {
 	if s.Extrapolated != "" {
 		star = " *"
 	}
-	figure := func(ms float64, star string) string {
-		if s.Moved == 0 {
+	figure := func(of int, ms float64, star string) string {
+		if of == 0 {
 			return "–"
 		}
 		return fmt.Sprintf("%.1f%s", ms, star)
@@ -134,8 +151,8 @@ func (s standing) cells(tail bool) []string {
 		n = fmt.Sprintf("%d of %d", s.Moved, s.Moves)
 	}
 	row := []string{
-		n, figure(s.DowntimeP50, star), figure(s.RegretDowntimeP50, always),
-		figure(s.TotalP50, star), figure(s.RegretTotalP50, always),
+		n, figure(s.Moved, s.DowntimeP50, star), figure(s.Judged, s.RegretDowntimeP50, always),
+		figure(s.Moved, s.TotalP50, star), figure(s.Judged, s.RegretTotalP50, always),
 	}
 	if !tail {
 		return row

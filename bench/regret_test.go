@@ -49,8 +49,8 @@ func TestStandings(t *testing.T) {
 	fails.Contest[0].Moves[0].Error = "never"
 	all := standingsOf([]trial.Result{standings(f, 3, 4), standings(f, 12), fails, {Error: "void"}})
 	require.Equal(t, []standing{{
-		Factors: f, Moves: 4, Moved: 3, DowntimeP50: 4, TotalP50: 800, RegretDowntimeP50: 2,
-		RegretTotalP50: -200,
+		Factors: f, Moves: 4, Moved: 3, Error: "never", DowntimeP50: 4, TotalP50: 800, Judged: 3,
+		RegretDowntimeP50: 2, RegretTotalP50: -200,
 	}}, all)
 	early, covered := standings(f, 1, 1, 3), standings(f, 1)
 	early.Contest[0].Extrapolated = "nobody compared it"
@@ -64,6 +64,31 @@ func TestStandings(t *testing.T) {
 	s := standingsOf([]trial.Result{standings(f, many...)})[0]
 	require.InDelta(t, 359, s.DowntimeP90.Value, 1e-9)
 	require.InDelta(t, 395, s.DowntimeP99.Value, 1e-9)
+}
+
+// TestUncountedMoves: a move that the policy did not lead has no figure, one without the oracle's
+// beside it no regret, and the report says so.
+func TestUncountedMoves(t *testing.T) {
+	f := map[string]string{"program": "kv", "policy": "exec:mine", "guidance": "off"}
+	some := standings(f, 5, 6, 70, 80)
+	moves := some.Contest[0].Moves
+	moves[1].Error, moves[2].Error = "it died", "it hung"
+	moves[3].OracleDowntimeMS, moves[3].OracleTotalMS = 0, 0
+	s := standingsOf([]trial.Result{some})[0]
+	require.Equal(t, []int{4, 2, 1}, []int{s.Moves, s.Moved, s.Judged})
+	require.InDelta(t, 42.5, s.DowntimeP50, 1e-9)
+	require.InDelta(t, 3, s.RegretDowntimeP50, 1e-9)
+	require.InDelta(t, -200, s.RegretTotalP50, 1e-9)
+	section := factorial{}.regret(Setting{}, nil, []trial.Result{some})[0]
+	text := strings.Join(section.Text, "\n")
+	require.Contains(t, text, "kv, exec:mine, off: 2 of 4 simulated moves do not count, the first "+
+		"because: it died.")
+	require.Contains(t, text, "kv, exec:mine, off: regret leaves out 1 of 2 moves")
+
+	moves[0].OracleDowntimeMS = 0
+	row := standingsOf([]trial.Result{some})[0].cells(false)
+	require.Equal(t, []string{"2 of 4", "42.5", "–", "800.0", "–"}, row)
+	require.Empty(t, factorial{}.uncounted(standingsOf([]trial.Result{standings(f, 5)})))
 }
 
 // TestRegretSection: real and simulated moves of each cell, with a mark where nothing covers them.
@@ -147,7 +172,7 @@ func TestTail(t *testing.T) {
 	}
 	trusted, text := tailOf(Setting{Size: Full}, stuck).trusted()
 	require.False(t, trusted)
-	require.Contains(t, text, "simulated moves never ended")
+	require.Contains(t, text, "simulated moves do not count: never converges")
 	one := movesRun(Full, 1)
 	one = filter(one, func(r trial.Result) bool { return r.Spec.Factors["guidance"] != "off" })
 	_, text = tailOf(Setting{Size: Full}, one).trusted()

@@ -71,8 +71,8 @@ func tailOf(at Setting, results []trial.Result) *Tail {
 			continue
 		}
 		if s.Moved < s.Moves {
-			t.why = append(t.why, fmt.Sprintf("%s: %d of %d simulated moves never ended", name,
-				s.Moves-s.Moved, s.Moves))
+			t.why = append(t.why, fmt.Sprintf("%s: %d of %d simulated moves do not count: %s",
+				name, s.Moves-s.Moved, s.Moves, s.Error))
 		}
 		c := tailCell{name, real.Value, s.DowntimeP99.Value}
 		t.cells = append(t.cells, c)

@@ -1,6 +1,7 @@
 package trial
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,11 +40,16 @@ type Simulation struct {
 	DowntimeMS float64 `json:"downtime_ms"`
 	TotalMS    float64 `json:"total_ms"`
 
+	// OracleDowntimeMS is 0 if the oracle has no move.
 	OracleDowntimeMS float64 `json:"oracle_downtime_ms"`
 	OracleTotalMS    float64 `json:"oracle_total_ms"`
-	// Error says why there is no move.
+	// Error says why there is no move, or none that the policy led to its end.
 	Error string `json:"error,omitempty"`
 }
+
+// Judged tells whether the oracle moved the guest, too, so that there is something to compare with.
+// It needs no field of its own, so results of older versions are judged alike.
+func (s Simulation) Judged() bool { return s.Error == "" && s.OracleDowntimeMS > 0 }
 
 // contest records a guest that nobody moves, and simulates.
 func (s *stage) contest(ctx context.Context, dir string) error {
@@ -137,10 +143,12 @@ func (c Contest) hold(ctx context.Context, t *sim.Trace, seed uint64) ([]Standin
 	return all, nil
 }
 
+// simulationOf is a pair as results have it. A move whose policy's program was given up does not
+// count, as a real one does not, because another policy decided.
 func simulationOf(p sim.Paired) Simulation {
 	return Simulation{
 		DowntimeMS: p.Move.DowntimeMS, TotalMS: p.Move.TotalMS,
 		OracleDowntimeMS: p.Oracle.DowntimeMS, OracleTotalMS: p.Oracle.TotalMS,
-		Error: p.Move.Error,
+		Error: cmp.Or(p.Move.Error, p.Move.PolicyError),
 	}
 }

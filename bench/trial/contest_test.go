@@ -2,6 +2,7 @@ package trial
 
 import (
 	"bytes"
+	"encoding/json"
 	"os"
 	"testing"
 	"time"
@@ -132,6 +133,29 @@ func TestContest(t *testing.T) {
 	again, err := c.hold(t.Context(), traced, 7)
 	require.NoError(t, err)
 	require.Equal(t, all, again)
+}
+
+// TestWhatASimulationCounts: a move that its policy did not lead to the end is none of that
+// policy's, and one without the oracle's beside it is not judged.
+func TestWhatASimulationCounts(t *testing.T) {
+	p := sim.Paired{
+		Move:   sim.Move{DowntimeMS: 5, TotalMS: 900, PolicyError: "it died"},
+		Oracle: sim.Move{DowntimeMS: 4, TotalMS: 950},
+	}
+	require.Equal(t, "it died", simulationOf(p).Error)
+	require.False(t, simulationOf(p).Judged())
+	p.Move.Error = "never converges"
+	require.Equal(t, "never converges", simulationOf(p).Error)
+	p.Move.Error, p.Move.PolicyError = "", ""
+	require.Empty(t, simulationOf(p).Error)
+	require.True(t, simulationOf(p).Judged())
+	p.Oracle = sim.Move{Error: "never converges", TotalMS: 1e6}
+	require.False(t, simulationOf(p).Judged())
+
+	var stored Simulation
+	require.NoError(t, json.Unmarshal([]byte(`{"downtime_ms": 5, "total_ms": 900, `+
+		`"oracle_downtime_ms": 4, "oracle_total_ms": 950}`), &stored))
+	require.True(t, stored.Judged(), "of an older version")
 }
 
 // TestContestNeedsARecording says so before anything is started, and leaves no folder.

@@ -142,17 +142,25 @@ func (s *shuttle) move(ctx context.Context, n int) (m Move, r migration.Report, 
 	stop := context.AfterFunc(ctx, func() { time.AfterFunc(graceTime, s.here.end) })
 	r, err = s.here.client.Migrate(ctx, params, func(control.Event) {})
 	stop()
-	switch {
-	case err != nil:
-		return m, r, s.there.explain(err)
-	case r.Status != migration.StatusCompleted:
-		return m, r, s.there.explain(fmt.Errorf("migration %s: %s", r.Status, r.Error))
+	if err == nil {
+		m, err = moveOf(wait, r)
 	}
-	m = Move{
-		WaitedMS: ms(wait), DowntimeMS: r.DowntimeMS, TotalMS: r.TotalMS, Pages: r.PagesStopCopy,
-		Reason: r.SwitchoverReason, Forced: r.Forced, UnexplainedMS: r.Downtime.UnexplainedMS,
+	if err != nil {
+		return m, r, s.there.explain(err)
 	}
 	return m, r, s.arrive(ctx, asked, &m)
+}
+
+// moveOf reads a move from its report. It fails unless the guest moved, led by its policy to the
+// end, because the move would be counted in that policy's name.
+func moveOf(waited time.Duration, r migration.Report) (Move, error) {
+	if r.Status != migration.StatusCompleted {
+		return Move{}, fmt.Errorf("migration %s: %s", r.Status, r.Error)
+	}
+	return Move{
+		WaitedMS: ms(waited), DowntimeMS: r.DowntimeMS, TotalMS: r.TotalMS, Pages: r.PagesStopCopy,
+		Reason: r.SwitchoverReason, Forced: r.Forced, UnexplainedMS: r.Downtime.UnexplainedMS,
+	}, obeyed(r)
 }
 
 // moment is how long to wait for the next request: a random part of the guest's cycle, so that the
