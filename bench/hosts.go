@@ -195,7 +195,7 @@ func (h RunHosts) route() string {
 // clocksText says how the clocks of the hosts differ: when the run began, and at most in a trial.
 func clocksText(h RunHosts, results []trial.Result) string {
 	text := "the destination's clock is ahead by " + aheadText(h.Clocks)
-	if c, ok := farthest(results); ok {
+	if c, ok := farthest(results, apartMS); ok {
 		text += "; in trials by at most " + aheadText(c)
 	}
 	return text
@@ -205,10 +205,16 @@ func aheadText(c trial.Clocks) string {
 	return fmt.Sprintf("%.3f ms (within %.3f ms)", c.AheadMS, c.WithinMS)
 }
 
-// farthest is the greatest difference of the clocks in any trial.
-func farthest(results []trial.Result) (most trial.Clocks, ok bool) {
+// apartMS is how much two clocks differ as measured, and surelyMS how much they do at least.
+func apartMS(c trial.Clocks) float64  { return math.Abs(c.AheadMS) }
+func surelyMS(c trial.Clocks) float64 { return math.Abs(c.AheadMS) - c.WithinMS }
+
+// farthest is the greatest difference of the clocks in any trial, by a measure of it.
+func farthest(
+	results []trial.Result, by func(trial.Clocks) float64,
+) (most trial.Clocks, ok bool) {
 	for _, r := range results {
-		if r.Clocks != nil && (!ok || math.Abs(r.Clocks.AheadMS) > math.Abs(most.AheadMS)) {
+		if r.Clocks != nil && (!ok || by(*r.Clocks) > by(most)) {
 			most, ok = *r.Clocks, true
 		}
 	}
@@ -218,10 +224,11 @@ func farthest(results []trial.Result) (most trial.Clocks, ok bool) {
 // tolerableMS is the difference of clocks, in ms, that is not worth a warning.
 const tolerableMS = 1
 
-// clocksBanner warns of clocks that certainly differ by more than that.
+// clocksBanner warns of clocks that certainly differ by more than that. A greater difference that
+// is less certain does not hide them.
 func clocksBanner(results []trial.Result) (Banner, bool) {
-	c, ok := farthest(results)
-	if !ok || math.Abs(c.AheadMS)-c.WithinMS <= tolerableMS {
+	c, ok := farthest(results, surelyMS)
+	if !ok || surelyMS(c) <= tolerableMS {
 		return Banner{}, false
 	}
 	return Banner{"CLOCKS", fmt.Sprintf("the destination's clock is ahead by up to %s: what the "+

@@ -105,6 +105,20 @@ func TestClocksAreTold(t *testing.T) {
 	require.NotContains(t, told(), "CLOCKS", "void trials do not count")
 }
 
+// TestCertainClocksAreNotHidden: what counts for the banner is how much clocks differ at least.
+func TestCertainClocksAreNotHidden(t *testing.T) {
+	sure := trial.Result{Clocks: &trial.Clocks{AheadMS: 1.5, WithinMS: 0.1}}
+	vague := trial.Result{Clocks: &trial.Clocks{AheadMS: -2, WithinMS: 1.5}}
+	for _, results := range [][]trial.Result{{sure, vague}, {vague, {}, sure}} {
+		b, differ := clocksBanner(results)
+		require.True(t, differ)
+		require.Contains(t, b.Text, "1.500 ms (within 0.100 ms)")
+		require.Contains(t, clocksText(*runHosts(t), results), "at most -2.000 ms")
+	}
+	_, differ := clocksBanner([]trial.Result{vague})
+	require.False(t, differ)
+}
+
 // TestShardsOverSSH: parts between two hosts and parts at one do not make a whole, nor do parts
 // over TLS and in plain text.
 func TestShardsOverSSH(t *testing.T) {
