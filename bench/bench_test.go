@@ -236,6 +236,43 @@ func TestVoidTrialIsRepeatedWhenResumed(t *testing.T) {
 	require.Empty(t, filter(latest(all), func(r trial.Result) bool { return r.Error != "" }))
 }
 
+// TestVoidTrialsComeLast: trials that fail each time take their turn from nobody when a run is
+// resumed, not even from one another.
+func TestVoidTrialsComeLast(t *testing.T) {
+	o := newOrder(tagging())
+	store, _ := newStore(t, o)
+	defer store.Close()
+	var ids, void []string
+	for _, s := range o.Experiment.Plan(o.Setting, o.Seed) {
+		ids = append(ids, s.ID)
+	}
+	fails := map[string]bool{}
+	for i := range mostFailures + 1 {
+		void = append(void, ids[2*i])
+		fails[ids[2*i]] = true
+	}
+	const ran = 2*mostFailures + 1
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	first := &fake{fail: fails, then: func(n int) {
+		if n > ran {
+			cancel()
+		}
+	}}
+	all, err := execute(ctx, o, first, nil, store)
+	require.ErrorIs(t, err, ErrInterrupted)
+	require.Len(t, all, ran)
+
+	second := &fake{fail: fails}
+	all, err = execute(t.Context(), o, second, all, store)
+	require.ErrorIs(t, err, ErrFailing)
+	require.Equal(t, append(slices.Clone(ids[ran:]), void[:mostFailures]...), second.ran)
+	third := &fake{fail: fails}
+	_, err = execute(t.Context(), o, third, all, store)
+	require.ErrorIs(t, err, ErrFailing)
+	require.Equal(t, void[mostFailures], third.ran[0])
+}
+
 func TestRunThatOnlyFailsEnds(t *testing.T) {
 	o := newOrder(tagging())
 	store, _ := newStore(t, o)

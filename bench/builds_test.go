@@ -93,6 +93,20 @@ func TestBuildOf(t *testing.T) {
 		versions(Environment{VMM: "abc", Go: "go1.24", Before: name}))
 }
 
+// TestResumeAfterAnUpgradeOfQEMU: only a run that compares with QEMU needs the same one.
+func TestResumeAfterAnUpgradeOfQEMU(t *testing.T) {
+	upgraded := scriptOf(t, "echo QEMU emulator version 9.0\n")
+	resume := func(e Experiment) error {
+		store, dir := newStore(t, newOrder(e))
+		require.NoError(t, store.Close())
+		s := Session{Dir: dir, Order: newOrder(e), Resume: true}
+		s.Order.Programs.QEMU = upgraded
+		return s.takeUp()
+	}
+	require.NoError(t, resume(tagging()))
+	require.ErrorContains(t, resume(peers()), `compares with QEMU 7.2, and here is "9.0"`)
+}
+
 // TestResumeNeedsTheSameOtherVMM: a run goes on with the vmm that it compares with, and no other.
 func TestResumeNeedsTheSameOtherVMM(t *testing.T) {
 	program := scriptOf(t, tellsVersion)

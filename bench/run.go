@@ -1,12 +1,14 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"taskguide/bench/trial"
@@ -93,7 +95,7 @@ func execute(
 	if o.RepeatNoisy {
 		kept = filter(kept, func(r trial.Result) bool { return !r.Noise.Noisy() })
 	}
-	plan := remaining(whole, kept)
+	plan := remaining(whole, kept, done)
 	all = done
 	deadline := time.Now().Add(o.budget())
 	o.Progress.Begin(len(plan), deadline)
@@ -127,11 +129,20 @@ func execute(
 	return all, nil
 }
 
-// remaining returns the trials without a result. It includes failed ones, which get a second try.
-func remaining(plan []trial.Spec, done []trial.Result) []trial.Spec {
-	has := map[string]bool{}
-	for _, r := range valid(done) {
+// remaining returns the trials without a result that is kept. It includes failed ones, which get
+// another try.
+//
+// Those with the fewest tries come first: otherwise trials that fail each time would end each
+// resumption before the others had their turn. Everything else keeps the plan's random order, so
+// blocks that were not run yet are run whole. A trial that is tried again has lost the time of its
+// block wherever it stands, because that was before the run ended.
+func remaining(plan []trial.Spec, kept, done []trial.Result) []trial.Spec {
+	has, tries := map[string]bool{}, map[string]int{}
+	for _, r := range valid(kept) {
 		has[r.Spec.ID] = true
+	}
+	for _, r := range done {
+		tries[r.Spec.ID]++
 	}
 	var left []trial.Spec
 	for _, s := range plan {
@@ -139,6 +150,9 @@ func remaining(plan []trial.Spec, done []trial.Result) []trial.Spec {
 			left = append(left, s)
 		}
 	}
+	slices.SortStableFunc(left, func(a, b trial.Spec) int {
+		return cmp.Compare(tries[a.ID], tries[b.ID])
+	})
 	return left
 }
 

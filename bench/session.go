@@ -79,10 +79,12 @@ func (s *Session) takeUp() error {
 	return s.samePeers(run.Host)
 }
 
-// samePeers refuses a QEMU, and another vmm, that is not the one with which the run compares.
+// samePeers refuses a QEMU, and another vmm, that is not the one with which the run compares. A run
+// knows the QEMU of its host also if none of its trials starts it.
 func (s *Session) samePeers(begun Environment) error {
 	o := s.Order
-	if here := qemuVersion(o.Programs.QEMU); o.QEMU != here && o.QEMU != "" {
+	uses := o.Experiment.usesQEMU(o.Setting)
+	if here := qemuVersion(o.Programs.QEMU); uses && o.QEMU != here {
 		return fmt.Errorf("%s compares with QEMU %s, and here is %q: name its program with --qemu",
 			s.Dir, o.QEMU, here)
 	}

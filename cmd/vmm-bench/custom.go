@@ -22,7 +22,7 @@ Results are as those of vmm bench run.`,
 			if err != nil {
 				return cli.UsageOf(err)
 			}
-			return f.run(cmd, custom.Experiment(), "vmm bench custom "+args[0], std)
+			return f.run(cmd, custom.Experiment(), "vmm bench custom "+shellWord(args[0]), std)
 		},
 		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) (
 			cli.Completions, cobra.ShellCompDirective,

@@ -9,12 +9,14 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"taskguide/bench"
+	"taskguide/bench/peer/qemu"
 	"taskguide/cmd/cli"
 	"taskguide/control/process"
 )
@@ -135,10 +137,7 @@ func (f *benchRunFlags) run(
 			return cli.Usagef("--%s 0: use 1 or more", name)
 		}
 	}
-	setting := bench.Here(f.size(), f.programs)
-	if f.hosts.Set() {
-		setting.QEMU = "" // it is at this host
-	}
+	setting := f.setting()
 	setting.Shard = f.shard.shard
 	if setting.Factors, err = f.factors.factors(); err != nil {
 		return cli.UsageOf(err)
@@ -200,11 +199,55 @@ func (f *benchRunFlags) run(
 			return errors.Join(err, errJSON)
 		}
 	}
+	return f.withResume(err, again, dir)
+}
+
+// setting is where trials run. What this host's QEMU can do has no part in moves between two hosts:
+// parts of one experiment may have controllers with different ones.
+func (f *benchRunFlags) setting() bench.Setting {
+	if f.hosts.Set() {
+		return bench.Setting{Size: f.size()}
+	}
+	return bench.Here(f.size(), f.programs)
+}
+
+// withResume adds to the error of a run that can go on how it does.
+func (f *benchRunFlags) withResume(err error, again, dir string) error {
 	if errors.Is(err, bench.ErrInterrupted) || errors.Is(err, bench.ErrTimeUp) {
-		return fmt.Errorf("%w: what was done is kept: %s --resume --out %s goes on",
-			err, again, dir)
+		return fmt.Errorf("%w: what was done is kept: %s goes on", err, f.resumeCommand(again, dir))
 	}
 	return err
+}
+
+// resumeCommand is the command that goes on with the run in dir, which again began. It has the
+// flags that a run does not keep; all others come from its folder.
+func (f *benchRunFlags) resumeCommand(again, dir string) string {
+	words := []string{again, "--resume"}
+	if f.repeatNoisy {
+		words = append(words, "--repeat-noisy")
+	}
+	for _, given := range []struct{ flag, value string }{
+		{"out", dir}, {"qemu", f.programs.QEMU}, {"before", f.programs.Before},
+		{sourceFlag, target{&f.hosts.Source}.String()},
+		{destinationFlag, target{&f.hosts.Destination}.String()},
+	} {
+		if given.value != "" {
+			words = append(words, "--"+given.flag, shellWord(given.value))
+		}
+	}
+	if f.hosts.Insecure {
+		words = append(words, "--"+insecureFlag)
+	}
+	return strings.Join(words, " ")
+}
+
+// shellWord makes one word for a shell, in quotes only if it needs them.
+func shellWord(s string) string {
+	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./:,@%+"
+	if s != "" && strings.Trim(s, plain) == "" {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
 // checkPrograms refuses programs that the experiment does not use, and asks for one that it needs.
@@ -213,7 +256,7 @@ func (f *benchRunFlags) checkPrograms(e bench.Experiment) error {
 	case e.Custom != nil && e.Custom.NeedsQEMU() && bench.Here(bench.Full, f.programs).QEMU == "":
 		return cli.Usagef("the file compares with QEMU, which is not installed: leave out peers, " +
 			"or name its program with --qemu")
-	case f.programs.QEMU != "" && !e.Uses(func(at *bench.Setting) { at.QEMU = "some" }):
+	case f.programs.QEMU != "" && !e.Uses(withQEMU):
 		return cli.Usagef("--qemu: %s does not compare with QEMU: leave it out", e.Name)
 	case f.programs.Before != "" && !e.Uses(func(at *bench.Setting) { at.Before = true }):
 		return cli.Usagef("--before: %s compares with no other vmm: leave it out", e.Name)
@@ -223,6 +266,10 @@ func (f *benchRunFlags) checkPrograms(e bench.Experiment) error {
 	}
 	return nil
 }
+
+// withQEMU changes a setting to one with a QEMU that can do everything. The report says what the
+// real one lacks.
+func withQEMU(at *bench.Setting) { at.QEMU, at.Ways = "some", qemu.AllWays }
 
 func (f *benchRunFlags) size() bench.Size {
 	if f.quick {
