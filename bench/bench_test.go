@@ -202,7 +202,7 @@ func TestInterruptedRunIsResumed(t *testing.T) {
 	require.ErrorIs(t, err, ErrInterrupted)
 	require.NoError(t, store.Close())
 
-	store, run, done, err := Resume(dir, Environment{})
+	store, run, done, err := Resume(dir, Resumption{})
 	require.NoError(t, err)
 	require.Equal(t, o.Seed, run.Seed)
 	require.Len(t, done, 4, "the trial that was interrupted is not a result")
@@ -307,7 +307,7 @@ func TestStoreRefusesToMixRuns(t *testing.T) {
 	require.ErrorIs(t, err, ErrExists)
 	_, err = (&Session{Dir: dir, Order: newOrder(interrupt()), Resume: true}).Run(t.Context())
 	require.ErrorContains(t, err, "results of tagging")
-	_, _, _, err = Resume(t.TempDir(), Environment{})
+	_, _, _, err = Resume(t.TempDir(), Resumption{})
 	require.ErrorIs(t, err, ErrNoRun)
 }
 
@@ -337,12 +337,12 @@ func TestStoreNeedsAnEmptyFolder(t *testing.T) {
 // Two runs that write to one file would destroy each other's lines.
 func TestStoreIsForOneRunAtATime(t *testing.T) {
 	store, dir := newStore(t, newOrder(tagging()))
-	_, _, _, err := Resume(dir, Environment{})
+	_, _, _, err := Resume(dir, Resumption{})
 	require.ErrorIs(t, err, ErrInUse)
 	_, err = Create(dir, Run{Seed: 1})
 	require.ErrorIs(t, err, ErrInUse)
 	require.NoError(t, store.Close())
-	store, run, _, err := Resume(dir, Environment{Kernel: "another"})
+	store, run, _, err := Resume(dir, Resumption{Host: Environment{Kernel: "another"}})
 	require.NoError(t, err)
 	require.NoError(t, store.Close())
 	require.Len(t, run.Resumed, 1)
@@ -409,7 +409,7 @@ func TestStoreSurvivesHalfALine(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(raw, append(b, b[:len(b)-1]...), 0o644))
 
-	store, _, done, err := Resume(dir, Environment{})
+	store, _, done, err := Resume(dir, Resumption{})
 	require.NoError(t, err)
 	require.Len(t, done, 1)
 	// Shorter than what it takes the place of.

@@ -35,7 +35,8 @@ func TestMixedRun(t *testing.T) {
 		change(&there)
 		run.Resumed = []Resumption{{Host: here}, {Host: there}, {Host: there}}
 		require.Equal(t, []Banner{
-			{"MIXED", "resumed " + want + ": the figures are not of one build on one host"},
+			{"MIXED", "resumed " + want +
+				": the figures are not of one build and the same files on one host"},
 		}, banners(run, nil))
 	}
 }
@@ -44,7 +45,7 @@ func TestMixedRun(t *testing.T) {
 func TestMixedRunIsSeen(t *testing.T) {
 	store, dir := newStore(t, newOrder(tagging()))
 	require.NoError(t, store.Close())
-	store, _, _, err := Resume(dir, Environment{VMM: "def", QEMU: "7.2"})
+	store, _, _, err := Resume(dir, Resumption{Host: Environment{VMM: "def", QEMU: "7.2"}})
 	require.NoError(t, err)
 	require.NoError(t, store.Close())
 	_, err = WriteReport(dir)

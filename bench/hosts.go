@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 
 	"taskguide/bench/remote"
 	"taskguide/bench/trial"
+	"taskguide/control/text"
 )
 
 // HandCommand is the command of this program that works at another host.
@@ -190,6 +192,65 @@ func (h RunHosts) route() string {
 		way = "plain text"
 	}
 	return fmt.Sprintf("from %s to %s, over %s", h.Source.SSH, h.Destination.SSH, way)
+}
+
+// pairs are the hosts of a run over ssh, or those of each of its parts. Older builds stored the
+// hosts of the first part alone.
+func (r Run) pairs() []RunHosts {
+	var all []RunHosts
+	for _, p := range r.Parts {
+		if p.Hosts != nil {
+			all = append(all, *p.Hosts)
+		}
+	}
+	if len(all) == 0 && r.Hosts != nil {
+		all = append(all, *r.Hosts)
+	}
+	return all
+}
+
+// ofPairs says something of the first pair of hosts, and for how many others it is another thing.
+func ofPairs(pairs []RunHosts, say func(RunHosts) string) string {
+	all := sayings(pairs, say)
+	if n := len(all) - 1; n > 0 {
+		return fmt.Sprintf("%s; and %s, in run.json", all[0], text.Plural(n, "other"))
+	}
+	return all[0]
+}
+
+// sayings are what is said of pairs of hosts, each once.
+func sayings(pairs []RunHosts, say func(RunHosts) string) []string {
+	var all []string
+	for _, h := range pairs {
+		if said := say(h); !slices.Contains(all, said) {
+			all = append(all, said)
+		}
+	}
+	return all
+}
+
+// hostFlags names the hosts as they are typed. The shards of several pairs have no names in common.
+func hostFlags(pairs []RunHosts) string {
+	flags := sayings(pairs, func(h RunHosts) string {
+		return " --source " + h.Source.SSH + " --destination " + h.Destination.SSH
+	})
+	if len(flags) > 1 {
+		return " --source SOURCE --destination DESTINATION"
+	}
+	return flags[0]
+}
+
+// clocksOf is clocksText of a run with those pairs of hosts. Of several, it is about the clocks
+// that differ most.
+func clocksOf(pairs []RunHosts, results []trial.Result) string {
+	most := slices.MaxFunc(pairs, func(a, b RunHosts) int {
+		return cmp.Compare(math.Abs(a.Clocks.AheadMS), math.Abs(b.Clocks.AheadMS))
+	})
+	said := clocksText(most, results)
+	if len(pairs) > 1 {
+		said = "in the part where it differs most, " + said
+	}
+	return said
 }
 
 // clocksText says how the clocks of the hosts differ: when the run began, and at most in a trial.

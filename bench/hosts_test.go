@@ -132,6 +132,90 @@ func TestShardsOverSSH(t *testing.T) {
 	require.ErrorIs(t, joins(first, second, map[int]bool{1: true}), errOtherRun)
 }
 
+// TestOtherDestinationIsMixed: a run that went on to another destination has a banner, as one that
+// went on from another source.
+func TestOtherDestinationIsMixed(t *testing.T) {
+	now := runHosts(t)
+	now.Destination.Environment = Environment{VMM: "def", CPU: "cpu 2", Kernel: "6.2"}
+	run := Run{Size: Full, Hosts: runHosts(t), Resumed: []Resumption{
+		{Hosts: runHosts(t)},
+		{}, // by an older build
+	}}
+	require.Empty(t, banners(run, nil))
+	require.NotContains(t, resumptions(run), "destination")
+
+	run.Resumed = append(run.Resumed, Resumption{Hosts: now})
+	how := "resumed at the destination with vmm def, on another host or kernel (cpu 2, Linux 6.2)" +
+		": the figures are not of one build and the same files on one host"
+	require.Equal(t, []Banner{{"MIXED", how}}, banners(run, nil))
+	require.Contains(t, resumptions(run),
+		" to another destination, or one with other versions (cpu 2, Linux 6.2, vmm def, ")
+
+	whole := Run{Size: Full, Hosts: runHosts(t), Parts: []Part{{
+		Shard: shard.Shard{Index: 2, Of: 2}, Hosts: runHosts(t), Resumed: run.Resumed,
+	}}}
+	require.Equal(t, []Banner{{"MIXED", "part 2/2 " + how}}, banners(whole, nil))
+}
+
+// joinedPairs joins shards that went from one source to those destinations.
+func joinedPairs(t *testing.T, destinations ...RunHost) (Run, []trial.Result) {
+	t.Helper()
+	var dirs []string
+	for i, d := range destinations {
+		dirs = append(dirs, runShard(t, i+1, len(destinations), func(r *Run) {
+			r.Host.CPU = "cpu of sources"
+			r.Hosts = &RunHosts{
+				Source: RunHost{"ssh:a", r.Host}, Destination: d,
+				Clocks: trial.Clocks{AheadMS: -3 * float64(i), WithinMS: 0.5},
+			}
+		}))
+	}
+	out := filepath.Join(t.TempDir(), "joined")
+	require.NoError(t, Join(out, dirs))
+	run, results, err := Load(out)
+	require.NoError(t, err)
+	return run, results
+}
+
+// TestJoinedPairsOfHosts: a whole tells of the hosts of all its parts.
+func TestJoinedPairsOfHosts(t *testing.T) {
+	b := RunHost{SSH: "ssh:b", Environment: Environment{CPU: "cpu of b"}}
+	c := RunHost{SSH: "ssh:c", Environment: Environment{CPU: "cpu of c"}}
+	fact := func(name string, run Run, results []trial.Result) string {
+		for _, f := range facts(run, results) {
+			if f[0] == name {
+				return f[1]
+			}
+		}
+		return ""
+	}
+	const clocks = "in the part where it differs most, the destination's clock is ahead by " +
+		"-3.000 ms (within 0.500 ms)"
+
+	run, results := joinedPairs(t, b, b)
+	require.Contains(t, parts(run), "all on pairs of hosts of one kind")
+	require.Contains(t, commandOf(run), " --source ssh:a --destination ssh:b ")
+	require.True(t, strings.HasSuffix(fact("link", run, results), "from ssh:a to ssh:b, over TLS"))
+	require.NotContains(t, fact("destination", run, results), "other")
+	require.Equal(t, clocks, fact("clocks", run, results))
+
+	run, results = joinedPairs(t, b, c)
+	require.Equal(t, "ssh:c", run.Parts[1].Hosts.Destination.SSH)
+	require.Contains(t, parts(run), "on pairs of hosts of 2 kinds: run.json has them")
+	require.Contains(t, commandOf(run), " --source SOURCE --destination DESTINATION ")
+	const other = "; and 1 other, in run.json"
+	require.True(t, strings.HasSuffix(fact("link", run, results),
+		"from ssh:a to ssh:b, over TLS"+other))
+	require.Contains(t, fact("destination", run, results), "cpu of b")
+	require.True(t, strings.HasSuffix(fact("destination", run, results), other))
+
+	dir := t.TempDir()
+	require.NoError(t, writeText(filepath.Join(dir, textFile), summary{Run: run}, results,
+		Findings{}))
+	told := strings.Join(strings.Fields(readFile(t, dir, textFile)), " ")
+	require.Contains(t, told, "over TLS"+other+"; "+clocks)
+}
+
 // TestCertificates: each host gets a folder of its own, and one host as both gets one.
 func TestCertificates(t *testing.T) {
 	bin := t.TempDir()

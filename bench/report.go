@@ -200,7 +200,7 @@ func commandOf(run Run) string {
 		c += fmt.Sprintf(" --netns %dbit", run.BitsPerSecond)
 	}
 	if h := run.Hosts; h != nil {
-		c += " --source " + h.Source.SSH + " --destination " + h.Destination.SSH
+		c += hostFlags(run.pairs())
 		if h.Insecure {
 			c += " --insecure"
 		}
@@ -217,8 +217,10 @@ func facts(run Run, results []trial.Result) [][2]string {
 	if run.BitsPerSecond > 0 {
 		link = "network namespaces, veth and tbf at " + units.BitRate(float64(run.BitsPerSecond)/8)
 	}
-	if run.Hosts != nil {
-		link = "the network between two hosts, limited by the engine as given, " + run.Hosts.route()
+	pairs := run.pairs()
+	if len(pairs) > 0 {
+		link = "the network between two hosts, limited by the engine as given, " +
+			ofPairs(pairs, RunHosts.route)
 	}
 	all := [][2]string{
 		{"trials", fmt.Sprintf("%d of %d, %d of them void", len(results),
@@ -230,25 +232,34 @@ func facts(run Run, results []trial.Result) [][2]string {
 		{"link", link},
 		{"noise", noise(results)},
 	}
-	if run.Hosts != nil {
-		d := run.Hosts.Destination
+	if len(pairs) > 0 {
 		all = append(all,
-			[2]string{"destination", fmt.Sprintf("%s, %d CPUs, %s; Linux %s, KVM by %s", d.CPU,
-				d.CPUs, units.Bytes(d.MemoryBytes), d.Kernel, d.KVM)},
-			[2]string{"clocks", clocksText(*run.Hosts, results)})
+			[2]string{"destination", ofPairs(pairs, destinationText)},
+			[2]string{"clocks", clocksOf(pairs, results)})
 	}
 	return all
 }
 
-// resumptions says when a run was resumed, and on which host if that was another.
+func destinationText(h RunHosts) string {
+	d := h.Destination
+	return fmt.Sprintf("%s, %d CPUs, %s; Linux %s, KVM by %s", d.CPU, d.CPUs,
+		units.Bytes(d.MemoryBytes), d.Kernel, d.KVM)
+}
+
+// resumptions says when a run was resumed, and on which hosts if those were others.
 func resumptions(run Run) string {
-	text, last := "", run.Host
-	for _, r := range run.Resumed {
+	text := ""
+	at := builds(run.begun(), run.Resumed)
+	for i, r := range run.Resumed {
+		last, now := at[i], at[i+1]
 		text += "; resumed " + r.Started.UTC().Format(time.RFC1123)
-		if r.Host != last {
+		if now.host != last.host {
 			text += fmt.Sprintf(" on another host or with other versions (%s, Linux %s, %s)",
-				r.Host.CPU, r.Host.Kernel, versions(r.Host))
-			last = r.Host
+				now.host.CPU, now.host.Kernel, versions(now.host))
+		}
+		if d := now.destination; d != last.destination {
+			text += fmt.Sprintf(" to another destination, or one with other versions (%s, "+
+				"Linux %s, vmm %s, %s)", d.CPU, d.Kernel, d.VMM, d.Go)
 		}
 	}
 	return text

@@ -115,8 +115,14 @@ func (s *Session) openStore(site *site) (*Store, []trial.Result, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	inputs, err := s.Order.inputs()
+	if err != nil {
+		return nil, nil, err
+	}
 	if s.Resume {
-		store, _, done, err := Resume(s.Dir, host)
+		store, _, done, err := Resume(s.Dir, Resumption{
+			Started: time.Now(), Host: host, Hosts: site.hosts(), Inputs: inputs,
+		})
 		return store, done, err
 	}
 	store, err := Create(s.Dir, Run{
@@ -126,6 +132,7 @@ func (s *Session) openStore(site *site) (*Store, []trial.Result, error) {
 		Started:       time.Now(),
 		Host:          host,
 		Hosts:         site.hosts(),
+		Inputs:        inputs,
 		Before:        s.Order.Before,
 		Ways:          s.Order.Ways,
 		Factors:       s.Order.Factors,
@@ -165,8 +172,8 @@ func writeText(path string, s summary, results []trial.Result, f Findings) error
 	for _, line := range s.Headlines {
 		text.Hanging(&b, "* ", line)
 	}
-	if h := s.Run.Hosts; h != nil {
-		text.Hanging(&b, "* ", h.route()+"; "+clocksText(*h, results))
+	if pairs := s.Run.pairs(); len(pairs) > 0 {
+		text.Hanging(&b, "* ", ofPairs(pairs, RunHosts.route)+"; "+clocksOf(pairs, results))
 	}
 	if len(f.Lead.Rows) > 0 {
 		if err := f.Lead.print(&b); err != nil {

@@ -38,18 +38,26 @@ type Part struct {
 	Seed    uint64      `json:"seed"`
 	Started time.Time   `json:"started"`
 	Host    Environment `json:"host"`
+	// Hosts are both, of a run over ssh. Older builds stored none.
+	Hosts *RunHosts `json:"hosts,omitempty"`
 	// Resumed lists when that run was resumed, and where.
 	Resumed []Resumption `json:"resumed,omitempty"`
 }
 
+// begun is how that run began. Its inputs are those of the whole, or it would not have joined.
+func (p Part) begun() Resumption {
+	return Resumption{Started: p.Started, Host: p.Host, Hosts: p.Hosts}
+}
+
 // Errors of folders that do not make one run.
 var (
-	errOtherRun = errors.New("is of another run: experiment, size, factors, link, file or " +
-		"number of shards differ")
-	errOtherVMM   = errors.New("was run or resumed with another vmm, QEMU or --before")
-	errSameShard  = errors.New("has a shard that another folder has, too")
-	errNotAShard  = errors.New("is no shard: it was run without --shard")
-	errAllOfEmpty = errors.New("no folder given")
+	errOtherRun = errors.New("is of another run: experiment, size, factors, link, file, " +
+		"absolute paths of kernels, disks and programs, or number of shards differ")
+	errOtherVMM    = errors.New("was run or resumed with another vmm, QEMU or --before")
+	errOtherInputs = errors.New("was run or resumed with other contents of the same files")
+	errSameShard   = errors.New("has a shard that another folder has, too")
+	errNotAShard   = errors.New("is no shard: it was run without --shard")
+	errAllOfEmpty  = errors.New("no folder given")
 )
 
 // Join makes one run, in the folder out, of those of several folders, which are shards of it. Some
@@ -75,7 +83,7 @@ func Join(out string, dirs []string) error {
 		taken[run.Shard.Index] = true
 		whole.Parts = append(whole.Parts, Part{
 			Dir: dir, Shard: run.Shard, Seed: run.Seed, Started: run.Started, Host: run.Host,
-			Resumed: run.Resumed,
+			Hosts: run.Hosts, Resumed: run.Resumed,
 		})
 		all = append(all, latest(results)...)
 	}
@@ -123,7 +131,7 @@ func joins(first, run Run, taken map[int]bool) error {
 	case taken[run.Shard.Index]:
 		return errSameShard
 	}
-	return nil
+	return sameInputs(first.Inputs, run)
 }
 
 // parts says where the parts of a joined run were run.
@@ -131,15 +139,19 @@ func parts(run Run) string {
 	if len(run.Parts) == 0 {
 		return ""
 	}
-	hosts := map[Environment]bool{}
+	where := map[place]bool{}
 	for _, p := range run.Parts {
-		for _, h := range builds(p.Host, p.Resumed) {
-			hosts[h] = true
+		for _, at := range builds(p.begun(), p.Resumed) {
+			where[at] = true
 		}
 	}
-	kinds := "all on hosts of one kind"
-	if len(hosts) > 1 {
-		kinds = fmt.Sprintf("on hosts of %d kinds: run.json has them", len(hosts))
+	hosts := "hosts"
+	if run.Parts[0].Hosts != nil {
+		hosts = "pairs of hosts"
+	}
+	kinds := "all on " + hosts + " of one kind"
+	if len(where) > 1 {
+		kinds = fmt.Sprintf("on %s of %d kinds: run.json has them", hosts, len(where))
 	}
 	return fmt.Sprintf("; joined from %d of %d shards, %s", len(run.Parts), run.Parts[0].Shard.Of,
 		kinds)

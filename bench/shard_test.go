@@ -115,7 +115,8 @@ func TestPartResumedElsewhere(t *testing.T) {
 	require.Empty(t, run.Parts[0].Resumed)
 	require.Contains(t, parts(run), "on hosts of 3 kinds")
 	require.Contains(t, banners(run, results), Banner{"MIXED", "part 2/2 resumed on another host " +
-		"or kernel (cpu 9, Linux 6.1): the figures are not of one build on one host"})
+		"or kernel (cpu 9, Linux 6.1): the figures are not of one build and the same files on " +
+		"one host"})
 }
 
 // TestFoldersThatDoNotJoin: results that do not belong together are never mixed.

@@ -61,14 +61,23 @@ type Run struct {
 	Host Environment `json:"host"`
 	// Hosts are both, of a run over ssh.
 	Hosts *RunHosts `json:"hosts,omitempty"`
+	// Inputs are the files that its trials read, as they were when it began.
+	Inputs Inputs `json:"inputs,omitempty"`
 	// Resumed lists when the run was resumed, and where.
 	Resumed []Resumption `json:"resumed,omitempty"`
 }
 
-// Resumption is one resumption of a run.
+// Resumption is one resumption of a run. Older builds stored neither hosts nor inputs.
 type Resumption struct {
 	Started time.Time   `json:"started"`
 	Host    Environment `json:"host"`
+	Hosts   *RunHosts   `json:"hosts,omitempty"`
+	Inputs  Inputs      `json:"inputs,omitempty"`
+}
+
+// begun is how the run began, to be compared with its resumptions.
+func (r Run) begun() Resumption {
+	return Resumption{Started: r.Started, Host: r.Host, Hosts: r.Hosts, Inputs: r.Inputs}
 }
 
 func (r Run) setting() Setting {
@@ -210,8 +219,8 @@ func writeRun(dir string, run Run) error {
 	return nil
 }
 
-// Resume continues the run in dir on that host, and returns its results so far.
-func Resume(dir string, host Environment) (*Store, Run, []trial.Result, error) {
+// Resume continues the run in dir, notes where and with what, and returns its results so far.
+func Resume(dir string, now Resumption) (*Store, Run, []trial.Result, error) {
 	if _, _, err := Load(dir); err != nil {
 		return nil, Run{}, nil, err
 	}
@@ -222,7 +231,7 @@ func Resume(dir string, host Environment) (*Store, Run, []trial.Result, error) {
 	// Load again, now that nobody else writes.
 	run, results, err := Load(dir)
 	if err == nil {
-		run.Resumed = append(run.Resumed, Resumption{time.Now(), host})
+		run.Resumed = append(run.Resumed, now)
 		err = writeRun(dir, run)
 	}
 	if err != nil {
