@@ -48,13 +48,15 @@ func writeMarkdown(w io.Writer, p page) error {
 	var b strings.Builder
 	paragraph := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n\n", args...) }
 	paragraph("# %s", p.Title)
-	paragraph("%s. After %s.", p.Summary, p.Source)
+	paragraph("%s", p.opening())
 	for _, banner := range p.Banners {
 		paragraph("> **%s** %s.", banner.Kind, banner.Text)
 	}
 	list(&b, p.Headlines)
 	markdownTable(&b, p.Lead)
-	paragraph("Reproduce with `%s`.", p.Command)
+	if p.Command != "" {
+		paragraph("Reproduce with `%s`.", p.Command)
+	}
 	for _, f := range p.Facts {
 		fmt.Fprintf(&b, "- %s: %s\n", f[0], f[1])
 	}
@@ -62,7 +64,7 @@ func writeMarkdown(w io.Writer, p page) error {
 	for _, s := range p.Sections {
 		paragraph("## %s", s.Title)
 		for _, t := range s.Text {
-			paragraph("%s", t)
+			paragraph("%s", markdownText(t))
 		}
 		for _, f := range s.Figures {
 			paragraph("![%s](%s.svg)", f.Caption, f.Name)
@@ -77,6 +79,14 @@ func writeMarkdown(w io.Writer, p page) error {
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// markdownText keeps a mark at the beginning of a paragraph, which would make it an item of a list.
+func markdownText(s string) string {
+	if strings.HasPrefix(s, "* ") {
+		return `\` + s
+	}
+	return s
 }
 
 func list(b *strings.Builder, lines []string) {

@@ -28,13 +28,15 @@ func writeLaTeX(w io.Writer, p page) error {
 	fmt.Fprintf(&b, "\\title{%s}\n\\date{}\n\\begin{document}\n\\maketitle\n\\raggedright\n",
 		latex(p.Title))
 	paragraph := func(text string) { fmt.Fprintf(&b, "%s\n\n", latex(text)) }
-	paragraph(p.Summary + ". After " + p.Source + ".")
+	paragraph(p.opening())
 	for _, banner := range p.Banners {
 		fmt.Fprintf(&b, "\\textbf{%s} %s.\n\n", latex(banner.Kind), latex(banner.Text))
 	}
 	latexList(&b, p.Headlines)
 	latexTable(&b, p.Lead)
-	fmt.Fprintf(&b, "Reproduce with \\texttt{%s}.\n\n", latex(p.Command))
+	if p.Command != "" {
+		fmt.Fprintf(&b, "Reproduce with \\texttt{%s}.\n\n", latex(p.Command))
+	}
 	var facts []string
 	for _, f := range p.Facts {
 		facts = append(facts, f[0]+": "+f[1])

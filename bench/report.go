@@ -131,7 +131,8 @@ func writeFigure(dir string, f NamedFigure, colours figure.Colours) error {
 	return nil
 }
 
-// page is what the template shows.
+// page is what the template shows. That of a simulation has neither Source nor Command, and a
+// Summary in sentences.
 type page struct {
 	Title, Summary, Source string
 	Command                string
@@ -143,6 +144,14 @@ type page struct {
 	Failures               []string
 	Seed                   uint64
 	Moves                  bool // moves.csv is beside the page
+}
+
+// opening says what the page is about, and after whom.
+func (p page) opening() string {
+	if p.Source == "" {
+		return p.Summary
+	}
+	return p.Summary + ". After " + p.Source + "."
 }
 
 type pageSection struct {

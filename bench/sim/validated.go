@@ -77,12 +77,15 @@ func Extrapolated(all []Validation, s Setting, t *Trace, e Entrant) string {
 	return why
 }
 
+// NoRealOracle is why the oracle's figures, and differences from them, are always extrapolated.
+const NoRealOracle = "no real move knows what the oracle does"
+
 func (v Validation) leavesOut(s Setting, t *Trace, e Entrant) string {
 	costs := s.Costs
 	costs.Pack = 0
 	switch {
 	case e.Knows:
-		return "no real move knows what the oracle does"
+		return NoRealOracle
 	case t.Pages != t.Recorded:
 		return "no real guest has grown as the trace has"
 	case t.Unfinished || t.Lost > 0:

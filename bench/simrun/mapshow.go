@@ -182,34 +182,73 @@ func (s MapSummary) tailNote() string {
 	return fmt.Sprintf("A p99 of %s is the largest.", text.Plural(most, "move"))
 }
 
-// writeMapText prints the map for people.
-func (c Comparison) writeMapText(w io.Writer) error {
+// mapReport is a table of the map's cells, and what concerns them.
+func (c Comparison) mapReport() Report {
 	s := c.MapSummary()
-	if s.Partial != "" {
-		fmt.Fprintf(w, "%s\n\n", s.Partial)
+	r := Report{
+		Title: "Where guidance pays",
+		Summary: "Synthetic guests, moved in virtual time by a guided policy and by those that " +
+			"need no tags.",
+		Partial: s.Partial, Tables: []Table{s.table()},
 	}
-	text.Hanging(w, "", fmt.Sprintf("Guided: %s, at %s. Best is the best policy without tags. A "+
-		"gain of 2 is a downtime half as long as the best one's.", c.Orders[s.Guided],
-		units.BitRate(float64(s.Setting.BitsPerSecond)/8)))
-	head := []string{"busy", "rate", "limit", "best", "gain p50", "gain p99", "total"}
-	var rows [][]string
+	for _, note := range []string{
+		s.tailNote(), s.endedNote(), s.extrapolatedNote(), notModelled(s.Not),
+	} {
+		r.Notes = addNew(r.Notes, note)
+	}
+	for _, cell := range c.Results {
+		for _, note := range cell.compared() {
+			r.Notes = addNew(r.Notes, note)
+		}
+	}
+	return r
+}
+
+func (s MapSummary) table() Table {
+	t := Table{
+		Place: "Each busy phase, dirty rate and downtime limit",
+		Caption: fmt.Sprintf("Guided: %s, at %s. Best is the best policy without tags. A gain of "+
+			"2 is a downtime half as long as the best one's.", s.Orders[s.Guided],
+			units.BitRate(float64(s.Setting.BitsPerSecond)/8)),
+		Head: []string{"busy", "rate", "limit", "best", "gain p50", "gain p99", "total"},
+	}
 	for _, m := range s.Cells {
-		row := []string{
-			fmt.Sprint(time.Duration(m.BusyMS * float64(time.Millisecond))), fmt.Sprint(m.Ratio),
-			fmt.Sprintf("%v ms", m.LimitMS), m.Best, ratio(m.GainP50), ratio(m.GainP99),
-			seconds(m.TotalMS/1000) + " s",
+		t.Rows = append(t.Rows, m.tableRow())
+	}
+	return t
+}
+
+func (c MapCell) tableRow() []string {
+	place := []string{c.busy(), fmt.Sprint(c.Ratio), fmt.Sprintf("%v ms", c.LimitMS)}
+	if c.Best == "" {
+		return append(place, "-", "-", "-", "-")
+	}
+	return append(place, c.Best, ratio(c.GainP50), ratio(c.GainP99), seconds(c.TotalMS/1000)+" s")
+}
+
+// busy writes the length of the busy phase.
+func (p Point) busy() string {
+	return time.Duration(p.BusyMS * float64(time.Millisecond)).String()
+}
+
+// endedNote says in which cells guided moves did not end, and how many did.
+func (s MapSummary) endedNote() string {
+	var few []string
+	for _, m := range s.Cells {
+		if m.Moved < m.Moves {
+			few = append(few, fmt.Sprintf("%d of %d at busy %s, rate %v, limit %v ms", m.Moved,
+				m.Moves, m.busy(), m.Ratio, m.LimitMS))
 		}
-		if m.Best == "" {
-			row = append(row[:3], "-", "-", "-", "-")
-		}
-		rows = append(rows, row)
 	}
-	if err := text.Table(w, head, rows); err != nil {
-		return err
+	if len(few) == 0 {
+		return ""
 	}
-	if note := s.tailNote(); note != "" {
-		text.Hanging(w, "", note)
-	}
+	return "Not all guided moves ended. A cell has no figure if none did, or if more of another " +
+		"policy's did. So many ended: " + strings.Join(few, "; ") + "."
+}
+
+// extrapolatedNote says how much of the map no comparison with real moves covers, and why.
+func (s MapSummary) extrapolatedNote() string {
 	var reasons []string
 	extrapolated := 0
 	for _, m := range s.Cells {
@@ -218,13 +257,12 @@ func (c Comparison) writeMapText(w io.Writer) error {
 			extrapolated++
 		}
 	}
-	switch {
-	case extrapolated == len(s.Cells):
-		text.Hanging(w, "", "All of it is extrapolated: "+strings.Join(reasons, "; ")+".")
-	case extrapolated > 0:
-		text.Hanging(w, "", fmt.Sprintf("%d of %d cells are extrapolated: %s.", extrapolated,
-			len(s.Cells), strings.Join(reasons, "; ")))
+	why := strings.Join(reasons, "; ") + "."
+	switch extrapolated {
+	case 0:
+		return ""
+	case len(s.Cells):
+		return "All of it is extrapolated: " + why
 	}
-	text.Hanging(w, "", "Not modelled: "+strings.Join(s.Not, "; ")+".")
-	return nil
+	return fmt.Sprintf("%d of %d cells are extrapolated: %s", extrapolated, len(s.Cells), why)
 }

@@ -18,80 +18,34 @@ import (
 // mark stands behind figures that no comparison with real moves covers.
 const mark = " *"
 
-// Write prints the results for people, one table for each cell, and what concerns all of them last.
-func (c Comparison) Write(w io.Writer) error {
-	if c.Map != nil {
-		return c.writeMapText(w)
+// table is a cell's rows, and what concerns some of them.
+func (r Result) table() Table {
+	t := Table{
+		Place: r.place(), Caption: r.subject(),
+		Head: []string{
+			"policy", "guidance", "downtime", "max", "total", "regret", "regret total",
+		},
 	}
-	if partial := c.Partial(); partial != "" {
-		fmt.Fprintf(w, "%s\n\n", partial)
-	}
-	var reasons, notes []string
-	for i, r := range c.Results {
-		if i > 0 {
-			fmt.Fprintln(w)
-		}
-		if err := r.write(w); err != nil {
-			return err
-		}
-		for _, row := range r.Rows {
-			reasons = addNew(reasons, row.Extrapolated)
-		}
-		for _, note := range r.notes() {
-			notes = addNew(notes, note)
-		}
-	}
-	if len(c.Results) > 1 {
-		fmt.Fprintln(w)
-	}
-	if len(reasons) > 0 {
-		notes = append([]string{"* extrapolated: " + strings.Join(reasons, "; ") + "."}, notes...)
-	}
-	for _, note := range notes {
-		text.Hanging(w, "", note)
-	}
-	return nil
-}
-
-// addNew adds a text to a list that does not have it.
-func addNew(all []string, s string) []string {
-	if s == "" || slices.Contains(all, s) {
-		return all
-	}
-	return append(all, s)
-}
-
-// write prints the table of a cell, and what concerns its rows.
-func (r Result) write(w io.Writer) error {
-	text.Hanging(w, "", r.subject())
-	head := []string{"policy", "guidance", "downtime", "max", "total", "regret", "regret total"}
-	var rows [][]string
-	var notes []string
 	if r.Cut {
-		notes = append(notes, "The trace was cut off: it has no end, so some of it is missing.")
+		t.Notes = append(t.Notes,
+			"The trace was cut off: it has no end, so some of it is missing.")
 	}
 	if r.Lost > 0 {
-		notes = append(notes, fmt.Sprintf("The trace lost %d events, because its client was too "+
-			"slow: tags may be missing.", r.Lost))
+		t.Notes = append(t.Notes, fmt.Sprintf("The trace lost %d events, because its client was "+
+			"too slow: tags may be missing.", r.Lost))
 	}
 	for _, row := range r.Rows {
-		rows = append(rows, r.tableRow(row))
+		t.Rows = append(t.Rows, r.tableRow(row))
 		if row.Moved < row.Moves {
-			notes = append(notes, fmt.Sprintf("%s, %s: %d of %d moved; the figures are of these.",
-				row.Policy, row.Guidance, row.Moved, row.Moves))
+			t.Notes = append(t.Notes, fmt.Sprintf("%s, %s: %d of %d moved; the figures are of "+
+				"these.", row.Policy, row.Guidance, row.Moved, row.Moves))
 		}
 		if row.Lapped > 0 {
-			notes = append(notes, fmt.Sprintf("%s, %s: %d of %d moves outlasted the trace, which "+
-				"then began again.", row.Policy, row.Guidance, row.Lapped, row.Moves))
+			t.Notes = append(t.Notes, fmt.Sprintf("%s, %s: %d of %d moves outlasted the trace, "+
+				"which then began again.", row.Policy, row.Guidance, row.Lapped, row.Moves))
 		}
 	}
-	if err := text.Table(w, head, rows); err != nil {
-		return err
-	}
-	for _, note := range notes {
-		text.Hanging(w, "", note)
-	}
-	return nil
+	return t
 }
 
 func (r Result) tableRow(row sim.Row) []string {
@@ -129,19 +83,23 @@ func short(ms float64) string {
 	return strconv.FormatFloat(ms, 'f', digits, 64)
 }
 
-// subject says what was simulated.
-func (r Result) subject() string {
+// place says which cell it is.
+func (r Result) place() string {
 	bandwidth := "no limit"
 	if r.Setting.BitsPerSecond > 0 {
 		bandwidth = units.BitRate(float64(r.Setting.BitsPerSecond) / 8)
 	}
+	return fmt.Sprintf("%s: %s, %s, RTT %v", r.Trace, r.memory(), bandwidth, r.Setting.RTT)
+}
+
+// subject says what was simulated.
+func (r Result) subject() string {
 	moves := 0
 	if len(r.Rows) > 0 {
 		moves = r.Rows[0].Moves
 	}
-	return fmt.Sprintf("%s: %s, %s, RTT %v, compress %s, %s each, seed %d; ms, p50 unless it "+
-		"says max", r.Trace, r.memory(), bandwidth, r.Setting.RTT, r.Setting.Compress,
-		text.Plural(moves, "move"), r.Seed)
+	return fmt.Sprintf("%s, compress %s, %s each, seed %d; ms, p50 unless it says max", r.place(),
+		r.Setting.Compress, text.Plural(moves, "move"), r.Seed)
 }
 
 func (r Result) memory() string {
@@ -155,8 +113,10 @@ func (r Result) memory() string {
 
 // notes say what the figures leave out, and what covers them.
 func (r Result) notes() []string {
-	all := []string{"Not modelled: " + strings.Join(r.Not, "; ") + "."}
-	all = append(all, "Regret is a move's figure minus the oracle's, which knows the trace.")
+	all := []string{
+		notModelled(r.Not),
+		"Regret is a move's figure minus the oracle's, which knows the trace.",
+	}
 	if r.Tasks == 0 {
 		all = append(all, "The trace has no tags, so nothing is guided.")
 	}
@@ -166,6 +126,14 @@ func (r Result) notes() []string {
 				row.Policy, row.Lost, row.Moves, policy.Default, row.PolicyError))
 		}
 	}
+	return append(all, r.compared()...)
+}
+
+func notModelled(what []string) string { return "Not modelled: " + strings.Join(what, "; ") + "." }
+
+// compared says how the comparisons went that cover some of the figures.
+func (r Result) compared() []string {
+	var all []string
 	for _, v := range r.Validated {
 		all = append(all, "Compared with real moves: "+v)
 	}

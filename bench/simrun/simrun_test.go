@@ -261,16 +261,16 @@ done
 // TestTraceThatWasCutOff is simulated, and the table says that some of it is missing.
 func TestTraceThatWasCutOff(t *testing.T) {
 	var whole, cut strings.Builder
-	require.NoError(t, Result{}.write(&whole))
+	require.NoError(t, Result{}.table().write(&whole))
 	require.NotContains(t, whole.String(), "cut off")
-	require.NoError(t, Result{Cut: true}.write(&cut))
+	require.NoError(t, Result{Cut: true}.table().write(&cut))
 	require.Contains(t, cut.String(), "The trace was cut off")
 }
 
 // TestTraceWithLostEvents is simulated, and the table says it.
 func TestTraceWithLostEvents(t *testing.T) {
 	var lost strings.Builder
-	require.NoError(t, Result{Lost: 7}.write(&lost))
+	require.NoError(t, Result{Lost: 7}.table().write(&lost))
 	require.Contains(t, lost.String(), "The trace lost 7 events")
 }
 

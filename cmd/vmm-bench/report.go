@@ -49,6 +49,7 @@ func newBenchReport(std cli.Streams) *cobra.Command {
 		Long: `Write the report of a run's results once more. Several folders are shards of one
 run (vmm bench run --shard): they are joined in a new one, --out. Parts of a
 simulation (vmm bench sim --shard, map --shard) are joined and printed likewise.
+Of a simulation, --format markdown and latex print the tables in that form.
 
 --format validation writes no page. Of a run of simulated that reached its
 target it prints the entry for bench/sim/validated.json, and fails for others.`,
@@ -82,30 +83,54 @@ target it prints the entry for bench/sim/validated.json, and fails for others.`,
 
 // joinSimulations joins parts of a simulation, or prints one once more.
 func (f *reportFlags) joinSimulations(cmd *cobra.Command, dirs []string, std cli.Streams) error {
-	for _, name := range []string{"format", "tail-from"} {
-		if cmd.Flags().Changed(name) {
-			return cli.Usagef("--%s: a simulation has no page: leave it out", name)
-		}
+	if err := f.checkSimulation(cmd); err != nil {
+		return err
 	}
+	c, err := f.simulation(dirs)
+	if err != nil {
+		return err
+	}
+	if cmd.Flags().Changed("format") {
+		return bench.WriteSimulation(std.Out, c, f.format.Value)
+	}
+	return printSimulation(std.Out, c, f.json)
+}
+
+// checkSimulation refuses what cannot be had of a simulation.
+func (f *reportFlags) checkSimulation(cmd *cobra.Command) error {
+	if cmd.Flags().Changed("tail-from") {
+		return cli.Usagef("--tail-from: no effect on a simulation: leave it out")
+	}
+	if !cmd.Flags().Changed("format") {
+		return nil
+	}
+	switch format := f.format.Value; {
+	case format == validationFormat:
+		return cli.Usagef("--format validation: a simulation has no real moves: name a run of " +
+			"vmm bench run simulated")
+	case !slices.Contains(bench.SimulationFormats, format):
+		return cli.Usagef("--format %s: a simulation has tables alone: use markdown or latex",
+			format)
+	case f.json:
+		return cli.Usagef("--json: --format %s prints tables: leave one of both out", format)
+	}
+	return nil
+}
+
+// simulation reads the one in a folder, or joins those in several and keeps the whole.
+func (f *reportFlags) simulation(dirs []string) (simrun.Comparison, error) {
 	if len(dirs) == 1 && f.out == "" {
-		c, err := simrun.Open(dirs[0])
-		if err != nil {
-			return err
-		}
-		return printSimulation(std.Out, c, f.json)
+		return simrun.Open(dirs[0])
 	}
 	c, err := simrun.Join(dirs)
 	if err != nil {
-		return err
+		return c, err
 	}
 	out := f.out
 	if out == "" {
 		out = "bench-joined-" + time.Now().Format("20060102-150405")
 	}
-	if err := c.Save(out); err != nil {
-		return err
-	}
-	return printSimulation(std.Out, c, f.json)
+	return c, c.Save(out)
 }
 
 func (f *reportFlags) run(dirs []string, std cli.Streams) error {

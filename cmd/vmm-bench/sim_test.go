@@ -100,9 +100,15 @@ func TestSweepInParts(t *testing.T) {
 	require.Zero(t, status, stderr)
 	require.NotContains(t, stdout, "PARTIAL")
 	require.Contains(t, stdout, "1.00 TiB")
+	status, page, stderr := benchProgram.Try(t, "bench", "report", first, second, "--out",
+		filepath.Join(dir, "again"), "--format", "markdown")
+	require.Zero(t, status, stderr)
+	require.Equal(t, 8, strings.Count(page, "\n|---|"), "a table for each cell")
+	status, stdout, stderr = benchProgram.Try(t, "bench", "report", joined, "--format", "markdown")
+	require.Zero(t, status, stderr)
+	require.Equal(t, page, stdout)
 	for want, args := range map[string][]string{
 		"holds no simulation":           {"report", first, dir, "--out", filepath.Join(dir, "x")},
-		"a simulation has no page":      {"report", first, "--format", "latex"},
 		"has a part that another":       {"report", first, first, "--out", filepath.Join(dir, "x")},
 		"parts are joined from folders": {"sim", folder, "--shard", "1/2"},
 		"use I/N":                       {"sim", folder, "--shard", "3/2"},
@@ -131,6 +137,11 @@ func TestMapByCommand(t *testing.T) {
 	require.Contains(t, custom.Guests[0].Cmdline, "workload=phased fill=random ws=4096K hot=64K ")
 	require.Contains(t, custom.Policies, "downtime")
 	require.EqualValues(t, 5*time.Second, custom.MaxDefer)
+	status, stdout, stderr = benchProgram.Try(t, "bench", "report", out, "--format", "latex")
+	require.Zero(t, status, stderr)
+	require.Contains(t, stdout, `\title{Where guidance pays}`)
+	require.Contains(t, stdout, "& gain p99 &")
+	require.Contains(t, stdout, "All of it is extrapolated: ")
 	status, _, stderr = benchProgram.Try(t, args...)
 	require.Equal(t, 2, status)
 	require.Contains(t, stderr, "--check-file")
