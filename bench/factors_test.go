@@ -269,6 +269,25 @@ func TestOtherMachines(t *testing.T) {
 	require.ErrorContains(t, tagging().CheckFactors(given(Factors{CPUs: 256})), "--cpus 256: use")
 }
 
+// TestInterruptOfSeveralCPUs: a segment's length is in multiples of what all working sets take, and
+// all tasks are in it at the same time.
+func TestInterruptOfSeveralCPUs(t *testing.T) {
+	e, four := interrupt(), given(Factors{CPUs: 4})
+	one := interruptAt(at(Full)).need()
+	require.InDelta(t, 4*one.Seconds(), interruptAt(four).need().Seconds(), 0.002)
+	for _, s := range e.Plan(four, 1) {
+		if s.Factors["segment"] == lengthName(1) {
+			require.Equal(t, interruptAt(four).need(), s.Guest.Cool)
+		}
+		require.Contains(t, s.Guest.Program, " step=in")
+	}
+	text := interruptReport(four, nil).Sections[0].Text[0]
+	require.Contains(t, text, "rewrites 256 MiB, 64 MiB on each of 4 vCPUs at the same time, in ")
+	require.Contains(t, text, "takes "+interruptAt(four).need().String()+":")
+	require.NotContains(t, e.Plan(at(Full), 1)[0].Guest.Program, "step")
+	require.Contains(t, interruptReport(at(Full), nil).Sections[0].Text[0], "rewrites 64 MiB in ")
+}
+
 // TestManyTrialsHaveTime: whoever asks for more trials gets the time for them.
 func TestManyTrialsHaveTime(t *testing.T) {
 	o := newOrder(tagging())

@@ -14,7 +14,8 @@ var interruptPolicies = []policy{off, start, suspend, switchover, notAtExit}
 
 // interruptSetting describes the experiment at a size.
 type interruptSetting struct {
-	workingSet int64
+	workingSet int64 // of each vCPU
+	cpus       int
 	busy       time.Duration
 	lengths    []float64     // of segments, in multiples of need
 	maxDefer   time.Duration // some of the policies would wait for ever
@@ -22,22 +23,45 @@ type interruptSetting struct {
 }
 
 func interruptAt(at Setting) interruptSetting {
+	cpus := max(1, at.Factors.CPUs)
 	if at.Size == Quick {
 		return interruptSetting{
-			32 << 20, 500 * time.Millisecond, []float64{0.5, 2}, 5 * time.Second, at.rate(),
+			32 << 20, cpus, 500 * time.Millisecond, []float64{0.5, 2}, 5 * time.Second, at.rate(),
 		}
 	}
 	return interruptSetting{
-		64 << 20, time.Second, []float64{0.25, 0.5, 1, 2, 4}, 8 * time.Second, at.rate(),
+		64 << 20, cpus, time.Second, []float64{0.25, 0.5, 1, 2, 4}, 8 * time.Second, at.rate(),
 	}
 }
 
-// need is how long the working set takes on the link. A migration within a segment takes at least
+// written is how much all vCPUs rewrite. Each runs a task with a working set of its own.
+func (s interruptSetting) written() int64 { return s.workingSet * int64(s.cpus) }
+
+// need is how long the working sets take on the link. A migration within a segment takes at least
 // that.
 func (s interruptSetting) need() time.Duration {
-	return time.Duration(float64(s.workingSet) * 8 / float64(s.rate) * float64(time.Second)).Round(
+	return time.Duration(float64(s.written()) * 8 / float64(s.rate) * float64(time.Second)).Round(
 		time.Millisecond,
 	)
+}
+
+// program is the guest's kernel command line. The guest would spread the phases of several tasks
+// over the cycle, and then all of them are in a segment for less time than a segment lasts.
+func (s interruptSetting) program() string {
+	line := fmt.Sprintf("workload=phased ws=%dM hot=64K fill=random", s.workingSet>>20)
+	if s.cpus > 1 {
+		line += " step=in"
+	}
+	return line
+}
+
+// writtenText says what the guest rewrites.
+func (s interruptSetting) writtenText() string {
+	if s.cpus == 1 {
+		return fmt.Sprintf("%d MiB", s.workingSet>>20)
+	}
+	return fmt.Sprintf("%d MiB, %d MiB on each of %d vCPUs at the same time,", s.written()>>20,
+		s.workingSet>>20, s.cpus)
 }
 
 func lengthName(l float64) string { return fmt.Sprintf("%g×", l) }
@@ -72,8 +96,7 @@ func interruptBlocks(at Setting) [][]trial.Spec {
 				ID:      fmt.Sprintf("%s/%s", lengthName(l), p.name),
 				Factors: map[string]string{"segment": lengthName(l), "policy": p.name},
 				Guest: trial.Guest{
-					Program: fmt.Sprintf("workload=phased ws=%dM hot=64K fill=random",
-						s.workingSet>>20), Tag: trial.TagCool,
+					Program: s.program(), Tag: trial.TagCool,
 					Busy: s.busy, Cool: time.Duration(l * float64(s.need())),
 					MemoryBytes: s.workingSet + 32<<20, CPUs: 1,
 				},
@@ -87,10 +110,10 @@ func interruptBlocks(at Setting) [][]trial.Spec {
 func interruptReport(at Setting, results []trial.Result) Findings {
 	s := interruptAt(at)
 	groups := groupBy(results, s.levels(), levels{"policy", policyNames(interruptPolicies)})
-	setting := fmt.Sprintf("The program rewrites %d MiB in busy phases of %v, under rule xen at "+
+	setting := fmt.Sprintf("The program rewrites %s in busy phases of %v, under rule xen at "+
 		"%s. Sending its memory once takes %v: that is the unit of the segments' lengths here. "+
 		"No policy may hold a migration back for more than %v in all, after which it is forced.",
-		s.workingSet>>20, s.busy, at.rateName(), s.need(), s.maxDefer)
+		s.writtenText(), s.busy, at.rateName(), s.need(), s.maxDefer)
 	f := Findings{Headlines: interruptHeadlines(groups)}
 	f.Sections = []Section{
 		{
