@@ -47,12 +47,13 @@ func gapText(results []trial.Result) string {
 		moves)
 }
 
-// standstillText compares for how long two groups of guests stood still: by their own gaps, or by
-// the silence of their consoles where the gaps of QEMU's guests are not known.
-func standstillText(ours, qemus group) string {
-	if len(qemus.values(gap)) > 0 {
-		return "the guest's own gap is " + ratio(ours, qemus, gap)
+// standstillText compares for how long two groups of guests stood still, where one of them or both
+// are QEMU's: by their own gaps, or by the silence of their consoles where the gaps of QEMU's
+// guests are not known.
+func standstillText(a, b group) string {
+	if len(a.values(gap)) > 0 && len(b.values(gap)) > 0 {
+		return "the guest's own gap is " + ratio(a, b, gap)
 	}
 	return "the guest's own gap is not known, because its clock stood still in QEMU's downtime; " +
-		"the silence of its console at the switch is " + ratio(ours, qemus, silenceSwitch)
+		"the silence of its console at the switch is " + ratio(a, b, silenceSwitch)
 }

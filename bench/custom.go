@@ -55,6 +55,9 @@ type CustomGuest struct {
 	Busy span   `yaml:"busy" json:"busy_ns,omitempty"`
 	Cool span   `yaml:"cool" json:"cool_ns,omitempty"`
 	Tag  string `yaml:"tag" json:"tag,omitempty"`
+	// Dots is no key: guests print dots if the file has peers. A run keeps it, so that the report
+	// of an older one expects none.
+	Dots span `yaml:"-" json:"dots_ns,omitempty"`
 	// Ready is what a guest without heartbeats prints once it may be moved.
 	Ready string `yaml:"ready" json:"ready,omitempty"`
 }
@@ -118,10 +121,40 @@ func (c *Custom) defaults() {
 			g.Memory = 256 << 20
 		}
 		g.CPUs = max(g.CPUs, 1)
-		if g.Kernel == "" && g.Tag == "" {
-			g.Tag = string(trial.TagCool)
+		if g.Kernel == "" {
+			c.embedded(g)
 		}
 	}
+}
+
+// ownPhase is how long each phase of the embedded guest lasts where nobody says it.
+const ownPhase = span(time.Second)
+
+// phasedPrograms are the embedded guest's programs that have phases.
+var phasedPrograms = []string{"phased", "matmul", "sort", "kv", "heap"}
+
+// embedded fills in what a file leaves out of a program of the embedded guest. Its own phases
+// become keys, because moments of request are points of the cycle that the keys make.
+func (c Custom) embedded(g *CustomGuest) {
+	if g.Tag == "" {
+		g.Tag = string(trial.TagCool)
+	}
+	if slices.Contains(phasedPrograms, g.program()) && g.Busy == 0 && g.Cool == 0 {
+		g.Busy, g.Cool = ownPhase, ownPhase
+	}
+	if c.NeedsQEMU() {
+		g.Dots = span(dotInterval)
+	}
+}
+
+// program is the embedded guest's program. The guest takes the last word for it.
+func (g CustomGuest) program() (name string) {
+	for _, word := range strings.Fields(g.Cmdline) {
+		if value, ok := strings.CutPrefix(word, "workload="); ok {
+			name = value
+		}
+	}
+	return name
 }
 
 // check refuses what makes no sense. Its errors name the key.
@@ -183,8 +216,22 @@ func (c Custom) checkRest() error {
 	if err := c.checkPeers(); err != nil {
 		return err
 	}
+	if err := c.checkCycles(); err != nil {
+		return err
+	}
 	if err := c.factorial(Setting{QEMU: "some", Ways: qemu.AllWays}).check(); err != nil {
 		return errors.New(strings.TrimPrefix(err.Error(), "--"))
+	}
+	return nil
+}
+
+// checkCycles refuses points of a cycle for guests that have none.
+func (c Custom) checkCycles() error {
+	for _, g := range c.Guests {
+		if len(c.Offsets) > 0 && g.Ready == "" && g.Busy == 0 && g.Cool == 0 {
+			return fmt.Errorf("offsets: guest %s has no phases, and so no points of a cycle: "+
+				"leave them out, or give it busy and cool", g.Name)
+		}
 	}
 	return nil
 }
@@ -225,6 +272,10 @@ func (g CustomGuest) check() error {
 	case g.Ready != "" && (g.Busy > 0 || g.Cool > 0 || g.Tag != ""):
 		return errors.New("ready: busy, cool and tag are of guests with heartbeats")
 	}
+	if word := g.phaseWord(); word != "" {
+		return fmt.Errorf("cmdline: %q: give busy and cool as keys: moments of request are points "+
+			"of the cycle that these make", word)
+	}
 	tags := []trial.Tag{
 		"", trial.TagNone, trial.TagCool, trial.TagBusy, trial.TagRandom, trial.TagFast,
 	}
@@ -232,6 +283,17 @@ func (g CustomGuest) check() error {
 		return fmt.Errorf("tag: %q is unknown: use one of none, cool, busy, random, fast", g.Tag)
 	}
 	return nil
+}
+
+// phaseWord is a word of the command line that sets a phase of a guest with heartbeats, or "".
+func (g CustomGuest) phaseWord() string {
+	for _, word := range strings.Fields(g.Cmdline) {
+		key, _, _ := strings.Cut(word, "=")
+		if g.Ready == "" && (key == "busy" || key == "cool") {
+			return word
+		}
+	}
+	return ""
 }
 
 // trials is how many there are, without those of peers.
@@ -269,6 +331,7 @@ func (c Custom) factorial(at Setting) factorial {
 			Program: g.Cmdline, Busy: time.Duration(g.Busy), Cool: time.Duration(g.Cool),
 			Tag: trial.Tag(g.Tag), MemoryBytes: int64(g.Memory), CPUs: g.CPUs,
 			Kernel: g.Kernel, Initrd: g.Initrd, Disks: g.Disks, Ready: g.Ready,
+			Dots: time.Duration(g.Dots),
 		}})
 	}
 	var ways []qemu.Migration

@@ -1,8 +1,10 @@
 package bench
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -89,6 +91,39 @@ func TestCustomDefaults(t *testing.T) {
 	require.Len(t, plan, 2*6, "guided and not")
 	require.EqualValues(t, 256<<20, plan[0].Guest.MemoryBytes)
 	require.EqualValues(t, linkRate, plan[0].Params.BitsPerSecond)
+	require.Zero(t, plan[0].Guest.Dots)
+}
+
+// TestPhasesOfFiles: a program's own phases are known as keys are, because offsets are points of
+// them.
+func TestPhasesOfFiles(t *testing.T) {
+	guest := func(text string) trial.Guest {
+		c, err := decode("guests: [{name: a, " + text + "}]\n")
+		require.NoError(t, err)
+		return c.Experiment().Plan(at(Full), 1)[0].Guest
+	}
+	for _, program := range []string{"phased", "matmul", "sort", "kv", "heap"} {
+		g := guest("cmdline: workload=idle workload=" + program)
+		require.Equal(t, 2*time.Second, g.Cycle(), program)
+		require.Contains(t, g.Cmdline(), " busy=1000000us cool=1000000us tag=cool")
+	}
+	require.Equal(t, 3*time.Second, guest("cmdline: workload=kv, busy: 3s").Cycle())
+	require.Zero(t, guest("cmdline: workload=kv workload=idle").Cycle())
+	require.Zero(t, guest("kernel: k, cmdline: workload=kv").Cycle(), "it may be another's")
+
+	_, err := decode("guests: [{name: a, cmdline: workload=kv}]\noffsets: [0.5]\n")
+	require.NoError(t, err)
+	_, err = decode("guests: [{name: a, kernel: k, ready: x, cmdline: busy=1}]\noffsets: [0.5]\n")
+	require.NoError(t, err, "a part of a second")
+	_, err = decode(small + "offsets: [0.5]\n")
+	require.ErrorContains(t, err, "offsets: guest a has no phases")
+	for text, word := range map[string]string{
+		"cmdline: workload=kv busy=4s cool=1s": "busy=4s",
+		"kernel: k, cmdline: x cool=1s":        "cool=1s",
+	} {
+		_, err = decode("guests: [{name: a, " + text + "}]\n")
+		require.ErrorContains(t, err, `cmdline: "`+word+`": give busy and cool as keys`)
+	}
 }
 
 // TestCustomPeers: QEMU has rows of its own, which nothing guides, where it is there.
@@ -102,6 +137,95 @@ func TestCustomPeers(t *testing.T) {
 	require.Len(t, e.Plan(Setting{Size: Full}, 1), 6)
 	f := e.Report(at(Full), resultsOf(e, at(Full)))
 	require.Len(t, f.Lead.Rows, 3)
+	require.Contains(t, f.Lead.Caption, "QEMU's downtime is its own account")
+	require.Contains(t, f.Sections[2].Tables[0].Head, silenceSwitch.name)
+	words := strings.Join(f.Sections[0].Text, " ")
+	require.Contains(t, words, "at full speed, which favours it")
+	require.Contains(t, words, "QEMU's ends when the source has sent everything")
+
+	for _, s := range e.Plan(at(Full), 1) {
+		require.Equal(t, dotInterval, s.Guest.Dots, "without dots there is no silence")
+	}
+	kept, err := json.Marshal(c)
+	require.NoError(t, err)
+	var again Custom
+	require.NoError(t, json.Unmarshal(kept, &again))
+	require.Equal(t, e.Plan(at(Full), 1), again.Experiment().Plan(at(Full), 1))
+}
+
+// TestGuidedBesideQEMU: nothing guides QEMU, so its moves stand beside guided ones, too, but never
+// beside themselves.
+func TestGuidedBesideQEMU(t *testing.T) {
+	for _, test := range []struct{ file, headline, policy, guidance string }{
+		{
+			"guidance: [switchover]\nagainst: QEMU\n", "downtime, switchover against QEMU: ",
+			"downtime", "switchover",
+		},
+		{
+			"guidance: [suspend, switchover]\n", "QEMU, off against downtime, switchover: ",
+			"QEMU", "off",
+		},
+		{
+			"guidance: [\"off\", switchover]\n", "QEMU, off against downtime: ", "QEMU", "off",
+		},
+	} {
+		c, err := decode(small + "peers: [qemu]\n" + test.file)
+		require.NoError(t, err)
+		e := c.Experiment()
+		results := resultsOf(e, at(Full))
+		f := e.Report(at(Full), results)
+		require.Condition(t, func() bool {
+			return slices.ContainsFunc(f.Headlines, func(line string) bool {
+				return strings.HasPrefix(line, test.headline)
+			})
+		}, "%s: %q", test.headline, f.Headlines)
+		require.Len(t, f.Sections[0].Tables[0].Rows, len(f.Headlines))
+		run := Run{Host: Environment{QEMU: "10.0"}, Custom: &c}
+		require.True(t, slices.ContainsFunc(summaryOf(e, run, results, f).Ratios,
+			func(r summaryRatio) bool {
+				return r.Factors["policy"] == test.policy && r.Pairs == c.Repetitions &&
+					r.Factors["guidance"] == test.guidance && r.Metric == downtime.key
+			}), test.headline)
+	}
+	c, err := decode(small + "peers: [qemu]\nagainst: switchover\n")
+	require.NoError(t, err)
+	e := c.Experiment()
+	f := e.Report(at(Full), resultsOf(e, at(Full)))
+	require.Len(t, f.Headlines, 1)
+	require.Contains(t, f.Headlines[0], "downtime, off against switchover: mean downtime ")
+	c, err = decode(small + "policies: [downtime, xen]\n")
+	require.NoError(t, err)
+	e = c.Experiment()
+	results := filter(resultsOf(e, at(Full)), func(r trial.Result) bool {
+		return r.Spec.Factors["policy"] == "xen" || r.Spec.Factors["guidance"] == "off"
+	})
+	f = e.Report(at(Full), results)
+	require.Len(t, f.Headlines, 1, "a guided move of ours needs a guided one")
+	require.Contains(t, f.Headlines[0], "xen, off against downtime: ")
+}
+
+// TestStandstillBesideQEMU: on whichever side QEMU is, a headline does not compare its downtime.
+func TestStandstillBesideQEMU(t *testing.T) {
+	for against, want := range map[string]string{
+		"downtime": "QEMU, off against downtime: the guest's own gap is not known, because its " +
+			"clock stood still in QEMU's downtime; the silence of its console at the switch is " +
+			"10.0× [10.0×, 10.0×]; mean total time ",
+		"QEMU": "downtime, off against QEMU: the guest's own gap is not known, because its clock " +
+			"stood still in QEMU's downtime; the silence of its console at the switch is 0.10× " +
+			"[0.10×, 0.10×]; mean total time ",
+	} {
+		c, err := decode(small + "peers: [qemu]\nguidance: [\"off\"]\nagainst: " + against + "\n" +
+			"repetitions: 6\n")
+		require.NoError(t, err)
+		e := c.Experiment()
+		f := e.Report(at(Full), withQEMUsGap(e, 3))
+		require.Len(t, f.Headlines, 1)
+		require.Contains(t, f.Headlines[0], want)
+		require.Contains(t, f.Sections[2].Text[0], "which prints a dot every millisecond")
+		f = e.Report(at(Full), withQEMUsGap(e, 297))
+		require.Contains(t, f.Headlines[0], ": the guest's own gap is ")
+		require.NotContains(t, f.Headlines[0], "not known")
+	}
 }
 
 // TestWaysOfQEMU: a row that the QEMU cannot do is left out, and the report says so.
@@ -132,9 +256,7 @@ func TestWaysOfQEMU(t *testing.T) {
 			words := strings.Join(e.Report(setting, results).Sections[0].Text, " ")
 			require.Contains(t, words, test.lacks)
 			require.Equal(t, test.lacks != "", strings.Contains(words, "This QEMU has no"))
-			if e.Custom == nil {
-				require.Equal(t, test.more > 0, strings.Contains(words, "With post-copy, QEMU"))
-			}
+			require.Equal(t, test.more > 0, strings.Contains(words, "With post-copy, QEMU"))
 		}
 	}
 	require.Empty(t, Setting{}.lacks(qemu.Migration{PostCopy: true}), "there is no QEMU at all")

@@ -163,11 +163,8 @@ func (f factorial) peer(prog namedGuest, name string) trial.Spec {
 	s := f.spec(prog, registry.Default, string(migration.GuidanceOff), "")
 	s.ID = prog.name + "/" + name
 	s.Factors["policy"] = name
-	for _, p := range customPeers {
-		if p.name == name {
-			s.QEMU = &p.way
-		}
-	}
+	way := wayOf(name)
+	s.QEMU = &way
 	return s
 }
 
@@ -308,10 +305,10 @@ func (f factorial) report(at Setting, results []trial.Result) Findings {
 	findings.Sections = []Section{
 		{
 			Title: "How long the guest stands still",
-			Text: []string{
+			Text: append([]string{
 				"Each point is one migration of a fresh guest, all with the same tags, data and " +
 					"moments of request. “off” ignores the tags. " + f.linkText(at),
-			},
+			}, peersText(f.peers)...),
 			Figures: f.strips(groups, "downtime", downtime),
 			Tables:  f.ratioTables(groups, withProgram),
 		},
@@ -323,8 +320,7 @@ func (f factorial) report(at Setting, results []trial.Result) Findings {
 			Title: "All indicators",
 			Text:  f.gapText(results),
 			Tables: []Table{
-				tableOf("Medians with 95 % intervals", groups, withProgram, downtime,
-					stopCopy, gap, total, waited, pages, rounds, forced),
+				tableOf("Medians with 95 % intervals", groups, withProgram, f.indicators()...),
 			},
 		},
 	}
@@ -347,12 +343,22 @@ func (f factorial) report(at Setting, results []trial.Result) Findings {
 	return findings
 }
 
-// gapText says what the guest's own gap is worth where QEMU has rows.
+// indicators are the columns of the table of all. Guests print dots where QEMU has rows, so there
+// are silences.
+func (f factorial) indicators() []metric {
+	all := []metric{downtime, stopCopy, gap}
+	if len(f.peers) > 0 {
+		all = append(all, silenceRounds, silenceSwitch)
+	}
+	return append(all, total, waited, pages, rounds, forced)
+}
+
+// gapText says what the guest's own gap is worth where QEMU has rows, and what the silences are.
 func (f factorial) gapText(results []trial.Result) []string {
 	if len(f.peers) == 0 {
 		return nil
 	}
-	return []string{gapText(results)}
+	return []string{gapText(results) + " " + silenceText}
 }
 
 // linkText says what is between the two ends.
@@ -372,19 +378,34 @@ func (f factorial) rateText(at Setting) string {
 	return "The rate of the link is varied."
 }
 
-// counterpart returns the group that differs from g only in having the level that others are
-// compared with. It returns false for that level itself.
+// counterpart returns the group with the level that others are compared with, as counterpartOf
+// does.
 func (f factorial) counterpart(g group, groups []group) (group, bool) {
 	factor, level, ok := f.base()
-	if !ok || g.is(factor, level) {
+	if !ok {
 		return group{}, false
 	}
-	same := map[string]string{}
-	for k, v := range g.factors {
-		same[k] = v
+	return counterpartOf(g, groups, factor, level)
+}
+
+// besideText names the level that g is compared with, and its guidance if QEMU's moves stand beside
+// guided ones.
+func besideText(level string, g, base group) string {
+	guidance := base.factors["guidance"]
+	if g.ofPeer() && !base.ofPeer() && !g.is("guidance", guidance) {
+		return level + ", " + guidance
 	}
-	same[factor] = level
-	return find(groups, same)
+	return level
+}
+
+// stoodText compares how long guests stood still. QEMU's downtime is another account than ours.
+func stoodText(g, base group) string {
+	if g.ofPeer() || base.ofPeer() {
+		return standstillText(g, base)
+	}
+	return fmt.Sprintf("mean downtime %s, at the worst %s against %s", meanRatio(g, base, downtime),
+		downtime.write(stats.Max(g.values(downtime))),
+		downtime.write(stats.Max(base.values(downtime))))
 }
 
 // headlines compares over all programs, or, if the programs are what is compared, one by one.
@@ -416,10 +437,8 @@ func (f factorial) headlines(groups, pooled []group) []string {
 		if !ok {
 			continue
 		}
-		lines = append(lines, fmt.Sprintf("%s against %s%s: mean downtime %s, at the worst %s "+
-			"against %s; mean total time %s.", name, level, over, meanRatio(g, base, downtime),
-			downtime.write(stats.Max(g.values(downtime))),
-			downtime.write(stats.Max(base.values(downtime))), meanRatio(g, base, total)))
+		lines = append(lines, fmt.Sprintf("%s against %s%s: %s; mean total time %s.", name,
+			besideText(level, g, base), over, stoodText(g, base), meanRatio(g, base, total)))
 	}
 	return lines
 }
@@ -430,6 +449,9 @@ func (f factorial) lead(pooled []group, columns []string) Table {
 		Caption: "Over all programs: median downtime with its 95 % interval, the worst " +
 			"one, and the median total time",
 		Head: append(slices.Clone(columns), "n", "downtime", "worst", "total time"),
+	}
+	if len(f.peers) > 0 {
+		t.Caption += "; QEMU's downtime is its own account, and ends when all is sent"
 	}
 	for _, g := range pooled {
 		var row []string

@@ -455,5 +455,29 @@ func find(groups []group, factors map[string]string) (group, bool) {
 	return group{}, false
 }
 
+// ofPeer tells whether a group is of QEMU's moves.
+func (g group) ofPeer() bool { return len(g.results) > 0 && g.results[0].Spec.QEMU != nil }
+
+// counterpartOf returns the group that differs from g only in having that level of a factor. It
+// returns false for that level itself. Nothing guides QEMU, so if one of both policies is QEMU's,
+// they may differ in guidance, too.
+func counterpartOf(g group, groups []group, factor, level string) (group, bool) {
+	if _, has := g.factors[factor]; !has || g.is(factor, level) {
+		return group{}, false
+	}
+	same := maps.Clone(g.factors)
+	same[factor] = level
+	if base, ok := find(groups, same); ok || factor != "policy" {
+		return base, ok
+	}
+	for _, guidance := range GuidanceNames() {
+		same["guidance"] = guidance
+		if base, ok := find(groups, same); ok && (g.ofPeer() || base.ofPeer()) {
+			return base, true
+		}
+	}
+	return group{}, false
+}
+
 // roundCount includes the rounds that a report leaves out.
 func roundCount(r trial.Result) float64 { return float64(r.Report.RoundCount()) }

@@ -83,6 +83,16 @@ var qemuPeers = []struct {
 	customPeers["qemu-multifd-zero"], customPeers["qemu-multifd-legacy-zero"],
 }
 
+// wayOf returns the way of the row of that name.
+func wayOf(name string) (way qemu.Migration) {
+	for _, p := range customPeers {
+		if p.name == name {
+			way = p.way
+		}
+	}
+	return way
+}
+
 // lackingPeers says which rows a QEMU has not, or "".
 func lackingPeers(at Setting) string {
 	var ways []qemu.Migration
@@ -102,6 +112,27 @@ const postCopyText = "With post-copy, QEMU runs the guest at the destination aft
 // zeroPagesText says what the rows of zero pages mean.
 const zeroPagesText = "“Zero pages” are looked for in multifd's channels, or, if “legacy”, by " +
 	"the thread that feeds them. The other rows of multifd have QEMU's default."
+
+// waysText says what the rows of some ways mean.
+func waysText(ways []qemu.Way) []string {
+	var all []string
+	if slices.Contains(ways, qemu.PostCopy) {
+		all = append(all, postCopyText)
+	}
+	if slices.Contains(ways, qemu.ZeroPages) {
+		all = append(all, zeroPagesText)
+	}
+	return all
+}
+
+// unlikeText says how the VMMs' own limits differ.
+const unlikeText = "QEMU sends its stop-and-copy at full speed, which favours it, and its " +
+	"multifd counts bytes before it compresses them, which does the opposite."
+
+// downtimesText says what the downtimes are.
+const downtimesText = "The downtimes are each VMM's own account and not quite comparable: QEMU's " +
+	"ends when the source has sent everything, ours when the destination reports that the vCPUs " +
+	"run."
 
 func peers() Experiment {
 	return Experiment{
@@ -160,9 +191,7 @@ func peersReport(at Setting, results []trial.Result) Findings {
 				linkText(at) + " The program's pages compress, which vmm finds out for itself " +
 					"after a while; “zstd” is told to compress from the beginning, and “raw” " +
 					"does without, and with one connection, as plain QEMU does. The same guest, " +
-					"the same downtime limit of 300 ms. The downtimes are each VMM's own account " +
-					"and not quite comparable: QEMU's ends when the source has sent everything, " +
-					"ours when the destination reports that the vCPUs run. " +
+					"the same downtime limit of 300 ms. " + downtimesText + " " +
 					gapText(results) + " QEMU does not tell how many pages its stop-and-copy " +
 					"had. " +
 					silenceText,
@@ -189,14 +218,7 @@ func peersReport(at Setting, results []trial.Result) Findings {
 			)},
 		},
 	}
-	for _, way := range []struct {
-		way  qemu.Way
-		text string
-	}{{qemu.PostCopy, postCopyText}, {qemu.ZeroPages, zeroPagesText}} {
-		if slices.Contains(at.Ways, way.way) {
-			f.Sections[0].Text = append(f.Sections[0].Text, way.text)
-		}
-	}
+	f.Sections[0].Text = append(f.Sections[0].Text, waysText(at.Ways)...)
 	if lacks := lackingPeers(at); lacks != "" {
 		f.Sections[0].Text = append(f.Sections[0].Text, lacks)
 	}
@@ -222,9 +244,25 @@ func linkText(at Setting) string {
 			"none in its stop-and-copy, and counts multifd's bytes before they are compressed."
 	}
 	return "Without a link between network namespaces, which takes root, each VMM limits " +
-		"itself to " + at.rateName() + ", and not alike: QEMU sends its stop-and-copy at full " +
-		"speed, which favours it, and its multifd counts bytes before it compresses them, " +
-		"which does the opposite."
+		"itself to " + at.rateName() + ", and not alike: " + unlikeText
+}
+
+// peersText says what figures of QEMU are worth beside ours in an experiment of a file, whose moves
+// go over the loopback.
+func peersText(names []string) []string {
+	if len(names) == 0 {
+		return nil
+	}
+	var ways []qemu.Way
+	for _, name := range names {
+		ways = append(ways, wayOf(name).Needs())
+	}
+	return append([]string{
+		"All go over the loopback, where each VMM limits itself to the rate of the link, and not " +
+			"alike: " + unlikeText + " " + downtimesText + " So headlines with QEMU compare the " +
+			"guest's own gaps, or the silences of its console. Nothing guides QEMU: guided moves " +
+			"are compared with it all the same, and its own with unguided ones if there are any.",
+	}, waysText(ways)...)
 }
 
 func samplesBy(groups []group, m metric) []figure.Sample {

@@ -3,7 +3,6 @@ package bench
 import (
 	"encoding/json"
 	"fmt"
-	"maps"
 	"os"
 
 	"taskguide/bench/stats"
@@ -41,7 +40,7 @@ type summaryMetric struct {
 }
 
 // summaryRatio compares a configuration with the one that differs only in having the level Against
-// of Factor. Only matched trials count.
+// of Factor, and in guidance if one of both is QEMU. Only matched trials count.
 type summaryRatio struct {
 	Factors   map[string]string `json:"factors"`
 	Factor    string            `json:"factor"`
@@ -58,7 +57,7 @@ type summaryFailed struct {
 }
 
 // ratioMetrics are the indicators whose ratios are in summaries.
-var ratioMetrics = []metric{downtime, stopCopy, gap, total, pages, wire}
+var ratioMetrics = []metric{downtime, stopCopy, gap, silenceSwitch, total, pages, wire}
 
 // statistics are those by which two samples are compared.
 var statistics = []struct {
@@ -103,10 +102,8 @@ func summaryOf(e Experiment, run Run, results []trial.Result, f Findings) summar
 func ratiosAgainst(groups []group, factor, level string) []summaryRatio {
 	var all []summaryRatio
 	for _, g := range groups {
-		same := maps.Clone(g.factors)
-		same[factor] = level
-		base, ok := find(groups, same)
-		if _, has := g.factors[factor]; !ok || !has || g.is(factor, level) {
+		base, ok := counterpartOf(g, groups, factor, level)
+		if !ok {
 			continue
 		}
 		for _, m := range ratioMetrics {
