@@ -203,7 +203,9 @@ func policies() Experiment {
 		},
 		Base: func(at Setting) (string, string, bool) { return at.factorial().base() },
 		Factors: append(
-			[]string{ByPolicies, ByGuidance, ByPrograms, ByTracker, ByRTT, ByAgainst},
+			[]string{
+				ByPolicies, ByGuidance, ByPrograms, ByTracker, ByRTT, ByAgainst, ByShadowPrograms,
+			},
 			byMachine...),
 		Budget: 139 * time.Minute,
 	}
@@ -221,7 +223,7 @@ func (at Setting) factorial() factorial {
 	if len(f.policies) == 0 {
 		f.policies = registry.Names()
 	}
-	f.shadows = f.policies
+	f.shadows = at.Factors.shadows(f.policies)
 	if len(f.guidance) == 0 {
 		f.guidance = words([]migration.Guidance{
 			migration.GuidanceOff, migration.GuidanceSwitchover,

@@ -24,6 +24,9 @@ type Factors struct {
 	Repetitions int `json:"repetitions,omitempty"`
 	// Against is the level that others are compared with.
 	Against string `json:"against,omitempty"`
+	// ShadowPrograms has the programs among Policies asked in the moves of the others, too, at the
+	// price of the CPU time that they take there.
+	ShadowPrograms bool `json:"shadow_programs,omitempty"`
 
 	// Kernel, MemoryBytes and CPUs are of every guest, instead of the experiment's own.
 	Kernel      string `json:"kernel,omitempty"`
@@ -33,16 +36,17 @@ type Factors struct {
 
 // The factors, by the names of their flags.
 const (
-	ByPolicies    = "policies"
-	ByGuidance    = "guidance"
-	ByPrograms    = "programs"
-	ByTracker     = "tracker"
-	ByRTT         = "rtt"
-	ByRepetitions = "repetitions"
-	ByAgainst     = "against"
-	ByKernel      = "kernel"
-	ByMemory      = "memory"
-	ByCPUs        = "cpus"
+	ByPolicies       = "policies"
+	ByGuidance       = "guidance"
+	ByPrograms       = "programs"
+	ByTracker        = "tracker"
+	ByRTT            = "rtt"
+	ByRepetitions    = "repetitions"
+	ByAgainst        = "against"
+	ByShadowPrograms = "shadow-programs"
+	ByKernel         = "kernel"
+	ByMemory         = "memory"
+	ByCPUs           = "cpus"
 )
 
 // byMachine are the factors of experiments whose guests may be any that run their programs.
@@ -82,6 +86,7 @@ func (f Factors) given() []string {
 	add(ByRTT, len(f.RTTs) > 0)
 	add(ByRepetitions, f.Repetitions != 0)
 	add(ByAgainst, f.Against != "")
+	add(ByShadowPrograms, f.ShadowPrograms)
 	add(ByKernel, f.Kernel != "")
 	add(ByMemory, f.MemoryBytes != 0)
 	add(ByCPUs, f.CPUs != 0)
@@ -129,6 +134,9 @@ func (e Experiment) CheckFactors(at Setting) error {
 	if err := checkRTTs(f.RTTs); err != nil {
 		return fmt.Errorf("--%s: %w", ByRTT, err)
 	}
+	if err := f.checkShadowPrograms(); err != nil {
+		return fmt.Errorf("--%s: %w", ByShadowPrograms, err)
+	}
 	if e.Takes(ByAgainst) {
 		return at.factorial().check()
 	}
@@ -165,9 +173,18 @@ func (f Factors) flags() string {
 	if f.Against != "" {
 		fmt.Fprintf(&b, " --%s %s", ByAgainst, f.Against)
 	}
+	if f.ShadowPrograms {
+		b.WriteString(" --" + ByShadowPrograms)
+	}
 	if f.Repetitions > 0 {
 		fmt.Fprintf(&b, " -n %d", f.Repetitions)
 	}
+	return b.String() + f.machineFlags()
+}
+
+// machineFlags writes the factors of every guest's machine as they are typed.
+func (f Factors) machineFlags() string {
+	var b strings.Builder
 	if f.Kernel != "" {
 		fmt.Fprintf(&b, " --%s %s", ByKernel, f.Kernel)
 	}

@@ -67,7 +67,7 @@ func TestFactorsAreDocumented(t *testing.T) {
 	row := regexp.MustCompile("(?m)^\\| (`--[^|]*`) \\|[^|]*\\| ([^|]*) \\|$")
 	experiment := regexp.MustCompile("`([a-z]+)`")
 	for _, m := range row.FindAllStringSubmatch(string(manual), -1) {
-		for _, flag := range regexp.MustCompile("`--([a-z]+)`").FindAllStringSubmatch(m[1], -1) {
+		for _, flag := range regexp.MustCompile("`--([a-z-]+)`").FindAllStringSubmatch(m[1], -1) {
 			for _, name := range experiment.FindAllStringSubmatch(m[2], -1) {
 				documented[flag[1]] = append(documented[flag[1]], name[1])
 			}
@@ -267,6 +267,12 @@ func TestOtherMachines(t *testing.T) {
 	f := Factors{CPUs: 2, MemoryBytes: 1 << 30}
 	require.EqualValues(t, 1<<30, tagging().Plan(given(f), 1)[0].Guest.MemoryBytes)
 	require.ErrorContains(t, tagging().CheckFactors(given(Factors{CPUs: 256})), "--cpus 256: use")
+	f = Factors{Kernel: "/k", MemoryBytes: 1 << 30}
+	require.NoError(t, simulated().CheckFactors(given(f)))
+	for _, s := range simulated().Plan(given(f), 1) {
+		require.Equal(t, "/k", s.Guest.Kernel)
+		require.EqualValues(t, 1<<30, s.Guest.MemoryBytes)
+	}
 }
 
 // TestInterruptOfSeveralCPUs: a segment's length is in multiples of what all working sets take, and

@@ -29,7 +29,7 @@ func moves() Experiment {
 		Summary: "p50, p99 and the longest gap of 500 moves at random moments, guided and not",
 		Source:  "what an operator promises is a tail, not a median",
 		Blocks:  movesBlocks, Report: movesReport,
-		Factors:      []string{ByPolicies, ByGuidance},
+		Factors:      append([]string{ByPolicies, ByGuidance}, byMachine...),
 		LoopbackOnly: true,
 		Budget:       64 * time.Minute,
 	}
@@ -48,12 +48,16 @@ func movesLevels(at Setting) []levels {
 }
 
 // movesGuest writes faster than the link sends while it is busy. Its cycle is short, so that guided
-// moves do not wait for long and an hour is enough.
-func movesGuest(size Size) trial.Guest {
-	g := guestOf(programs[len(programs)-1], size, trial.TagCool)
+// moves do not wait for long and an hour is enough. Several tasks keep step for the same reason:
+// out of step, they would never all be cool, and each guided move would wait until it is forced.
+func movesGuest(at Setting) trial.Guest {
+	g := guestOf(programs[len(programs)-1], at.Size, trial.TagCool)
 	g.Busy, g.Cool = time.Second, 500*time.Millisecond
-	if size == Quick {
+	if at.Size == Quick {
 		g.Busy, g.Cool = g.Busy/2, g.Cool/2
+	}
+	if at.Factors.CPUs > 1 {
+		g.Program += " step=in"
 	}
 	return g
 }
@@ -69,7 +73,7 @@ func movesBlocks(at Setting) [][]trial.Spec {
 			all = append(all, trial.Spec{
 				ID:      fmt.Sprintf("%s/%s", p, g),
 				Factors: map[string]string{"policy": p, "guidance": g},
-				Guest:   movesGuest(at.Size),
+				Guest:   movesGuest(at),
 				Moves:   each,
 				Params: migration.Params{
 					Rule: migration.Rule(p), Guidance: migration.Guidance(g),
@@ -79,7 +83,7 @@ func movesBlocks(at Setting) [][]trial.Spec {
 			})
 		}
 	}
-	recorded := contestSpec("recording", movesGuest(at.Size), at.Size, all)
+	recorded := contestSpec("recording", movesGuest(at), at.Size, all)
 	return repeat(at.times(1, 10), append(all, recorded))
 }
 

@@ -53,6 +53,25 @@ func TestMovesPlan(t *testing.T) {
 	require.Equal(t, map[string]int{"off": 500, "switchover": 500}, n)
 }
 
+// TestMovesOfAnotherMachine: all guests are of the machine that was asked for, the recorded ones,
+// too. Several tasks keep step, so that they are in their segments together.
+func TestMovesOfAnotherMachine(t *testing.T) {
+	s := given(Factors{Kernel: "/k", CPUs: 2})
+	require.NoError(t, moves().CheckFactors(s))
+	plan := moves().Plan(s, 1)
+	require.Len(t, plan, 3*10)
+	for _, spec := range plan {
+		require.Equal(t, "/k", spec.Guest.Kernel)
+		require.Equal(t, 2, spec.Guest.CPUs)
+		require.EqualValues(t, 2*96<<20, spec.Guest.MemoryBytes)
+		require.Contains(t, spec.Guest.Cmdline(), " step=in ")
+	}
+	for _, spec := range moves().Plan(given(Factors{MemoryBytes: 1 << 30, CPUs: 1}), 1) {
+		require.EqualValues(t, 1<<30, spec.Guest.MemoryBytes)
+		require.NotContains(t, spec.Guest.Cmdline(), "step=")
+	}
+}
+
 // TestMovesTail: the tail is that of all guests' moves together, by guidance.
 func TestMovesTail(t *testing.T) {
 	results := movesMade(at(Full))

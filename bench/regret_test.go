@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -183,6 +184,40 @@ func TestTail(t *testing.T) {
 	require.False(t, tailCell{}.agrees(), "nothing was measured")
 	ok, _ := (*Tail)(nil).trusted()
 	require.False(t, ok)
+}
+
+// TestTailOfAnotherMachine: the tail of other guests says nothing of those of a report.
+func TestTailOfAnotherMachine(t *testing.T) {
+	require.Nil(t, (*Tail)(nil).of(Factors{CPUs: 2}))
+	tail := tailOf(Setting{Size: Full}, movesRun(Full, 1))
+	require.Same(t, tail, tail.of(Factors{Policies: []string{"xen"}}))
+	ok, text := tail.of(Factors{CPUs: 2}).trusted()
+	require.False(t, ok)
+	require.Contains(t, text, "its guests are of another machine (the experiment's) than those of "+
+		"this report (--cpus 2)")
+	ok, _ = tail.trusted()
+	require.True(t, ok, "for others it stays what it is")
+
+	o := newOrder(moves())
+	o.Factors.MemoryBytes = 1 << 30
+	store, dir := newStore(t, o)
+	_, err := execute(t.Context(), o, &fake{}, nil, store)
+	require.NoError(t, err)
+	require.NoError(t, store.Close())
+	tail, err = TailFrom(dir)
+	require.NoError(t, err)
+	require.Same(t, tail, tail.of(Factors{MemoryBytes: 1 << 30}))
+	_, text = tail.of(Factors{}).trusted()
+	require.Contains(t, text, "(--memory 1073741824) than those of this report (the experiment's)")
+
+	o = newOrder(policies())
+	store, other := newStore(t, o)
+	_, err = execute(t.Context(), o, &fake{}, nil, store)
+	require.NoError(t, err)
+	require.NoError(t, store.Close())
+	page, err := WriteReportWith(other, Markdown, tail)
+	require.NoError(t, err)
+	require.Contains(t, readFile(t, other, filepath.Base(page)), "another machine")
 }
 
 // TestTailFrom refuses other runs, and does not trust one that is not to be quoted.

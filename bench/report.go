@@ -66,7 +66,7 @@ func WriteReportWith(dir string, format Format, tail *Tail) (string, error) {
 	}
 	results = judged(results)
 	at := run.setting()
-	at.Tail = tail
+	at.Tail = tail.of(run.Factors)
 	moved := withoutContests(results)
 	groups := inPlanOrder(e.Blocks(at), configurations(moved))
 	findings := withWaterfall(withFelt(e.Report(at, results), groups), groups)

@@ -132,6 +132,7 @@ func TestFoldersThatDoNotJoin(t *testing.T) {
 		{runShard(t, 2, 3, nil), errOtherRun},
 		{runShard(t, 2, 2, func(r *Run) { r.Size = Full }), errOtherRun},
 		{runShard(t, 2, 2, func(r *Run) { r.Factors.Repetitions = 2 }), errOtherRun},
+		{runShard(t, 2, 2, func(r *Run) { r.Factors.ShadowPrograms = true }), errOtherRun},
 		{runShard(t, 2, 2, func(r *Run) { r.BitsPerSecond = 1 }), errOtherRun},
 		{runShard(t, 2, 2, func(r *Run) { r.Custom = &Custom{} }), errOtherRun},
 		{runShard(t, 2, 2, func(r *Run) { r.Host.VMM = "def" }), errOtherVMM},

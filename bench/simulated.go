@@ -50,7 +50,8 @@ func simulated() Experiment {
 		Summary: "moves that were simulated from a trace recorded just before: how far off it is",
 		Source:  "docs/simulator.md",
 		Blocks:  simulatedBlocks, Report: simulatedReport, Budget: 75 * time.Minute,
-		Factors: []string{ByPrograms, ByRTT},
+		// No ByCPUs: a move's moment is found in a recording by the phases of a single task.
+		Factors: []string{ByPrograms, ByRTT, ByKernel, ByMemory},
 		Base:    against("guidance", string(migration.GuidanceOff)), LoopbackOnly: true,
 	}
 }

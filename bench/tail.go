@@ -1,8 +1,10 @@
 package bench
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"taskguide/bench/stats"
@@ -17,9 +19,10 @@ var ErrNoTail = errors.New("only reports of policies show the simulator's tail")
 
 // Tail says whether the simulator's tail agrees with that of many real moves.
 type Tail struct {
-	dir   string // and the revision that made it
-	cells []tailCell
-	why   []string // why it cannot be trusted; nothing if it can
+	dir     string // and the revision that made it
+	machine string // of its guests, as its flags are typed
+	cells   []tailCell
+	why     []string // why it cannot be trusted; nothing if it can
 }
 
 // tailCell is the p99 of the downtime, in ms, of a configuration of experiment moves.
@@ -39,11 +42,29 @@ func TailFrom(dir string) (*Tail, error) {
 	}
 	results = latest(results)
 	t := tailOf(run.setting(), results)
+	t.machine = run.Factors.machineFlags()
 	t.dir = fmt.Sprintf("%s (revision %s)", dir, run.Host.VMM) // readers compare it with theirs
 	for _, b := range banners(run, results) {
 		t.why = append(t.why, b.String())
 	}
 	return t, nil
+}
+
+// of is the tail in a report on guests of some machine. On another machine than its own it says
+// nothing. t may be nil.
+func (t *Tail) of(f Factors) *Tail {
+	if t == nil || t.machine == f.machineFlags() {
+		return t
+	}
+	other := *t
+	other.why = append(slices.Clone(t.why), fmt.Sprintf("its guests are of another machine (%s) "+
+		"than those of this report (%s)", machineText(t.machine), machineText(f.machineFlags())))
+	return &other
+}
+
+// machineText is a guest's machine for people.
+func machineText(flags string) string {
+	return cmp.Or(strings.TrimSpace(flags), "the experiment's")
 }
 
 // tailOf compares the two tails, cell by cell.

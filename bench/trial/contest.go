@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"taskguide/bench/sim"
@@ -78,24 +77,13 @@ func (s *stage) contest(ctx context.Context, dir string) error {
 
 // board starts a guest that stays where it is.
 func (s *stage) board(dir string) (err error) {
-	g := s.spec.Guest
-	args := []string{
-		"--memory", fmt.Sprint(g.MemoryBytes), "--cpus", fmt.Sprint(g.CPUs), "--cmdline",
-		g.Cmdline(),
-	}
 	at := Side{}
 	if s.site.Hosts != nil {
 		at = s.site.source()
 	}
-	kernel, err := at.host.bring(g.Kernel)
+	args, err := s.spec.Guest.boot(at.host)
 	if err != nil {
 		return err
-	}
-	if kernel != "" {
-		args = append(args, "--kernel", kernel)
-	}
-	if g.Tracker != "" {
-		args = append(args, "--dirty-log", g.Tracker)
 	}
 	started := make(chan struct{})
 	close(started)

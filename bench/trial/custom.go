@@ -12,6 +12,25 @@ import (
 	"taskguide/control"
 )
 
+// boot returns the flags of a vmm run that boots the guest at a host, without disks and cards.
+func (g Guest) boot(at *Host) ([]string, error) {
+	args := []string{
+		"--memory", fmt.Sprint(g.MemoryBytes), "--cpus", fmt.Sprint(g.CPUs), "--cmdline",
+		g.Cmdline(),
+	}
+	kernel, err := at.bring(g.Kernel)
+	if err != nil {
+		return nil, err
+	}
+	if kernel != "" {
+		args = append(args, "--kernel", kernel)
+	}
+	if g.Tracker != "" {
+		args = append(args, "--dirty-log", g.Tracker)
+	}
+	return args, nil
+}
+
 // machine returns the flags of a guest's files: those of the source, and of them what the
 // destination needs, too. Disks are copied into dir, and other files to the host of the source.
 func (g Guest) machine(dir string, at *Host) (source, destination []string, err error) {

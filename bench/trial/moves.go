@@ -34,9 +34,10 @@ type Move struct {
 // movePatience is how much longer a trial may take for each move.
 const movePatience = 20 * time.Second
 
-// patience bounds how long the trial takes.
+// patience bounds how long the trial takes, also if guidance holds back each of its moves for as
+// long as it may.
 func (s Spec) patience() time.Duration {
-	return patience + time.Duration(s.Moves)*movePatience
+	return patience + time.Duration(s.Moves)*(movePatience+max(s.Params.MaxDefer, 0))
 }
 
 // loopback is where both ends of many moves are, because the way back over a Link would be another
@@ -90,22 +91,22 @@ func (site *Site) runMoves(ctx context.Context, r *Result) (err error) {
 // movesStream keeps the generator of the moments apart from others with the same seed.
 const movesStream = 0x6d6f766573
 
-// board starts the guest.
+// board starts the guest, which does not get the time of all its moves for its first heartbeats.
 func (s *shuttle) board(ctx context.Context) error {
-	g := s.spec.Guest
-	args := []string{
-		"--memory", fmt.Sprint(g.MemoryBytes), "--cpus", fmt.Sprint(g.CPUs),
-		"--cmdline", g.Cmdline(),
+	args, err := s.spec.Guest.boot(loopback.host)
+	if err != nil {
+		return err
 	}
 	started := make(chan struct{})
 	close(started)
-	var err error
 	s.here, err = startVMM(s.site.Binary, s.dir, "move0", loopback, &s.guest, started, args...)
 	if err != nil {
 		return err
 	}
-	alive, cancel := s.here.whileAlive(ctx)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
+	alive, cancelAlive := s.here.whileAlive(ctx)
+	defer cancelAlive()
 	if err := awaitBeats(alive, &s.guest, s.spec); err != nil {
 		return s.here.explain(err)
 	}

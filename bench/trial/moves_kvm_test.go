@@ -9,11 +9,11 @@ import (
 )
 
 // TestMovesBackAndForth: a guest goes to and fro, and each of its moves has a gap that is at least
-// as long as what no vCPU can run in.
+// as long as what no vCPU can run in. It may have a kernel of its own.
 func TestMovesBackAndForth(t *testing.T) {
 	spec := guided()
 	spec.Moves = 3
-	spec.Guest.Seed = 7
+	spec.Guest.Seed, spec.Guest.Kernel = 7, site.Kernel
 	r := site.Run(t.Context(), spec)
 	require.Empty(t, r.Error)
 	require.Len(t, r.Moves, 3)

@@ -286,8 +286,16 @@ func awaitBeats(ctx context.Context, log *heartbeat.Log, spec Spec) error {
 		beats += spec.BeatsBefore
 	}
 	_, err := awaitRunning(ctx, log, beats*max(1, spec.Guest.CPUs)-1)
+	if err != nil && spec.Guest.Kernel != "" && len(log.Beats()) == 0 {
+		return fmt.Errorf("%w: %w", errNoBeats, err)
+	}
 	return err
 }
+
+// errNoBeats is of a kernel of the user's own that the bench cannot move as if it were the embedded
+// guest.
+var errNoBeats = errors.New("the kernel prints no heartbeats as the embedded guest does, which " +
+	"tell when to move it and what it felt")
 
 func (s *stage) migrate(ctx context.Context, address string) error {
 	r := s.result

@@ -19,6 +19,7 @@ type factorFlags struct {
 	rtts        cli.Durations
 	repetitions int
 	against     string
+	shadows     bool // of programs, too
 	kernel      string
 	memory      cli.Size
 	cpus        int
@@ -48,6 +49,8 @@ func (f *factorFlags) define(cmd *cobra.Command) {
 	fs.Var(&f.rtts, bench.ByRTT, "compare these round trips, made by a relay; 0 is without one")
 	fs.StringVar(&f.against, bench.ByAgainst, "",
 		"the level that others are compared with (default: the first)")
+	fs.BoolVar(&f.shadows, bench.ByShadowPrograms, false,
+		"ask the programs of --policies in the others' moves, too; that takes CPU time")
 	fs.StringVar(&f.kernel, bench.ByKernel, "",
 		"a kernel that runs these programs (default: the embedded guest)")
 	fs.Var(&f.memory, bench.ByMemory, "RAM of each guest (default: the experiment's)")
@@ -61,7 +64,7 @@ func (f *factorFlags) factors() (factors bench.Factors, err error) {
 		MemoryBytes: f.memory.Bytes, CPUs: f.cpus,
 		Guidance: f.guidance.Values, Programs: f.programs.Values, Trackers: f.trackers.Values,
 		RTTs:        f.rtts.Values,
-		Repetitions: f.repetitions, Against: f.against,
+		Repetitions: f.repetitions, Against: f.against, ShadowPrograms: f.shadows,
 	}
 	for _, p := range f.policies.Choices {
 		factors.Policies = append(factors.Policies, p.String())
@@ -78,5 +81,6 @@ func (f *factorFlags) factors() (factors bench.Factors, err error) {
 // factorNames are the flags' names.
 var factorNames = []string{
 	bench.ByPolicies, bench.ByGuidance, bench.ByPrograms, bench.ByTracker, bench.ByRTT,
-	bench.ByAgainst, bench.ByRepetitions, bench.ByKernel, bench.ByMemory, bench.ByCPUs,
+	bench.ByAgainst, bench.ByShadowPrograms, bench.ByRepetitions, bench.ByKernel, bench.ByMemory,
+	bench.ByCPUs,
 }

@@ -35,12 +35,13 @@ func TestFactorFlags(t *testing.T) {
 		Policies: []string{"qemu:limit=1s,skip=on", "xen", "exec:" + program},
 		Guidance: []string{"off", "switchover"}, Programs: []string{"kv"},
 		Trackers: []string{"ring", "auto"}, RTTs: []time.Duration{0, 2 * time.Millisecond},
-		Repetitions: 7, Against: "xen", Kernel: program,
+		Repetitions: 7, Against: "xen", ShadowPrograms: true, Kernel: program,
 		MemoryBytes: 1 << 30, CPUs: 2,
 	}, factorsOf(t, "--policies", "qemu:limit=1s,skip=on,xen,exec:./mine",
 		"--guidance", "off,switchover", "--programs", "kv", "--tracker", "ring,auto",
 		"--rtt", "0,2ms", "-n", "7",
-		"--against", "xen", "--kernel", "mine", "--memory", "1G", "--cpus", "2"))
+		"--against", "xen", "--shadow-programs", "--kernel", "mine", "--memory", "1G",
+		"--cpus", "2"))
 }
 
 // TestFactorsAreChecked: what has no effect, or is no level, is refused before anything runs.
@@ -58,6 +59,11 @@ func TestFactorsAreChecked(t *testing.T) {
 		`--rtt: "2ms" is there twice`:    {"policies", "--rtt", "2ms,2ms"},
 		`--rtt: duration "2": no unit`:   {"simulated", "--rtt", "2"},
 		"is there twice":                 {"policies", "--policies", "xen,xen"},
+		"--cpus: no effect on simulated": {"simulated", "--cpus", "2"},
+		"--shadow-programs: no effect: name a program": {
+			"policies", "--policies", "xen,stall", "--shadow-programs",
+		},
+		"--shadow-programs: no effect on moves": {"moves", "--shadow-programs"},
 	} {
 		out := filepath.Join(t.TempDir(), "out")
 		status, stdout, stderr := benchProgram.Try(t,
