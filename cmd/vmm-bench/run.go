@@ -243,7 +243,7 @@ func (f *benchRunFlags) resumeCommand(again, dir string) string {
 
 // shellWord makes one word for a shell, in quotes only if it needs them.
 func shellWord(s string) string {
-	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./:,@%+"
+	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./:,@%+="
 	if s != "" && strings.Trim(s, plain) == "" {
 		return s
 	}
