@@ -40,6 +40,13 @@ func readTrace(t *testing.T, folder string) (trace.Header, []trace.Record, int) 
 	}
 }
 
+// hasContents tells whether a trace that is being written says what was in memory, so that records
+// follow.
+func hasContents(folder string) bool {
+	file, err := os.Stat(filepath.Join(folder, trace.FileName))
+	return err == nil && file.Size() > 0
+}
+
 // TestTraceAcrossMigration: a guest is moved, verified, while its writes are being recorded, with
 // each way of tracking that this host has. The trace has the migration's events.
 func TestTraceAcrossMigration(t *testing.T) {
@@ -53,7 +60,7 @@ func TestTraceAcrossMigration(t *testing.T) {
 			_, recorded := b.background("trace", "source", "--out", folder, "--interval", "5ms",
 				"--for", "0", "--json")
 			source := g.last
-			source.await("being traced", func(vm control.VM) bool { return vm.DirtyLogging })
+			source.await("being traced", func(control.VM) bool { return hasContents(folder) })
 			require.Contains(t, b.refused(1, "trace", "source", "--out", b.path("second")),
 				"a trace is being recorded")
 			require.NoDirExists(t, b.path("second"))
@@ -132,8 +139,7 @@ func TestTraceInterrupted(t *testing.T) {
 	require.NoError(t, os.Mkdir(folder, 0o700))
 	cmd, recorded := b.background("trace", "vm", "--out", folder, "--for", "0")
 	p.await("being traced", func(vm control.VM) bool {
-		file, err := os.Stat(filepath.Join(folder, "trace.json.gz"))
-		return vm.DirtyLogging && err == nil && file.Size() > 0
+		return vm.DirtyLogging && hasContents(folder)
 	})
 	// A recorder keeps what it recorded, once a second, so that its death loses no more.
 	for kept := 0; kept == 0; time.Sleep(10 * time.Millisecond) {

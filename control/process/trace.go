@@ -117,7 +117,8 @@ func (h *VM) header(vm machine, order control.TraceOrder) trace.Header {
 }
 
 // record writes a whole trace, of that length or, with 0, without an end of its own. A trace that
-// ctx ends is whole, too, if ctx has a cause of its own.
+// ctx ends is whole, too, if ctx has a cause of its own. record starts and stops the tracker, which
+// must protect at its harvests.
 func record(
 	ctx context.Context, h trace.Header, length time.Duration, ram *memory.RAM,
 	tracker dirtylog.Tracker, to trace.Sink,
@@ -125,30 +126,68 @@ func record(
 	if err := to.Begin(h); err != nil {
 		return err
 	}
+	// Before the look, which takes a while: a guest may fill its memory meanwhile.
+	if err := tracker.Start(); err != nil {
+		return err
+	}
+	end, err := follow(ctx, h, length, ram, tracker, to)
+	if err = errors.Join(err, tracker.Stop()); err != nil {
+		return err
+	}
+	return to.Record(end)
+}
+
+// follow records what a started tracker finds. It returns the trace's last record.
+func follow(
+	ctx context.Context, h trace.Header, length time.Duration, ram *memory.RAM,
+	tracker dirtylog.Tracker, to trace.Sink,
+) (trace.Record, error) {
 	contents, err := trace.Look(ctx, ram)
 	switch {
 	case err == nil:
 	case ctx.Err() == nil:
-		return err
-	default: // it ended before anything was recorded, and its end says why
-		contents = trace.Contents{
-			Populated: &trace.Set{}, Zero: &trace.Set{}, Samples: []trace.Sample{},
-		}
+		return trace.Record{}, err
+	default:
+		return endEarly(ctx, to)
 	}
-	if err := to.Contents(contents); err != nil {
-		return err
+	begun, err := begin(contents, tracker, h.Pages, to)
+	if err != nil {
+		return trace.Record{}, err
 	}
-	if length > 0 { // from here on: a look at much memory takes a while
+	if length > 0 { // from here on: a look at much memory takes a while, and so may its client
 		var stop context.CancelFunc
 		ctx, stop = context.WithTimeoutCause(ctx, length, errTimeUp)
 		defer stop()
 	}
 	interval := time.Duration(h.IntervalUS) * time.Microsecond
-	begun := time.Now()
-	end, err := trace.Follow(ctx, tracker, h.Pages, interval, to.Record)
+	end, err := trace.Follow(ctx, tracker, begun, h.Pages, interval, to.Record)
 	if err != nil {
-		return err
+		return trace.Record{}, err
 	}
 	end.Why = context.Cause(ctx).Error()
-	return to.Record(trace.Record{AtUS: time.Since(begun).Microseconds(), End: &end})
+	return trace.Record{AtUS: time.Since(begun).Microseconds(), End: &end}, nil
+}
+
+// endEarly is the trace that ctx ended before anything was recorded. Its end says why.
+func endEarly(ctx context.Context, to trace.Sink) (trace.Record, error) {
+	err := to.Contents(trace.Contents{
+		Populated: &trace.Set{}, Zero: &trace.Set{}, Samples: []trace.Sample{},
+	})
+	return trace.Record{End: &trace.End{Why: context.Cause(ctx).Error()}}, err
+}
+
+// begin sends what is in the guest's memory, and returns the first moment. What the guest has
+// written since the tracker was started belongs to that: no interval will have it.
+func begin(
+	c trace.Contents, tracker dirtylog.Tracker, pages int, to trace.Sink,
+) (time.Time, error) {
+	written := memory.NewBitmap(pages)
+	if _, err := tracker.Harvest(written); err != nil {
+		return time.Time{}, err
+	}
+	if err := c.Wrote(written); err != nil {
+		return time.Time{}, err
+	}
+	begun := time.Now() // right before the sink takes its time, from which events count
+	return begun, to.Contents(c)
 }

@@ -2,6 +2,7 @@ package process
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -10,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"taskguide/control"
+	"taskguide/dirtylog"
 	"taskguide/dirtylog/trace"
 	"taskguide/memory"
 	"taskguide/migration"
@@ -235,19 +237,158 @@ func TestTraceEndsWhileItLooks(t *testing.T) {
 	require.Equal(t, control.ErrGone.Error(), sink.end(t))
 }
 
-// TestTraceIsAsLongAsOrdered, however long the look at the memory took.
-func TestTraceIsAsLongAsOrdered(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		ram, err := memory.New(memory.MinSize)
-		require.NoError(t, err)
-		defer ram.Close()
-		sink := hookedSink{newLinesSink(), func() {}, func() { time.Sleep(time.Hour) }}
-		const length = 20*time.Millisecond + time.Microsecond
-		require.NoError(t, record(t.Context(), headerOf(ram), length, ram, &writtenLog{}, sink))
-		require.Len(t, sink.records, 20+1)
-		require.Equal(t, errTimeUp.Error(), sink.end(t))
-	})
+// startedLog has something done as soon as logging is on, which is before the look at the memory.
+type startedLog struct {
+	dirtylog.Tracker
+	onStart func()
 }
+
+func (s startedLog) Start() error {
+	err := s.Tracker.Start()
+	s.onStart()
+	return err
+}
+
+// TestTraceIsAsLongAsOrdered, however long the look at the memory takes, or the client. Its times
+// count from when the sink has the contents: events count from there, too.
+func TestTraceIsAsLongAsOrdered(t *testing.T) {
+	const length = 20*time.Millisecond + time.Microsecond
+	for _, tt := range []struct {
+		name         string
+		look, client time.Duration
+		intervals    int
+		first        time.Duration
+	}{
+		{"slow look", time.Hour, 0, 20, time.Millisecond},
+		{"slow client", 0, time.Second, 1 + 20, time.Second},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ram, err := memory.New(memory.MinSize)
+				require.NoError(t, err)
+				defer ram.Close()
+				log := startedLog{&writtenLog{}, func() { time.Sleep(tt.look) }}
+				var begun time.Time
+				sink := hookedSink{newLinesSink(), func() {}, func() {
+					begun = time.Now()
+					time.Sleep(tt.client)
+				}}
+				require.NoError(t, record(t.Context(), headerOf(ram), length, ram, log, sink))
+				require.Equal(t, tt.client+length, time.Since(begun))
+				require.Len(t, sink.records, tt.intervals+1)
+				require.Equal(t, tt.first.Microseconds(), (<-sink.records).AtUS)
+				require.Equal(t, errTimeUp.Error(), sink.end(t))
+			})
+		})
+	}
+}
+
+// demandLog is a dirty log that begins with all pages, and keeps each until it is protected.
+type demandLog struct{ writtenLog }
+
+func (d *demandLog) Start() error {
+	err := d.writtenLog.Start()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.log.Fill()
+	return err
+}
+
+func (d *demandLog) OnDemand() bool { return true }
+
+func (d *demandLog) Harvest(dirty *memory.Bitmap) (int, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	dirty.Or(d.log)
+	return d.log.Count(), nil
+}
+
+// Protect is about all of RAM, as Shared asks for it.
+func (d *demandLog) Protect(pages *memory.Bitmap, _, _ int) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.log.AndNot(pages)
+	return nil
+}
+
+// TestWritesDuringTheLook are written before the first moment: they are in memory then, are not
+// zero, and are in no interval. All other pages are as they were.
+func TestWritesDuringTheLook(t *testing.T) {
+	const cleared, still, fresh, untouched = 100, 101, 2000, 4000
+	onDemand, atHarvest := &demandLog{}, &writtenLog{}
+	for name, log := range map[string]struct {
+		dirtylog.Tracker
+		write func(page int)
+	}{
+		"on demand": {onDemand, onDemand.write}, "at harvest": {atHarvest, atHarvest.write},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ram, err := memory.New(memory.MinSize)
+			require.NoError(t, err)
+			defer ram.Close()
+			for _, page := range []int{cleared, still} {
+				ram.Page(page)[0] = 1
+				ram.Page(page)[0] = 0
+			}
+			shared := dirtylog.NewShared(log, ram.Pages()).Tracker()
+			tracker := startedLog{shared, func() {
+				log.write(cleared)
+				log.write(fresh)
+			}}
+			sink := newLinesSink()
+			const length = 5 * time.Millisecond
+			require.NoError(t, record(t.Context(), headerOf(ram), length, ram, tracker, sink))
+
+			contents := <-sink.contents
+			populated, zero := memory.NewBitmap(ram.Pages()), memory.NewBitmap(ram.Pages())
+			require.NoError(t, contents.Populated.AddTo(populated))
+			require.NoError(t, contents.Zero.AddTo(zero))
+			require.True(t, populated.Test(cleared))
+			require.True(t, populated.Test(fresh))
+			require.False(t, populated.Test(untouched), "what the log begins with is not written")
+			require.False(t, zero.Test(cleared))
+			require.True(t, zero.Test(still))
+			close(sink.records)
+			intervals := 0
+			for r := range sink.records {
+				if r.Dirty != nil {
+					intervals++
+					require.Equal(t, &trace.Set{}, r.Dirty)
+				}
+			}
+			require.NotZero(t, intervals)
+			require.Nil(t, atHarvest.log, "logging is off again")
+			require.Nil(t, onDemand.log)
+		})
+	}
+}
+
+// TestTraceFails: logging is off again after an error of who takes the lines.
+func TestTraceFails(t *testing.T) {
+	ram, err := memory.New(memory.MinSize)
+	require.NoError(t, err)
+	defer ram.Close()
+	broken := errors.New("broken")
+	for _, sink := range []trace.Sink{
+		brokenSink{newLinesSink(), broken, nil}, brokenSink{newLinesSink(), nil, broken},
+	} {
+		log := &writtenLog{}
+		started := false
+		tracker := startedLog{log, func() { started = true }}
+		require.ErrorIs(t, record(t.Context(), headerOf(ram), 0, ram, tracker, sink), broken)
+		require.True(t, started)
+		require.Nil(t, log.log)
+	}
+}
+
+// brokenSink is a sink that does not take the contents, or no record.
+type brokenSink struct {
+	linesSink
+	contents, record error
+}
+
+func (s brokenSink) Contents(trace.Contents) error { return s.contents }
+func (s brokenSink) Record(trace.Record) error     { return s.record }
 
 func headerOf(ram *memory.RAM) trace.Header {
 	return trace.Header{Pages: ram.Pages(), IntervalUS: time.Millisecond.Microseconds()}

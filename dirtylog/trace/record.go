@@ -26,7 +26,8 @@ type RAM interface {
 const samples = 256
 
 // Look finds out what is in RAM. It reads every page that the host backs, while the guest may write
-// them: it takes about as long as the first round of a migration without a wire.
+// them: it takes about as long as the first round of a migration without a wire. [Contents.Wrote]
+// adds what the guest writes meanwhile.
 func Look(ctx context.Context, ram RAM) (Contents, error) {
 	populated, zero := memory.NewBitmap(ram.Pages()), memory.NewBitmap(ram.Pages())
 	if err := ram.Allocated(populated); err != nil {
@@ -110,41 +111,27 @@ func (t *Tally) Add(r Record, pages int) {
 	t.last = r.AtUS
 }
 
-// Follow records intervals until ctx ends, and passes on each. It starts and stops the tracker. The
-// times count from the moment that it starts; emit is not called any more once Follow has returned.
-// The sum it returns has no Why.
+// Follow records intervals until ctx ends, and passes on each. The tracker is started, protects at
+// its harvests, and was harvested just before begun, from which the times count. The caller stops
+// it. emit is not called any more once Follow has returned. The sum it returns has no Why.
 func Follow(
-	ctx context.Context, tracker dirtylog.Tracker, pages int, interval time.Duration,
-	emit func(Record) error,
+	ctx context.Context, tracker dirtylog.Tracker, begun time.Time, pages int,
+	interval time.Duration, emit func(Record) error,
 ) (End, error) {
-	tally := NewTally(interval)
-	if err := tracker.Start(); err != nil {
-		return tally.End, err
+	f := follower{
+		tracker: tracker, begun: begun, dirty: memory.NewBitmap(pages), tally: NewTally(interval),
+		emit: emit,
 	}
-	begun := time.Now()
-	dirty := memory.NewBitmap(pages)
-	due := time.NewTimer(interval)
+	due := time.NewTimer(interval - time.Since(begun))
 	defer due.Stop()
 	for next := interval; ; {
 		select {
 		case <-ctx.Done():
-			return tally.End, tracker.Stop()
+			return f.tally.End, nil
 		case <-due.C:
 		}
-		before := time.Since(begun)
-		dirty.Reset()
-		if _, err := tracker.Harvest(dirty); err != nil {
-			_ = tracker.Stop()
-			return tally.End, err
-		}
-		at := time.Since(begun)
-		r := Record{
-			AtUS: at.Microseconds(), Dirty: NewSet(dirty), TookUS: (at - before).Microseconds(),
-		}
-		tally.Add(r, dirty.Count())
-		if err := emit(r); err != nil {
-			_ = tracker.Stop()
-			return tally.End, err
+		if err := f.record(); err != nil {
+			return f.tally.End, err
 		}
 		// An interval that took too long makes the next ones no shorter.
 		for next += interval; next <= time.Since(begun); {
@@ -152,4 +139,28 @@ func Follow(
 		}
 		due.Reset(next - time.Since(begun))
 	}
+}
+
+// follower is what Follow works with.
+type follower struct {
+	tracker dirtylog.Tracker
+	begun   time.Time
+	dirty   *memory.Bitmap // of the last interval
+	tally   *Tally
+	emit    func(Record) error
+}
+
+// record ends an interval.
+func (f *follower) record() error {
+	before := time.Since(f.begun)
+	f.dirty.Reset()
+	if _, err := f.tracker.Harvest(f.dirty); err != nil {
+		return err
+	}
+	at := time.Since(f.begun)
+	r := Record{
+		AtUS: at.Microseconds(), Dirty: NewSet(f.dirty), TookUS: (at - before).Microseconds(),
+	}
+	f.tally.Add(r, f.dirty.Count())
+	return f.emit(r)
 }

@@ -9,21 +9,19 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"taskguide/dirtylog"
 	"taskguide/memory"
 )
 
 // scripted is a tracker whose guest writes page n in interval n, and takes a while to say so.
 type scripted struct {
+	dirtylog.Tracker // Follow neither starts nor stops it
+
 	took     time.Duration
-	on       bool
 	harvests int
 	fail     error
 }
 
-func (s *scripted) Start() error                           { s.on = true; return nil }
-func (s *scripted) OnDemand() bool                         { return false }
-func (s *scripted) Protect(*memory.Bitmap, int, int) error { return nil }
-func (s *scripted) Stop() error                            { s.on = false; return nil }
 func (s *scripted) Harvest(dirty *memory.Bitmap) (int, error) {
 	time.Sleep(s.took)
 	dirty.Set(s.harvests)
@@ -48,7 +46,7 @@ func TestFollow(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()
 				var got []int64
-				end, err := Follow(ctx, s, 64, 10*time.Millisecond, func(r Record) error {
+				emit := func(r Record) error {
 					pages := memory.NewBitmap(64)
 					require.NoError(t, r.Dirty.AddTo(pages))
 					require.True(t, pages.Test(len(got)))
@@ -58,29 +56,69 @@ func TestFollow(t *testing.T) {
 						cancel()
 					}
 					return nil
-				})
+				}
+				end, err := Follow(ctx, s, time.Now(), 64, 10*time.Millisecond, emit)
 				require.NoError(t, err)
 				require.Equal(t, tt.at, got)
 				require.Equal(t, End{
 					Intervals: 4, Late: tt.late, Faults: 4, HarvestUS: 1000 * tt.harvest,
 				}, end)
-				require.False(t, s.on)
 			})
 		})
 	}
 }
 
-// TestFollowFails: logging is off again after an error of the tracker, or of who takes the records.
+// TestFollowCountsFromTheFirstMoment, also if that was a while ago: the first interval is then due.
+func TestFollowCountsFromTheFirstMoment(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begun := time.Now()
+		for _, late := range []time.Duration{3 * time.Millisecond, 32 * time.Millisecond} {
+			time.Sleep(late)
+			var got []int64
+			ctx, cancel := context.WithCancel(t.Context())
+			emit := func(r Record) error {
+				if got = append(got, r.AtUS/1000); len(got) == 2 {
+					cancel()
+				}
+				return nil
+			}
+			_, err := Follow(ctx, &scripted{}, begun, 64, 10*time.Millisecond, emit)
+			require.NoError(t, err)
+			require.Equal(t, map[time.Duration][]int64{
+				3 * time.Millisecond: {10, 20}, 32 * time.Millisecond: {52, 60},
+			}[late], got)
+		}
+	})
+}
+
+// TestFollowFails with the tracker, and with who takes the records.
 func TestFollowFails(t *testing.T) {
 	broken := errors.New("broken")
-	s := &scripted{fail: broken}
-	_, err := Follow(t.Context(), s, 64, time.Millisecond, func(Record) error { return nil })
-	require.ErrorIs(t, err, broken)
-	require.False(t, s.on)
-	s = &scripted{}
-	_, err = Follow(t.Context(), s, 64, time.Millisecond, func(Record) error { return broken })
-	require.ErrorIs(t, err, broken)
-	require.False(t, s.on)
+	follow := func(s *scripted, taken error) error {
+		_, err := Follow(t.Context(), s, time.Now(), 64, time.Millisecond,
+			func(Record) error { return taken })
+		return err
+	}
+	require.ErrorIs(t, follow(&scripted{fail: broken}, nil), broken)
+	require.ErrorIs(t, follow(&scripted{}, broken), broken)
+}
+
+// TestWrote: a page that was written during the look has memory, and is not zero.
+func TestWrote(t *testing.T) {
+	c := Contents{Populated: &Set{Runs: []int{0, 10}}, Zero: &Set{Runs: []int{5, 5}}}
+	written := memory.NewBitmap(128)
+	written.SetRange(8, 4)
+	written.Set(100)
+	require.NoError(t, c.Wrote(written))
+	populated, zero := memory.NewBitmap(128), memory.NewBitmap(128)
+	require.NoError(t, c.Populated.AddTo(populated))
+	require.NoError(t, c.Zero.AddTo(zero))
+	require.Equal(t, 12+1, populated.Count())
+	require.Equal(t, 12, populated.CountRange(0, 12))
+	require.True(t, populated.Test(100))
+	require.Equal(t, 3, zero.Count())
+	require.Equal(t, 3, zero.CountRange(5, 3))
+	require.Error(t, c.Wrote(memory.NewBitmap(64)), "of a smaller guest")
 }
 
 func TestLook(t *testing.T) {

@@ -44,6 +44,19 @@ type Contents struct {
 	TookUS int64 `json:"samples_us,omitempty"`
 }
 
+// Wrote adds pages that the guest has written since the look, or while it lasted: there is memory
+// behind them, and they may hold anything.
+func (c *Contents) Wrote(pages *memory.Bitmap) error {
+	populated, zero := memory.NewBitmap(pages.Len()), memory.NewBitmap(pages.Len())
+	if err := errors.Join(c.Populated.AddTo(populated), c.Zero.AddTo(zero)); err != nil {
+		return err
+	}
+	populated.Or(pages)
+	zero.AndNot(pages)
+	c.Populated, c.Zero = NewSet(populated), NewSet(zero)
+	return nil
+}
+
 // Sample is a page and how many bytes zstd (RFC 8878) makes of it, on its fastest level.
 type Sample struct {
 	Page  int `json:"page"`
