@@ -259,8 +259,8 @@ func TestTraceIsAsLongAsOrdered(t *testing.T) {
 		intervals    int
 		first        time.Duration
 	}{
-		{"slow look", time.Hour, 0, 20, time.Millisecond},
-		{"slow client", 0, time.Second, 1 + 20, time.Second},
+		{"slow look", time.Hour, 0, 20 + 1, time.Millisecond},
+		{"slow client", 0, time.Second, 1 + 20 + 1, time.Second},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -111,9 +111,10 @@ func (t *Tally) Add(r Record, pages int) {
 	t.last = r.AtUS
 }
 
-// Follow records intervals until ctx ends, and passes on each. The tracker is started, protects at
-// its harvests, and was harvested just before begun, from which the times count. The caller stops
-// it. emit is not called any more once Follow has returned. The sum it returns has no Why.
+// Follow records intervals until ctx ends, the last up to there, and passes on each. The tracker is
+// started, protects at its harvests, and was harvested just before begun, from which the times
+// count. The caller stops it. emit is not called any more once Follow has returned. The sum it
+// returns has no Why.
 func Follow(
 	ctx context.Context, tracker dirtylog.Tracker, begun time.Time, pages int,
 	interval time.Duration, emit func(Record) error,
@@ -127,7 +128,9 @@ func Follow(
 	for next := interval; ; {
 		select {
 		case <-ctx.Done():
-			return f.tally.End, nil
+			// The interval under way has writes, too, and without it tags would lie behind the end.
+			err := f.record()
+			return f.tally.End, err
 		case <-due.C:
 		}
 		if err := f.record(); err != nil {

@@ -29,6 +29,7 @@ func (s *scripted) Harvest(dirty *memory.Bitmap) (int, error) {
 	return 1, s.fail
 }
 
+// TestFollow: each interval has what was written in it, also the one that ctx ends.
 func TestFollow(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
@@ -37,8 +38,8 @@ func TestFollow(t *testing.T) {
 		late    int
 		harvest int64 // in ms, in sum
 	}{
-		{"in time", 2 * time.Millisecond, []int64{12, 22, 32, 42}, 0, 8},
-		{"slow", 13 * time.Millisecond, []int64{23, 43, 63, 83}, 4, 52},
+		{"in time", 2 * time.Millisecond, []int64{12, 22, 32, 42, 44}, 0, 10},
+		{"slow", 13 * time.Millisecond, []int64{23, 43, 63, 83, 96}, 4, 65},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -61,7 +62,7 @@ func TestFollow(t *testing.T) {
 				require.NoError(t, err)
 				require.Equal(t, tt.at, got)
 				require.Equal(t, End{
-					Intervals: 4, Late: tt.late, Faults: 4, HarvestUS: 1000 * tt.harvest,
+					Intervals: 5, Late: tt.late, Faults: 5, HarvestUS: 1000 * tt.harvest,
 				}, end)
 			})
 		})
@@ -85,9 +86,23 @@ func TestFollowCountsFromTheFirstMoment(t *testing.T) {
 			_, err := Follow(ctx, &scripted{}, begun, 64, 10*time.Millisecond, emit)
 			require.NoError(t, err)
 			require.Equal(t, map[time.Duration][]int64{
-				3 * time.Millisecond: {10, 20}, 32 * time.Millisecond: {52, 60},
+				3 * time.Millisecond: {10, 20, 20}, 32 * time.Millisecond: {52, 60, 60},
 			}[late], got)
 		}
+	})
+}
+
+// TestFollowLeavesNothing: a trace that ends before its first interval is over has its writes.
+func TestFollowLeavesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 7*time.Millisecond)
+		defer cancel()
+		var got []Record
+		emit := func(r Record) error { got = append(got, r); return nil }
+		end, err := Follow(ctx, &scripted{}, time.Now(), 64, time.Hour, emit)
+		require.NoError(t, err)
+		require.Equal(t, []Record{{AtUS: 7000, Dirty: &Set{Runs: []int{0, 1}}}}, got)
+		require.Equal(t, End{Intervals: 1, Faults: 1}, end)
 	})
 }
 
@@ -101,6 +116,10 @@ func TestFollowFails(t *testing.T) {
 	}
 	require.ErrorIs(t, follow(&scripted{fail: broken}, nil), broken)
 	require.ErrorIs(t, follow(&scripted{}, broken), broken)
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := Follow(ended, &scripted{fail: broken}, time.Now(), 64, time.Hour, nil)
+	require.ErrorIs(t, err, broken, "at the end")
 }
 
 // TestWrote: a page that was written during the look has memory, and is not zero.
