@@ -47,7 +47,8 @@ type Backend interface {
 	// Debug returns what the vCPUs are doing, or ErrConflict while there is no guest. It takes no
 	// longer than ctx lasts.
 	Debug(ctx context.Context) (Debug, error)
-	// FollowTags calls f for each transition until unsubscribe is called.
+	// FollowTags calls f for each transition until unsubscribe is called, which returns once f has
+	// had all transitions from before. f must not block, nor call the backend.
 	FollowTags(f func(tagging.Transition)) (unsubscribe func(), err error)
 	// FollowBeats calls f for each heartbeat that the guest prints, until unsubscribe is called. f
 	// must not block.

@@ -7,19 +7,15 @@ const backlog = 1024
 
 // subscriber takes transitions from the vCPUs' threads.
 type subscriber struct {
-	queue   chan Transition // closed by unsubscribe
-	gone    chan struct{}   // closed by unsubscribe, so that the backlog is dropped
-	dropped uint64
+	queue   chan Transition // closed by leave
+	done    chan struct{}   // closed once f has had the last of the queue
+	dropped uint64          // since the last that was queued; the port's mu guards it
 }
 
 func (s *subscriber) run(f func(Transition)) {
+	defer close(s.done)
 	for t := range s.queue {
-		select {
-		case <-s.gone:
-			return
-		default:
-			f(t)
-		}
+		f(t)
 	}
 }
 
@@ -28,24 +24,29 @@ func (s *subscriber) run(f func(Transition)) {
 // one says how many. Fast tasks are seen only when the host reads the tag page: at their rings
 // during a migration, and in Snapshot otherwise.
 //
-// After unsubscribe, which f may call, f is not called again, but a call in progress may still be
-// running.
+// unsubscribe returns once f has returned from the last transition before it, and f is not called
+// again. So f must not call unsubscribe, nor wait for what its caller holds.
 func (p *Port) Subscribe(f func(Transition)) (unsubscribe func()) {
-	s := &subscriber{queue: make(chan Transition, backlog), gone: make(chan struct{})}
+	s := &subscriber{queue: make(chan Transition, backlog), done: make(chan struct{})}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.subscribers[s] = struct{}{}
 	go s.run(f)
 	return func() {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		if _, subscribed := p.subscribers[s]; !subscribed {
-			return
-		}
-		delete(p.subscribers, s)
-		close(s.gone)
-		close(s.queue)
+		p.leave(s)
+		<-s.done // without mu, so that no vCPU waits for f
 	}
+}
+
+// leave adds nothing more to a subscriber's queue.
+func (p *Port) leave(s *subscriber) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if _, subscribed := p.subscribers[s]; !subscribed {
+		return
+	}
+	delete(p.subscribers, s)
+	close(s.queue)
 }
 
 // publish tells the subscribers of an edit that was applied. mu must be held, which keeps

@@ -414,14 +414,15 @@ func (h *VM) Tags() (tagging.Info, error) {
 	return port.Snapshot(), nil
 }
 
-// follower is told of the guest's tags.
+// follower is told of the guest's tags. tell neither waits for anything nor calls the VM, because
+// stop waits for it.
 type follower struct {
 	tell func(tagging.Transition)
-	stop func() // ends its subscription; the VM's mu guards it
+	stop func() // ends its subscription, see [tagging.Port.Subscribe]; the VM's mu guards it
 }
 
 // FollowTags calls f for each transition until the caller unsubscribes, also once the guest has
-// booted anew.
+// booted anew. f has had all transitions from before once unsubscribe returns.
 func (h *VM) FollowTags(f func(tagging.Transition)) (func(), error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -435,9 +436,10 @@ func (h *VM) FollowTags(f func(tagging.Transition)) (func(), error) {
 	h.followers[own] = struct{}{}
 	return func() {
 		h.mu.Lock()
-		defer h.mu.Unlock()
 		delete(h.followers, own)
-		own.stop()
+		stop := own.stop
+		h.mu.Unlock()
+		stop() // it is the last one, because start knows own no more
 	}, nil
 }
 

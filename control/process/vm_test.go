@@ -430,6 +430,38 @@ func TestFollowersOfABootAnew(t *testing.T) {
 	b.live(next)
 }
 
+// TestUnfollowLosesNothing: what happened before the end of a subscription is heard, and nobody who
+// asks about the VM waits meanwhile.
+func TestUnfollowLosesNothing(t *testing.T) {
+	b := running(t)
+	listen := make(chan struct{})
+	var heard []uint32 // by the time that unfollow returns, nobody else has it
+	unfollow, err := b.FollowTags(func(x tagging.Transition) {
+		<-listen
+		heard = append(heard, x.Task)
+	})
+	require.NoError(t, err)
+	for id := range uint32(3) {
+		b.machine.port.Write(tagging.RegEnter, 4, id)
+	}
+	unfollowed := make(chan struct{})
+	go func() {
+		defer close(unfollowed)
+		unfollow()
+	}()
+	require.Eventually(t, func() bool {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return len(b.followers) == 0
+	}, deadline, time.Millisecond)
+	require.Equal(t, control.StateRunning, b.Info().State)
+	close(listen)
+	<-unfollowed
+	require.Equal(t, []uint32{0, 1, 2}, heard)
+	require.NoError(t, b.Stop(control.StopNow))
+	b.end()
+}
+
 func TestAdoptsAPausedGuest(t *testing.T) {
 	b := newRig(t)
 	b.await("unix:/d")
