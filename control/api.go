@@ -84,7 +84,7 @@ type MigrationSummary struct {
 // Kinds of events beyond those of package migration.
 const (
 	EventState  = "state"  // the VM's state changed; also the first event of every stream
-	EventTag    = "tag"    // a task entered or left a segment; only with ?tags=1
+	EventTag    = "tag"    // a task entered or left a segment; only with ?tags=1 and in traces
 	EventBeat   = "beat"   // the embedded guest printed a heartbeat; only in traces
 	EventLagged = "lagged" // this client was too slow and lost Dropped events
 )

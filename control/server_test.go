@@ -43,6 +43,7 @@ type fakeVM struct {
 	onStop   func()
 	stopped  StopMode // the last order
 	onTrace  func(context.Context, TraceOrder, trace.Sink) error
+	onTags   func() (tagging.Info, error) // unless nil: what Tags does
 }
 
 func (f *fakeVM) Version() version.Info { return version.Here(version.Machine{}) }
@@ -86,6 +87,9 @@ func (f *fakeVM) Resume(mode ResumeMode) error {
 }
 
 func (f *fakeVM) Tags() (tagging.Info, error) {
+	if f.onTags != nil {
+		return f.onTags()
+	}
 	return tagging.Info{Epoch: 7, Tasks: []tagging.TaskInfo{}}, nil
 }
 

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"taskguide/dirtylog/trace"
+	"taskguide/tagging"
 )
 
 // TraceOrder is what a client wants recorded.
@@ -30,8 +31,9 @@ const DefaultInterval = 10 * time.Millisecond
 // traceLines sends a trace's lines, as they are in a file before it is compressed. Two goroutines
 // write: the recorder, and the one that follows events.
 type traceLines struct {
-	w   http.ResponseWriter
-	out *http.ResponseController
+	w    http.ResponseWriter
+	out  *http.ResponseController
+	tags func() (tagging.Info, error) // [Backend.Tags], which waits for nobody who needs mu
 
 	mu       sync.Mutex
 	answered bool      // a line was sent
@@ -50,12 +52,62 @@ func (t *traceLines) Begin(h trace.Header) error {
 	return t.line(h)
 }
 
-// Contents implements [trace.Sink].
+// Contents implements [trace.Sink]. It adds the tasks that there are, at the first moment: a task
+// that does nothing during the trace has no transition, and it counts for the gate all the same.
 func (t *traceLines) Contents(c trace.Contents) error {
+	// A look finds what fast tasks have done since the last one, and tells of it as of now. So look
+	// before the trace begins, to leave that out of it.
+	if _, err := t.present(); err != nil {
+		return err
+	}
+	// A transition from before begun is in the list of tasks, and all others come after the list:
+	// nobody else writes a line meanwhile. One that is in both says nothing new.
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.begun = time.Now()
-	return t.line(c)
+	info, err := t.present()
+	if err != nil {
+		return err
+	}
+	tasks, err := t.tasks(info)
+	if err != nil {
+		return err
+	}
+	if err := t.line(c); err != nil {
+		return err
+	}
+	return t.send(tasks)
+}
+
+// present is what the tag port knows now: no task if the guest has gone, which the trace's end will
+// say.
+func (t *traceLines) present() (tagging.Info, error) {
+	info, err := t.tags()
+	if errors.Is(err, ErrConflict) {
+		return tagging.Info{}, nil
+	}
+	return info, err
+}
+
+// tasks are lines that register the tasks at the first moment, each as deep in segments as it is;
+// mu is held. There may be thousands, which go in one piece.
+func (t *traceLines) tasks(info tagging.Info) ([]byte, error) {
+	var lines []byte
+	for _, k := range info.Tasks {
+		event, err := json.Marshal(Event{Time: t.begun, Kind: EventTag, Tag: &tagging.Transition{
+			Time: t.begun, Event: tagging.Registered, Task: k.ID, Depth: k.Depth, Fast: k.Fast,
+			GateAll: info.GateAll, GateAny: info.GateAny,
+		}})
+		if err != nil {
+			return nil, err
+		}
+		line, err := json.Marshal(trace.Record{Event: event})
+		if err != nil {
+			return nil, err
+		}
+		lines = append(append(lines, line...), '\n')
+	}
+	return lines, nil
 }
 
 // Record implements [trace.Sink]. Times never go back: an event's own time may be before that of a
@@ -116,7 +168,7 @@ func (t *traceLines) send(text []byte) error {
 // trace streams a trace until its time is up, or the client or the guest goes.
 func (s *Server) trace(w http.ResponseWriter, r *http.Request) {
 	order, err := readTraceOrder(r)
-	lines := &traceLines{w: w, out: http.NewResponseController(w)}
+	lines := &traceLines{w: w, out: http.NewResponseController(w), tags: s.machine.Tags}
 	if err == nil {
 		err = s.record(r.Context(), order, lines)
 	}

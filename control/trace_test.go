@@ -3,7 +3,9 @@ package control
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -78,6 +80,76 @@ func TestTrace(t *testing.T) {
 	require.Equal(t, []int{1, 1}, records[3].Dirty.Runs)
 	require.GreaterOrEqual(t, records[3].AtUS, records[2].AtUS, "times never go back")
 	require.Equal(t, "over", records[4].End.Why)
+}
+
+// TestTasksOfTheFirstMoment: a trace begins with the tasks that there are, as they are then. What a
+// look finds that they did earlier is not in it, and what they do from then on comes after them.
+func TestTasksOfTheFirstMoment(t *testing.T) {
+	vm, _, client := start(t)
+	did := func(event tagging.Change, task, depth uint32) {
+		vm.follower(tagging.Transition{
+			Time: time.Now(), Event: event, Task: task, Depth: depth, Fast: task == 3,
+		})
+	}
+	looks := 0
+	vm.onTags = func() (tagging.Info, error) {
+		if looks++; looks == 1 {
+			did(tagging.Entered, 3, 2)
+		} else {
+			did(tagging.Entered, 8, 1)
+		}
+		return tagging.Info{GateAny: true, Tasks: []tagging.TaskInfo{
+			{ID: 3, Depth: 2, Inside: true, Fast: true}, {ID: 8, Depth: 0},
+		}}, nil
+	}
+	vm.onTrace = func(ctx context.Context, order TraceOrder, to trace.Sink) error {
+		require.NoError(t, to.Begin(trace.Header{}))
+		did(tagging.Registered, 8, 0) // it is in the list
+		require.NoError(t, to.Contents(trace.Contents{}))
+		did(tagging.Exited, 3, 1)
+		return to.Record(trace.Record{AtUS: 1e9, End: &trace.End{Why: "over"}})
+	}
+	var records []trace.Record
+	sink := hookedSink{quits{func() {}}, func(r trace.Record) { records = append(records, r) }}
+	require.NoError(t, client.Trace(testContext(t), TraceOrder{Interval: time.Second}, sink))
+	require.Len(t, records, 5)
+	require.Equal(t, "over", records[4].End.Why)
+	for i, want := range []tagging.Transition{
+		{Event: tagging.Registered, Task: 3, Depth: 2, Fast: true, GateAny: true},
+		{Event: tagging.Registered, Task: 8, GateAny: true},
+		{Event: tagging.Entered, Task: 8, Depth: 1},
+		{Event: tagging.Exited, Task: 3, Depth: 1, Fast: true},
+	} {
+		var e Event
+		require.NoError(t, json.Unmarshal(records[i].Event, &e))
+		require.Equal(t, EventTag, e.Kind)
+		require.True(t, e.Time.Equal(e.Tag.Time))
+		if want.Event == tagging.Registered {
+			require.Zero(t, records[i].AtUS)
+		}
+		e.Tag.Time = time.Time{}
+		require.Equal(t, want, *e.Tag)
+	}
+}
+
+// TestTraceWithoutTags: a guest that has gone meanwhile leaves a whole trace, which has no tasks.
+// Any other error ends the trace.
+func TestTraceWithoutTags(t *testing.T) {
+	vm, _, client := start(t)
+	failed := fmt.Errorf("%w: no guest", ErrConflict)
+	vm.onTags = func() (tagging.Info, error) { return tagging.Info{}, failed }
+	vm.onTrace = func(ctx context.Context, order TraceOrder, to trace.Sink) error {
+		require.NoError(t, to.Begin(trace.Header{}))
+		if err := to.Contents(trace.Contents{}); err != nil {
+			return err
+		}
+		return to.Record(trace.Record{End: &trace.End{Why: "over"}})
+	}
+	require.Equal(t, []string{"over"}, lastWords(t, client))
+	failed = errors.New("broken")
+	sink := quits{func() {}}
+	err := client.Trace(testContext(t), TraceOrder{Interval: time.Second}, sink)
+	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
 }
 
 // hookedSink tells of records before it passes them on.
