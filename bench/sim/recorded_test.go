@@ -35,3 +35,19 @@ func TestTasksOfTheFirstMoment(t *testing.T) {
 		[]byte(`{"kind":"tag","tag":{"event":"register","task":1,"depth":0}}`)))
 	require.Equal(t, []gateAt{{0, false, 2}}, tr.gates(All))
 }
+
+// TestLostTags: what the tag port has dropped before a transition is missing, too.
+func TestLostTags(t *testing.T) {
+	tr := &Trace{}
+	tag := func(dropped string) {
+		require.NoError(t, tr.event(0, []byte(`{"kind":"tag","tag":{"event":"exit","task":1,`+
+			`"depth":0,"dropped":`+dropped+`}}`)))
+	}
+	tag("0")
+	require.Zero(t, tr.Lost)
+	tag("3")
+	require.Equal(t, 3, tr.Lost)
+	tag("18446744073709551615")
+	require.Greater(t, tr.Lost, 3, "a file may have any number")
+	require.Len(t, tr.tags, 3)
+}

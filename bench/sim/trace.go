@@ -25,7 +25,7 @@ type Trace struct {
 	Tracker    string
 	Grown      Growth
 	Unfinished bool // the recording has no end, so some of it is missing
-	Lost       int  // events that the recording has not, because its client was too slow
+	Lost       int  // events that the recording has not, because who takes them was too slow
 
 	used            int            // pages from here on are never populated
 	populated, zero *memory.Bitmap // of the recorded guest below used, at the first moment
@@ -288,9 +288,10 @@ func (t *Trace) event(at time.Duration, text json.RawMessage) error {
 		Kind    string `json:"kind"`
 		Dropped int    `json:"dropped"`
 		Tag     *struct {
-			Event string `json:"event"`
-			Task  uint32 `json:"task"`
-			Depth uint32 `json:"depth"`
+			Event   string `json:"event"`
+			Task    uint32 `json:"task"`
+			Depth   uint32 `json:"depth"`
+			Dropped uint64 `json:"dropped"` // before it: the tag port's subscriber was too slow
 		} `json:"tag"`
 	}
 	if err := json.Unmarshal(text, &e); err != nil {
@@ -300,6 +301,7 @@ func (t *Trace) event(at time.Duration, text json.RawMessage) error {
 		t.Lost += min(max(e.Dropped, 1), math.MaxInt32) // a file may have any number
 	}
 	if e.Kind == "tag" && e.Tag != nil {
+		t.Lost += int(min(e.Tag.Dropped, math.MaxInt32))
 		t.tags = append(t.tags, tag{
 			at: at, task: e.Tag.Task, change: e.Tag.Event, depth: e.Tag.Depth,
 			registered: e.Tag.Event != "unregister",
