@@ -60,7 +60,9 @@ type write struct {
 
 // at is the moment of one of the interval's writes.
 func (i interval) at(w write) time.Duration {
-	return i.begin + 1 + time.Duration(uint64(w.moment)*uint64(i.end-i.begin)>>32)
+	// The product of a moment and a long interval does not fit 64 bits.
+	hi, lo := bits.Mul64(uint64(w.moment), uint64(i.end-i.begin))
+	return i.begin + 1 + time.Duration(hi<<32|lo>>32)
 }
 
 // tag is a transition of a task, after which it is registered or not, and so deep in segments.
@@ -371,8 +373,9 @@ func (t *Trace) takeOver(i interval, from, to time.Duration) interval {
 			t.populated.Set(int(w.page))
 			t.zero.Clear(int(w.page))
 		case at <= to:
-			since := uint64(at - 1 - from - part.begin)
-			part.writes = append(part.writes, write{uint32(since << 32 / length), w.page})
+			since := uint64(at - 1 - from - part.begin) // less than length
+			moment, _ := bits.Div64(since>>32, since<<32, length)
+			part.writes = append(part.writes, write{uint32(moment), w.page})
 		}
 	}
 	return part

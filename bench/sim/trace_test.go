@@ -149,6 +149,31 @@ func TestCut(t *testing.T) {
 	require.ErrorIs(t, err, ErrTrace)
 }
 
+// TestLongIntervals: however long an interval is, the moments of its writes ascend from its
+// beginning to its end, also in a part of it.
+func TestLongIntervals(t *testing.T) {
+	i := interval{begin: time.Second, end: time.Hour}
+	require.Equal(t, i.begin+1, i.at(write{}))
+	require.Equal(t, i.begin+1+(i.end-i.begin)/2, i.at(write{moment: 1 << 31}))
+	require.InDelta(t, i.end.Seconds(), i.at(write{moment: math.MaxUint32}).Seconds(), 1e-5)
+
+	r := recording{pages: 100, interval: 20 * time.Second, writes: calmFor(2)}
+	for page := range 100 {
+		r.writes[0] = append(r.writes[0], page)
+	}
+	tr := r.load(t)
+	from, to := 3*time.Second, 18*time.Second
+	cut, err := tr.Cut(from, to)
+	require.NoError(t, err)
+	whole, part := newGuest(tr, All, from), newGuest(cut, All, 0)
+	for at := from; at < to; at += time.Second {
+		var a, b []int
+		whole.run(time.Second, func(page int) { a = append(a, page) })
+		part.run(time.Second, func(page int) { b = append(b, page) })
+		require.Equal(t, a, b, "%v", at)
+	}
+}
+
 // TestGrow: RAM that is untouched costs nothing; RAM that repeats the guest costs as much again.
 func TestGrow(t *testing.T) {
 	r := recording{
