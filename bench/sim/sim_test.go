@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"testing"
 	"time"
 
@@ -442,6 +443,52 @@ func TestNeverConverges(t *testing.T) {
 	m, err = exact().Best(ctx.Err, r.load(t), e.Order, 0)
 	require.ErrorIs(t, err, context.Canceled)
 	require.Zero(t, m.Rounds)
+}
+
+// TestLongDeferral: a move is not given up for as long as its order lets it wait.
+func TestLongDeferral(t *testing.T) {
+	tr := closedFor(t)
+	e := entrant(t, "downtime", policy.GuidanceSwitchover)
+	e.MaxDefer = 20 * time.Minute
+	m := run(t, exact(), tr, e, 10*time.Millisecond)
+	require.True(t, m.Moved(), m.Error)
+	require.True(t, m.Forced)
+	require.Greater(t, m.TotalMS, 20*60e3)
+	w := walk{inUse: 1, link: newLink(exact(), tr), sampled: time.Minute}
+	require.Equal(t, leastPatience+time.Minute, w.patience())
+	w.o.MaxDefer = math.MaxInt64
+	require.Greater(t, w.patience(), longest, "it does not overflow")
+}
+
+// TestLongSampling: a policy that looks at the guest for longer than most moves take has as much
+// time as others after that, and Ctrl-C does not have to wait for it.
+func TestLongSampling(t *testing.T) {
+	// Each sample is of one lap, so there is no cycle. Round 1 is in the busy part, so another one
+	// follows.
+	r := recording{pages: 100, interval: 10 * time.Millisecond, writes: calmFor(100)}
+	for i := range 20 {
+		for page := range 60 {
+			r.writes[i] = append(r.writes[i], page)
+		}
+	}
+	tr := r.load(t)
+	e := entrant(t, "cycle:samples=1024,interval=1s,limit=10ms", policy.GuidanceOff)
+	m := run(t, exact(), tr, e, 50*time.Millisecond)
+	require.Equal(t, 1024, m.Samples)
+	require.Greater(t, m.TotalMS, 1024e3)
+	require.Greater(t, m.Rounds, 2)
+	require.True(t, m.Moved(), m.Error)
+
+	calls := 0
+	m, err := exact().Run(func() error {
+		if calls++; calls > 100 {
+			return context.Canceled
+		}
+		return nil
+	}, tr, e.Order, 0)
+	require.ErrorIs(t, err, context.Canceled)
+	require.Zero(t, m.Rounds)
+	require.Less(t, m.Samples, 128)
 }
 
 // TestSame: the same trace, order and moment give the same move.

@@ -28,7 +28,8 @@ const (
 	// handshake of TCP, which takes one more, is acknowledged by whatever TCP ends at.
 	setupTrips = 2
 	// leastPatience and patienceFactor end a move that would never end, in virtual time: the
-	// longer of a quarter of an hour and ten times what it takes to send all pages in use.
+	// longer of a quarter of an hour and ten times what it takes to send all pages in use. What its
+	// order lets it wait is added.
 	leastPatience  = 15 * time.Minute
 	patienceFactor = 10
 )
@@ -84,6 +85,7 @@ type walk struct {
 	held      bool // a vCPU is held at its EXIT
 	standing  bool // the guest stands still, or is asked to, since begun
 	begun     time.Duration
+	sampled   time.Duration // how long the dirty rate was sampled
 
 	// blind says that nobody looks at the rounds.
 	blind bool
@@ -181,10 +183,12 @@ func (w *walk) mustEnd() error {
 	return nil
 }
 
-// patience is how long the move may take.
+// patience is how long the move may take. Neither a gate for which the order lets it wait nor a
+// policy that looks at the guest for long is a sign that it never ends.
 func (w *walk) patience() time.Duration {
 	all := float64(w.inUse) * memory.PageSize / w.link.bytesPerS * float64(time.Second)
-	return max(leastPatience, patienceFactor*time.Duration(all))
+	waits := min(w.o.MaxDefer, longest) + w.sampled
+	return max(leastPatience, patienceFactor*time.Duration(all)) + waits
 }
 
 // migrate moves the guest, or returns why it stays.
@@ -440,8 +444,13 @@ func (w *walk) sample(a policy.Action) error {
 	if w.s.Protection == OnDemand {
 		w.pass(w.now + protectAll(w.unsent))
 	}
+	begun := w.now
+	defer func() { w.sampled += w.now - begun }()
 	w.logged = 0
 	for last := w.now; a.Verb == policy.Sample; {
+		if err := w.cancelled(); err != nil {
+			return err
+		}
 		if w.passTo(max(a.Until, w.now)); w.now < a.Until {
 			continue
 		}
