@@ -114,8 +114,8 @@ type Leader interface {
 	Close()
 }
 
-// programLimit is for how long a program may lead, as by default.
-const programLimit = 10 * time.Minute
+// ProgramLimit is for how long a program may lead, as by default.
+const ProgramLimit = 10 * time.Minute
 
 // DefaultOrder is the order of a policy that gives only its guidance.
 func DefaultOrder(p policy.Choice, g policy.Guidance) Order {

@@ -127,8 +127,8 @@ func (w *walk) step(e policy.Event) policy.Action {
 func (w *walk) ask(e policy.Event) *policy.Action {
 	q, asks := w.head.Question(e)
 	switch {
-	case w.now > programLimit:
-		w.lose(fmt.Errorf("it has led for %v", programLimit))
+	case w.now > ProgramLimit:
+		w.lose(fmt.Errorf("it has led for %v", ProgramLimit))
 	case asks:
 		a, err := w.leader.Ask(w.now, q)
 		if err != nil {

@@ -2,6 +2,7 @@
 package simprogram
 
 import (
+	"cmp"
 	"errors"
 	"log/slog"
 	"time"
@@ -44,20 +45,27 @@ func Start(all []sim.Entrant, s sim.Setting) []sim.Entrant {
 func (l leader) Ask(now time.Duration, e policy.Event) (*policy.Action, error) {
 	m := program.Asking(now, e)
 	if e.Kind == policy.KindStart {
-		limit := l.order.Limit
-		if limit == 0 {
-			limit = policy.DefaultLimit
-		}
-		m.Opening = &program.Opening{
-			Tasks: e.Tasks, Guidance: l.order.Guidance, DowntimeLimitMS: ms(limit),
-			MaxDeferMS: ms(l.order.MaxDefer), BitsPerSecond: l.rate,
-		}
+		m.Opening = l.opening(e)
 	}
 	a, err := l.Program.Ask(m, thinking)
 	if err == nil && a == nil {
 		err = errors.New("no answer for " + thinking.String())
 	}
 	return a, err
+}
+
+// opening is what a program learns at the start. The engine tells the same.
+func (l leader) opening(e policy.Event) *program.Opening {
+	guidance := l.order.Guidance
+	if guidance != policy.GuidanceOff && e.Tasks == 0 {
+		guidance = policy.GuidanceNone
+	}
+	return &program.Opening{
+		Tasks: e.Tasks, Guidance: guidance,
+		DowntimeLimitMS: ms(cmp.Or(l.order.Limit, policy.DefaultLimit)),
+		MaxDeferMS:      ms(l.order.MaxDefer), PolicyLimitMS: ms(sim.ProgramLimit),
+		BitsPerSecond: l.rate,
+	}
 }
 
 // Tell implements [sim.Leader].

@@ -132,12 +132,13 @@ func (o Order) cell(
 	c.Setting.Protection = cmp.Or(c.Setting.Protection, measured.Protection)
 	c.Setting.Costs.Pack = cmp.Or(c.Setting.Costs.Pack, measured.Costs.Pack)
 	r := resultOf(t, c)
-	entrants := simprogram.Start(o.Entrants, c.Setting)
+	entrants := slices.Clone(o.Entrants)
 	for i := range entrants {
 		if c.Limit > 0 {
 			entrants[i].Limit = c.Limit
 		}
 	}
+	entrants = simprogram.Start(entrants, c.Setting) // programs are told the cell's limit
 	all, err := o.simulate(ctx, c.Setting, t, entrants, moments, progress)
 	if err != nil {
 		return r, err

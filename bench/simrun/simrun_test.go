@@ -258,6 +258,44 @@ done
 	}
 }
 
+// TestProgramIsToldItsLimit: that of the cell, as the policies in it have it.
+func TestProgramIsToldItsLimit(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "policy.sh")
+	require.NoError(t, os.WriteFile(path, []byte(`#!/bin/sh
+while read -r line; do
+	case "$line" in
+	*'"event":"start"'*) printf '%s\n' "$line" >>"$0.told"; echo '{"action":"continue"}' ;;
+	*'"question"'*) echo '{"action":"switchover","gave_up":true}' ;;
+	esac
+done
+`), 0o755))
+	o := order(t, made(t))
+	var err error
+	o.Entrants, err = sim.Entrants([]string{"exec:" + path}, []policy.Guidance{policy.GuidanceOff},
+		sim.Order{Gate: sim.All, MaxDefer: 3 * time.Second, OnTimeout: "force"})
+	require.NoError(t, err)
+	o.Moments, o.WithoutOracle = 1, true
+	cell := o.Subjects[0].Cells[0]
+	o.Subjects[0].Cells = nil
+	for _, limit := range []time.Duration{30, 100, 0} {
+		cell.Limit = limit * time.Millisecond
+		o.Subjects[0].Cells = append(o.Subjects[0].Cells, cell)
+	}
+	_, err = Run(t.Context(), o, func(int, int) {})
+	require.NoError(t, err)
+	told, err := os.ReadFile(path + ".told")
+	require.NoError(t, err)
+	var limits []float64
+	for line := range strings.Lines(string(told)) {
+		var start struct {
+			Limit float64 `json:"downtime_limit_ms"`
+		}
+		require.NoError(t, json.Unmarshal([]byte(line), &start))
+		limits = append(limits, start.Limit)
+	}
+	require.Equal(t, []float64{30, 100, 300}, limits)
+}
+
 // TestTraceThatWasCutOff is simulated, and the table says that some of it is missing.
 func TestTraceThatWasCutOff(t *testing.T) {
 	var whole, cut strings.Builder
