@@ -24,47 +24,68 @@ type gateAt struct {
 	tasks int
 }
 
-// gates returns how the gate stands at the trace's first moment, and each change of it. Without a
-// registered task the gate is open.
+// task is what a task is, as its tags say.
+type task struct {
+	registered bool
+	depth      uint32
+}
+
+// before is what a task was before a transition.
+func (g tag) before() task {
+	switch g.change {
+	case "register":
+		return task{}
+	case "enter":
+		return task{true, max(g.depth, 1) - 1}
+	case "exit":
+		return task{true, g.depth + 1}
+	}
+	return task{true, 0}
+}
+
+// crowd is all tasks at a moment. It counts them as they change: a trace may have so many tasks and
+// tags that nobody can look at each task after each tag.
+type crowd struct {
+	tasks              map[uint32]task
+	registered, inside int
+}
+
+// set notes what a task is from now on.
+func (c *crowd) set(id uint32, is task) {
+	c.count(c.tasks[id], -1)
+	c.count(is, 1)
+	c.tasks[id] = is
+}
+
+func (c *crowd) count(one task, n int) {
+	if !one.registered {
+		return
+	}
+	c.registered += n
+	if one.depth > 0 {
+		c.inside += n
+	}
+}
+
+// gate is how the gate stands. Without a registered task it is open.
+func (c *crowd) gate(at time.Duration, q Quorum) gateAt {
+	open := c.inside == c.registered || q == Any && c.inside > 0
+	return gateAt{at: at, open: open, tasks: c.registered}
+}
+
+// gates returns how the gate stands at the trace's first moment, and each change of it.
 func (t *Trace) gates(q Quorum) []gateAt {
-	type task struct {
-		registered bool
-		depth      uint32
-	}
-	tasks := make(map[uint32]task)
+	c := crowd{tasks: make(map[uint32]task)}
 	for _, g := range slices.Backward(t.tags) { // what a task did first says how it began
-		switch g.change {
-		case "register":
-			tasks[g.task] = task{}
-		case "enter":
-			tasks[g.task] = task{true, max(g.depth, 1) - 1}
-		case "exit":
-			tasks[g.task] = task{true, g.depth + 1}
-		default:
-			tasks[g.task] = task{true, 0}
-		}
+		c.set(g.task, g.before())
 	}
-	at := func(moment time.Duration) gateAt {
-		now := gateAt{at: moment}
-		inside := 0
-		for _, one := range tasks {
-			if one.registered {
-				now.tasks++
-				if one.depth > 0 {
-					inside++
-				}
-			}
-		}
-		now.open = inside == now.tasks || q == Any && inside > 0
-		return now
-	}
-	all := []gateAt{at(0)}
+	all := []gateAt{c.gate(0, q)}
 	for _, g := range t.tags {
 		if g.at >= t.Length {
 			break // the trace begins again before that
 		}
-		tasks[g.task] = task{g.registered, g.depth}
-		next := at(g.at)
+		c.set(g.task, task{g.registered, g.depth})
+		next := c.gate(g.at, q)
 		if next.at == 0 {
 			all[0] = next
 			continue

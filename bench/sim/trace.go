@@ -34,6 +34,9 @@ type Trace struct {
 	pack            time.Duration  // to compress a page; 0 is unknown
 	intervals       []interval
 	tags            []tag
+
+	// What the recording has: written pages, those of all intervals added up, and transitions.
+	written, tagged int
 }
 
 // interval is a stretch of the recording, and what was written in it.
@@ -73,6 +76,13 @@ type tag struct {
 	depth      uint32
 	registered bool
 }
+
+// Bounds of what a trace may hold, because some come from other people: a few bytes of a file can
+// stand for gigabytes here.
+const (
+	mostWritten = 1 << 28 // pages
+	mostTagged  = 1 << 22 // transitions of tasks
+)
 
 // ErrTrace is returned for a trace that cannot be replayed.
 var ErrTrace = errors.New("cannot be simulated")
@@ -188,7 +198,9 @@ func (t *Trace) add(r trace.Record, dirty, touched *memory.Bitmap) error {
 		if err := r.Dirty.AddTo(dirty); err != nil {
 			return err
 		}
-		t.append(at, dirty)
+		if err := t.append(at, dirty); err != nil {
+			return err
+		}
 		touched.Take(dirty)
 	}
 	if r.Event != nil {
@@ -198,8 +210,13 @@ func (t *Trace) add(r trace.Record, dirty, touched *memory.Bitmap) error {
 }
 
 // append adds the interval that ends at the given time.
-func (t *Trace) append(end time.Duration, pages *memory.Bitmap) {
-	i := interval{begin: t.Length, end: end, writes: make([]write, 0, pages.Count())}
+func (t *Trace) append(end time.Duration, pages *memory.Bitmap) error {
+	count := pages.Count()
+	if t.written += count; t.written > mostWritten {
+		return fmt.Errorf("%w: its intervals have more than %d pages in all: record for less time",
+			ErrTrace, mostWritten)
+	}
+	i := interval{begin: t.Length, end: end, writes: make([]write, 0, count)}
 	for first, n := pages.NextRun(0, pages.Len()); n > 0; {
 		for page := first; page < first+n; page++ {
 			i.writes = append(i.writes, write{momentOf(len(t.intervals), page), uint32(page)})
@@ -210,6 +227,7 @@ func (t *Trace) append(end time.Duration, pages *memory.Bitmap) {
 		return cmp.Or(cmp.Compare(a.moment, b.moment), cmp.Compare(a.page, b.page))
 	})
 	t.intervals, t.Length = append(t.intervals, i), end
+	return nil
 }
 
 // findHot finds the hot pages of each interval. The trace begins again after its end, so the last
@@ -304,12 +322,26 @@ func (t *Trace) event(at time.Duration, text json.RawMessage) error {
 	}
 	if e.Kind == "tag" && e.Tag != nil {
 		t.Lost += int(min(e.Tag.Dropped, math.MaxInt32))
+		if t.tagged++; t.tagged > mostTagged {
+			return fmt.Errorf("%w: more than %d transitions of tasks", ErrTrace, mostTagged)
+		}
 		t.tags = append(t.tags, tag{
-			at: at, task: e.Tag.Task, change: e.Tag.Event, depth: e.Tag.Depth,
+			at: at, task: e.Tag.Task, change: named(e.Tag.Event), depth: e.Tag.Depth,
 			registered: e.Tag.Event != "unregister",
 		})
 	}
 	return nil
+}
+
+// named returns the name of a change that is known here. One of a newer recorder has none, and a
+// trace may have many of them, and long ones.
+func named(change string) string {
+	for _, name := range []string{"register", "unregister", "enter", "exit"} {
+		if change == name {
+			return name
+		}
+	}
+	return ""
 }
 
 // Tasks is how many tasks the trace has tags of.

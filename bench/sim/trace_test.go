@@ -2,7 +2,9 @@ package sim
 
 import (
 	"bytes"
+	"fmt"
 	"math"
+	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -112,6 +114,26 @@ func TestGates(t *testing.T) {
 	require.False(t, g.change().open)
 	d, _ = g.untilChange()
 	require.Equal(t, at(100), d)
+}
+
+// TestCrowd: however tasks change, as many are counted as there are.
+func TestCrowd(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 2))
+	c := crowd{tasks: make(map[uint32]task)}
+	for range 1000 {
+		c.set(rnd.Uint32N(5), task{registered: rnd.IntN(3) > 0, depth: rnd.Uint32N(3)})
+		registered, inside := 0, 0
+		for _, one := range c.tasks {
+			if !one.registered {
+				continue
+			}
+			registered++
+			if one.depth > 0 {
+				inside++
+			}
+		}
+		require.Equal(t, []int{registered, inside}, []int{c.registered, c.inside})
+	}
 }
 
 // TestMemory: what was written before the request is populated, and not zero.
@@ -285,6 +307,40 @@ func TestLoadRefuses(t *testing.T) {
 	require.Equal(t, 13*time.Second, tr.Length)
 	require.Equal(t, 6<<20/memory.PageSize, tr.Pages)
 	require.InDelta(t, 0.25, tr.packed, 0.001)
+}
+
+// TestBounds: a few lines of a trace do not fill the memory.
+func TestBounds(t *testing.T) {
+	pages := memory.NewBitmap(8)
+	pages.SetRange(0, 2)
+	tr := &Trace{written: mostWritten - 2}
+	require.NoError(t, tr.append(time.Millisecond, pages))
+	require.ErrorIs(t, tr.append(2*time.Millisecond, pages), ErrTrace)
+	require.Len(t, tr.intervals, 1)
+
+	enter := []byte(`{"kind":"tag","tag":{"event":"enter","task":1,"depth":1}}`)
+	tr = &Trace{tagged: mostTagged - 1}
+	require.NoError(t, tr.event(0, enter))
+	require.ErrorIs(t, tr.event(0, enter), ErrTrace)
+	require.Len(t, tr.tags, 1)
+}
+
+// TestUnknownChange: a transition of a newer recorder says what the task is after it, and its name
+// is not kept.
+func TestUnknownChange(t *testing.T) {
+	tr := &Trace{Length: time.Second}
+	for _, change := range []string{"pause", "register", "unregister", "enter", "exit"} {
+		event := fmt.Sprintf(`{"kind":"tag","tag":{"event":%q,"task":1,"depth":1}}`, change)
+		require.NoError(t, tr.event(time.Millisecond, []byte(event)))
+	}
+	var changes []string
+	for _, g := range tr.tags {
+		changes = append(changes, g.change)
+	}
+	require.Equal(t, []string{"", "register", "unregister", "enter", "exit"}, changes)
+	require.Equal(t, tag{time.Millisecond, 1, "", 1, true}, tr.tags[0])
+	tr.tags = tr.tags[:1]
+	require.Equal(t, []gateAt{{0, false, 1}, {time.Millisecond, true, 1}}, tr.gates(All))
 }
 
 // TestLostEvents: a recording says how many of its events are missing.
