@@ -201,7 +201,11 @@ func (g *guest) memoryAt() (populated, zero *memory.Bitmap) {
 	t := g.t
 	populated, zero = cutTo(t.populated, t.used), cutTo(t.zero, t.used)
 	before := &guest{t: t, gate: []gateAt{{}}}
-	before.run(min(g.pos, t.Length-1), func(page int) {
+	to := min(g.pos, t.Length-1)
+	if g.laps > 0 {
+		to = t.Length - 1 // what was written in a whole lap is still there
+	}
+	before.run(to, func(page int) {
 		populated.Set(page)
 		zero.Clear(page)
 	})

@@ -144,6 +144,12 @@ func TestMemory(t *testing.T) {
 	_, zero := newGuest(r.load(t), All, 10*time.Millisecond).memoryAt()
 	require.False(t, zero.Test(1))
 	require.True(t, zero.Test(2))
+	// A guest that has begun the trace again has written all of it.
+	g := newGuest(r.load(t), All, 0)
+	g.skip(25 * time.Millisecond)
+	require.Equal(t, 1, g.laps)
+	_, zero = g.memoryAt()
+	require.Zero(t, zero.Count())
 }
 
 // TestCut: a part of a trace is replayed as the whole has it.
