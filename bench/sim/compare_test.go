@@ -120,11 +120,15 @@ func TestExtrapolated(t *testing.T) {
 		"interval": func(t *Trace) { t.Interval *= 2 },
 		"missing":  func(t *Trace) { t.Unfinished = true },
 		"part":     func(t *Trace) { t.Lost = 1 },
+		"as late":  func(t *Trace) { t.Length = t.Length * 8 / 5 },
 	} {
 		other := *tr
 		change(&other)
 		require.Contains(t, Extrapolated(all, s, &other, e), what)
 	}
+	other := *tr
+	other.Length = other.Length * 7 / 5
+	require.Empty(t, Extrapolated(all, s, &other, e), "a few late intervals, as any host has")
 	unguided := e
 	unguided.MaxDefer, unguided.Gate = time.Hour, Any
 	require.Empty(t, Extrapolated(all, s, tr, unguided), "what guidance has no say in")

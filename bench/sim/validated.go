@@ -92,6 +92,8 @@ func (v Validation) leavesOut(s Setting, t *Trace, e Entrant) string {
 		return "no trace with a part missing was compared"
 	case !inside(v.IntervalMS, milliseconds(t.Interval)):
 		return "no trace with intervals of this length was compared"
+	case t.late():
+		return "no trace with intervals as late was compared"
 	case !inside(v.Pages, t.Pages):
 		return "no real move of a guest of this size was compared"
 	case !inside(v.BitsPerSecond, s.BitsPerSecond):
@@ -109,6 +111,17 @@ func (v Validation) leavesOut(s Setting, t *Trace, e Entrant) string {
 		return "no real move on a host with these costs was compared"
 	}
 	return v.leavesOutOrder(e.Terms())
+}
+
+// lateBy is how many times as long as ordered intervals may be on average. A single one counts as
+// late from there on, too.
+const lateBy = 1.5
+
+// late tells whether the intervals took much longer than they were ordered to, because the host was
+// busy or harvests took long. Then the trace says less of when pages were written than its order.
+func (t *Trace) late() bool {
+	ordered := t.Interval.Seconds() * float64(len(t.intervals))
+	return t.Length.Seconds() > lateBy*ordered
 }
 
 func (v Validation) leavesOutOrder(t Terms) string {
