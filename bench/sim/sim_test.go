@@ -421,6 +421,22 @@ func TestTakenBack(t *testing.T) {
 	require.InDelta(t, 2000, m.DowntimeMS, 1, "its limit is three seconds")
 }
 
+// TestTakenBackLink: the link is free once a switchover was taken back, whatever its last round
+// still had to send.
+func TestTakenBackLink(t *testing.T) {
+	r := recording{pages: 3000, interval: 10 * time.Millisecond, writes: calmFor(1000)}
+	for page := range 2500 { // while the vCPUs come to a stand
+		r.writes[304] = append(r.writes[304], page)
+	}
+	s := exact()
+	s.Costs.Pause = 100 * time.Millisecond
+	m := run(t, s, r.load(t), entrant(t, "downtime:limit=10ms", policy.GuidanceOff), 0)
+	require.Equal(t, 1, m.TakenBack)
+	require.True(t, m.Moved(), m.Error)
+	// Round 1, the second for which the guest stood still, the same pages again, and the pause.
+	require.InDelta(t, 3000+1000+2500+100, m.TotalMS, 50)
+}
+
 // TestNeverConverges: a policy that never gives up ends after a while of virtual time.
 func TestNeverConverges(t *testing.T) {
 	r := recording{pages: 100, interval: 30 * time.Millisecond, writes: calmFor(2)}

@@ -72,6 +72,9 @@ func (w *walk) keep() kept {
 // takeBack takes back a switchover whose time is spent.
 func (w *walk) takeBack(k kept, at time.Duration) error {
 	w.now = max(at, w.begun)
+	if w.link.at > w.now { // what had not gone by then does not keep the link
+		w.link.at, w.link.tokens = w.now, 0
+	}
 	w.m.TakenBack++
 	a := w.step(policy.Event{Kind: policy.KindSpent})
 	for _, page := range k.pages {
