@@ -57,6 +57,30 @@ func TestSweepOfFew(t *testing.T) {
 	require.Equal(t, "0.0 s", below)
 }
 
+// TestPicturesHaveMarks: figures that no comparison covers have one, and others have none.
+func TestPicturesHaveMarks(t *testing.T) {
+	times := sim.Quantiles{P50: 2}
+	row := sim.Row{Moved: 4, Moves: 4, DowntimeMS: times}
+	require.Equal(t, "2.0", downtimeCell(Result{Rows: []sim.Row{row}}, 0).Text)
+	row.Extrapolated = "never compared"
+	require.Equal(t, "2.0 *", downtimeCell(Result{Rows: []sim.Row{row}}, 0).Text)
+	row.Moved = 3
+	require.Equal(t, "2.0 *", downtimeCell(Result{Rows: []sim.Row{row}}, 0).Text)
+	c := Comparison{Results: []Result{{Rows: []sim.Row{row}}}}
+	svg, err := c.sweep().SVG(nil)
+	require.NoError(t, err)
+	require.Contains(t, string(svg), markMeans)
+
+	cell := MapCell{Moves: 4, Moved: 4, Best: "xen", GainP50: 3, GainP99: 3, TotalMS: 3000}
+	for _, p := range pictures {
+		cell.Extrapolated = ""
+		require.Equal(t, p.text(cell), p.cell(cell).Text)
+		cell.Extrapolated = "never compared"
+		require.Equal(t, p.text(cell)+mark, p.cell(cell).Text)
+		require.Contains(t, MapSummary{}.heat(p).Title, markMeans)
+	}
+}
+
 // TestNoOracle: where none was simulated, tables have no figure of it, and no regret of 0.
 func TestNoOracle(t *testing.T) {
 	row := sim.Row{Policy: "xen", Moves: 1, Moved: 1, Tenfold: 1}

@@ -115,7 +115,8 @@ func (s MapSummary) heat(p picture) figure.Heat {
 		title = strings.Replace(title, "p99", "Largest", 1)
 	}
 	h := figure.Heat{
-		Title: title, XAxis: "length of the busy phase", YAxis: "dirty rate / bandwidth",
+		Title: title + markMeans, XAxis: "length of the busy phase",
+		YAxis: "dirty rate / bandwidth",
 		Scale: figure.HeatScale{Title: p.scale, Shade: p.shade},
 	}
 	for _, b := range s.BusyMS {
@@ -152,7 +153,9 @@ func (p picture) cell(c MapCell) figure.HeatCell {
 	case c.Best == "":
 		return figure.HeatCell{Value: math.NaN(), Text: "stays"}
 	}
-	return figure.HeatCell{Value: p.value(c), Text: p.text(c), Below: p.below(c)}
+	return figure.HeatCell{
+		Value: p.value(c), Text: marked(p.text(c), c.Extrapolated), Below: p.below(c),
+	}
 }
 
 // at returns the cell at a place of the map, the zero MapCell if there is none.

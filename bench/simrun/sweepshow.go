@@ -32,7 +32,7 @@ func downtimeShade(ms float64) float64 { return -math.Log10(ms/300) / 2 }
 // sweep draws the median downtimes, a panel for each policy.
 func (c Comparison) sweep() figure.Figure {
 	h := figure.Heat{
-		Title: "Median downtime in ms, and the total time below it; simulated",
+		Title: "Median downtime in ms, total time below it; simulated" + markMeans,
 		XAxis: "bandwidth", YAxis: "memory", Scale: figure.HeatScale{
 			Title: "ms of downtime: blue, less than the usual limit of 300 ms; orange, more",
 			Shade: downtimeShade,
@@ -68,8 +68,20 @@ func (c Comparison) sweep() figure.Figure {
 	return figure.HeatMap(h)
 }
 
+// markMeans ends the title of a picture.
+const markMeans = "; * extrapolated"
+
+// marked is a figure with the mark behind it if there is a reason for that.
+func marked(said, extrapolated string) string {
+	if extrapolated == "" {
+		return said
+	}
+	return said + mark
+}
+
 func downtimeCell(r Result, k int) figure.HeatCell {
 	row := r.Rows[k]
+	downtime := marked(short(row.DowntimeMS.P50), row.Extrapolated)
 	switch {
 	case row.Moves == 0:
 		return figure.HeatCell{Value: math.NaN(), Text: "missing"}
@@ -77,12 +89,12 @@ func downtimeCell(r Result, k int) figure.HeatCell {
 		return figure.HeatCell{Value: math.NaN(), Text: "stays"}
 	case row.Moved < row.Moves: // its figures are of those that ended
 		return figure.HeatCell{
-			Value: math.NaN(), Text: short(row.DowntimeMS.P50),
+			Value: math.NaN(), Text: downtime,
 			Below: fmt.Sprintf("%d of %d", row.Moved, row.Moves),
 		}
 	}
 	return figure.HeatCell{
-		Value: row.DowntimeMS.P50, Text: short(row.DowntimeMS.P50),
+		Value: row.DowntimeMS.P50, Text: downtime,
 		Below: fmt.Sprintf("%.1f s", row.TotalMS.P50/1000),
 	}
 }
