@@ -371,7 +371,8 @@ func (c Custom) Experiment() Experiment {
 func (c Custom) NeedsQEMU() bool { return len(c.Peers) > 0 }
 
 // errOtherFile is of a run that cannot go on.
-var errOtherFile = errors.New("it holds results of another experiment: its file has changed since")
+var errOtherFile = errors.New("it holds results of another experiment: its file has changed " +
+	"since, or this version of vmm reads it otherwise")
 
 // sameCustom checks that two files describe the same. nil is an experiment of this program.
 func sameCustom(a, b *Custom) error {

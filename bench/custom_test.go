@@ -156,17 +156,17 @@ func TestCustomPeers(t *testing.T) {
 // TestGuidedBesideQEMU: nothing guides QEMU, so its moves stand beside guided ones, too, but never
 // beside themselves.
 func TestGuidedBesideQEMU(t *testing.T) {
-	for _, test := range []struct{ file, headline, policy, guidance string }{
+	for _, test := range []struct{ file, headline, policy, guidance, against string }{
 		{
 			"guidance: [switchover]\nagainst: QEMU\n", "downtime, switchover against QEMU: ",
-			"downtime", "switchover",
+			"downtime", "switchover", "off",
 		},
 		{
 			"guidance: [suspend, switchover]\n", "QEMU, off against downtime, switchover: ",
-			"QEMU", "off",
+			"QEMU", "off", "switchover",
 		},
 		{
-			"guidance: [\"off\", switchover]\n", "QEMU, off against downtime: ", "QEMU", "off",
+			"guidance: [\"off\", switchover]\n", "QEMU, off against downtime: ", "QEMU", "off", "",
 		},
 	} {
 		c, err := decode(small + "peers: [qemu]\n" + test.file)
@@ -184,7 +184,8 @@ func TestGuidedBesideQEMU(t *testing.T) {
 		require.True(t, slices.ContainsFunc(summaryOf(e, run, results, f).Ratios,
 			func(r summaryRatio) bool {
 				return r.Factors["policy"] == test.policy && r.Pairs == c.Repetitions &&
-					r.Factors["guidance"] == test.guidance && r.Metric == downtime.key
+					r.Factors["guidance"] == test.guidance && r.Metric == downtime.key &&
+					r.AgainstGuidance == test.against
 			}), test.headline)
 	}
 	c, err := decode(small + "peers: [qemu]\nagainst: switchover\n")

@@ -59,17 +59,34 @@ func buildOf(program string) (string, error) {
 	return versionOf(path) + ", SHA-256 " + hash[:hashDigits], nil
 }
 
-func hashOf(file string) (string, error) {
+func hashOf(file string) (string, error) { return hashUntil(context.Background(), file) }
+
+// hashUntil gives up when ctx ends: a disk may take minutes to read.
+func hashUntil(ctx context.Context, file string) (string, error) {
 	f, err := os.Open(file)
 	if err != nil {
 		return "", err
 	}
 	defer f.Close()
 	sum := sha256.New()
-	if _, err := io.Copy(sum, f); err != nil {
+	if _, err := io.Copy(sum, stoppable{ctx, f}); err != nil {
 		return "", err
 	}
 	return hex.EncodeToString(sum.Sum(nil)), nil
+}
+
+// stoppable is a reader that ends with ctx.
+type stoppable struct {
+	ctx context.Context
+	io.Reader
+}
+
+// Read implements [io.Reader].
+func (s stoppable) Read(b []byte) (int, error) {
+	if err := s.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return s.Reader.Read(b)
 }
 
 // versionOf is the version that a vmm prints, and its revision. A build from before that command

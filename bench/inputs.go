@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"os"
@@ -18,14 +19,14 @@ import (
 type Inputs map[string]string
 
 // inputs hashes the files of an order. All of a disk is read, as each trial does that copies it.
-func (o Order) inputs() (Inputs, error) {
+func (o Order) inputs(ctx context.Context) (Inputs, error) {
 	files := inputFiles(o.Experiment.Plan(o.Setting, o.Seed))
 	if note := hashingNote(files); note != "" {
 		o.Progress.Say(note)
 	}
 	all := Inputs{}
 	for _, f := range files {
-		hash, err := hashOf(f)
+		hash, err := hashUntil(ctx, f)
 		if err != nil {
 			return nil, fmt.Errorf("read what the trials need: %w", err)
 		}

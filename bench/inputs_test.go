@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"os"
@@ -31,17 +32,33 @@ func TestInputs(t *testing.T) {
 		"disks: [disk]}]\npolicies: [xen, \"exec:./rule\"]\n")
 	c, err := ReadCustom(file)
 	require.NoError(t, err)
-	inputs, err := newOrder(c.Experiment()).inputs()
+	inputs, err := newOrder(c.Experiment()).inputs(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, want, inputs)
 
 	o := newOrder(tagging())
-	inputs, err = o.inputs()
+	inputs, err = o.inputs(t.Context())
 	require.NoError(t, err)
 	require.Empty(t, inputs)
 	o.Factors.Kernel = filepath.Join(dir, "missing")
-	_, err = o.inputs()
+	_, err = o.inputs(t.Context())
 	require.ErrorIs(t, err, os.ErrNotExist)
+
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	_, err = newOrder(c.Experiment()).inputs(ctx)
+	require.ErrorIs(t, err, context.Canceled)
+}
+
+// TestOccupiedFolderComesFirst: nobody waits for files to be read only to learn that the folder for
+// results is not empty.
+func TestOccupiedFolderComesFirst(t *testing.T) {
+	o := newOrder(tagging())
+	o.Factors.Kernel = filepath.Join(t.TempDir(), "missing")
+	s := Session{Dir: t.TempDir(), Order: o}
+	writeInput(t, filepath.Join(s.Dir, "notes"), "mine")
+	_, _, err := s.openStore(t.Context(), &site{connections: &connections{facts: *runHosts(t)}})
+	require.ErrorIs(t, err, ErrNotEmpty)
 }
 
 // TestLongHashingIsTold: who waits for a large disk to be read knows for what.
@@ -66,7 +83,7 @@ func TestChangedInputIsMixed(t *testing.T) {
 	there := &site{connections: &connections{facts: *runHosts(t)}}
 	open := func() Run {
 		t.Helper()
-		store, _, err := s.openStore(there)
+		store, _, err := s.openStore(t.Context(), there)
 		require.NoError(t, err)
 		require.NoError(t, store.Close())
 		run, _, err := Load(s.Dir)

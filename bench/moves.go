@@ -48,13 +48,15 @@ func movesLevels(at Setting) []levels {
 }
 
 // movesGuest writes faster than the link sends while it is busy. Its cycle is short, so that guided
-// moves do not wait for long and an hour is enough. Several tasks keep step for the same reason:
+// moves do not wait for long and an hour is enough. Its working set is small, because it must be
+// sent within a calm phase: else an unguided round never ends with few pages left, and a guided
+// move ends with what the busy phase has left. Several tasks keep step for the same reason:
 // out of step, they would never all be cool, and each guided move would wait until it is forced.
 func movesGuest(at Setting) trial.Guest {
-	g := guestOf(programs[len(programs)-1], at.Size, trial.TagCool)
+	g := guestOf(programs[len(programs)-1], Quick, trial.TagCool)
 	g.Busy, g.Cool = time.Second, 500*time.Millisecond
 	if at.Size == Quick {
-		g.Busy, g.Cool = g.Busy/2, g.Cool/2
+		g.Busy /= 2
 	}
 	if at.Factors.CPUs > 1 {
 		g.Program += " step=in"

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -63,7 +65,7 @@ func TestMovesOfAnotherMachine(t *testing.T) {
 	for _, spec := range plan {
 		require.Equal(t, "/k", spec.Guest.Kernel)
 		require.Equal(t, 2, spec.Guest.CPUs)
-		require.EqualValues(t, 2*96<<20, spec.Guest.MemoryBytes)
+		require.EqualValues(t, 2*64<<20, spec.Guest.MemoryBytes)
 		require.Contains(t, spec.Guest.Cmdline(), " step=in ")
 	}
 	for _, spec := range moves().Plan(given(Factors{MemoryBytes: 1 << 30, CPUs: 1}), 1) {
@@ -123,4 +125,18 @@ func TestMovesFile(t *testing.T) {
 		rows[0][:6])
 	require.Equal(t, results[1].Spec.ID, rows[1][0])
 	require.Equal(t, "1", rows[1][1])
+}
+
+// TestMovesFitACalm: the link takes a working set in much less than a calm phase. Otherwise moves
+// without guidance go on for minutes, and guided ones end as badly as others.
+func TestMovesFitACalm(t *testing.T) {
+	for _, size := range []Size{Quick, Full} {
+		g := movesGuest(at(size))
+		set := regexp.MustCompile(`ws=(\d+)M`).FindStringSubmatch(g.Program)
+		require.NotNil(t, set, g.Program)
+		mib, err := strconv.Atoi(set[1])
+		require.NoError(t, err)
+		takes := float64(mib<<20) * 8 / linkRate
+		require.Less(t, 1.5*takes, g.Cool.Seconds(), "%s: %s", size, g.Program)
+	}
 }

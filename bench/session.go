@@ -49,7 +49,7 @@ func (s *Session) open(ctx context.Context) (*Store, *site, []trial.Result, erro
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	store, done, err := s.openStore(site)
+	store, done, err := s.openStore(ctx, site)
 	if err != nil {
 		site.Close()
 	}
@@ -106,7 +106,14 @@ func (s *Session) samePeers(begun Environment) error {
 	return nil
 }
 
-func (s *Session) openStore(site *site) (*Store, []trial.Result, error) {
+func (s *Session) openStore(
+	ctx context.Context, site *site,
+) (*Store, []trial.Result, error) {
+	if !s.Resume { // before files are read, which may take long
+		if err := requireVacant(s.Dir); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, nil, err
+		}
+	}
 	programs := s.Order.Programs
 	if !s.Order.Before {
 		programs.Before = "" // a resumed run takes no part of it
@@ -115,7 +122,7 @@ func (s *Session) openStore(site *site) (*Store, []trial.Result, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	inputs, err := s.Order.inputs()
+	inputs, err := s.Order.inputs(ctx)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -106,7 +106,7 @@ func TestSimulationNotes(t *testing.T) {
 		"exec:/my_rule, switchover: 2 of 4 moves outlasted the trace, which then began again.",
 		"exec:/my_rule failed in 1 of 4 moves, and downtime took its place: it ended.",
 		"The trace was cut off: it has no end, so some of it is missing.",
-		"The trace lost 5 events, because its client was too slow: tags may be missing.",
+		"The trace lost 5 events, because who takes them was too slow: tags may be missing.",
 		sim.SlowdownNote,
 		"Not modelled: that a migration slows the guest down; disks, devices that drain slowly, "+
 			"delta, lost packets.",

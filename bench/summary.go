@@ -42,11 +42,14 @@ type summaryMetric struct {
 // summaryRatio compares a configuration with the one that differs only in having the level Against
 // of Factor, and in guidance if one of both is QEMU. Only matched trials count.
 type summaryRatio struct {
-	Factors   map[string]string `json:"factors"`
-	Factor    string            `json:"factor"`
-	Against   string            `json:"against"`
-	Metric    string            `json:"metric"`
-	Statistic string            `json:"statistic"` // median, mean or max
+	Factors map[string]string `json:"factors"`
+	Factor  string            `json:"factor"`
+	Against string            `json:"against"`
+	// AgainstGuidance is the other one's guidance, if that differs, too.
+	AgainstGuidance string `json:"against_guidance,omitempty"`
+
+	Metric    string `json:"metric"`
+	Statistic string `json:"statistic"` // median, mean or max
 	stats.Ratio
 	Pairs int `json:"pairs"`
 }
@@ -106,12 +109,16 @@ func ratiosAgainst(groups []group, factor, level string) []summaryRatio {
 		if !ok {
 			continue
 		}
+		guidance := base.factors["guidance"]
+		if factor == "guidance" || g.is("guidance", guidance) {
+			guidance = ""
+		}
 		for _, m := range ratioMetrics {
 			p := pairs(g, base, m)
 			for _, s := range statistics {
 				if r, ok := stats.RatioOf(s.of, p); ok {
 					all = append(all, summaryRatio{
-						g.factors, factor, level, m.key, s.name, r, len(p),
+						g.factors, factor, level, guidance, m.key, s.name, r, len(p),
 					})
 				}
 			}

@@ -117,8 +117,9 @@ func (t *Tail) trusted() (bool, string) {
 		return false, "There are no columns p90 and p99: nobody named a run of experiment moves " +
 			"to compare the simulator's tail with (vmm bench report DIR --tail-from MOVES)."
 	case len(t.why) > 0:
-		return false, fmt.Sprintf("There are no columns p90 and p99: the simulator's tail does "+
-			"not agree with the run of moves in %s: %s.", t.dir, strings.Join(t.why, "; "))
+		return false, fmt.Sprintf("There are no columns p90 and p99: the run of moves in %s does "+
+			"not show that the simulator's tail can be trusted: %s.", t.dir,
+			strings.Join(t.why, "; "))
 	}
 	var all []string
 	for _, c := range t.cells {

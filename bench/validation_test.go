@@ -262,3 +262,34 @@ func TestTenfoldIsOneSided(t *testing.T) {
 	c.simulated = stats.ShareOf(1, 100)
 	require.Empty(t, c.misses())
 }
+
+// TestTenfoldOfParts: in a part of a run the pairs that differ decide, and a single one is chance.
+// In a whole run and an encoding the interval of the real share decides.
+func TestTenfoldOfParts(t *testing.T) {
+	for _, test := range []struct {
+		real, simulated int // pairs of which only that move had more than ten times
+		agrees          bool
+	}{
+		{1, 0, true}, {5, 0, true}, {6, 0, false}, {0, 6, false}, {7, 6, true},
+	} {
+		var all []trial.Result
+		for i := range 80 {
+			r := pairOf(50, 50, 10)
+			r.Simulated.Move.TotalMS = r.Report.TotalMS
+			if i < test.real {
+				r.Report.DowntimeMS = 101
+			} else if i < test.real+test.simulated {
+				r.Simulated.Move.DowntimeMS = 101
+			}
+			all = append(all, r)
+		}
+		c := comparisonOf("some", all)
+		require.Equal(t, test.real, c.onlyReal)
+		require.Equal(t, test.simulated, c.onlySimulated)
+		c.part = true
+		require.Equal(t, test.agrees, c.sharesAgree(), "%+v", test)
+		require.Equal(t, test.agrees, len(c.misses()) == 0, "%+v", test)
+		c.part = false
+		require.Equal(t, c.real.Agrees(c.simulated), c.sharesAgree(), "%+v", test)
+	}
+}

@@ -48,7 +48,8 @@ type Backend interface {
 	// longer than ctx lasts.
 	Debug(ctx context.Context) (Debug, error)
 	// FollowTags calls f for each transition until unsubscribe is called, which returns once f has
-	// had all transitions from before. f must not block, nor call the backend.
+	// had all transitions from before, but those that it was too slow for. f must not block, nor
+	// call the backend.
 	FollowTags(f func(tagging.Transition)) (unsubscribe func(), err error)
 	// FollowBeats calls f for each heartbeat that the guest prints, until unsubscribe is called. f
 	// must not block.

@@ -37,7 +37,8 @@ type traceLines struct {
 
 	mu       sync.Mutex
 	answered bool      // a line was sent
-	begun    time.Time // zero until there can be records
+	first    time.Time // the moment from which times count
+	begun    time.Time // from here on events are in the trace; zero until there can be records
 	at       int64     // of the last record, in us
 }
 
@@ -55,6 +56,7 @@ func (t *traceLines) Begin(h trace.Header) error {
 // Contents implements [trace.Sink]. It adds the tasks that there are, at the first moment: a task
 // that does nothing during the trace has no transition, and it counts for the gate all the same.
 func (t *traceLines) Contents(c trace.Contents) error {
+	first := time.Now() // the recorder's intervals count from here, too
 	// A look finds what fast tasks have done since the last one, and tells of it as of now. So look
 	// before the trace begins, to leave that out of it.
 	if _, err := t.present(); err != nil {
@@ -64,7 +66,7 @@ func (t *traceLines) Contents(c trace.Contents) error {
 	// nobody else writes a line meanwhile. One that is in both says nothing new.
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.begun = time.Now()
+	t.first, t.begun = first, time.Now()
 	info, err := t.present()
 	if err != nil {
 		return err
@@ -137,12 +139,12 @@ func (t *traceLines) event(e Event) error {
 		return err
 	}
 	t.mu.Lock()
-	begun := t.begun
+	first, begun := t.first, t.begun
 	t.mu.Unlock()
 	if begun.IsZero() || e.Time.Before(begun) {
 		return nil
 	}
-	return t.Record(trace.Record{AtUS: e.Time.Sub(begun).Microseconds(), Event: text})
+	return t.Record(trace.Record{AtUS: e.Time.Sub(first).Microseconds(), Event: text})
 }
 
 // line sends a line; mu is held.

@@ -194,9 +194,10 @@ func TestEventsBeforeTheEnd(t *testing.T) {
 	queued := len(sub.queue)
 
 	out := httptest.NewRecorder()
+	earlier := time.Now().Add(-time.Minute)
 	lines := &traceLines{
 		w: noDeadline{out}, out: http.NewResponseController(noDeadline{out}),
-		begun: time.Now().Add(-time.Minute),
+		first: earlier, begun: earlier,
 	}
 	stopped := 0
 	l := endsLast{lines, sub, func() { stopped++ }}

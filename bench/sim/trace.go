@@ -82,6 +82,8 @@ type tag struct {
 const (
 	mostWritten = 1 << 28 // pages
 	mostTagged  = 1 << 22 // transitions of tasks
+
+	mostIntervals = 1 << 24 // two days of 10 ms
 )
 
 // ErrTrace is returned for a trace that cannot be replayed.
@@ -211,6 +213,9 @@ func (t *Trace) add(r trace.Record, dirty, touched *memory.Bitmap) error {
 
 // append adds the interval that ends at the given time.
 func (t *Trace) append(end time.Duration, pages *memory.Bitmap) error {
+	if len(t.intervals) >= mostIntervals {
+		return fmt.Errorf("%w: more than %d intervals", ErrTrace, mostIntervals)
+	}
 	count := pages.Count()
 	if t.written += count; t.written > mostWritten {
 		return fmt.Errorf("%w: its intervals have more than %d pages in all: record for less time",

@@ -324,6 +324,10 @@ func TestBounds(t *testing.T) {
 	require.ErrorIs(t, tr.append(2*time.Millisecond, pages), ErrTrace)
 	require.Len(t, tr.intervals, 1)
 
+	tr = &Trace{intervals: make([]interval, mostIntervals-1, mostIntervals)}
+	require.NoError(t, tr.append(time.Millisecond, pages))
+	require.ErrorIs(t, tr.append(2*time.Millisecond, pages), ErrTrace)
+
 	enter := []byte(`{"kind":"tag","tag":{"event":"enter","task":1,"depth":1}}`)
 	tr = &Trace{tagged: mostTagged - 1}
 	require.NoError(t, tr.event(0, enter))

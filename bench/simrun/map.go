@@ -102,8 +102,11 @@ func (m Map) check(c Comparison) error {
 	if len(c.Results) != len(m.BusyMS)*len(m.Ratios)*len(m.LimitsMS) {
 		return fmt.Errorf("%w: a map of %d cells", errFile, len(c.Results))
 	}
+	if m.Guided < 0 || m.Guided >= len(c.Orders) {
+		return fmt.Errorf("%w: a map without a guided policy", errFile)
+	}
 	for _, r := range c.Results {
-		if m.Guided < 0 || m.Guided >= len(r.Rows) {
+		if m.Guided >= len(r.Rows) {
 			return fmt.Errorf("%w: a map without a guided row", errFile)
 		}
 	}

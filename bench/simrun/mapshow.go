@@ -246,8 +246,8 @@ func (s MapSummary) endedNote() string {
 	if len(few) == 0 {
 		return ""
 	}
-	return "Not all guided moves ended. A cell has no figure if none did, or if more of another " +
-		"policy's did. So many ended: " + strings.Join(few, "; ") + "."
+	return "Not all guided moves ended. A cell has no figure where none did, or where another " +
+		"policy ended more. So many ended: " + strings.Join(few, "; ") + "."
 }
 
 // extrapolatedNote says how much of the map no comparison with real moves covers, and why.

@@ -31,8 +31,8 @@ func (r Result) table() Table {
 			"The trace was cut off: it has no end, so some of it is missing.")
 	}
 	if r.Lost > 0 {
-		t.Notes = append(t.Notes, fmt.Sprintf("The trace lost %d events, because its client was "+
-			"too slow: tags may be missing.", r.Lost))
+		t.Notes = append(t.Notes, fmt.Sprintf("The trace lost %d events, because who takes them "+
+			"was too slow: tags may be missing.", r.Lost))
 	}
 	for _, row := range r.Rows {
 		t.Rows = append(t.Rows, r.tableRow(row))

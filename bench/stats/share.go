@@ -39,6 +39,12 @@ func (s Share) Agrees(other Share) bool {
 		s.CI.Low <= other.Value() && other.Value() <= s.CI.High
 }
 
+// SignTest is the probability of a split as uneven as this one, or more so, where both sides are as
+// likely: the exact sign test, with both tails. Of pairs of tries, only those count that differ.
+func SignTest(one, other int) float64 {
+	return min(2*atMost(one+other, min(one, other), 0.5), 1)
+}
+
 // atMost is the probability of at most k hits in n tries, each of probability q.
 func atMost(n, k int, q float64) float64 {
 	sum := 0.0

@@ -33,6 +33,18 @@ func TestShareInterval(t *testing.T) {
 	}
 }
 
+// TestSignTest has the values of 2 * sum of n over k / 2^n.
+func TestSignTest(t *testing.T) {
+	for _, test := range []struct {
+		one, other int
+		p          float64
+	}{
+		{0, 0, 1}, {1, 0, 1}, {0, 5, 0.0625}, {6, 0, 0.03125}, {2, 2, 1}, {1, 7, 0.0703125},
+	} {
+		require.InDelta(t, test.p, SignTest(test.one, test.other), 1e-12, "%+v", test)
+	}
+}
+
 // TestAgrees: the other share must lie in the interval of the measured one, at its ends, too.
 func TestAgrees(t *testing.T) {
 	measured := ShareOf(15, 148) // [0.058, 0.162]

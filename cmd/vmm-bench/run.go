@@ -238,6 +238,9 @@ func (f *benchRunFlags) resumeCommand(again, dir string) string {
 	if f.hosts.Insecure {
 		words = append(words, "--"+insecureFlag)
 	}
+	if f.json {
+		words = append(words, "--json")
+	}
 	return strings.Join(words, " ")
 }
 

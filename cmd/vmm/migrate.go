@@ -261,7 +261,7 @@ func whereabouts(client *control.Client) string {
 	case control.StateRunning:
 		return "the guest still runs here"
 	case control.StatePaused:
-		return "the guest is still here, paused as before"
+		return "the guest is still here, paused; vmm resume lets it run"
 	case control.StateUnknown:
 		return "the guest is kept paused here, as it may run there, and the destination is asked " +
 			"on; or see there, then vmm stop --force or vmm resume --force"

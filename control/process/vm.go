@@ -422,7 +422,8 @@ type follower struct {
 }
 
 // FollowTags calls f for each transition until the caller unsubscribes, also once the guest has
-// booted anew. f has had all transitions from before once unsubscribe returns.
+// booted anew. Once unsubscribe returns, f has had all transitions from before, but those that it
+// was too slow for.
 func (h *VM) FollowTags(f func(tagging.Transition)) (func(), error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -4,7 +4,8 @@
 // writing. What it writes meanwhile makes the next round. Two sets of pages carry that:
 //
 //	pending   what is to be sent; a round takes pages out of it as it sends them
-//	next      what the dirty log reported since the round began
+//	next      what the dirty log reported since the round began, less what the round
+//	          protects and sends after that
 //
 //	StartTracking   pending = all pages with content
 //	Begin, Send     pending shrinks; what a Stop leaves in it stays there
@@ -51,10 +52,10 @@
 //
 // # Locks
 //
-//	Stream.track        the dirty log, next, and what was put aside
-//	├── progress.mu     what does not change during a round
-//	└── Config.Declared takes locks of the caller's
-//	guard.mu            one protection at a time
+//	guard.mu                one protection at a time
+//	└── Stream.track        the dirty log, next, and what was put aside
+//	    ├── progress.mu     what does not change during a round
+//	    └── Config.Declared takes locks of the caller's
 //	rateMeter.mu
 //
 // # Cost
