@@ -35,6 +35,8 @@ func TestPolicyPrograms(t *testing.T) {
 	require.EqualValues(t, "exec", good.Rule)
 	require.Len(t, good.Shadows, 2)
 	require.Equal(t, "exec:"+python, good.Shadows[1].Policy)
+	require.Empty(t, good.Shadows[1].Error, "it is told what a leader is told")
+	require.Positive(t, good.Shadows[1].Asked)
 	good = v.move("--policy", "exec:"+python, "--guidance", "off", "--bandwidth", link)
 	require.Equal(t, "exec:"+python, good.Policy)
 

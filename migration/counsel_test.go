@@ -351,7 +351,7 @@ func TestShadows(t *testing.T) {
 			b.m.start()
 			p := guided(RuleXen, GuidanceSwitchover)
 			p.Shadow = shadow
-			s, _ := advised(b, p, func(m program.Message) *policy.Action {
+			s, c := advised(b, p, func(m program.Message) *policy.Action {
 				if m.Completed >= 3 {
 					return says(policy.Switchover)
 				}
@@ -360,6 +360,15 @@ func TestShadows(t *testing.T) {
 			r := s.Run(context.Background())
 			b.checkMoved(s, r)
 			reports = append(reports, r)
+			for i, m := range c.asked {
+				// A program that knows the leader's start must not fail as a shadow.
+				require.Equal(t, i == 0, m.Opening != nil, "%d: %s", i, m.Event)
+			}
+			if shadow != "" {
+				require.NotEmpty(t, c.asked)
+				require.InDelta(t, ms(s.p.downtimeLimit()), c.asked[0].DowntimeLimitMS, 1e-9)
+				require.Equal(t, GuidanceSwitchover, c.asked[0].Guidance)
+			}
 		})
 	}
 	without, with := reports[0], reports[1]

@@ -6,6 +6,7 @@ import (
 
 	"taskguide/migration/peer"
 	"taskguide/migration/policy"
+	"taskguide/migration/program"
 	"taskguide/migration/stream"
 	"taskguide/tagging"
 )
@@ -22,7 +23,11 @@ func (s *Source) now() time.Duration {
 func (s *Source) step(e policy.Event) policy.Action {
 	now := s.now()
 	if q, asks := s.head.Question(e); asks {
-		s.counsel.Shadow(now, q)
+		var opening *program.Opening
+		if q.Kind == policy.KindStart {
+			opening = s.opening(q)
+		}
+		s.counsel.Shadow(now, q, opening)
 	} else if s.head.Told(e) {
 		s.counsel.Tell(now, e)
 	}

@@ -155,8 +155,9 @@ func (c *Counsel) AtExit(now time.Duration) (policy.Event, bool) {
 	return x.event, true
 }
 
-// Shadow asks the shadows. It does not wait: programs among them answer later.
-func (c *Counsel) Shadow(now time.Duration, e policy.Event) {
+// Shadow asks the shadows. It does not wait: programs among them answer later. At a start they learn
+// what the leader does, the opening.
+func (c *Counsel) Shadow(now time.Duration, e policy.Event, opening *Opening) {
 	if len(c.shadows) == 0 {
 		return
 	}
@@ -166,7 +167,9 @@ func (c *Counsel) Shadow(now time.Duration, e policy.Event) {
 	}
 	c.mu.Unlock()
 	for _, q := range c.quiet {
-		q.put(question{now, e, Asking(now, e), true})
+		m := Asking(now, e)
+		m.Opening = opening
+		q.put(question{now, e, m, true})
 	}
 }
 
