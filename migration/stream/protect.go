@@ -75,9 +75,9 @@ func (g *guard) protect(end int) error {
 // of the round has put them there, because the dirty log reports all that is not protected yet. The
 // round reads them after their protection, so they would be sent twice for nothing.
 //
-// It must come before the protection: the log reports a later write once, and a harvest may already
-// have moved that to next. With SkipDirty it keeps all, because a worker skips a page for what an
-// earlier look has found, and then only next has it.
+// It must come before the pages are read: what was written until then is sent, and what is written
+// after that comes into next by a later look. With SkipDirty it keeps all, because a worker skips a
+// page for what an earlier look has found, and then only next has it.
 func (s *Stream) forget(pages *memory.Bitmap, first, count int) {
 	if s.again != nil {
 		return
