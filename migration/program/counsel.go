@@ -155,8 +155,8 @@ func (c *Counsel) AtExit(now time.Duration) (policy.Event, bool) {
 	return x.event, true
 }
 
-// Shadow asks the shadows. It does not wait: programs among them answer later. At a start they learn
-// what the leader does, the opening.
+// Shadow asks the shadows. It does not wait: programs among them answer later. At a start they
+// learn what a leader learns, the opening.
 func (c *Counsel) Shadow(now time.Duration, e policy.Event, opening *Opening) {
 	if len(c.shadows) == 0 {
 		return
