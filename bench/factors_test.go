@@ -235,6 +235,18 @@ func TestNothingToCompare(t *testing.T) {
 	require.Len(t, f.Lead.Rows, 1)
 }
 
+// kept carries out an order with made-up trials, and loads what its folder has then.
+func kept(t *testing.T, o Order) (run Run, results []trial.Result, dir string) {
+	t.Helper()
+	store, dir := newStore(t, o)
+	_, err := execute(t.Context(), o, &fake{}, nil, store)
+	require.NoError(t, err)
+	require.NoError(t, store.Close())
+	run, results, err = Load(dir)
+	require.NoError(t, err)
+	return run, results, dir
+}
+
 // TestFactorsAreKept: a run that is resumed, or reported once more, has the factors that it began
 // with.
 func TestFactorsAreKept(t *testing.T) {
@@ -243,15 +255,10 @@ func TestFactorsAreKept(t *testing.T) {
 		Policies: []string{"downtime", "xen"}, Programs: []string{"kv"}, Repetitions: 2,
 		Against: "xen",
 	}
-	store, dir := newStore(t, o)
-	_, err := execute(t.Context(), o, &fake{}, nil, store)
-	require.NoError(t, err)
-	require.NoError(t, store.Close())
-	run, results, err := Load(dir)
-	require.NoError(t, err)
+	run, results, dir := kept(t, o)
 	require.Equal(t, o.Factors, run.setting().Factors)
 	require.Len(t, withoutContests(results), 2*2*2)
-	_, err = WriteReport(dir)
+	_, err := WriteReport(dir)
 	require.NoError(t, err)
 	require.Equal(t, "vmm bench run policies --quick --policies downtime,xen --programs kv "+
 		"--against xen -n 2 --seed 5", commandOf(run))

@@ -94,19 +94,27 @@ func (s stoppable) Read(b []byte) (int, error) {
 func versionOf(program string) string {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	var its struct {
-		Version, Revision string
-		Modified          bool
-	}
+	var its Build
 	out, err := exec.CommandContext(ctx, program, "version", "--json").Output()
 	if err != nil || json.Unmarshal(out, &its) != nil || its.Version == "" {
 		return "of unknown version"
 	}
-	name := its.Version
-	if its.Revision != "" {
-		name += " " + its.Revision
+	return its.String()
+}
+
+// Build is which build a program is. Its keys are those of vmm version --json.
+type Build struct {
+	Version, Revision string
+	Modified          bool
+}
+
+// String names the build.
+func (b Build) String() string {
+	name := b.Version
+	if b.Revision != "" {
+		name += " " + b.Revision
 	}
-	if its.Modified {
+	if b.Modified {
 		name += "+"
 	}
 	return name

@@ -120,16 +120,11 @@ func TestProgramsThatCannotShadow(t *testing.T) {
 func TestShadowProgramsAreKept(t *testing.T) {
 	o := newOrder(policies())
 	o.Factors = withPrograms().Factors
-	store, dir := newStore(t, o)
-	_, err := execute(t.Context(), o, &fake{}, nil, store)
-	require.NoError(t, err)
-	require.NoError(t, store.Close())
-	run, results, err := Load(dir)
-	require.NoError(t, err)
+	run, results, dir := kept(t, o)
 	require.Equal(t, o.Factors, run.setting().Factors)
 	require.NoError(t, samePlan(policies().Plan(run.setting(), run.Seed), results))
 	require.Contains(t, commandOf(run), " --programs kv --shadow-programs -n 2 ")
-	_, err = WriteReport(dir)
+	_, err := WriteReport(dir)
 	require.NoError(t, err)
 }
 

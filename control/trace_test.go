@@ -212,6 +212,23 @@ func TestEventsBeforeTheEnd(t *testing.T) {
 	require.Contains(t, said[len(said)-1], "over")
 }
 
+// TestEventsCountFromTheFirstMoment: that is when the contents come, as for intervals, however long
+// the look at the tags takes.
+func TestEventsCountFromTheFirstMoment(t *testing.T) {
+	const look = 20 * time.Millisecond
+	out := httptest.NewRecorder()
+	lines := &traceLines{
+		w: noDeadline{out}, out: http.NewResponseController(noDeadline{out}),
+		tags: func() (tagging.Info, error) { time.Sleep(look); return tagging.Info{}, nil },
+	}
+	require.NoError(t, lines.Contents(trace.Contents{}))
+	require.NoError(t, lines.event(Event{Time: time.Now(), Kind: EventState}))
+	said := strings.Split(strings.TrimSpace(out.Body.String()), "\n")
+	var last trace.Record
+	require.NoError(t, json.Unmarshal([]byte(said[len(said)-1]), &last))
+	require.GreaterOrEqual(t, last.AtUS, 2*look.Microseconds(), "before and after it begins")
+}
+
 // noDeadline is an answer that is taken at once.
 type noDeadline struct{ *httptest.ResponseRecorder }
 

@@ -127,6 +127,7 @@ func TestDecodeRefuses(t *testing.T) {
 		`{"simulation":1,"moments":1,"shard":{"index":3,"of":2}}`,
 		`{"simulation":1,"moments":1,"results":[{"moves":[{"row":0}]}]}`,
 		`{"simulation":1,"moments":1,"map":{"guided_row":0},"results":[{}]}`,
+		`{"simulation":1,"moments":1,"orders":[],"map":{"guided_row":0},"results":[]}`,
 	} {
 		var b bytes.Buffer
 		zip := gzip.NewWriter(&b)

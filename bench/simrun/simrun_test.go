@@ -226,6 +226,17 @@ func TestRefused(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 }
 
+// led is an order of moves that the program at path leads.
+func led(t *testing.T, path string) Order {
+	t.Helper()
+	o := order(t, made(t))
+	var err error
+	o.Entrants, err = sim.Entrants([]string{"exec:" + path}, []policy.Guidance{policy.GuidanceOff},
+		sim.Order{Gate: sim.All, MaxDefer: 3 * time.Second, OnTimeout: "force"})
+	require.NoError(t, err)
+	return o
+}
+
 // TestProgram: a program in any language decides about simulated moves.
 func TestProgram(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "policy.sh")
@@ -237,11 +248,7 @@ while read -r line; do
 	esac
 done
 `), 0o755))
-	o := order(t, made(t))
-	var err error
-	o.Entrants, err = sim.Entrants([]string{"exec:" + path}, []policy.Guidance{policy.GuidanceOff},
-		sim.Order{Gate: sim.All, MaxDefer: 3 * time.Second, OnTimeout: "force"})
-	require.NoError(t, err)
+	o := led(t, path)
 	c, err := Run(t.Context(), o, func(int, int) {})
 	require.NoError(t, err)
 	for _, m := range c.Results[0].Moves {
@@ -269,11 +276,7 @@ while read -r line; do
 	esac
 done
 `), 0o755))
-	o := order(t, made(t))
-	var err error
-	o.Entrants, err = sim.Entrants([]string{"exec:" + path}, []policy.Guidance{policy.GuidanceOff},
-		sim.Order{Gate: sim.All, MaxDefer: 3 * time.Second, OnTimeout: "force"})
-	require.NoError(t, err)
+	o := led(t, path)
 	o.Moments, o.WithoutOracle = 1, true
 	cell := o.Subjects[0].Cells[0]
 	o.Subjects[0].Cells = nil
@@ -281,7 +284,7 @@ done
 		cell.Limit = limit * time.Millisecond
 		o.Subjects[0].Cells = append(o.Subjects[0].Cells, cell)
 	}
-	_, err = Run(t.Context(), o, func(int, int) {})
+	_, err := Run(t.Context(), o, func(int, int) {})
 	require.NoError(t, err)
 	told, err := os.ReadFile(path + ".told")
 	require.NoError(t, err)

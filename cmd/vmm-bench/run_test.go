@@ -77,9 +77,9 @@ func TestCommandThatGoesOn(t *testing.T) {
 	require.Equal(t, bench.ErrFailing, f.withResume(bench.ErrFailing, run, "out"))
 
 	f = betweenHosts(t)
-	f.repeatNoisy = true
+	f.repeatNoisy, f.json = true, true
 	require.Equal(t, run+" --resume --repeat-noisy --out out --source ssh:me@a "+
-		"--destination ssh:b,address=10.0.0.2", f.resumeCommand(run, "out"))
+		"--destination ssh:b,address=10.0.0.2 --json", f.resumeCommand(run, "out"))
 	require.Contains(t, betweenHosts(t, "--insecure").resumeCommand(run, "out"), " --insecure")
 	require.Equal(t, run+" --resume --out out", new(benchRunFlags).resumeCommand(run, "out"))
 }

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 
+	"taskguide/bench"
 	"taskguide/cmd/cli"
 	"taskguide/control/version"
 )
@@ -51,12 +52,5 @@ const program = "vmm-bench"
 
 // build names a build.
 func build(i version.Info) string {
-	name := i.Version
-	if i.Revision != "" {
-		name += " " + i.Revision
-	}
-	if i.Modified {
-		name += "+"
-	}
-	return name
+	return bench.Build{Version: i.Version, Revision: i.Revision, Modified: i.Modified}.String()
 }

@@ -79,8 +79,8 @@ func (g *guard) protect(end int) error {
 // after that comes into next by a later look. With SkipDirty it keeps all, because a worker skips a
 // page for what an earlier look has found, and then only next has it.
 func (s *Stream) forget(pages *memory.Bitmap, first, count int) {
-	if s.again != nil {
-		return
+	if s.again != nil || s.dirtied.Load() <= 0 {
+		return // without a look there is nothing to forget, and no lock to wait for
 	}
 	s.track.Lock()
 	defer s.track.Unlock()
