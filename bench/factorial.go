@@ -217,7 +217,8 @@ func (at Setting) factorial() factorial {
 		policies: at.Factors.Policies, guidance: at.Factors.Guidance, trackers: at.Factors.Trackers,
 		against: at.Factors.Against, rtts: at.Factors.RTTs,
 		params: migration.Params{
-			DowntimeLimit: limitOf(at.Size), BitsPerSecond: at.rate(), MaxDefer: 20 * time.Second,
+			// MaxDefer is the default, as in moves that the simulator was compared with.
+			DowntimeLimit: limitOf(at.Size), BitsPerSecond: at.rate(),
 		},
 	}
 	if len(f.policies) == 0 {

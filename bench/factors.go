@@ -20,6 +20,7 @@ type Factors struct {
 	Programs []string        `json:"programs,omitempty"`
 	Trackers []string        `json:"trackers,omitempty"` // kinds of dirty log
 	RTTs     []time.Duration `json:"rtts_ns,omitempty"`  // round trips that a relay adds
+	Encoding []string        `json:"encoding,omitempty"` // of pages: migration.Compress
 	// Repetitions is the number of blocks: trials of each configuration.
 	Repetitions int `json:"repetitions,omitempty"`
 	// Against is the level that others are compared with.
@@ -41,6 +42,7 @@ const (
 	ByPrograms       = "programs"
 	ByTracker        = "tracker"
 	ByRTT            = "rtt"
+	ByCompress       = "compress"
 	ByRepetitions    = "repetitions"
 	ByAgainst        = "against"
 	ByShadowPrograms = "shadow-programs"
@@ -71,6 +73,13 @@ func TrackerNames() []string {
 	return words(append([]dirtylog.Kind{dirtylog.Auto}, dirtylog.Kinds...))
 }
 
+// CompressNames are the levels of the factor compress.
+func CompressNames() []string {
+	return words([]migration.Compress{
+		migration.CompressNone, migration.CompressZstd, migration.CompressAuto,
+	})
+}
+
 // given lists the factors that are not left out.
 func (f Factors) given() []string {
 	var all []string
@@ -84,6 +93,7 @@ func (f Factors) given() []string {
 	add(ByPrograms, len(f.Programs) > 0)
 	add(ByTracker, len(f.Trackers) > 0)
 	add(ByRTT, len(f.RTTs) > 0)
+	add(ByCompress, len(f.Encoding) > 0)
 	add(ByRepetitions, f.Repetitions != 0)
 	add(ByAgainst, f.Against != "")
 	add(ByShadowPrograms, f.ShadowPrograms)
@@ -126,6 +136,7 @@ func (e Experiment) CheckFactors(at Setting) error {
 		{ByGuidance, f.Guidance, GuidanceNames()},
 		{ByPrograms, f.Programs, ProgramNames()},
 		{ByTracker, f.Trackers, TrackerNames()},
+		{ByCompress, f.Encoding, CompressNames()},
 	} {
 		if err := checkLevels(l.given, l.known); err != nil {
 			return fmt.Errorf("--%s: %w", l.name, err)
@@ -165,6 +176,7 @@ func (f Factors) flags() string {
 	}{
 		{ByPolicies, f.Policies}, {ByGuidance, f.Guidance}, {ByPrograms, f.Programs},
 		{ByTracker, f.Trackers}, {ByRTT, rttTexts(f.RTTs)},
+		{ByCompress, f.Encoding},
 	} {
 		if len(l.values) > 0 {
 			fmt.Fprintf(&b, " --%s %s", l.name, strings.Join(l.values, ","))

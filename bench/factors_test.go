@@ -30,6 +30,7 @@ func TestFactorsThatAreTakenMatter(t *testing.T) {
 		ByPrograms:    {Programs: []string{"kv"}},
 		ByTracker:     {Trackers: []string{"ring"}},
 		ByRTT:         {RTTs: []time.Duration{time.Millisecond}},
+		ByCompress:    {Encoding: []string{"zstd"}},
 		ByRepetitions: {Repetitions: 7},
 		ByAgainst:     {Against: "xen"},
 		ByKernel:      {Kernel: "/k"},

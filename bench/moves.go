@@ -79,8 +79,8 @@ func movesBlocks(at Setting) [][]trial.Spec {
 				Moves:   each,
 				Params: migration.Params{
 					Rule: migration.Rule(p), Guidance: migration.Guidance(g),
+					// MaxDefer is the default, as in moves that the simulator was compared with.
 					DowntimeLimit: limitOf(at.Size), BitsPerSecond: linkRate,
-					MaxDefer: 20 * time.Second,
 				},
 			})
 		}

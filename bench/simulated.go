@@ -2,6 +2,7 @@ package bench
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"taskguide/bench/figure"
@@ -49,9 +50,9 @@ func simulated() Experiment {
 		Name: "simulated", Title: "The simulator beside real moves",
 		Summary: "moves that were simulated from a trace recorded just before: how far off it is",
 		Source:  "docs/simulator.md",
-		Blocks:  simulatedBlocks, Report: simulatedReport, Budget: 75 * time.Minute,
+		Blocks:  simulatedBlocks, Report: simulatedReport, Budget: 85 * time.Minute,
 		// No ByCPUs: a move's moment is found in a recording by the phases of a single task.
-		Factors: []string{ByPrograms, ByRTT, ByKernel, ByMemory},
+		Factors: []string{ByPrograms, ByRTT, ByCompress, ByKernel, ByMemory},
 		Base:    against("guidance", string(migration.GuidanceOff)), LoopbackOnly: true,
 	}
 }
@@ -75,34 +76,54 @@ type simulatedWay struct {
 	rules    []migration.Rule
 }
 
-// simulatedWays pairs every program with the loopback. Longer round trips, where nobody names
-// others, are for one program, and for the one with compression: a round trip adds the same to all.
+// simulatedWays pairs the programs with the loopback, for each encoding of pages. Longer round
+// trips, where nobody names others, are for one program of each: a round trip adds the same to all.
 func simulatedWays(at Setting) []simulatedWay {
-	chosen, longer := at.programs(), []time.Duration{2 * time.Millisecond, 20 * time.Millisecond}
+	near, far := []time.Duration{0}, []time.Duration{2 * time.Millisecond, 20 * time.Millisecond}
+	farRules := rules
 	if at.Size == Quick {
-		longer = longer[1:]
-		if len(at.Factors.Programs) == 0 {
-			chosen = chosen[len(chosen)-1:]
-		}
+		far, farRules = far[1:], rules[:1]
 	}
-	near, far := []time.Duration{0}, longer
 	if len(at.Factors.RTTs) > 0 {
 		near, far = at.Factors.RTTs, nil
 	}
 	var all []simulatedWay
-	for _, p := range chosen {
-		all = append(all, simulatedWay{p, migration.CompressNone, near, rules})
-	}
-	all = append(all, simulatedWay{compressible, migration.CompressZstd, near, rules})
-	farRules := rules
-	if at.Size == Quick {
-		farRules = rules[:1]
-	}
-	for _, w := range all[len(all)-2:] {
-		w.rtts, w.rules = far, farRules
-		all = append(all, w)
+	for _, c := range simulatedEncodings(at) {
+		chosen := simulatedPrograms(at, c)
+		for _, p := range chosen {
+			all = append(all, simulatedWay{p, c, near, rules})
+		}
+		all = append(all, simulatedWay{chosen[len(chosen)-1], c, far, farRules})
 	}
 	return all
+}
+
+// simulatedEncodings are those that were named, or none and the default of a migration.
+func simulatedEncodings(at Setting) []migration.Compress {
+	if len(at.Factors.Encoding) == 0 {
+		return []migration.Compress{migration.CompressNone, migration.CompressAuto}
+	}
+	var all []migration.Compress
+	for _, name := range at.Factors.Encoding {
+		all = append(all, migration.Compress(name))
+	}
+	return all
+}
+
+// simulatedPrograms are those that are moved with an encoding. The last one has longer round trips,
+// too. Without compression, a program whose pages compress is like any other.
+func simulatedPrograms(at Setting, c migration.Compress) []program {
+	chosen := at.programs()
+	few := at.Size == Quick && len(at.Factors.Programs) == 0
+	switch {
+	case c == migration.CompressZstd, c == migration.CompressAuto && few:
+		return []program{compressible}
+	case c == migration.CompressAuto:
+		return append(slices.Clone(chosen), compressible)
+	case few:
+		return chosen[len(chosen)-1:]
+	}
+	return chosen
 }
 
 func simulatedBlocks(at Setting) [][]trial.Spec {

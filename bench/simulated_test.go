@@ -82,7 +82,6 @@ func TestSimulatedBlocks(t *testing.T) {
 	for _, spec := range simulated().Plan(Setting{Size: Full}, 1) {
 		require.Greater(t, spec.Record.Length, 2*spec.Guest.Cycle())
 		require.Equal(t, trial.TagCool, spec.Guest.Tag, "its tags tell the phases")
-		require.NotEqual(t, migration.CompressAuto, spec.Params.Compress)
 	}
 }
 
@@ -99,13 +98,15 @@ func TestSimulatedRoundTrips(t *testing.T) {
 	}
 	require.Equal(t, map[string]int{
 		"none 0": 64, "none 2ms": 16, "none 20ms": 16,
-		"zstd 0": 16, "zstd 2ms": 16, "zstd 20ms": 16,
+		"auto 0": 80, "auto 2ms": 16, "auto 20ms": 16,
 	}, seen(Setting{Size: Full}))
 	require.Equal(t, map[string]int{
-		"none 0": 4, "none 20ms": 2, "zstd 0": 4, "zstd 20ms": 2,
+		"none 0": 4, "none 20ms": 2, "auto 0": 4, "auto 20ms": 2,
 	}, seen(Setting{Size: Quick}))
 	at := given(Factors{
 		RTTs: []time.Duration{5 * time.Millisecond}, Programs: []string{"kv"}, Repetitions: 1,
 	})
-	require.Equal(t, map[string]int{"none 5ms": 4, "zstd 5ms": 4}, seen(at))
+	require.Equal(t, map[string]int{"none 5ms": 4, "auto 5ms": 8}, seen(at), "kv and pattern")
+	at = given(Factors{Encoding: []string{"zstd"}, Repetitions: 1})
+	require.Equal(t, map[string]int{"zstd 0": 4, "zstd 2ms": 4, "zstd 20ms": 4}, seen(at))
 }

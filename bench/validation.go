@@ -145,9 +145,7 @@ func (c comparison) sharesAgree() bool {
 	return c.real.Agrees(c.simulated)
 }
 
-var encodings = levels{
-	"compress", words([]migration.Compress{migration.CompressNone, migration.CompressZstd}),
-}
+var encodings = levels{"compress", CompressNames()}
 
 // strata are comparisons of parts of the results, which must reach the target, too: otherwise a
 // long round trip could hide behind many short ones, and moves without guidance behind guided ones,

@@ -28,15 +28,18 @@ var ErrTSC = errors.New("TSC frequency mismatch")
 // settleTSC finds out the frequency of a new machine's TSC. For a machine from elsewhere it sets
 // the frequency, or returns ErrTSC.
 func (vm *VM) settleTSC() error {
-	here, err := kvm.GetTSCKHz.Do(vm.vcpus[0].fd, 0)
-	if err != nil {
-		return err
+	var here uint32
+	for _, c := range vm.vcpus {
+		var err error
+		if here, err = c.fd.RunAtHostTSC(); err != nil {
+			return err
+		}
 	}
 	if vm.config.TSCKHz == 0 {
-		vm.config.TSCKHz = uint32(here)
+		vm.config.TSCKHz = here
 		return nil
 	}
-	if sameFrequency(vm.config.TSCKHz, uint32(here)) {
+	if sameFrequency(vm.config.TSCKHz, here) {
 		return nil
 	}
 	if vm.kvmFD.Check(kvm.CapTSCControl) == 0 {

@@ -54,10 +54,12 @@ func (f *frames) send() {
 		if !any {
 			break
 		}
-		done, bytes := w.link.send(w.now, carried)
-		f.bytes += bytes
+		frame := w.link.send(w.now, carried)
+		f.bytes += frame.bytes
 		f.r.BytesWire = int64(f.bytes)
-		f.until(done)
+		w.slowdown = frame.busy * w.s.Costs.Slowdown
+		f.until(frame.done)
+		w.slowdown = 0
 	}
 	if f.last {
 		return

@@ -59,14 +59,25 @@ func (l *link) bytes(f load) float64 {
 		float64(f.content)*memory.PageSize*l.share
 }
 
-// send sends a frame from now on, and returns when it is over.
-func (l *link) send(now time.Duration, f load) (done time.Duration, bytes float64) {
+// sent is a frame that is gone.
+type sent struct {
+	done  time.Duration
+	bytes float64
+	busy  float64 // the part of its time in which it kept a processor busy
+}
+
+// send sends a frame from now on.
+func (l *link) send(now time.Duration, f load) sent {
 	cpu := time.Duration(f.content)*l.costs.Page + time.Duration(f.zero)*l.costs.Zero
 	if l.packs {
 		cpu += time.Duration(f.content) * l.costs.Pack
 	}
-	bytes = l.bytes(f)
-	return l.take(now+cpu, bytes), bytes
+	bytes := l.bytes(f)
+	s := sent{done: l.take(now+cpu, bytes), bytes: bytes}
+	if s.done > now {
+		s.busy = float64(cpu) / float64(s.done-now)
+	}
+	return s
 }
 
 // take takes tokens from the bucket, and returns when there were enough.

@@ -80,6 +80,6 @@ func (s Setting) foreknown(t *Trace, o Order, from, at time.Duration) *walk {
 func (w *walk) expected() time.Duration {
 	l := *w.link
 	begin := w.now + w.s.Costs.Pause
-	done, _ := l.send(begin, load{content: w.left})
+	done := l.send(begin, load{content: w.left}).done
 	return done - w.now + w.s.Costs.Handover + switchoverTrips*w.s.RTT
 }

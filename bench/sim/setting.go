@@ -9,7 +9,8 @@ import (
 )
 
 // SlowdownNote stands beside figures of the simulator.
-const SlowdownNote = "That a migration slows the guest down is not modelled."
+const SlowdownNote = "How much a migration slows the guest down is one number of the model, " +
+	"measured on one host."
 
 // Compress chooses the encoding of pages with content, as for a migration.
 type Compress string
@@ -58,6 +59,9 @@ type Costs struct {
 	Page     time.Duration `json:"page_ns"` // to look at a page with content, and to copy it
 	Zero     time.Duration `json:"zero_ns"` // to look at a zero page
 	Pack     time.Duration `json:"pack_ns"` // to compress a page
+	// Slowdown is the part of its speed that the guest loses while pages keep a processor busy all
+	// the time, 0 to 1. A frame that waits for the link for a half of its time takes a half of that.
+	Slowdown float64 `json:"slowdown"`
 }
 
 // DefaultCosts are rounded. Page and Zero follow from the speeds of "full" and "idle, ready" in
@@ -68,7 +72,7 @@ func DefaultCosts() Costs {
 	return Costs{
 		Setup: 25 * time.Millisecond, Pause: 100 * time.Microsecond,
 		Handover: 800 * time.Microsecond, Page: 1900 * time.Nanosecond,
-		Zero: 220 * time.Nanosecond, Pack: 10 * time.Microsecond,
+		Zero: 220 * time.Nanosecond, Pack: 10 * time.Microsecond, Slowdown: 0.5,
 	}
 }
 
@@ -176,6 +180,9 @@ const (
 	mostOfPage = 10 * time.Millisecond
 )
 
+// mostSlowdown leaves the guest some speed, so that its time goes on.
+const mostSlowdown = 0.95
+
 func (c Costs) check() error {
 	for _, cost := range []struct {
 		name     string
@@ -188,6 +195,9 @@ func (c Costs) check() error {
 		if cost.is < 0 || cost.is > cost.most {
 			return fmt.Errorf("%v for %s: use 0 to %v", cost.is, cost.name, cost.most)
 		}
+	}
+	if !(c.Slowdown >= 0 && c.Slowdown <= mostSlowdown) {
+		return fmt.Errorf("a slowdown of %g: use 0 to %g", c.Slowdown, mostSlowdown)
 	}
 	return nil
 }

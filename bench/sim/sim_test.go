@@ -276,6 +276,61 @@ func TestPagesOfThePause(t *testing.T) {
 	require.InDelta(t, 30, m.DowntimeMS, 0.1)
 }
 
+// TestSlowdown: while pages keep a processor busy, the guest gets less far, in the measure in which
+// they do.
+func TestSlowdown(t *testing.T) {
+	at := func(enter time.Duration, bits int64, slowdown float64) float64 {
+		tr := recording{
+			pages: 1000, interval: 10 * time.Millisecond, writes: calmFor(1000),
+			tags: map[time.Duration]string{enter: "enter"},
+		}.load(t)
+		s := Setting{BitsPerSecond: bits, Compress: CompressNone, Protection: AtHarvest}
+		s.Costs = Costs{Page: time.Millisecond, Slowdown: slowdown}
+		m := run(t, s, tr, entrant(t, "downtime", policy.GuidanceSwitchover), 0)
+		require.True(t, m.SwitchOpen)
+		return m.TotalMS
+	}
+	const none, half = 0, 8 * 4096 * 500 // bit/s: a page takes no time, or twice its processor's
+	require.InDelta(t, 1000, at(600*time.Millisecond, none, 0), 5, "it opens during round 1")
+	require.InDelta(t, 1100, at(600*time.Millisecond, none, 0.5), 5, "the guest is at 500 ms then")
+	require.InDelta(t, 1500, at(600*time.Millisecond, none, 0.9), 5)
+	require.InDelta(t, 2000, at(1600*time.Millisecond, half, 0), 30)
+	require.InDelta(t, 2100, at(1600*time.Millisecond, half, 0.5), 30, "a quarter is lost")
+}
+
+// TestSlowdownConverges: a guest that writes faster than it is sent, and is slowed down enough.
+func TestSlowdownConverges(t *testing.T) {
+	g := phased()
+	g.Busy, g.Calm, g.Rate = 12*time.Second, time.Second, 20000
+	tr := generated(t, g)
+	s := DefaultSetting(tr)
+	s.BitsPerSecond, s.Compress = 0, CompressNone
+	s.Costs.Page, s.Costs.Slowdown = 60*time.Microsecond, 0
+	e := entrant(t, "xen", policy.GuidanceOff)
+	full := run(t, s, tr, e, 0)
+	s.Costs.Slowdown = 0.5
+	slowed := run(t, s, tr, e, 0)
+	require.Greater(t, full.DowntimeMS, 40.0)
+	require.Less(t, slowed.DowntimeMS, full.DowntimeMS/4)
+}
+
+// TestSlowedGatesAreSeen: no change of the gate is passed over, however slowly a guest comes to it.
+func TestSlowedGatesAreSeen(t *testing.T) {
+	tr := generated(t, phased())
+	for _, slowdown := range []float64{0.3, 0.7, mostSlowdown} {
+		s := slow(tr)
+		s.Costs.Page, s.Costs.Slowdown = 200*time.Microsecond, slowdown
+		e := entrant(t, "xen", policy.GuidanceSwitchover)
+		e.MaxDefer = time.Minute
+		for _, at := range Moments(tr, 10, 1) {
+			m := run(t, s, tr, e, at)
+			require.True(t, m.Moved(), m.Error)
+			require.False(t, m.Forced)
+			require.True(t, m.SwitchOpen, "%g: %+v", slowdown, m)
+		}
+	}
+}
+
 // TestGuided: with guidance, no stop-and-copy begins at a closed gate unless it is forced.
 func TestGuided(t *testing.T) {
 	tr := generated(t, phased())

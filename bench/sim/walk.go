@@ -3,6 +3,7 @@ package sim
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -57,10 +58,11 @@ type walk struct {
 
 	cancelled Cancelled
 
-	now   time.Duration // since the request
-	still bool          // the guest stands still
-	phase policy.Phase
-	open  bool // the gate, as the head was told
+	now      time.Duration // since the request
+	still    bool          // the guest stands still
+	slowdown float64       // the part of its speed that the guest lacks now
+	phase    policy.Phase
+	open     bool // the gate, as the head was told
 
 	// The dirty log. A page that is dirty is in pending, in next, or in both. The sets are of
 	// recorded pages, and the counts of pages of RAM.
@@ -226,7 +228,7 @@ func (w *walk) migrate() error {
 func (w *walk) spend(d time.Duration) {
 	for end := w.now + d; w.now < end; {
 		part := end - w.now
-		if change, ok := w.guest.untilChange(); ok {
+		if change, ok := w.untilChange(); ok {
 			part = min(part, change)
 		}
 		w.runGuest(part)
@@ -236,15 +238,39 @@ func (w *walk) spend(d time.Duration) {
 
 // runGuest lets time pass, and the guest run if it does not stand still.
 func (w *walk) runGuest(d time.Duration) {
+	own := w.guestTime(d)
 	switch tracked := w.zero != nil; {
 	case w.still:
 	case tracked && (w.ran < w.t.Length || w.lazy):
-		w.guest.run(d, w.wrote)
-		w.ran += d
+		w.guest.run(own, w.wrote)
+		w.ran += own
 	default:
-		w.guest.skip(d)
+		w.guest.skip(own)
 	}
 	w.now += d
+}
+
+// guestTime is how far a guest that runs gets in a time. It does not get past a change of its gate:
+// untilChange is rounded up.
+func (w *walk) guestTime(d time.Duration) time.Duration {
+	if w.slowdown == 0 {
+		return d
+	}
+	own := time.Duration(float64(d) * (1 - w.slowdown))
+	if change, ok := w.guest.untilChange(); ok {
+		own = min(own, change)
+	}
+	return own
+}
+
+// untilChange is how long a guest that runs takes until its gate changes next; ok is false if it
+// never does.
+func (w *walk) untilChange() (d time.Duration, ok bool) {
+	d, ok = w.guest.untilChange()
+	if w.slowdown > 0 {
+		d = time.Duration(math.Ceil(float64(d) / (1 - w.slowdown)))
+	}
+	return d, ok
 }
 
 // track begins to follow what the guest writes. All content is pending for the first round.
@@ -285,7 +311,7 @@ func (w *walk) pass(until time.Duration) {
 // passTo lets time pass until the given one, or until the gate changes before.
 func (w *walk) passTo(until time.Duration) {
 	d := until - w.now
-	if change, ok := w.guest.untilChange(); ok && !w.still && change <= d {
+	if change, ok := w.untilChange(); ok && !w.still && change <= d {
 		w.runGuest(change)
 		w.gateChanged()
 		return
@@ -483,7 +509,7 @@ func (w *walk) wait(a policy.Action) error {
 			}
 			return a.Err
 		}
-		until, ok := w.guest.untilChange()
+		until, ok := w.untilChange()
 		until += w.now
 		if err := w.mustEnd(); err != nil {
 			return err

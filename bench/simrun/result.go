@@ -49,7 +49,7 @@ type Result struct {
 
 // NotModelled are what the figures leave out.
 var NotModelled = []string{
-	"that a migration slows the guest down",
+	"that faults and caches slow a moved guest down",
 	"disks, devices that drain slowly, delta, lost packets",
 }
 

@@ -17,6 +17,7 @@ type factorFlags struct {
 	programs    cli.Words
 	trackers    cli.Words
 	rtts        cli.Durations
+	compress    cli.Words
 	repetitions int
 	against     string
 	shadows     bool // of programs, too
@@ -30,6 +31,7 @@ func newFactorFlags() factorFlags {
 		guidance: cli.WordsOf(bench.GuidanceNames()),
 		programs: cli.WordsOf(bench.ProgramNames()),
 		trackers: cli.WordsOf(bench.TrackerNames()),
+		compress: cli.WordsOf(bench.CompressNames()),
 	}
 }
 
@@ -47,6 +49,7 @@ func (f *factorFlags) define(cmd *cobra.Command) {
 	fs.Var(&f.programs, bench.ByPrograms, "move these programs")
 	fs.Var(&f.trackers, bench.ByTracker, "compare these, as vmm run --dirty-log has them")
 	fs.Var(&f.rtts, bench.ByRTT, "compare these round trips, made by a relay; 0 is without one")
+	fs.Var(&f.compress, bench.ByCompress, "compare these encodings of pages")
 	fs.StringVar(&f.against, bench.ByAgainst, "",
 		"the level that others are compared with (default: the first)")
 	fs.BoolVar(&f.shadows, bench.ByShadowPrograms, false,
@@ -63,7 +66,7 @@ func (f *factorFlags) factors() (factors bench.Factors, err error) {
 	factors = bench.Factors{
 		MemoryBytes: f.memory.Bytes, CPUs: f.cpus,
 		Guidance: f.guidance.Values, Programs: f.programs.Values, Trackers: f.trackers.Values,
-		RTTs:        f.rtts.Values,
+		RTTs: f.rtts.Values, Encoding: f.compress.Values,
 		Repetitions: f.repetitions, Against: f.against, ShadowPrograms: f.shadows,
 	}
 	for _, p := range f.policies.Choices {
@@ -81,6 +84,6 @@ func (f *factorFlags) factors() (factors bench.Factors, err error) {
 // factorNames are the flags' names.
 var factorNames = []string{
 	bench.ByPolicies, bench.ByGuidance, bench.ByPrograms, bench.ByTracker, bench.ByRTT,
-	bench.ByAgainst, bench.ByShadowPrograms, bench.ByRepetitions, bench.ByKernel, bench.ByMemory,
+	bench.ByCompress, bench.ByAgainst, bench.ByShadowPrograms, bench.ByRepetitions, bench.ByKernel, bench.ByMemory,
 	bench.ByCPUs,
 }

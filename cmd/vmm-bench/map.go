@@ -37,7 +37,7 @@ func newBenchMap(std cli.Streams) *cobra.Command {
 		busy:   cli.ListOf("D", "250ms,500ms,1s,2s,4s,8s,16s,32s", units.ParseDuration),
 		limits: cli.ListOf("D", "30ms,100ms,300ms", units.ParseDuration),
 		ratios: cli.ListOf("RATIO", "0.125,0.25,0.5,1,2,4,8", parseRatio),
-		memory: cli.NewSize("128M"), workingSet: cli.NewSize("64M"), hot: cli.NewSize("1M"),
+		memory: cli.NewSize("96M"), workingSet: cli.NewSize("64M"), hot: cli.NewSize("1M"),
 		guidance: cli.Choose(policy.GuidanceSwitchover, policy.GuidanceSuspend,
 			policy.GuidanceStart),
 		costs: hostCosts(),
@@ -151,7 +151,7 @@ func (f *benchMapFlags) order() (simrun.MapOrder, error) {
 		},
 		Setting: sim.Setting{
 			BitsPerSecond: f.bandwidth.BitsPerSecond, RTT: 100 * time.Microsecond,
-			Compress: sim.CompressNone, Protection: sim.AtHarvest, Costs: f.costs,
+			Compress: sim.CompressNone, Protection: sim.OnDemand, Costs: f.costs,
 		},
 	}
 	return m, nil

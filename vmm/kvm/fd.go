@@ -116,6 +116,21 @@ func (fd FD) DisablePMU() error {
 	return nil
 }
 
+// RunAtHostTSC lets a vCPU's TSC run at the pace of the host's, and returns its frequency in kHz.
+//
+// KVM gives a new vCPU the frequency that the kernel took the host's TSC for when KVM was loaded.
+// The kernel may measure it better later. If the two differ by more than [TSCTolerancePPM] and the
+// processor cannot scale, KVM cannot set the old one, leaves the vCPU without a ratio, and its
+// guest's kvmclock is off by the host's uptime (kvm_set_tsc_khz, arch/x86/kvm/x86.c).
+func (fd FD) RunAtHostTSC() (uint32, error) {
+	const theHosts = 0 // KVM_SET_TSC_KHZ takes it for the kernel's present frequency
+	if _, err := SetTSCKHz.Do(fd, theHosts); err != nil {
+		return 0, err
+	}
+	kHz, err := GetTSCKHz.Do(fd, 0)
+	return uint32(kHz), err
+}
+
 // Attributes of a vCPU: a group, and a number in it.
 const (
 	tscControl = 0 // KVM_VCPU_TSC_CTRL

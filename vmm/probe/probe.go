@@ -150,11 +150,9 @@ func (h *KVM) readMachine(system kvm.FD) error {
 		return err
 	}
 	defer fd.Close()
-	kHz, err := kvm.GetTSCKHz.Do(fd, 0)
-	if err != nil {
+	if h.TSCKHz, err = fd.RunAtHostTSC(); err != nil {
 		return err
 	}
-	h.TSCKHz = uint32(kHz)
 	h.TSCOffset = fd.HasTSCOffset()
 	if err := kvm.SetCPUID2.Do(fd, Entries(cpu.Guest(table))); err != nil {
 		return err

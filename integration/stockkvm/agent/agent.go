@@ -38,6 +38,7 @@ func Serve() error {
 		return err
 	}
 	go dumpOnSignal()
+	awaitTSC()
 	a := &agent{events: wire.NewWriter[wire.Message](port), jobs: map[int]*job{}}
 	if err := a.events.Write(wire.Message{Hello: hello()}); err != nil {
 		return err
@@ -111,7 +112,24 @@ func hello() *wire.Hello {
 	return h
 }
 
-// tscKHz asks KVM for the TSC frequency of a new machine.
+// awaitTSC waits until the kernel has measured its TSC, which it does a second after it has booted
+// with a first guess. Until then, KVM would tell the guess. A kernel that does not take the TSC for
+// its clock keeps the guess.
+func awaitTSC() {
+	const file = "/sys/devices/system/clocksource/clocksource0/current_clocksource"
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); {
+		if name, err := os.ReadFile(file); err == nil && strings.TrimSpace(string(name)) == "tsc" {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// setTSCKHz is KVM_SET_TSC_KHZ. It takes 0 for the frequency that the kernel has measured.
+const setTSCKHz = 0xaea2
+
+// tscKHz asks KVM for the TSC frequency of a new machine, after it was told to run at the pace of
+// the host's: KVM itself goes by what the kernel guessed when the module was loaded.
 func tscKHz(dev uintptr) int {
 	vm, err := kvm.CreateVM(dev)
 	if err != nil {
@@ -123,6 +141,9 @@ func tscKHz(dev uintptr) int {
 		return 0
 	}
 	defer unix.Close(int(cpu))
+	if _, err := kvm.Ioctl(cpu, setTSCKHz, 0); err != nil {
+		return 0
+	}
 	khz, err := kvm.GetTSCKHz(cpu)
 	if err != nil {
 		return 0
