@@ -50,7 +50,7 @@ func simulated() Experiment {
 		Name: "simulated", Title: "The simulator beside real moves",
 		Summary: "moves that were simulated from a trace recorded just before: how far off it is",
 		Source:  "docs/simulator.md",
-		Blocks:  simulatedBlocks, Report: simulatedReport, Budget: 85 * time.Minute,
+		Blocks:  simulatedBlocks, Report: simulatedReport, Budget: 105 * time.Minute,
 		// No ByCPUs: a move's moment is found in a recording by the phases of a single task.
 		Factors: []string{ByPrograms, ByRTT, ByCompress, ByKernel, ByMemory},
 		Base:    against("guidance", string(migration.GuidanceOff)), LoopbackOnly: true,
@@ -114,16 +114,16 @@ func simulatedEncodings(at Setting) []migration.Compress {
 // too. Without compression, a program whose pages compress is like any other.
 func simulatedPrograms(at Setting, c migration.Compress) []program {
 	chosen := at.programs()
-	few := at.Size == Quick && len(at.Factors.Programs) == 0
-	switch {
-	case c == migration.CompressZstd, c == migration.CompressAuto && few:
-		return []program{compressible}
-	case c == migration.CompressAuto:
-		return append(slices.Clone(chosen), compressible)
-	case few:
+	named := len(at.Factors.Programs) > 0
+	switch few := at.Size == Quick && !named; {
+	case c == migration.CompressNone && few:
 		return chosen[len(chosen)-1:]
+	case c == migration.CompressNone:
+		return chosen
+	case few, c == migration.CompressZstd && !named:
+		return []program{compressible}
 	}
-	return chosen
+	return append(slices.Clone(chosen), compressible)
 }
 
 func simulatedBlocks(at Setting) [][]trial.Spec {
@@ -146,7 +146,7 @@ func simulatedSpec(at Setting, w simulatedWay, rule migration.Rule, guided polic
 	params.Compress, params.Channels = w.compress, 1
 	params.MaxDefer = 0 // the default, which vmm bench sim has, too
 	return trial.Spec{
-		ID: fmt.Sprintf("%s/%s/%s", w.program.name, rule, guided.name),
+		ID: fmt.Sprintf("%s/%s/%s/%s", w.program.name, w.compress, rule, guided.name),
 		Factors: map[string]string{
 			"program": w.program.name, "rule": string(rule), "guidance": guided.name,
 			"compress": string(w.compress),
@@ -184,14 +184,14 @@ func simulatedReport(at Setting, results []trial.Result) Findings {
 		shareText(all.simulated), agreeText(all)), verdictOf(results))
 	f.Lead = comparisonTable(append([]comparison{all}, strata(results)...))
 	groups := groupBy(results, levels{"program", append(at.programLevels().values,
-		compressible.name)}, simulatedRules, simulatedGuidance, rttLevels(results))
+		compressible.name)}, encodings, simulatedRules, simulatedGuidance, rttLevels(results))
 	f.Sections = []Section{{
 		Title: "Simulated and real",
 		Text: []string{
 			"Each guest was recorded for three cycles, and then moved. The simulator had the " +
 				"recording, the order, the round trip, and for how long the guest had been in " +
 				"its phase when the move was requested; everything else is its own. " +
-				sim.SlowdownNote,
+				sim.DefaultCosts().SlowdownNote(),
 			"The error of a pair is the absolute difference. Its median should be at most a " +
 				"tenth of the real median, or 1 ms. The share of moves with more than ten times " +
 				"the oracle's downtime should lie, simulated, in the interval of the real share " +
@@ -216,7 +216,7 @@ func simulatedReport(at Setting, results []trial.Result) Findings {
 func bothSamples(groups []group) []figure.Sample {
 	var samples []figure.Sample
 	for _, g := range groups {
-		name := g.factors["rule"] + ", " + g.factors["guidance"]
+		name := g.factors["compress"] + ", " + g.factors["rule"] + ", " + g.factors["guidance"]
 		if trip := g.factors["rtt"]; trip != "0" {
 			name += ", RTT " + trip
 		}
@@ -270,7 +270,8 @@ func tenfoldTable(groups []group) Table {
 }
 
 func nameOf(g group) string {
-	name := g.factors["program"] + ", " + g.factors["rule"] + ", " + g.factors["guidance"]
+	name := g.factors["program"] + ", " + g.factors["compress"] + ", " + g.factors["rule"] + ", " +
+		g.factors["guidance"]
 	if trip := g.factors["rtt"]; trip != "0" {
 		name += ", RTT " + trip
 	}

@@ -69,10 +69,10 @@ func TestSimulatedReport(t *testing.T) {
 	require.Contains(t, text, "more than its target of 100 ms")
 	require.Contains(t, text, "1 of 2 (50.0 % [1.3, 98.7]) of the real moves")
 	require.Contains(t, text, "not validated by this run: 2 pairs: at least 60 are needed")
-	require.Contains(t, strings.Join(f.Sections[0].Text, " "), sim.SlowdownNote)
+	require.Contains(t, strings.Join(f.Sections[0].Text, " "), sim.DefaultCosts().SlowdownNote())
 	require.Contains(t, strings.Join(f.Sections[0].Text, " "), "a round trip of 20ms")
-	require.Equal(t, "phased, xen, off", f.Sections[0].Tables[0].Rows[0][0])
-	require.Equal(t, "phased, xen, off, RTT 20ms", f.Sections[0].Tables[0].Rows[1][0])
+	require.Equal(t, "phased, none, xen, off", f.Sections[0].Tables[0].Rows[0][0])
+	require.Equal(t, "phased, none, xen, off, RTT 20ms", f.Sections[0].Tables[0].Rows[1][0])
 	require.Len(t, f.Lead.Rows, 2*4, "all, each round trip, and each order")
 	require.Empty(t, simulatedReport(at, nil).Headlines)
 }

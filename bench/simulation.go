@@ -26,8 +26,12 @@ func WriteSimulation(w io.Writer, c simrun.Comparison, format Format) error {
 // because a table is copied into a paper without its section.
 func simulationPage(c simrun.Comparison) page {
 	r := c.Report()
+	var costs sim.Costs
+	if len(c.Results) > 0 {
+		costs = c.Results[0].Setting.Costs // the same in all
+	}
 	p := page{
-		Title: r.Title, Summary: r.Summary + " " + sim.SlowdownNote,
+		Title: r.Title, Summary: r.Summary + " " + costs.SlowdownNote(),
 		Facts: [][2]string{
 			{"vmm", c.VMM}, {"moments of request", fmt.Sprint(c.Moments)},
 			{"seed", fmt.Sprint(c.Seed)},

@@ -56,7 +56,7 @@ func simulatedSweep() simrun.Comparison {
 		Setting: sim.Setting{
 			BitsPerSecond: 1e9, RTT: 100 * time.Microsecond, Compress: sim.CompressNone,
 		},
-		Not: simrun.NotModelled, Rows: []sim.Row{covered, guided},
+		Not: sim.Costs{}.NotModelled(), Rows: []sim.Row{covered, guided},
 		Validated: []string{"7 pairs, revision abc."},
 	}
 	grown := near
@@ -107,9 +107,9 @@ func TestSimulationNotes(t *testing.T) {
 		"exec:/my_rule failed in 1 of 4 moves, and downtime took its place: it ended.",
 		"The trace was cut off: it has no end, so some of it is missing.",
 		"The trace lost 5 events, because who takes them was too slow: tags may be missing.",
-		sim.SlowdownNote,
-		"Not modelled: that faults and caches slow a moved guest down; disks, devices that drain "+
-			"slowly, delta, lost packets.",
+		sim.Costs{}.SlowdownNote(),
+		"Not modelled: that a migration slows the guest down; disks, devices that drain slowly, "+
+			"delta, lost packets.",
 		"Regret is a move's figure minus the oracle's, which knows the trace.",
 		"Compared with real moves: 7 pairs, revision abc.",
 	)
@@ -185,7 +185,7 @@ func TestMapTable(t *testing.T) {
 		"A p99 of 4 moves is the largest.",
 		"Not all guided moves ended.", "So many ended: 1 of 4 at busy 3s, rate 0.5, limit 50 ms.",
 		"1 of 2 cells are extrapolated: no real move of a guest of this size was compared.",
-		sim.SlowdownNote, "Not modelled: that faults and caches slow a moved guest down; disks,",
+		sim.Costs{}.SlowdownNote(), "Not modelled: that a migration slows the guest down; disks,",
 		"Compared with real moves: 7 pairs, revision abc.",
 	)
 }

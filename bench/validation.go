@@ -13,7 +13,6 @@ import (
 	"taskguide/bench/sim"
 	"taskguide/bench/stats"
 	"taskguide/bench/trial"
-	"taskguide/migration"
 )
 
 // leastPairs is the fewest pairs that validate the simulator, and leastOfStratum the fewest of each

@@ -60,12 +60,12 @@ func TestValidation(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, all, 1)
 	v := all[0]
-	require.Equal(t, 144, v.Pairs)
+	require.Equal(t, 208, v.Pairs)
 	require.Equal(t, [2]float64{0, 20.05}, v.RTTMS)
 	require.InDelta(t, 0.15, v.AckMS, 1e-9)
 	require.Equal(t, [2]int64{1e9, 1e9}, v.BitsPerSecond)
 	require.Equal(t, [2]int{16384, 16384}, v.Pages)
-	require.Equal(t, []sim.Compress{"none", "zstd"}, v.Compress)
+	require.Equal(t, []sim.Compress{"auto", "none"}, v.Compress)
 	require.Equal(t, [2]float64{10, 10}, v.IntervalMS)
 	require.Equal(t, [2]float64{2, 2}, v.PackUS)
 	require.Equal(t, []sim.Protection{sim.AtHarvest}, v.Protection)
@@ -74,8 +74,8 @@ func TestValidation(t *testing.T) {
 		{Policy: "downtime", Guidance: "off"}, {Policy: "downtime", Guidance: "switchover"},
 		{Policy: "xen", Guidance: "off"}, {Policy: "xen", Guidance: "switchover"},
 	}, v.Orders)
-	require.Equal(t, 20, v.Tenfold)
-	require.Equal(t, 20, v.TenfoldSimulated)
+	require.Equal(t, 36, v.Tenfold)
+	require.Equal(t, 36, v.TenfoldSimulated)
 	require.InDelta(t, 45, v.TotalErrorP50, 1e-9)
 	require.Equal(t, "vmm bench run simulated --seed 5", v.Command)
 
@@ -97,7 +97,7 @@ func TestNotValidated(t *testing.T) {
 	}
 	refused(simulatedRun(t, Full, 1.2, 1), "all: median error of the downtime 4")
 	refused(simulatedRun(t, Full, 1, 0.8), "RTT 20ms: median error of the total time 180.0 ms")
-	refused(simulatedRun(t, Full, 2, 1), "real, 144 of 144 (100.0 % [97.5, 100.0]) simulated")
+	refused(simulatedRun(t, Full, 2, 1), "real, 208 of 208 (100.0 % [98.2, 100.0]) simulated")
 	refused(simulatedRun(t, Quick, 1, 1), "QUICK: ")
 	refused(simulatedRun(t, Quick, 1, 1), "12 pairs: at least 60")
 
@@ -113,13 +113,13 @@ func TestNotValidated(t *testing.T) {
 // alone, if they are enough.
 func TestEncodingByItself(t *testing.T) {
 	off := func(r *trial.Result) {
-		if r.Spec.Params.Compress == migration.CompressZstd {
+		if r.Spec.Params.Compress == migration.CompressAuto {
 			r.Simulated.Move.TotalMS = 500
 		}
 	}
 	all, err := ValidationsOf(simulatedRun(t, Full, 1, 1, off))
 	require.ErrorIs(t, err, ErrPartlyValidated)
-	require.ErrorContains(t, err, "zstd, RTT 20ms: median error of the total time 400.0 ms")
+	require.ErrorContains(t, err, "auto, RTT 20ms: median error of the total time 400.0 ms")
 	require.Len(t, all, 1)
 	require.Equal(t, []sim.Compress{"none"}, all[0].Compress)
 	require.Equal(t, 96, all[0].Pairs)
@@ -128,7 +128,7 @@ func TestEncodingByItself(t *testing.T) {
 	_, results, err := Load(simulatedRun(t, Full, 1, 1, off))
 	require.NoError(t, err)
 	require.Contains(t, verdictOf(results), "It reached its target with compress none alone.")
-	require.NotContains(t, verdictOf(results), "zstd alone")
+	require.NotContains(t, verdictOf(results), "auto alone")
 
 	off = func(r *trial.Result) {
 		if r.Spec.Params.Compress == migration.CompressNone {
@@ -136,8 +136,11 @@ func TestEncodingByItself(t *testing.T) {
 		}
 	}
 	all, err = ValidationsOf(simulatedRun(t, Full, 1, 1, off))
-	require.ErrorIs(t, err, ErrNotValidated, "48 compressed pairs are too few by themselves")
-	require.Empty(t, all)
+	require.ErrorIs(t, err, ErrPartlyValidated)
+	require.Len(t, all, 1)
+	require.Equal(t, []sim.Compress{"auto"}, all[0].Compress)
+	require.Equal(t, 112, all[0].Pairs)
+	require.Equal(t, [2]float64{2, 2}, all[0].PackUS)
 }
 
 // TestOrderMustReachIt: guided moves, which are easier to foretell, do not hide that all moves of a

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # test-sim.sh compares the simulator with real moves on this host and fails where it misses its
 # target (docs/simulator.md). The headlines and the table come first, then the entry for
-# bench/sim/validated.json. It needs bin/vmm, bin/vmm-bench and /dev/kvm, takes about an hour, and
-# wants a host that does nothing else.
+# bench/sim/validated.json. It needs bin/vmm, bin/vmm-bench and /dev/kvm, takes an hour and a half,
+# and wants a host that does nothing else.
 #
 # SIM_OUT is the folder for the results, a new one by default. A folder with a run goes on with it,
 # and its noisy trials are run again.

@@ -286,6 +286,7 @@ func (vm *VM) createVCPUs(guest cpu.Table) error {
 	if err != nil {
 		return err
 	}
+	vm.fd.GoByHostTSC()
 	for id := range vm.config.CPUs {
 		c, err := newVCPU(vm, id, size)
 		if err != nil {

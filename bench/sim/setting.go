@@ -8,10 +8,6 @@ import (
 	"taskguide/migration/policy"
 )
 
-// SlowdownNote stands beside figures of the simulator.
-const SlowdownNote = "How much a migration slows the guest down is one number of the model, " +
-	"measured on one host."
-
 // Compress chooses the encoding of pages with content, as for a migration.
 type Compress string
 
@@ -60,13 +56,32 @@ type Costs struct {
 	Zero     time.Duration `json:"zero_ns"` // to look at a zero page
 	Pack     time.Duration `json:"pack_ns"` // to compress a page
 	// Slowdown is the part of its speed that the guest loses while pages keep a processor busy all
-	// the time, 0 to 1. A frame that waits for the link for a half of its time takes a half of that.
+	// the time, 0 to 0.95. While a frame waits for the link for a half of its time, it is a half.
 	Slowdown float64 `json:"slowdown"`
+}
+
+// SlowdownNote stands beside figures of the simulator.
+func (c Costs) SlowdownNote() string {
+	if c.Slowdown == 0 {
+		return "That a migration slows the guest down is not modelled."
+	}
+	return fmt.Sprintf("While pages keep a processor busy, the simulated guest loses %.0f %% of its "+
+		"speed, as on one host; nothing else slows it down.", 100*c.Slowdown)
+}
+
+// NotModelled are what simulated figures leave out.
+func (c Costs) NotModelled() []string {
+	slowdown := "that faults and caches slow a moved guest down"
+	if c.Slowdown == 0 {
+		slowdown = "that a migration slows the guest down"
+	}
+	return []string{slowdown, "disks, devices that drain slowly, delta, lost packets"}
 }
 
 // DefaultCosts are rounded. Page and Zero follow from the speeds of "full" and "idle, ready" in
 // docs/results/speed.md, and Pack, for a trace that does not say it, from BenchmarkEncode of
-// package transport. The others are what vmm bench run simulated has measured where the host was
+// package transport. Slowdown is the half of a processor that the guest has where both ends of
+// a move share two. The others are what vmm bench run simulated has measured where the host was
 // least busy.
 func DefaultCosts() Costs {
 	return Costs{
@@ -171,7 +186,7 @@ func (s Setting) check(o Order) error {
 	case s.BitsPerSecond < 0 || s.RTT < 0 || s.Ack < 0 || o.MaxDefer < 0:
 		return fmt.Errorf("a rate, a round trip or a time to defer below 0")
 	}
-	return s.Costs.check()
+	return s.Costs.Check()
 }
 
 // Bounds of costs: of a step, and of a page in it. Virtual time holds a page's of 1 TiB for years.
@@ -180,10 +195,11 @@ const (
 	mostOfPage = 10 * time.Millisecond
 )
 
-// mostSlowdown leaves the guest some speed, so that its time goes on.
-const mostSlowdown = 0.95
+// MostSlowdown leaves the guest some speed, so that its time goes on.
+const MostSlowdown = 0.95
 
-func (c Costs) check() error {
+// Check refuses costs that virtual time cannot hold.
+func (c Costs) Check() error {
 	for _, cost := range []struct {
 		name     string
 		is, most time.Duration
@@ -196,8 +212,8 @@ func (c Costs) check() error {
 			return fmt.Errorf("%v for %s: use 0 to %v", cost.is, cost.name, cost.most)
 		}
 	}
-	if !(c.Slowdown >= 0 && c.Slowdown <= mostSlowdown) {
-		return fmt.Errorf("a slowdown of %g: use 0 to %g", c.Slowdown, mostSlowdown)
+	if !(c.Slowdown >= 0 && c.Slowdown <= MostSlowdown) {
+		return fmt.Errorf("a slowdown of %g: use 0 to %g", c.Slowdown, MostSlowdown)
 	}
 	return nil
 }

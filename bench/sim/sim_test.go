@@ -314,10 +314,26 @@ func TestSlowdownConverges(t *testing.T) {
 	require.Less(t, slowed.DowntimeMS, full.DowntimeMS/4)
 }
 
+// TestSlowedTimeHitsTheGate: the time until a change of the gate is the least in which a slowed
+// guest gets there, whatever rounding makes of it.
+func TestSlowedTimeHitsTheGate(t *testing.T) {
+	tr := generated(t, phased())
+	for _, slowdown := range []float64{0.1, 0.3, 0.7, MostSlowdown} {
+		for _, own := range []time.Duration{1, 2, 21280, 10752000, 179200000, 3999999999} {
+			w := &walk{t: tr, guest: newGuest(tr, All, tr.Length-own), slowdown: slowdown}
+			w.guest.next = len(w.guest.gate) // the next change is the trace's end
+			d, ok := w.untilChange()
+			require.True(t, ok)
+			require.Less(t, w.slowed(d-1), own, "%g, %d", slowdown, own)
+			require.InDelta(t, own, w.guestTime(d), 1, "%g, %d", slowdown, own)
+		}
+	}
+}
+
 // TestSlowedGatesAreSeen: no change of the gate is passed over, however slowly a guest comes to it.
 func TestSlowedGatesAreSeen(t *testing.T) {
 	tr := generated(t, phased())
-	for _, slowdown := range []float64{0.3, 0.7, mostSlowdown} {
+	for _, slowdown := range []float64{0.3, 0.7, MostSlowdown} {
 		s := slow(tr)
 		s.Costs.Page, s.Costs.Slowdown = 200*time.Microsecond, slowdown
 		e := entrant(t, "xen", policy.GuidanceSwitchover)

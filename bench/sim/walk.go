@@ -256,7 +256,7 @@ func (w *walk) guestTime(d time.Duration) time.Duration {
 	if w.slowdown == 0 {
 		return d
 	}
-	own := time.Duration(float64(d) * (1 - w.slowdown))
+	own := w.slowed(d)
 	if change, ok := w.guest.untilChange(); ok {
 		own = min(own, change)
 	}
@@ -266,11 +266,20 @@ func (w *walk) guestTime(d time.Duration) time.Duration {
 // untilChange is how long a guest that runs takes until its gate changes next; ok is false if it
 // never does.
 func (w *walk) untilChange() (d time.Duration, ok bool) {
-	d, ok = w.guest.untilChange()
-	if w.slowdown > 0 {
-		d = time.Duration(math.Ceil(float64(d) / (1 - w.slowdown)))
+	own, ok := w.guest.untilChange()
+	if w.slowdown == 0 || !ok {
+		return own, ok
+	}
+	d = time.Duration(math.Ceil(float64(own) / (1 - w.slowdown)))
+	for w.slowed(d-1) >= own { // rounding went too far: the change would be passed over
+		d--
 	}
 	return d, ok
+}
+
+// slowed is how far a guest gets in a time, as slow as it is now.
+func (w *walk) slowed(d time.Duration) time.Duration {
+	return time.Duration(float64(d) * (1 - w.slowdown))
 }
 
 // track begins to follow what the guest writes. All content is pending for the first round.

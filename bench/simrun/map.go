@@ -152,10 +152,10 @@ type MapSummary struct {
 func (c Comparison) MapSummary() MapSummary {
 	s := MapSummary{
 		Map: *c.Map, VMM: c.VMM, Seed: c.Seed, Orders: c.Orders, Partial: c.Partial(),
-		Not: NotModelled, Cells: []MapCell{},
+		Not: []string{}, Cells: []MapCell{},
 	}
 	for _, r := range c.Results {
-		s.Setting = r.Setting
+		s.Setting, s.Not = r.Setting, r.Not
 		s.Cells = append(s.Cells, c.Map.cell(r))
 	}
 	return s

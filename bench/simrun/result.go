@@ -47,18 +47,12 @@ type Result struct {
 	Moves []EntrantMove `json:"-"`
 }
 
-// NotModelled are what the figures leave out.
-var NotModelled = []string{
-	"that faults and caches slow a moved guest down",
-	"disks, devices that drain slowly, delta, lost packets",
-}
-
 func resultOf(t *sim.Trace, c Cell) Result {
 	return Result{
 		Name: t.Name, Pages: t.Pages, Recorded: t.Recorded, Growth: t.Grown,
 		LengthMS: ms(t.Length), Interval: ms(t.Interval), Tasks: t.Tasks(),
 		Cut: t.Unfinished, Lost: t.Lost, Setting: c.Setting, LimitMS: ms(c.Limit), Point: c.Point,
-		Not: NotModelled, Validated: []string{},
+		Not: c.Setting.Costs.NotModelled(), Validated: []string{},
 	}
 }
 

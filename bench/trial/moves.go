@@ -1,6 +1,7 @@
 package trial
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,7 +38,8 @@ const movePatience = 20 * time.Second
 // patience bounds how long the trial takes, also if guidance holds back each of its moves for as
 // long as it may.
 func (s Spec) patience() time.Duration {
-	return patience + time.Duration(s.Moves)*(movePatience+max(s.Params.MaxDefer, 0))
+	maxDefer := cmp.Or(s.Params.MaxDefer, migration.Defaults().MaxDefer)
+	return patience + time.Duration(s.Moves)*(movePatience+max(maxDefer, 0))
 }
 
 // loopback is where both ends of many moves are, because the way back over a Link would be another

@@ -79,10 +79,11 @@ func TestKernelWithoutHeartbeats(t *testing.T) {
 // TestManyMovesMayAllBeHeldBack: a trial has the time that guidance may take of each move.
 func TestManyMovesMayAllBeHeldBack(t *testing.T) {
 	s := Spec{Moves: 50}
+	s.Params.MaxDefer = migration.NoTime
 	plain := s.patience()
 	require.Greater(t, plain, patience)
 	s.Params.MaxDefer = 20 * time.Second
 	require.Equal(t, plain+50*20*time.Second, s.patience())
-	s.Params.MaxDefer = migration.NoTime
-	require.Equal(t, plain, s.patience())
+	s.Params.MaxDefer = 0
+	require.Equal(t, plain+50*migration.Defaults().MaxDefer, s.patience(), "left out")
 }

@@ -35,11 +35,12 @@ func TestFactorFlags(t *testing.T) {
 		Policies: []string{"qemu:limit=1s,skip=on", "xen", "exec:" + program},
 		Guidance: []string{"off", "switchover"}, Programs: []string{"kv"},
 		Trackers: []string{"ring", "auto"}, RTTs: []time.Duration{0, 2 * time.Millisecond},
+		Encoding:    []string{"zstd", "auto"},
 		Repetitions: 7, Against: "xen", ShadowPrograms: true, Kernel: program,
 		MemoryBytes: 1 << 30, CPUs: 2,
 	}, factorsOf(t, "--policies", "qemu:limit=1s,skip=on,xen,exec:./mine",
 		"--guidance", "off,switchover", "--programs", "kv", "--tracker", "ring,auto",
-		"--rtt", "0,2ms", "-n", "7",
+		"--rtt", "0,2ms", "--compress", "zstd,auto", "-n", "7",
 		"--against", "xen", "--shadow-programs", "--kernel", "mine", "--memory", "1G",
 		"--cpus", "2"))
 }

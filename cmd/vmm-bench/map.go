@@ -137,6 +137,9 @@ func (f *benchMapFlags) order() (simrun.MapOrder, error) {
 	if err := f.output.check(); err != nil {
 		return simrun.MapOrder{}, err
 	}
+	if err := f.costs.Check(); err != nil {
+		return simrun.MapOrder{}, cli.Usagef("%w", err)
+	}
 	order := sim.DefaultOrder(guided, f.guidance.Value)
 	order.MaxDefer = f.maxDefer
 	m := simrun.MapOrder{

@@ -47,7 +47,7 @@ func savedSimulation(t *testing.T) string {
 	folder := filepath.Join(t.TempDir(), "simulated")
 	c := simrun.Comparison{
 		Format: 1, VMM: "v1", Moments: 2, Seed: 1, Results: []simrun.Result{{
-			Trace: "web_1", Seed: 1, Not: simrun.NotModelled, Rows: []sim.Row{{
+			Trace: "web_1", Seed: 1, Not: sim.Costs{}.NotModelled(), Rows: []sim.Row{{
 				Policy: "xen", Guidance: "off", Moves: 2, Moved: 2, Extrapolated: "never compared",
 				DowntimeMS: sim.Quantiles{P50: 12.5, Max: 480},
 			}},
@@ -74,7 +74,7 @@ func TestSimulationFormats(t *testing.T) {
 		status, stdout, stderr := benchProgram.Try(t, "bench", "report", folder, "--format", format)
 		require.Zero(t, status, stderr)
 		require.True(t, strings.HasPrefix(stdout, want[0]), stdout)
-		for _, text := range append(want, sim.SlowdownNote) {
+		for _, text := range append(want, sim.Costs{}.SlowdownNote()) {
 			require.Contains(t, stdout, text)
 		}
 	}

@@ -182,6 +182,9 @@ func (f *benchSimFlags) order(traces []string) (simrun.Order, error) {
 	if err := f.output.check(); err != nil {
 		return simrun.Order{}, err
 	}
+	if err := f.costs.Check(); err != nil {
+		return simrun.Order{}, cli.Usagef("%w", err)
+	}
 	var guidance []policy.Guidance
 	for _, word := range f.guidance.Values {
 		guidance = append(guidance, policy.Guidance(word))

@@ -116,17 +116,24 @@ func (fd FD) DisablePMU() error {
 	return nil
 }
 
-// RunAtHostTSC lets a vCPU's TSC run at the pace of the host's, and returns its frequency in kHz.
+// theHosts is the frequency for KVM_SET_TSC_KHZ that stands for what the kernel has measured.
+const theHosts = 0
+
+// GoByHostTSC lets the TSCs of a new VM's vCPUs run at the pace of the host's.
 //
-// KVM gives a new vCPU the frequency that the kernel took the host's TSC for when KVM was loaded.
-// The kernel may measure it better later. If the two differ by more than [TSCTolerancePPM] and the
-// processor cannot scale, KVM cannot set the old one, leaves the vCPU without a ratio, and its
+// KVM gives them the frequency that the kernel took the host's TSC for when KVM was loaded. The
+// kernel may measure it better later. If the two differ by more than [TSCTolerancePPM] and the
+// processor cannot scale, KVM fails to set the old one, leaves the vCPU without a ratio, and its
 // guest's kvmclock is off by the host's uptime (kvm_set_tsc_khz, arch/x86/kvm/x86.c).
+//
+// A kernel before 5.18 has no frequency of VMs and refuses. There, [FD.RunAtHostTSC] does it.
+func (fd FD) GoByHostTSC() { _, _ = SetTSCKHz.Do(fd, theHosts) }
+
+// RunAtHostTSC lets a new vCPU's TSC run at the pace of the host's, and returns its frequency in
+// kHz. A kernel before 5.8 refuses it where the processor cannot scale, and needs it least: there a
+// vCPU without a ratio is not slower.
 func (fd FD) RunAtHostTSC() (uint32, error) {
-	const theHosts = 0 // KVM_SET_TSC_KHZ takes it for the kernel's present frequency
-	if _, err := SetTSCKHz.Do(fd, theHosts); err != nil {
-		return 0, err
-	}
+	_, _ = SetTSCKHz.Do(fd, theHosts)
 	kHz, err := GetTSCKHz.Do(fd, 0)
 	return uint32(kHz), err
 }

@@ -145,6 +145,7 @@ func (h *KVM) readMachine(system kvm.FD) error {
 	if _, err := kvm.CreateIRQChip.Do(vm, 0); err != nil {
 		return err
 	}
+	vm.GoByHostTSC()
 	fd, err := vm.CreateVCPU(0)
 	if err != nil {
 		return err

@@ -101,7 +101,7 @@ func hello() *wire.Hello {
 	}
 	if f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0); err == nil {
 		defer f.Close()
-		h.TSCKHz = tscKHz(f.Fd())
+		h.LoadedKHz, h.TSCKHz = tscKHz(f.Fd())
 		for _, m := range []string{"kvm_amd", "kvm_intel", "kvm"} {
 			if _, err := os.Stat("/sys/module/" + m); err == nil {
 				h.KVM = m
@@ -112,12 +112,12 @@ func hello() *wire.Hello {
 	return h
 }
 
-// awaitTSC waits until the kernel has measured its TSC, which it does a second after it has booted
-// with a first guess. Until then, KVM would tell the guess. A kernel that does not take the TSC for
-// its clock keeps the guess.
+// awaitTSC waits until the kernel has measured its TSC, which it does a second or more after it has
+// booted with a first guess. Until then, KVM would tell the guess. A kernel that does not take the
+// TSC for its clock keeps the guess.
 func awaitTSC() {
 	const file = "/sys/devices/system/clocksource/clocksource0/current_clocksource"
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); {
 		if name, err := os.ReadFile(file); err == nil && strings.TrimSpace(string(name)) == "tsc" {
 			return
 		}
@@ -128,27 +128,31 @@ func awaitTSC() {
 // setTSCKHz is KVM_SET_TSC_KHZ. It takes 0 for the frequency that the kernel has measured.
 const setTSCKHz = 0xaea2
 
-// tscKHz asks KVM for the TSC frequency of a new machine, after it was told to run at the pace of
-// the host's: KVM itself goes by what the kernel guessed when the module was loaded.
-func tscKHz(dev uintptr) int {
+// tscKHz asks KVM for the TSC frequency of a new machine: as it is by itself, and after it was told
+// to run at the pace of the host's.
+func tscKHz(dev uintptr) (loaded, measured int) {
 	vm, err := kvm.CreateVM(dev)
 	if err != nil {
-		return 0
+		return 0, 0
 	}
 	defer unix.Close(int(vm))
 	cpu, err := kvm.CreateVCPU(vm, 0)
 	if err != nil {
-		return 0
+		return 0, 0
 	}
 	defer unix.Close(int(cpu))
-	if _, err := kvm.Ioctl(cpu, setTSCKHz, 0); err != nil {
-		return 0
-	}
-	khz, err := kvm.GetTSCKHz(cpu)
+	before, err := kvm.GetTSCKHz(cpu)
 	if err != nil {
-		return 0
+		return 0, 0
 	}
-	return int(khz)
+	if _, err := kvm.Ioctl(cpu, setTSCKHz, 0); err != nil {
+		return int(before), 0
+	}
+	after, err := kvm.GetTSCKHz(cpu)
+	if err != nil {
+		return int(before), 0
+	}
+	return int(before), int(after)
 }
 
 type agent struct {

@@ -70,7 +70,10 @@ type Hello struct {
 	CPU    string `json:"cpu"`
 	KVM    string `json:"kvm"` // "" when /dev/kvm is missing
 	CPUs   int    `json:"cpus"`
-	TSCKHz int    `json:"tsc_khz"` // of virtual machines, as KVM has it; 0 if it does not say
+	TSCKHz int    `json:"tsc_khz"` // of virtual machines at the host's pace; 0 if KVM does not say
+	// LoadedKHz is what KVM gives a new machine by itself: what the kernel took its TSC for when
+	// KVM was loaded.
+	LoadedKHz int `json:"loaded_khz"`
 }
 
 // Exit is how a job ended.
