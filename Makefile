@@ -15,7 +15,7 @@ CC      ?= cc
 
 # Suites that need more than Go and /dev/kvm have build tags, and so has the generator of the manual
 # pages. lint still checks all of them.
-TAGS := qemu,stockkvm,man,examples,grub,mutants
+TAGS := qemu,stockkvm,man,examples,grub,mutants,sshnetns
 
 .DEFAULT_GOAL := help
 
@@ -52,6 +52,11 @@ test-long: preflight ## the endurance tests at their full length
 .PHONY: test-mutants
 test-mutants: preflight ## each rule of the handover is left out once, and a test must notice
 	$(GOTEST) -tags mutants -v -run TestMutantsDie ./integration
+
+# SSHD=PATH takes another sshd than the installed one.
+.PHONY: test-ssh-netns
+test-ssh-netns: preflight ## vmm bench custom by ssh between two network namespaces, as root
+	$(GOTEST) -tags sshnetns -v -run TestBenchOverSSHInNamespaces ./integration
 
 .PHONY: test-readme
 test-readme: preflight ## README's tour, every command of it as a reader types it
