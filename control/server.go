@@ -54,9 +54,13 @@ type Backend interface {
 	// FollowBeats calls f for each heartbeat that the guest prints, until unsubscribe is called. f
 	// must not block.
 	FollowBeats(f func(Beat)) (unsubscribe func())
-	// Trace records which pages the guest writes, until its time is up, ctx ends or the guest goes.
-	// It returns ErrConflict, before it has called to, if that cannot be recorded now.
+	// Trace records which pages the guest writes, until its time is up, FinishTrace is called, ctx
+	// ends or the guest goes. It returns ErrConflict, before it has called to, if that cannot be
+	// recorded now.
 	Trace(ctx context.Context, order TraceOrder, to trace.Sink) error
+	// FinishTrace has the Trace under way end with its last interval, and returns without waiting
+	// for that. It returns ErrConflict if there is none.
+	FinishTrace() error
 }
 
 // Migrations moves the VM away. Its methods are called concurrently.
@@ -188,7 +192,7 @@ func (s *Server) table() map[string]map[string]http.HandlerFunc {
 		"/v1/tags":   {"GET": reply(s.getTags)},
 		"/v1/debug":  {"GET": reply(s.getDebug)},
 		"/v1/events": {"GET": s.events},
-		"/v1/trace":  {"GET": s.trace},
+		"/v1/trace":  {"GET": s.trace, "DELETE": reply(s.change(s.machine.FinishTrace))},
 
 		"/v1/openapi.yaml": {"GET": getDescription},
 	}

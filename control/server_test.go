@@ -44,6 +44,7 @@ type fakeVM struct {
 	stopped  StopMode // the last order
 	onTrace  func(context.Context, TraceOrder, trace.Sink) error
 	onTags   func() (tagging.Info, error) // unless nil: what Tags does
+	onFinish func() error                 // unless nil: what FinishTrace does
 }
 
 func (f *fakeVM) Version() version.Info { return version.Here(version.Machine{}) }
@@ -109,6 +110,13 @@ func (f *fakeVM) Trace(ctx context.Context, order TraceOrder, to trace.Sink) err
 		return fmt.Errorf("%w: a trace is being recorded", ErrConflict)
 	}
 	return f.onTrace(ctx, order, to)
+}
+
+func (f *fakeVM) FinishTrace() error {
+	if f.onFinish == nil {
+		return fmt.Errorf("%w: no trace to end", ErrConflict)
+	}
+	return f.onFinish()
 }
 
 func (f *fakeVM) FollowBeats(g func(Beat)) func() {
@@ -235,6 +243,8 @@ func TestRequests(t *testing.T) {
 		{"GET", "/v2/vm", "", 404, `{"error":"no such path: /v2/vm"}`},
 		{"GET", "/v1/migration", "", 404, `{"error":"no migration yet"}`},
 		{"DELETE", "/v1/migration", "", 409, `{"error":"no migration to cancel"}`},
+		{"DELETE", "/v1/trace", "", 409, `{"error":"no trace to end"}`},
+		{"PUT", "/v1/trace", "", 405, `use DELETE, GET`},
 		{
 			"POST", "/v1/migration", `{"destination":"unix:/d","rule":"best"}`, 400,
 			`rule \"best\" is unknown`,

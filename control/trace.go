@@ -19,7 +19,7 @@ import (
 // TraceOrder is what a client wants recorded.
 type TraceOrder struct {
 	Interval time.Duration // at least trace.MinInterval
-	For      time.Duration // how long; 0: until the client goes
+	For      time.Duration // how long; 0: until the client ends it, or goes
 }
 
 // ErrGone is what the end of a trace says when the VM ended it.
@@ -167,7 +167,8 @@ func (t *traceLines) send(text []byte) error {
 	return t.out.Flush()
 }
 
-// trace streams a trace until its time is up, or the client or the guest goes.
+// trace streams a trace until its time is up, a client has it finished, or the client or the guest
+// goes.
 func (s *Server) trace(w http.ResponseWriter, r *http.Request) {
 	order, err := readTraceOrder(r)
 	lines := &traceLines{w: w, out: http.NewResponseController(w), tags: s.machine.Tags}
@@ -280,9 +281,53 @@ func milliseconds(r *http.Request, name string, otherwise time.Duration) (time.D
 	return time.Duration(n) * time.Millisecond, nil
 }
 
-// Trace records a trace into to, until the VM ends it or ctx ends. The last record has an end,
-// unless ctx ended.
+// FinishTrace has the trace under way end, whoever records it. It returns at once: the trace's own
+// stream still brings the last interval and the end.
+func (c *Client) FinishTrace(ctx context.Context) (VM, error) {
+	return call[VM](ctx, c, http.MethodDelete, "/v1/trace", nil)
+}
+
+// Trace records a trace into to, until the VM ends it or ctx ends. If ctx ends, Trace has the VM's
+// process finish the trace and reads on, so that the last record has an end in either case. It
+// returns the error of ctx if the trace had not begun, or if the process does not take that order.
 func (c *Client) Trace(ctx context.Context, order TraceOrder, to trace.Sink) error {
+	// The stream must outlive ctx, because it brings what was written until then.
+	streamCtx, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer cut()
+	begun := make(chan struct{})
+	defer context.AfterFunc(ctx, func() {
+		select {
+		case <-begun:
+			c.finishOwn(streamCtx, cut)
+		default:
+			cut()
+		}
+	})()
+	err := c.readTrace(streamCtx, order, to, begun)
+	if err != nil && ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return c.lost(ctx.Err())
+	}
+	return err
+}
+
+// finishOwn ends the client's own trace, if need be by cutting its stream off.
+func (c *Client) finishOwn(ctx context.Context, cut context.CancelFunc) {
+	ctx, giveUp := context.WithTimeout(ctx, orderGrace)
+	defer giveUp()
+	_, err := c.FinishTrace(ctx)
+	var refused *StatusError
+	if errors.As(err, &refused) && refused.Code == http.StatusConflict {
+		return // it has just ended by itself, and its last lines are on their way
+	}
+	if err != nil {
+		cut()
+	}
+}
+
+// readTrace reads a trace to its end. It closes begun once there is a trace that could be finished.
+func (c *Client) readTrace(
+	ctx context.Context, order TraceOrder, to trace.Sink, begun chan<- struct{},
+) error {
 	path := fmt.Sprintf("/v1/trace?interval_ms=%d", order.Interval.Milliseconds())
 	if order.For > 0 {
 		path += fmt.Sprintf("&for_ms=%d", order.For.Milliseconds())
@@ -292,6 +337,7 @@ func (c *Client) Trace(ctx context.Context, order TraceOrder, to trace.Sink) err
 		return err
 	}
 	defer resp.Body.Close()
+	close(begun)
 	lines := bufio.NewReader(resp.Body)
 	var h trace.Header
 	if err := c.nextLine(lines, &h); err != nil {

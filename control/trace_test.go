@@ -280,24 +280,83 @@ func TestTraceRefused(t *testing.T) {
 	}
 }
 
-// TestTraceEndsWithItsClient: nobody records for a client that has gone.
-func TestTraceEndsWithItsClient(t *testing.T) {
-	vm, _, client := start(t)
-	ended := make(chan struct{})
-	vm.onTrace = func(ctx context.Context, order TraceOrder, to trace.Sink) error {
+// unfinished is what a backend does whose trace ends only with its client.
+func unfinished(ended chan<- struct{}) func(context.Context, TraceOrder, trace.Sink) error {
+	return func(ctx context.Context, _ TraceOrder, to trace.Sink) error {
 		defer close(ended)
 		_ = to.Begin(trace.Header{})
 		_ = to.Contents(trace.Contents{})
 		<-ctx.Done()
 		return ctx.Err()
 	}
+}
+
+// TestTraceEndsWithItsClient: nobody records for a client that has gone.
+func TestTraceEndsWithItsClient(t *testing.T) {
+	vm, _, client := start(t)
+	ended := make(chan struct{})
+	vm.onTrace = unfinished(ended)
 	ctx, cancel := context.WithCancel(testContext(t))
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://vm/v1/trace", nil)
+	require.NoError(t, err)
+	resp, err := client.http.Do(req)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	cancel()
+	<-ended
+}
+
+// TestInterruptedTrace: a client that is interrupted gets the last interval and the end, also if
+// the trace ends by itself at that moment.
+func TestInterruptedTrace(t *testing.T) {
+	for name, answer := range map[string]error{
+		"finished": nil, "just over": fmt.Errorf("%w: no trace to end", ErrConflict),
+	} {
+		t.Run(name, func(t *testing.T) {
+			vm, _, client := start(t)
+			asked := make(chan struct{})
+			vm.onFinish = func() error {
+				close(asked)
+				return answer
+			}
+			vm.onTrace = func(ctx context.Context, _ TraceOrder, to trace.Sink) error {
+				_ = to.Begin(trace.Header{})
+				_ = to.Contents(trace.Contents{})
+				select {
+				case <-asked:
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+				_ = to.Record(trace.Record{AtUS: 1, Dirty: &trace.Set{Runs: []int{1, 1}}})
+				return to.Record(trace.Record{AtUS: 2, End: &trace.End{Why: "over"}})
+			}
+			ctx, cancel := context.WithCancel(testContext(t))
+			defer cancel()
+			var records []trace.Record
+			sink := hookedSink{quits{cancel}, func(r trace.Record) { records = append(records, r) }}
+			require.NoError(t, client.Trace(ctx, TraceOrder{Interval: time.Second}, sink))
+			require.Len(t, records, 2)
+			require.Equal(t, []int{1, 1}, records[0].Dirty.Runs)
+			require.Equal(t, "over", records[1].End.Why)
+		})
+	}
+}
+
+// TestTraceThatIsNotFinished: a client whose order to end the trace is refused leaves.
+func TestTraceThatIsNotFinished(t *testing.T) {
+	vm, _, client := start(t)
+	ended := make(chan struct{})
+	vm.onTrace = unfinished(ended)
+	vm.onFinish = func() error { return errors.New("broken") }
+	ctx, cancel := context.WithCancel(testContext(t))
+	defer cancel()
 	err := client.Trace(ctx, TraceOrder{Interval: time.Second}, quits{cancel})
 	require.ErrorIs(t, err, context.Canceled)
 	<-ended
 }
 
-// quits is a client that goes once the trace has begun.
+// quits is a client that is interrupted once the trace has begun.
 type quits struct{ quit func() }
 
 func (q quits) Begin(trace.Header) error      { return nil }

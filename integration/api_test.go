@@ -72,6 +72,7 @@ func TestAPIAsDescribed(t *testing.T) {
 	a := source.api()
 	a.do(404, "GET", "/v1/migration", "")
 	a.do(409, "DELETE", "/v1/migration", "")
+	a.do(409, "DELETE", "/v1/trace", "")
 	a.do(404, "GET", "/v1/nothing", "")
 	streams := []string{"/v1/events", "/v1/trace"} // without an end
 	for _, op := range a.spec.Operations() {

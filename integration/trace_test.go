@@ -129,7 +129,8 @@ func beatsSoFar(t *testing.T, folder string) int {
 	}
 }
 
-// TestTraceInterrupted: what was recorded before Ctrl-C is a whole trace, and the guest goes on.
+// TestTraceInterrupted: what was recorded before Ctrl-C is a whole trace, which has the interval
+// under way, and the guest goes on.
 func TestTraceInterrupted(t *testing.T) {
 	b := newBox(t)
 	g := &guest{}
@@ -137,7 +138,7 @@ func TestTraceInterrupted(t *testing.T) {
 	g.alive(b, 2)
 	folder := b.path("vm.trace")
 	require.NoError(t, os.Mkdir(folder, 0o700))
-	cmd, recorded := b.background("trace", "vm", "--out", folder, "--for", "0")
+	cmd, recorded := b.background("trace", "vm", "--out", folder, "--for", "0", "--interval", "1h")
 	p.await("being traced", func(vm control.VM) bool {
 		return vm.DirtyLogging && hasContents(folder)
 	})
@@ -150,9 +151,12 @@ func TestTraceInterrupted(t *testing.T) {
 	r := recorded()
 	require.Zero(t, r.status, r.stderr)
 	require.Contains(t, r.stdout, "interrupted")
-	_, records, _ := readTrace(t, folder)
+	_, records, written := readTrace(t, folder)
 	require.Positive(t, beatsIn(t, records))
-	require.Equal(t, "interrupted", records[len(records)-1].End.Why)
+	require.Positive(t, written)
+	end := records[len(records)-1].End
+	require.Equal(t, "interrupted", end.Why)
+	require.Equal(t, 1, end.Intervals)
 	p.await("at full speed again", func(vm control.VM) bool { return !vm.DirtyLogging })
 	g.alive(b, 2)
 	require.Contains(t, b.refused(1, "trace", "vm", "--out", folder), "not empty")

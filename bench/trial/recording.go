@@ -36,10 +36,14 @@ func (s *stage) record(ctx context.Context, r *Recording) ([]byte, trace.End, er
 	var file bytes.Buffer
 	w := recorder{Writer: trace.NewWriter(&file)}
 	order := control.TraceOrder{Interval: r.Interval, For: r.Length}
-	if err := s.source.client.Trace(ctx, order, &w); err != nil {
+	err := s.source.client.Trace(ctx, order, &w)
+	if err == nil {
+		err = ctx.Err() // the trace that it ends is whole, but shorter than ordered
+	}
+	if err != nil {
 		return nil, w.end, fmt.Errorf("record a trace: %w", err)
 	}
-	err := w.Close()
+	err = w.Close()
 	return file.Bytes(), w.end, err
 }
 

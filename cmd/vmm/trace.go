@@ -84,7 +84,7 @@ type traceFile struct {
 	tally *trace.Tally
 	pages int
 	at    int64 // of the last record, in us
-	begun bool  // there is something worth keeping
+	begun bool  // the file says what was in memory
 	end   trace.End
 
 	mu      sync.Mutex // guards the rest, which a timer uses, too
@@ -168,11 +168,12 @@ func (t *traceFile) show(pages int) {
 		float64(t.at)/1e6, text.Plural(t.tally.Intervals, "interval"), text.Plural(pages, "page"))
 }
 
-// finish ends the file. A trace that the user interrupts, or whose VM was lost, is whole up to
-// there, and its end says so.
+// finish ends the file. A trace whose VM was lost, or whose VM did not end it when the user
+// interrupted, is whole up to there, and its end says so.
 func (t *traceFile) finish(failed error, interrupted bool) error {
 	cli.EraseEcho(t.screen)
-	if !t.begun {
+	if !t.begun || interrupted && t.tally.Intervals == 0 {
+		_ = t.close() // so that no timer flushes it any more
 		t.file.Remove()
 		if interrupted {
 			return errors.New("interrupted before the first interval")

@@ -19,8 +19,11 @@ type tracing struct {
 	done   chan struct{} // closed once nothing of it touches the machine any more
 }
 
-// errTimeUp ends a trace, and is what its end says.
-var errTimeUp = errors.New("the time that was ordered is over")
+// These end a trace, and are what its end says.
+var (
+	errTimeUp      = errors.New("the time that was ordered is over")
+	errInterrupted = errors.New("interrupted")
+)
 
 // tracker is the dirty log for a migration, which a trace may be following. mu must be held, and no
 // migration may be under way.
@@ -77,6 +80,17 @@ func (h *VM) stopTrace() {
 		t.cancel(control.ErrGone)
 		<-t.done
 	}
+}
+
+// FinishTrace has the trace under way end with its last interval. It does not wait for that.
+func (h *VM) FinishTrace() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.tracing == nil {
+		return fmt.Errorf("%w: no trace to end", control.ErrConflict)
+	}
+	h.tracing.cancel(errInterrupted)
+	return nil
 }
 
 // Trace records which pages the guest writes.

@@ -205,6 +205,24 @@ func TestTraceEnds(t *testing.T) {
 	b.end()
 }
 
+// TestFinishedTrace has its last interval, and says that it was interrupted.
+func TestFinishedTrace(t *testing.T) {
+	b := running(t)
+	require.ErrorIs(t, b.FinishTrace(), control.ErrConflict)
+	log := &writtenLog{}
+	b.machine.tracker = log
+	sink, failed := b.traced(t.Context(), control.TraceOrder{Interval: time.Hour})
+	<-sink.contents // the writes of before are in there
+	log.write(7)
+	require.NoError(t, b.FinishTrace())
+	sink.has(t, 7)
+	require.Equal(t, errInterrupted.Error(), sink.end(t))
+	require.NoError(t, <-failed)
+	require.ErrorIs(t, b.FinishTrace(), control.ErrConflict)
+	require.NoError(t, b.Stop(control.StopNow))
+	b.end()
+}
+
 // hookedSink is a sink that has something done before it takes the first lines.
 type hookedSink struct {
 	linesSink
