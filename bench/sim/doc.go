@@ -29,6 +29,7 @@
 // written once, at a moment of it that follows from a hash of page and interval. So a round that is
 // shorter than the trace's interval sees its share of the pages. A page that was also written in
 // the intervals before and after is taken to be written all the time: eight times an interval.
+// Intervals of less than half the length ordered, as a trace's last one may be, are passed over.
 //
 // # What is not modelled
 //

@@ -76,6 +76,7 @@ func runs(t *testing.T, tr *Trace, e Entrant, n int) []Move {
 type recording struct {
 	pages    int
 	interval time.Duration
+	last     time.Duration // the last interval; 0: as long as all others
 	zero     []int
 	writes   [][]int                  // by interval
 	tags     map[time.Duration]string // what task 1 does
@@ -99,6 +100,9 @@ func (r recording) load(t *testing.T) *Trace {
 	}))
 	for i, pages := range r.writes {
 		begin, end := time.Duration(i)*r.interval, time.Duration(i+1)*r.interval
+		if r.last > 0 && i == len(r.writes)-1 {
+			end = begin + r.last
+		}
 		for at := begin; at < end; at += time.Millisecond {
 			if change := r.tags[at]; change != "" {
 				depth := 0

@@ -43,8 +43,8 @@ type Trace struct {
 type interval struct {
 	begin, end time.Duration
 	writes     []write // in the order of their moments
-	// hot are pages that were written in the intervals before and after, too. They are written all
-	// the time, which here is at the end of each of hotTimes equal parts of the interval.
+	// hot are pages that were written in the full intervals before and after, too. They are written
+	// all the time, which here is at the end of each of hotTimes equal parts of the interval.
 	hot []uint32
 }
 
@@ -235,40 +235,59 @@ func (t *Trace) append(end time.Duration, pages *memory.Bitmap) error {
 	return nil
 }
 
-// findHot finds the hot pages of each interval. The trace begins again after its end, so the last
-// interval is beside the first.
+// full returns the intervals of at least half the length ordered. The last one of a trace may be
+// shorter, and so may one after a late one. A page that is not written in there may still be hot.
+func (t *Trace) full() []int {
+	var all []int
+	for n, i := range t.intervals {
+		if i.end-i.begin >= t.Interval/2 {
+			all = append(all, n)
+		}
+	}
+	return all
+}
+
+// findHot finds the hot pages of each interval, by the full intervals before and after it. The
+// trace begins again after its end, so its end is beside its beginning.
 func (t *Trace) findHot() {
-	n := len(t.intervals)
-	if n < 3 {
+	full, n := t.full(), len(t.intervals)
+	if len(full) < 3 { // each interval needs two neighbours, and is none of its own
 		return
 	}
-	sets := make([]*memory.Bitmap, n)
-	var free []*memory.Bitmap // at most a few at a time are needed
-	set := func(i int) *memory.Bitmap {
-		i = (i + n) % n
-		if sets[i] == nil {
-			if len(free) == 0 {
-				free = append(free, memory.NewBitmap(t.used))
-			}
-			sets[i] = free[len(free)-1]
-			free = free[:len(free)-1]
-			for _, w := range t.intervals[i].writes {
-				sets[i].Set(int(w.page))
-			}
+	before, here := t.writtenIn(full[len(full)-1]), t.writtenIn(full[0])
+	after := t.writtenIn(full[1])
+	for k, i := range full {
+		next := full[(k+1)%len(full)]
+		t.intervals[i].split(inBoth(before, after))
+		for short := (i + 1) % n; short != next; short = (short + 1) % n {
+			t.intervals[short].split(inBoth(here, after))
 		}
-		return sets[i]
+		before, here, after = here, after, before
+		after.Reset()
+		t.intervals[full[(k+2)%len(full)]].addTo(after)
 	}
-	for i := range t.intervals {
-		before, _, after := set(i-1), set(i), set(i+1)
-		t.intervals[i].split(func(w write) bool {
-			return before.Test(int(w.page)) && after.Test(int(w.page))
-		})
-		if i > 1 { // the set of the first interval is needed again, for the last one
-			sets[i-1].Reset()
-			free = append(free, sets[i-1])
-			sets[i-1] = nil
-		}
+}
+
+// writtenIn is the set of the pages that were written in an interval.
+func (t *Trace) writtenIn(n int) *memory.Bitmap {
+	pages := memory.NewBitmap(t.used)
+	t.intervals[n].addTo(pages)
+	return pages
+}
+
+// addTo adds an interval's pages to a set, whether they are known to be hot by now or not.
+func (i interval) addTo(pages *memory.Bitmap) {
+	for _, w := range i.writes {
+		pages.Set(int(w.page))
 	}
+	for _, page := range i.hot {
+		pages.Set(int(page))
+	}
+}
+
+// inBoth tells of a write whether both sets have its page.
+func inBoth(a, b *memory.Bitmap) func(write) bool {
+	return func(w write) bool { return a.Test(int(w.page)) && b.Test(int(w.page)) }
 }
 
 // split takes the hot pages out of an interval's writes. Both lists are as short as can be, because

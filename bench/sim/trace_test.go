@@ -76,6 +76,55 @@ func TestHot(t *testing.T) {
 	require.Equal(t, []uint32{7}, cut.intervals[0].hot)
 }
 
+// TestHotBesideAShortInterval: what is not written in an interval that is much shorter than ordered
+// may be written all the time, if it is written in the next one beyond.
+func TestHotBesideAShortInterval(t *testing.T) {
+	r := recording{pages: 100, interval: 16 * time.Millisecond, writes: calmFor(10)}
+	r.last = 7 * time.Millisecond
+	r.writes[7], r.writes[8], r.writes[9] = []int{5, 6}, []int{5, 6}, []int{6}
+	r.writes[0], r.writes[1] = []int{5}, []int{5}
+	tr := r.load(t)
+	for _, i := range []int{8, 0} {
+		require.Equal(t, []uint32{5}, tr.intervals[i].hot)
+	}
+	for _, i := range []int{7, 9, 1} {
+		require.Empty(t, tr.intervals[i].hot)
+	}
+	r.writes[9] = []int{5}
+	require.Equal(t, []uint32{5}, r.load(t).intervals[9].hot, "it has neighbours itself")
+
+	// Half of what was ordered says enough.
+	r.last, r.writes[9] = 8*time.Millisecond, nil
+	for _, i := range r.load(t).intervals {
+		require.Empty(t, i.hot)
+	}
+	// Two full intervals are no neighbours of each other on both sides.
+	r.last, r.writes = time.Millisecond, [][]int{{5}, {5}, {5}}
+	for _, i := range r.load(t).intervals {
+		require.Empty(t, i.hot)
+	}
+	// Short ones may be anywhere, and more than one in a row.
+	var hot []int
+	tr = &Trace{Interval: 16 * time.Millisecond, used: 8}
+	for n, length := range []int{1, 16, 1, 1, 20, 16, 2, 16} {
+		begin := tr.Length
+		tr.Length += time.Duration(length) * time.Millisecond
+		i := interval{begin: begin, end: tr.Length}
+		if n != 2 && n != 6 {
+			i.writes = []write{{page: 3}}
+		}
+		tr.intervals = append(tr.intervals, i)
+	}
+	tr.findHot()
+	for n, i := range tr.intervals {
+		if len(i.hot) > 0 {
+			hot = append(hot, n)
+			require.Empty(t, i.writes)
+		}
+	}
+	require.Equal(t, []int{0, 1, 3, 4, 5, 7}, hot)
+}
+
 // TestAnIntervalsShare: a stretch of an interval has about its share of the interval's pages.
 func TestAnIntervalsShare(t *testing.T) {
 	r := recording{pages: 4096, interval: 10 * time.Millisecond, writes: calmFor(1)}
