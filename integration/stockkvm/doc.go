@@ -4,7 +4,7 @@
 // a kernel module of the distribution. A development machine or a CI runner often
 // has neither, because it is itself a virtual machine. QEMU's software emulation
 // offers the instructions of AMD's SVM, so that a stock kernel inside it has a
-// stock /dev/kvm: real in every behaviour, some 20 to 30 times slower.
+// stock /dev/kvm: real in every behaviour, and much slower than metal.
 //
 // # What runs where
 //

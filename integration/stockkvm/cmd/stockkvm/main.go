@@ -102,7 +102,7 @@ func newRoot() *cobra.Command {
 		Short: "run commands and tests on emulated hosts with a stock KVM",
 		Long: `Run commands and tests on emulated hosts with a stock KVM: kvm_amd of Debian's
 kernel, on a processor that QEMU emulates. It needs no KVM and no root, and is
-20 to 30 times slower than metal.`,
+much slower than metal.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args: func(_ *cobra.Command, args []string) error {
