@@ -13,16 +13,18 @@ import (
 // routes say where a machine's interrupts go: first those of pins, then those of devices that send
 // messages. KVM takes all routes at once, so they are in one place.
 type routes struct {
-	fd kvm.FD
+	fd  kvm.FD
+	set func([]kvm.Route) error // fd.SetRoutes, except in tests
 
 	mu     sync.Mutex // guards what follows; taken with devices' locks held
 	all    []kvm.Route
+	untold bool   // KVM does not know all of them as they are
 	next   uint32 // number of the next interrupt
 	events []kvm.EventFD
 }
 
 func newRoutes(fd kvm.FD) *routes {
-	return &routes{fd: fd, all: kvm.DefaultRoutes(), next: kvm.IOAPICPins}
+	return &routes{fd: fd, set: fd.SetRoutes, all: kvm.DefaultRoutes(), next: kvm.IOAPICPins}
 }
 
 // message is an interrupt that is sent as a message (MSI).
@@ -49,7 +51,8 @@ func (b board) Interrupt() device.Interrupt {
 // lost is the interrupt of a machine that has ended.
 type lost struct{}
 
-func (lost) Send(uint64, uint32) {}
+func (lost) Send(uint64, uint32)    {}
+func (lost) Prepare(uint64, uint32) {}
 
 func (r *routes) newMessage() (*message, error) {
 	r.mu.Lock()
@@ -87,13 +90,37 @@ func (m *message) Send(address uint64, data uint32) {
 	}
 }
 
-// lead sets the message that an interrupt sends. It asks KVM only if the message has changed,
-// because that takes KVM a while.
+// Prepare implements [device.Interrupt].
+func (m *message) Prepare(address uint64, data uint32) {
+	if address&apicMessagesMask != apicMessages {
+		return
+	}
+	r := m.vm.routes
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.note(m, address, data)
+}
+
+// lead sets the message that an interrupt sends.
 func (r *routes) lead(m *message, address uint64, data uint32) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.note(m, address, data)
+	return r.tell()
+}
+
+// settle tells KVM the routes that devices have prepared, in one call. Without it, a route is told
+// when its interrupt, or another one that changes, is sent.
+func (r *routes) settle() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.tell()
+}
+
+// note notes the message that an interrupt sends; mu is held.
+func (r *routes) note(m *message, address uint64, data uint32) {
 	if m.route >= 0 && m.address == address && m.data == data {
-		return nil
+		return
 	}
 	m.address, m.data = address, data
 	route := kvm.MessageRoute(m.gsi, address, data)
@@ -103,7 +130,20 @@ func (r *routes) lead(m *message, address uint64, data uint32) error {
 	} else {
 		r.all[m.route] = route
 	}
-	return r.fd.SetRoutes(r.all)
+	r.untold = true
+}
+
+// tell tells KVM all routes; mu is held. It asks KVM only if one has changed, because that takes
+// KVM a while.
+func (r *routes) tell() error {
+	if !r.untold {
+		return nil
+	}
+	if err := r.set(r.all); err != nil {
+		return err
+	}
+	r.untold = false
+	return nil
 }
 
 // close closes the events. No device sends any more.

@@ -3,6 +3,7 @@ package vmm
 import (
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 
 	"taskguide/vmm/device"
 	"taskguide/vmm/device/pci"
+	"taskguide/vmm/kvm"
 )
 
 // enableAPIC makes the guest's LAPIC take interrupts.
@@ -187,7 +189,7 @@ func TestGuestHasRandomNumbers(t *testing.T) {
 }
 
 // TestRandomNumbersMove: a request that waits where the machine was paused is served where it goes
-// on, and its interrupt comes.
+// on, and its interrupt comes by a route that was set together with the state.
 func TestRandomNumbersMove(t *testing.T) {
 	src := newTestVM(t, 1, nil)
 	require.NoError(t, src.Boot(testKernel(awaitUsed(slotRNG, 9)), nil, ""))
@@ -201,7 +203,14 @@ func TestRandomNumbersMove(t *testing.T) {
 	copy(dst.RAM().Bytes(), src.RAM().Bytes())
 	data, err := src.SaveState()
 	require.NoError(t, err)
+	var told atomic.Int32
+	set := dst.routes.set
+	dst.routes.set = func(all []kvm.Route) error {
+		told.Add(1)
+		return set(all)
+	}
 	require.NoError(t, dst.LoadState(data))
+	require.EqualValues(t, 1, told.Load())
 	want, err := src.StateDigest()
 	require.NoError(t, err)
 	digest, err := dst.StateDigest()
@@ -212,6 +221,7 @@ func TestRandomNumbersMove(t *testing.T) {
 	require.EqualValues(t, 9, waitEnd(t, dst).Status)
 	got, _ := dst.guest.Slice(testBuffer, testBytes)
 	require.NotEqual(t, make([]byte, testBytes), got)
+	require.EqualValues(t, 1, told.Load())
 }
 
 // TestMachineWithoutABus: one that comes from a program without PCI has none, and can move on.

@@ -210,6 +210,10 @@ func (vm *VM) writePlatform(s *machineState) error {
 	if err := vm.devices.Load(s.devices); err != nil {
 		return fmt.Errorf("%w: %w", ErrState, err)
 	}
+	// Here, so that the first interrupt of each device does not wait for a call of its own.
+	if err := vm.routes.settle(); err != nil {
+		return fmt.Errorf("route interrupts: %w", err)
+	}
 	return nil
 }
 

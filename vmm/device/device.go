@@ -110,6 +110,9 @@ type Interrupt interface {
 	// Send sends a message: the data that a device would store, and its address. It may be called
 	// with a device's locks held. A message that no local APIC takes is lost.
 	Send(address uint64, data uint32)
+	// Prepare says which message will probably be sent next, so that the machine can get ready for
+	// the messages of all devices at once. A device calls it in Load. It sends nothing.
+	Prepare(address uint64, data uint32)
 }
 
 // Doorbell tells a device's goroutine that there is work, without making a vCPU wait. The guest's

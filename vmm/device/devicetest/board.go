@@ -67,7 +67,8 @@ func (m *Board) Interrupt() device.Interrupt { return interrupt{m} }
 // interrupt counts a message like a driven line.
 type interrupt struct{ board *Board }
 
-func (i interrupt) Send(uint64, uint32) { i.board.irqs.Add(1) }
+func (i interrupt) Send(uint64, uint32)  { i.board.irqs.Add(1) }
+func (interrupt) Prepare(uint64, uint32) {}
 
 // Memory implements [device.Board].
 func (m *Board) Memory(_ uint64, bytes int) []byte {

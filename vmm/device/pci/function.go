@@ -299,5 +299,6 @@ func (f *Function) Load(data []byte) error {
 	}
 	f.value = value
 	f.settle()
+	f.prepare()
 	return nil
 }

@@ -63,6 +63,18 @@ func (m *msix) deliver() {
 	}
 }
 
+// prepare says which messages may be sent as they are in the table.
+func (m *msix) prepare() {
+	if !m.sends || m.maskedAll {
+		return
+	}
+	for v, i := range m.interrupts {
+		if e := m.entry(v); e[entryControl]&entryMask == 0 {
+			i.Prepare(le.Uint64(e), le.Uint32(e[entryData:]))
+		}
+	}
+}
+
 // accessTable answers an access to the table. It ignores accesses that have neither 32 nor 64 bits.
 func (m *msix) accessTable(at int, a device.Access) {
 	if (a.Size != 4 && a.Size != 8) || at%a.Size != 0 || at >= len(m.table) {

@@ -17,11 +17,11 @@ type sent struct {
 	data    uint32
 }
 
-// board keeps the messages that are sent.
+// board keeps the messages that are sent, and those that are to be prepared.
 type board struct {
 	*devicetest.Board
-	made int // interrupts
-	sent []sent
+	made           int // interrupts
+	sent, prepared []sent
 }
 
 func (b *board) Interrupt() device.Interrupt {
@@ -36,6 +36,10 @@ type wire struct {
 
 func (w wire) Send(address uint64, data uint32) {
 	w.board.sent = append(w.board.sent, sent{w.vector, address, data})
+}
+
+func (w wire) Prepare(address uint64, data uint32) {
+	w.board.prepared = append(w.board.prepared, sent{w.vector, address, data})
 }
 
 func (b *board) take() []sent {
@@ -364,6 +368,28 @@ func TestPendingMoves(t *testing.T) {
 	require.Empty(t, dst.board.take())
 	dst.msix(testTable+2*entryBytes+entryControl, 4, 0, true)
 	require.Equal(t, []sent{{2, apicAddress, 0x33}}, dst.board.take())
+}
+
+// TestMessagesArePrepared: a function that was loaded says which messages it may send, and sends
+// none of them.
+func TestMessagesArePrepared(t *testing.T) {
+	src := newBus(t)
+	src.enable()
+	src.entry(0, apicAddress, 0x31, 0)
+	src.entry(1, apicAddress, 0x32, entryMask)
+	src.entry(2, apicAddress|1<<12, 0x33, 0)
+	require.Empty(t, src.board.prepared)
+	want := []sent{{0, apicAddress, 0x31}, {2, apicAddress | 1<<12, 0x33}}
+	for _, control := range []uint64{msixEnable, msixEnable | msixMaskAll, 0} {
+		src.ecamWrite(testSlot, msixAt+2, 2, control)
+		dst := newBus(t)
+		require.NoError(t, dst.f.Load(src.f.Save()))
+		require.Empty(t, dst.board.take())
+		if control != msixEnable {
+			want = nil
+		}
+		require.Equal(t, want, dst.board.prepared)
+	}
 }
 
 // TestWindow: a guest accesses the BAR by configuration space alone, in any part of it, and nothing

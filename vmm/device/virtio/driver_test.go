@@ -41,6 +41,8 @@ func (l line) Send(_ uint64, data uint32) {
 	l.board.sent = append(l.board.sent, data)
 }
 
+func (line) Prepare(uint64, uint32) {}
+
 // messages returns the data of the messages that were sent since the last call.
 func (b *board) messages() []uint32 {
 	b.mu.Lock()
