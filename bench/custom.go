@@ -296,6 +296,18 @@ func (g CustomGuest) phaseWord() string {
 	return ""
 }
 
+// ownBeats is how many seconds a kernel of the user's own is watched before its move and after it.
+const ownBeats = 2
+
+// beats is ownBeats for a kernel of the user's own that prints heartbeats. It may have no cycle to
+// wait for, and by its first heartbeat alone nobody knows its speed.
+func (g CustomGuest) beats() int {
+	if g.Kernel == "" || g.Ready != "" {
+		return 0
+	}
+	return ownBeats
+}
+
 // trials is how many there are, without those of peers.
 func (c Custom) trials() int {
 	return len(c.Guests) * len(c.Policies) * len(c.Guidance) * len(c.Rates) *
@@ -327,12 +339,13 @@ func (c Custom) factorial(at Setting) factorial {
 		f.rates = append(f.rates, int64(r))
 	}
 	for _, g := range c.Guests {
+		beats := g.beats()
 		f.programs = append(f.programs, namedGuest{name: g.Name, guest: trial.Guest{
 			Program: g.Cmdline, Busy: time.Duration(g.Busy), Cool: time.Duration(g.Cool),
 			Tag: trial.Tag(g.Tag), MemoryBytes: int64(g.Memory), CPUs: g.CPUs,
 			Kernel: g.Kernel, Initrd: g.Initrd, Disks: g.Disks, Ready: g.Ready,
 			Dots: time.Duration(g.Dots),
-		}})
+		}, beatsBefore: beats, beatsAfter: beats})
 	}
 	var ways []qemu.Migration
 	for _, p := range c.Peers {

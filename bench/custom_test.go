@@ -126,6 +126,19 @@ func TestPhasesOfFiles(t *testing.T) {
 	}
 }
 
+// TestSecondsOfOwnKernels: a kernel with heartbeats is watched for long enough to know its speed.
+func TestSecondsOfOwnKernels(t *testing.T) {
+	for text, beats := range map[string]int{
+		"cmdline: workload=idle": 0, "kernel: k, ready: x": 0, "kernel: k": ownBeats,
+	} {
+		c, err := decode("guests: [{name: a, " + text + "}]\n")
+		require.NoError(t, err)
+		s := c.Experiment().Plan(at(Full), 1)[0]
+		require.Equal(t, beats, s.BeatsBefore, text)
+		require.Equal(t, beats, s.BeatsAfter, text)
+	}
+}
+
 // TestCustomPeers: QEMU has rows of its own, which nothing guides, where it is there.
 func TestCustomPeers(t *testing.T) {
 	c, err := decode(small + "peers: [qemu, qemu-zstd]\nguidance: [switchover]\nagainst: QEMU\n")

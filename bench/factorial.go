@@ -30,9 +30,9 @@ type factorial struct {
 
 // namedGuest is a level of the factor program.
 type namedGuest struct {
-	name       string
-	guest      trial.Guest
-	beatsAfter int
+	name                    string
+	guest                   trial.Guest
+	beatsBefore, beatsAfter int
 }
 
 // comparable are the factors by whose levels ratios are made.
@@ -170,11 +170,10 @@ func (f factorial) peer(prog namedGuest, name string) trial.Spec {
 
 func (f factorial) spec(prog namedGuest, policy, guidance, tracker string) trial.Spec {
 	s := trial.Spec{
-		ID:         strings.Join([]string{prog.name, policy, guidance}, "/"),
-		Factors:    map[string]string{"program": prog.name, "policy": policy, "guidance": guidance},
-		Guest:      prog.guest,
-		Params:     f.params,
-		BeatsAfter: prog.beatsAfter,
+		ID:      strings.Join([]string{prog.name, policy, guidance}, "/"),
+		Factors: map[string]string{"program": prog.name, "policy": policy, "guidance": guidance},
+		Guest:   prog.guest, Params: f.params,
+		BeatsBefore: prog.beatsBefore, BeatsAfter: prog.beatsAfter,
 	}
 	if tracker != "" {
 		s.ID += "/" + tracker
@@ -236,7 +235,10 @@ func (at Setting) factorial() factorial {
 	}
 	for _, p := range chosen {
 		f.programs = append(f.programs,
-			namedGuest{p.name, guestOf(p, at.Size, trial.TagCool), beatsFor(p, at.Size)})
+			namedGuest{
+				name: p.name, guest: guestOf(p, at.Size, trial.TagCool),
+				beatsAfter: beatsFor(p, at.Size),
+			})
 	}
 	return f
 }

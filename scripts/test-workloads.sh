@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # test-workloads.sh moves each guest of examples/workloads once, with the first level of each of
-# its factors. It needs what make build workloads makes, and /dev/kvm. Arguments choose workloads.
+# its factors. Where the load prints heartbeats, they must say what was felt of the move. It needs
+# what make build workloads makes, and /dev/kvm. Arguments choose workloads.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,6 +15,15 @@ for name in "$@"; do
 	bin/vmm bench custom "$out/$name.yaml" --out "$out/$name"
 	if grep -q '^\* void' "$out/$name/report.txt"; then
 		echo "test-workloads: $name: the trial is void" >&2
+		exit 1
+	fi
+	case $name in
+	redis | memcached) felt='"latency":{' ;;
+	heap) felt='"felt":{' ;;
+	*) felt='' ;;
+	esac
+	if ! grep -qF -- "$felt" "$out/$name/raw.jsonl"; then
+		echo "test-workloads: $name: no heartbeat says what was felt of the move" >&2
 		exit 1
 	fi
 done

@@ -11,7 +11,8 @@
 // it prints a line with CORRUPT, which is the worst that a migration can do.
 //
 // The same guest prints the same lines under any virtual machine monitor, so that
-// one reader serves tests and comparisons of all of them.
+// one reader serves tests and comparisons of all of them. The load of
+// examples/workloads prints them, too, in a Linux guest.
 package heartbeat
 
 import (

@@ -1,6 +1,7 @@
 package heartbeat
 
 import (
+	"fmt"
 	"maps"
 	"math/bits"
 	"slices"
@@ -24,6 +25,13 @@ func bucketOf(pause time.Duration) int64 {
 		return 0
 	}
 	return min(int64(1)<<(bits.Len64(uint64(us))-1), LongestStall)
+}
+
+// Count counts a pause, unless it is too short.
+func (s Stalls) Count(pause time.Duration) {
+	if bucket := bucketOf(pause); bucket > 0 {
+		s[bucket]++
+	}
 }
 
 // Add adds the pauses of another histogram.
@@ -50,11 +58,21 @@ func (s Stalls) Buckets() []int64 { return slices.Sorted(maps.Keys(s)) }
 func StallsBetween(times []time.Time) Stalls {
 	s := Stalls{}
 	for i := 1; i < len(times); i++ {
-		if bucket := bucketOf(times[i].Sub(times[i-1])); bucket > 0 {
-			s[bucket]++
-		}
+		s.Count(times[i].Sub(times[i-1]))
 	}
 	return s
+}
+
+// String writes the histogram as a heartbeat has it.
+func (s Stalls) String() string {
+	if len(s) == 0 {
+		return "-"
+	}
+	var parts []string
+	for _, bucket := range s.Buckets() {
+		parts = append(parts, fmt.Sprintf("%d:%d", bucket, s[bucket]))
+	}
+	return strings.Join(parts, ",")
 }
 
 // Stalls are the pauses between steps since the heartbeat before, as the guest counts them. It

@@ -59,6 +59,19 @@ func TestStallsByPowersOfTwo(t *testing.T) {
 	require.Empty(t, StallsBetween(nil))
 }
 
+// TestStallsAreWrittenAsTheyAreRead: a guest in Go writes what a guest in C does.
+func TestStallsAreWrittenAsTheyAreRead(t *testing.T) {
+	s := Stalls{}
+	require.Equal(t, "-", s.String())
+	for _, us := range []time.Duration{0, 70, 1, 100, 1 << 30} {
+		s.Count(us * time.Microsecond)
+	}
+	require.Equal(t, "1:1,64:2,67108864:1", s.String())
+	again, ok := stalling(s.String())
+	require.True(t, ok)
+	require.Equal(t, s, again)
+}
+
 func FuzzStalls(f *testing.F) {
 	f.Add("1:52,64:3")
 	f.Add("-")
@@ -68,6 +81,9 @@ func FuzzStalls(f *testing.F) {
 			return
 		}
 		require.Equal(t, s.AtLeast(time.Microsecond), s.AtLeast(0))
+		again, ok := Beat{Fields: map[string]string{"stalls": s.String()}}.Stalls()
+		require.True(t, ok)
+		require.Equal(t, s, again)
 		for bucket, n := range s {
 			require.Equal(t, bucket, bucketOf(time.Duration(bucket)*time.Microsecond))
 			require.Positive(t, n)

@@ -4,4 +4,5 @@
 //
 // Each guest has its load inside, so that nothing outside of it has to be moved along. It prints
 // "workload ready" once it is warm, checks its answers from then on, and crashes when one is wrong.
+// Loads that are programs of ours (folder load) print heartbeats, too.
 package main

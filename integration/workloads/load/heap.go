@@ -19,18 +19,20 @@ type piece struct {
 
 // heap replaces random lists by new ones as long as goOn says so, so that all of the old ones are
 // garbage. It checks each list before it drops it.
-func heap(ready func(), goOn func() bool) error {
+func heap(m *meter, goOn func() bool) error {
 	all := make([]*piece, lists)
 	for i := range all {
 		all[i] = listOf(i)
+		m.wrote()
 	}
-	ready()
+	m.ready()
 	for goOn() {
 		i := rand.IntN(lists)
 		if err := checkList(i, all[i]); err != nil {
 			return err
 		}
 		all[i] = listOf(i)
+		m.wrote()
 	}
 	return nil
 }

@@ -34,7 +34,7 @@ func serve(t *testing.T, answers ...string) *session {
 	}()
 	return &session{
 		dialect: dialects["redis"], conn: here, in: bufio.NewReader(here),
-		written: make([]uint32, keys),
+		written: make([]uint32, keys), meter: newMeter(keys, func(string) {}),
 	}
 }
 
@@ -61,8 +61,14 @@ func TestAnswersAreChecked(t *testing.T) {
 // TestHeapIsChecked: every word and every piece counts.
 func TestHeapIsChecked(t *testing.T) {
 	rounds, warm := 0, 0
-	require.NoError(t, heap(func() { warm++ }, func() bool { rounds++; return rounds < 100 }))
+	m := newMeter(lists, func(line string) {
+		if line == "workload ready" {
+			warm++
+		}
+	})
+	require.NoError(t, heap(m, func() bool { rounds++; return rounds < 100 }))
 	require.Equal(t, 1, warm)
+	require.EqualValues(t, lists+99, m.writes)
 	p := listOf(3)
 	require.NoError(t, checkList(3, p))
 	require.Error(t, checkList(4, p))

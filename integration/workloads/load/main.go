@@ -1,6 +1,10 @@
 // Command load keeps a server or its own heap busy inside a guest, checks every answer, and prints
 // "workload ready" once it is warm. It ends, with status 1, only when something is wrong.
 //
+// Once a second it prints a heartbeat as the embedded guest does, which says by the guest's own
+// clock what was felt of a move: the longest gap between two answers, or between two lists of the
+// heap, and the latencies of a server's clients.
+//
 //	load redis ADDRESS       GET and SET, keys by a Zipf distribution
 //	load memcached ADDRESS   the same
 //	load heap                a heap of linked pieces, replaced at random, that Go collects
@@ -15,6 +19,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"time"
 )
 
 // The shape of the load: so many keys, with values of so many bytes, and the exponent of the Zipf
@@ -67,7 +72,7 @@ func main() {
 
 func work(args []string) error {
 	if len(args) == 1 && args[0] == "heap" {
-		return heap(func() { fmt.Println("workload ready") }, func() bool { return true })
+		return heap(newMeter(lists, printLine), func() bool { return true })
 	}
 	if len(args) != 2 {
 		return errors.New("use redis ADDRESS, memcached ADDRESS or heap")
@@ -81,13 +86,16 @@ func work(args []string) error {
 		return err
 	}
 	defer conn.Close()
-	s := session{dialect: d, conn: conn, in: bufio.NewReader(conn), written: make([]uint32, keys)}
+	s := session{
+		dialect: d, conn: conn, in: bufio.NewReader(conn), written: make([]uint32, keys),
+		meter: newMeter(keys, printLine),
+	}
 	for key := range keys {
 		if err := s.write(key); err != nil {
 			return err
 		}
 	}
-	fmt.Println("workload ready")
+	s.meter.ready()
 	zipf := rand.NewZipf(rand.New(rand.NewPCG(1, 2)), exponent, 1, keys-1)
 	for {
 		key := int(zipf.Uint64())
@@ -100,17 +108,19 @@ func work(args []string) error {
 	}
 }
 
-// session is a connection to a server, and how often each key was written.
+// session is a connection to a server, how often each key was written, and what that took.
 type session struct {
 	dialect
 	conn    net.Conn
 	in      *bufio.Reader
 	written []uint32
+	meter   *meter
 }
 
 // write writes a key's next value.
 func (s *session) write(key int) error {
 	s.written[key]++
+	s.meter.writes++
 	return s.ask(s.set(key, value(key, s.written[key])), s.stored)
 }
 
@@ -121,6 +131,7 @@ func (s *session) check(key int) error {
 
 // ask sends a request, whose answer must be that one.
 func (s *session) ask(request []byte, want string) error {
+	sent := time.Now()
 	if _, err := s.conn.Write(request); err != nil {
 		return err
 	}
@@ -134,6 +145,7 @@ func (s *session) ask(request []byte, want string) error {
 			return fmt.Errorf("%q is answered by %q", request[:min(len(request), 60)], got[:i+1])
 		}
 	}
+	s.meter.answered(sent)
 	return nil
 }
 
