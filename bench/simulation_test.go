@@ -144,6 +144,7 @@ func simulatedMap() simrun.Comparison {
 	setting := sim.Setting{BitsPerSecond: 250e6}
 	calm := simrun.Result{
 		Point: &simrun.Point{BusyMS: 500, Ratio: 0.5}, LimitMS: 50, Setting: setting,
+		Not:  setting.Costs.NotModelled(),
 		Rows: []sim.Row{best, guided}, Validated: []string{"7 pairs, revision abc."},
 	}
 	busy := calm

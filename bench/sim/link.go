@@ -16,6 +16,9 @@ const (
 	frameTime    = 4 * time.Millisecond
 	leastFrame   = 64 << 10
 	maxFrameTime = 20 * time.Millisecond
+
+	// beforeTrials is the same in package stream.
+	beforeTrials = 50 * time.Millisecond
 )
 
 // link is the way of frames: a bucket of tokens, as the engine's limiter is, behind a CPU that
@@ -28,7 +31,10 @@ type link struct {
 	at        time.Duration // of tokens
 	costs     Costs
 	packs     bool    // pages are compressed
-	share     float64 // of a page that goes over the wire
+	share     float64 // of a page that goes over the wire, then
+	// plain is for how long pages go as they are before they are compressed: the engine has no
+	// trial of a compressor before that.
+	plain time.Duration
 }
 
 func newLink(s Setting, t *Trace) *link {
@@ -45,6 +51,9 @@ func newLink(s Setting, t *Trace) *link {
 	if s.Compress == CompressZstd || s.Compress == CompressAuto && packed < 0.9*raw {
 		l.packs, l.share = true, t.packed
 	}
+	if s.Compress == CompressAuto {
+		l.plain = beforeTrials
+	}
 	return l
 }
 
@@ -55,8 +64,11 @@ type load struct {
 
 // bytes is how long the frame is on the wire.
 func (l *link) bytes(f load) float64 {
-	return headerBytes + float64(f.runs*entryBytes) +
-		float64(f.content)*memory.PageSize*l.share
+	share := l.share
+	if l.plain > 0 {
+		share = 1
+	}
+	return headerBytes + float64(f.runs*entryBytes) + float64(f.content)*memory.PageSize*share
 }
 
 // sent is a frame that is gone.
@@ -69,13 +81,16 @@ type sent struct {
 // send sends a frame from now on.
 func (l *link) send(now time.Duration, f load) sent {
 	cpu := time.Duration(f.content)*l.costs.Page + time.Duration(f.zero)*l.costs.Zero
-	if l.packs {
+	if l.packs && l.plain == 0 {
 		cpu += time.Duration(f.content) * l.costs.Pack
 	}
 	bytes := l.bytes(f)
 	s := sent{done: l.take(now+cpu, bytes), bytes: bytes}
 	if s.done > now {
 		s.busy = float64(cpu) / float64(s.done-now)
+	}
+	if f.content > 0 {
+		l.plain = max(l.plain-(s.done-now), 0)
 	}
 	return s
 }

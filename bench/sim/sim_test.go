@@ -207,7 +207,9 @@ func TestCompression(t *testing.T) {
 	}
 	require.InDelta(t, g.WorkingSet*memory.PageSize, bytes[CompressNone], 1e5)
 	require.InDelta(t, g.WorkingSet*memory.PageSize/4, bytes[CompressZstd], 1e5)
-	require.Equal(t, bytes[CompressZstd], bytes[CompressAuto])
+	// The engine has no trial of a compressor in the first 50 ms, in which the link takes 191 pages.
+	plain := 0.05 * 125e6 / 8 * 0.75
+	require.InDelta(t, float64(bytes[CompressZstd])+plain, bytes[CompressAuto], 1e5)
 	fast := slow(tr)
 	fast.BitsPerSecond, fast.Compress = 100e9, CompressAuto
 	require.Equal(t, bytes[CompressNone]/1e5, run(t, fast, tr, e, 0).BytesWire/1e5,
@@ -280,26 +282,37 @@ func TestPagesOfThePause(t *testing.T) {
 	require.InDelta(t, 30, m.DowntimeMS, 0.1)
 }
 
-// TestSlowdown: while pages keep a processor busy, the guest gets less far, in the measure in which
-// they do.
+// TestSlowdown: while pages keep a processor busy, the guest writes less, in the measure in which
+// they do. Its phases go on by the clock.
 func TestSlowdown(t *testing.T) {
-	at := func(enter time.Duration, bits int64, slowdown float64) float64 {
-		tr := recording{
+	sent := func(bits int64, slowdown float64) (pages int64, ms float64) {
+		r := recording{
 			pages: 1000, interval: 10 * time.Millisecond, writes: calmFor(1000),
-			tags: map[time.Duration]string{enter: "enter"},
-		}.load(t)
+			tags: map[time.Duration]string{600 * time.Millisecond: "enter"},
+		}
+		for i := range 20 { // each of 400 pages once, in the first 200 ms
+			for page := range 20 {
+				r.writes[i] = append(r.writes[i], 20*i+page)
+			}
+		}
 		s := Setting{BitsPerSecond: bits, Compress: CompressNone, Protection: AtHarvest}
 		s.Costs = Costs{Page: time.Millisecond, Slowdown: slowdown}
-		m := run(t, s, tr, entrant(t, "downtime", policy.GuidanceSwitchover), 0)
+		m := run(t, s, r.load(t), entrant(t, "downtime", policy.GuidanceSwitchover), 0)
 		require.True(t, m.SwitchOpen)
-		return m.TotalMS
+		return m.PagesSent - 1000, m.TotalMS
 	}
 	const none, half = 0, 8 * 4096 * 500 // bit/s: a page takes no time, or twice its processor's
-	require.InDelta(t, 1000, at(600*time.Millisecond, none, 0), 5, "it opens during round 1")
-	require.InDelta(t, 1100, at(600*time.Millisecond, none, 0.5), 5, "the guest is at 500 ms then")
-	require.InDelta(t, 1500, at(600*time.Millisecond, none, 0.9), 5)
-	require.InDelta(t, 2000, at(1600*time.Millisecond, half, 0), 30)
-	require.InDelta(t, 2100, at(1600*time.Millisecond, half, 0.5), 30, "a quarter is lost")
+	for _, c := range []struct {
+		bits     int64
+		slowdown float64
+		pages    int64
+	}{{none, 0, 400}, {none, 0.5, 200}, {none, 0.9, 40}, {half, 0, 400}, {half, 0.5, 300}} {
+		pages, total := sent(c.bits, c.slowdown)
+		require.InDelta(t, c.pages, pages, 5, "%+v", c)
+		if c.bits == none {
+			require.InDelta(t, 1000+pages, total, 5, "it opened during round 1: %+v", c)
+		}
+	}
 }
 
 // TestSlowdownConverges: a guest that writes faster than it is sent, and is slowed down enough.
@@ -316,39 +329,6 @@ func TestSlowdownConverges(t *testing.T) {
 	slowed := run(t, s, tr, e, 0)
 	require.Greater(t, full.DowntimeMS, 40.0)
 	require.Less(t, slowed.DowntimeMS, full.DowntimeMS/4)
-}
-
-// TestSlowedTimeHitsTheGate: the time until a change of the gate is the least in which a slowed
-// guest gets there, whatever rounding makes of it.
-func TestSlowedTimeHitsTheGate(t *testing.T) {
-	tr := generated(t, phased())
-	for _, slowdown := range []float64{0.1, 0.3, 0.7, MostSlowdown} {
-		for _, own := range []time.Duration{1, 2, 21280, 10752000, 179200000, 3999999999} {
-			w := &walk{t: tr, guest: newGuest(tr, All, tr.Length-own), slowdown: slowdown}
-			w.guest.next = len(w.guest.gate) // the next change is the trace's end
-			d, ok := w.untilChange()
-			require.True(t, ok)
-			require.Less(t, w.slowed(d-1), own, "%g, %d", slowdown, own)
-			require.InDelta(t, own, w.guestTime(d), 1, "%g, %d", slowdown, own)
-		}
-	}
-}
-
-// TestSlowedGatesAreSeen: no change of the gate is passed over, however slowly a guest comes to it.
-func TestSlowedGatesAreSeen(t *testing.T) {
-	tr := generated(t, phased())
-	for _, slowdown := range []float64{0.3, 0.7, MostSlowdown} {
-		s := slow(tr)
-		s.Costs.Page, s.Costs.Slowdown = 200*time.Microsecond, slowdown
-		e := entrant(t, "xen", policy.GuidanceSwitchover)
-		e.MaxDefer = time.Minute
-		for _, at := range Moments(tr, 10, 1) {
-			m := run(t, s, tr, e, at)
-			require.True(t, m.Moved(), m.Error)
-			require.False(t, m.Forced)
-			require.True(t, m.SwitchOpen, "%g: %+v", slowdown, m)
-		}
-	}
 }
 
 // TestGuided: with guidance, no stop-and-copy begins at a closed gate unless it is forced.

@@ -3,7 +3,6 @@ package sim
 import (
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"time"
 
@@ -61,6 +60,7 @@ type walk struct {
 	now      time.Duration // since the request
 	still    bool          // the guest stands still
 	slowdown float64       // the part of its speed that the guest lacks now
+	lacked   float64       // of a write
 	phase    policy.Phase
 	open     bool // the gate, as the head was told
 
@@ -228,7 +228,7 @@ func (w *walk) migrate() error {
 func (w *walk) spend(d time.Duration) {
 	for end := w.now + d; w.now < end; {
 		part := end - w.now
-		if change, ok := w.untilChange(); ok {
+		if change, ok := w.guest.untilChange(); ok {
 			part = min(part, change)
 		}
 		w.runGuest(part)
@@ -238,48 +238,28 @@ func (w *walk) spend(d time.Duration) {
 
 // runGuest lets time pass, and the guest run if it does not stand still.
 func (w *walk) runGuest(d time.Duration) {
-	own := w.guestTime(d)
 	switch tracked := w.zero != nil; {
 	case w.still:
 	case tracked && (w.ran < w.t.Length || w.lazy):
-		w.guest.run(own, w.wrote)
-		w.ran += own
+		w.guest.run(d, w.wrote)
+		w.ran += time.Duration(float64(d) * (1 - w.slowdown))
 	default:
-		w.guest.skip(own)
+		w.guest.skip(d)
 	}
 	w.now += d
 }
 
-// guestTime is how far a guest that runs gets in a time. It does not get past a change of its gate:
-// untilChange is rounded up.
-func (w *walk) guestTime(d time.Duration) time.Duration {
+// lacks tells whether the guest is too slow for a write that the trace has. Its phases go on by the
+// clock, as those of the guests that were compared with real moves do.
+func (w *walk) lacks() bool {
 	if w.slowdown == 0 {
-		return d
+		return false
 	}
-	own := w.slowed(d)
-	if change, ok := w.guest.untilChange(); ok {
-		own = min(own, change)
+	if w.lacked += w.slowdown; w.lacked < 1 {
+		return false
 	}
-	return own
-}
-
-// untilChange is how long a guest that runs takes until its gate changes next; ok is false if it
-// never does.
-func (w *walk) untilChange() (d time.Duration, ok bool) {
-	own, ok := w.guest.untilChange()
-	if w.slowdown == 0 || !ok {
-		return own, ok
-	}
-	d = time.Duration(math.Ceil(float64(own) / (1 - w.slowdown)))
-	for w.slowed(d-1) >= own { // rounding went too far: the change would be passed over
-		d--
-	}
-	return d, ok
-}
-
-// slowed is how far a guest gets in a time, as slow as it is now.
-func (w *walk) slowed(d time.Duration) time.Duration {
-	return time.Duration(float64(d) * (1 - w.slowdown))
+	w.lacked--
+	return true
 }
 
 // track begins to follow what the guest writes. All content is pending for the first round.
@@ -292,6 +272,9 @@ func (w *walk) track() {
 
 // wrote takes in a write of the guest.
 func (w *walk) wrote(page int) {
+	if w.lacks() {
+		return
+	}
 	w.zero.Clear(page)
 	inRound := w.pending.Test(page)
 	if inRound && w.inRound && w.lazy && page >= w.protectedTo {
@@ -320,7 +303,7 @@ func (w *walk) pass(until time.Duration) {
 // passTo lets time pass until the given one, or until the gate changes before.
 func (w *walk) passTo(until time.Duration) {
 	d := until - w.now
-	if change, ok := w.untilChange(); ok && !w.still && change <= d {
+	if change, ok := w.guest.untilChange(); ok && !w.still && change <= d {
 		w.runGuest(change)
 		w.gateChanged()
 		return
@@ -518,7 +501,7 @@ func (w *walk) wait(a policy.Action) error {
 			}
 			return a.Err
 		}
-		until, ok := w.untilChange()
+		until, ok := w.guest.untilChange()
 		until += w.now
 		if err := w.mustEnd(); err != nil {
 			return err

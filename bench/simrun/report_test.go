@@ -32,8 +32,8 @@ func TestTerminalHasTheReport(t *testing.T) {
 		Extrapolated: "never compared",
 	}
 	c := Comparison{Results: []Result{
-		{Trace: "one", Seed: 1, Not: NotModelled, Rows: []sim.Row{row}, Cut: true},
-		{Trace: "two", Seed: 1, Not: NotModelled, Rows: []sim.Row{row, row}},
+		{Trace: "one", Seed: 1, Not: sim.Costs{}.NotModelled(), Rows: []sim.Row{row}, Cut: true},
+		{Trace: "two", Seed: 1, Not: sim.Costs{}.NotModelled(), Rows: []sim.Row{row, row}},
 	}}
 	var out strings.Builder
 	require.NoError(t, c.Write(&out))

@@ -189,6 +189,8 @@ func (c *copySink) Flush(context.Context) error {
 }
 
 func (c *copySink) Sent() int64   { return c.sent.Load() }
+func (*copySink) Begin(stream.Guest) {}
+
 func (c *copySink) Queued() int64 { return c.queued.Load() }
 func (c *copySink) Close() error  { return nil }
 

@@ -10,22 +10,28 @@ import (
 // content got through with each candidate, including the time to pack, and uses the fastest:
 // compression pays only where the link is the bottleneck. Now and then it tries, on a small frame,
 // a candidate that takes one step more or less effort. A candidate that loses is tried less and
-// less often, so that data that does not compress costs next to nothing.
+// less often, so that data that does not compress costs next to nothing. One that wins, and then is
+// slower than what it replaced, is given up at once: a few small frames fit a socket's buffer.
 type packingChoice struct {
 	candidates []transport.Packing // by effort
 	use        int                 // index of the fastest so far
 	pace       map[int]float64     // by candidate: ns a byte of content, smoothed
+	warm       map[int]bool        // candidates that have set up their tables
+	before     int                 // index of what use has replaced, or -1
 	trial      int                 // index of the candidate on trial, or -1
 	less       bool                // the next trial is of a candidate with less effort
 	spent      time.Duration       // on frames so far
 	until      int64               // frames in use until the next trial
 	interval   int64               // frames between trials
+	waited     int64               // interval before the trial that use has won
 	seen       int64               // frames that were learned from
-	shareNS    float64             // ns a byte on the wire, at a share of the limit; 0: not shared
+	shareNS    float64             // ns a byte on the wire, at a share of the limit; 0: no limit
+	last       bool                // the guest stands still
 }
 
 const (
 	trialBytes       = 128 << 10
+	leastTrial       = trialBytes / 2 // a smaller frame, at a round's end, says little
 	minTrialInterval = 16  // frames
 	maxTrialInterval = 512 // frames
 	smoothing        = 0.3 // weight of the newest frame of those in use
@@ -45,17 +51,29 @@ func newPackingChoice(candidates []transport.Packing) *packingChoice {
 	return &packingChoice{
 		candidates: candidates,
 		pace:       make(map[int]float64),
+		warm:       make(map[int]bool),
+		before:     -1,
 		trial:      -1,
 		interval:   minTrialInterval,
 	}
 }
 
-// shareLimit says that channels share a limit, in bit/s. The limiter serves them in turn, so how
-// long it held a frame depends more on the others' frames than on this one, above all for a trial's
-// small frame. So the frame's part of the limit is computed, not measured.
+// shareLimit says that channels share a limit, in bit/s. How long the limiter held a frame is not
+// what that frame costs: it serves channels in turn, and lets a frame through at once if the ones
+// before took longer to pack than to send. So the frame's part of the limit is computed, not
+// measured.
 func (c *packingChoice) shareLimit(bitsPerSecond int64, channels int) {
-	if bitsPerSecond > 0 && channels > 1 {
+	if bitsPerSecond > 0 {
 		c.shareNS = 8e9 * float64(channels) / float64(bitsPerSecond)
+	}
+}
+
+// standstill says whether the guest stands still. Then it would wait for a trial, and for the
+// tables of a compressor.
+func (c *packingChoice) standstill(is bool) {
+	c.last = is
+	if is && c.trial >= 0 {
+		c.trial, c.until = -1, 0
 	}
 }
 
@@ -76,17 +94,41 @@ func (c *packingChoice) next(last transport.FrameStats) (p transport.Packing, tr
 
 func (c *packingChoice) learn(last transport.FrameStats) {
 	if c.trial >= 0 {
-		if last.Asked == c.candidates[c.trial] {
-			c.note(c.trial, last, trialWeight)
-			c.endTrial()
-		}
+		c.learnTrial(last)
+		return
+	}
+	if last.Asked != c.candidates[c.use] {
 		return
 	}
 	c.note(c.use, last, smoothing)
+	c.giveUp()
 	c.spent += last.Pack + last.Send
-	if c.until--; c.until < 0 && c.spent >= beforeTrials && !c.unbeatable() {
+	if c.until--; c.until < 0 && c.spent >= beforeTrials && !c.unbeatable() && !c.last {
 		c.trial = c.nextTurn()
 	}
+}
+
+// learnTrial learns from a frame on trial. A compressor sets up its tables in its first frame, for
+// many times what packing takes, so that frame does not count.
+func (c *packingChoice) learnTrial(last transport.FrameStats) {
+	switch {
+	case last.Asked != c.candidates[c.trial] || last.Plain < leastTrial:
+	case last.Asked != transport.PackRaw && !c.warm[c.trial]:
+		c.warm[c.trial] = true
+	default:
+		c.note(c.trial, last, trialWeight)
+		c.endTrial()
+	}
+}
+
+// giveUp goes back to the packing before the one in use if that was faster.
+func (c *packingChoice) giveUp() {
+	if c.before < 0 || c.pace[c.before] >= clearGain*c.pace[c.use] {
+		return
+	}
+	c.use, c.before = c.before, -1
+	c.interval = min(2*c.waited, maxTrialInterval)
+	c.until = c.interval
 }
 
 func (c *packingChoice) note(candidate int, last transport.FrameStats, weight float64) {
@@ -97,9 +139,9 @@ func (c *packingChoice) note(candidate int, last transport.FrameStats, weight fl
 	c.pace[candidate] = pace
 }
 
-// took is how long a frame occupies its channel. A channel that has the limit to itself waits for
-// its own bytes only, so the measured time counts. One of several channels takes the longer of two
-// times: its own work, and its share of the limit if all of them packed like this.
+// took is how long a frame occupies its channel: without a limit what was measured, and with one
+// the longer of two times: its own work, and its share of the limit if all channels packed like
+// this.
 func (c *packingChoice) took(last transport.FrameStats) time.Duration {
 	if c.shareNS == 0 {
 		return last.Pack + last.Send
@@ -117,6 +159,7 @@ func (c *packingChoice) endTrial() {
 	won := c.pace[c.trial] < clearGain*c.pace[c.use]
 	if won {
 		c.less = c.trial < c.use // further in that direction
+		c.before, c.waited = c.use, c.interval
 		c.use, c.interval = c.trial, minTrialInterval
 	} else {
 		c.interval = min(2*c.interval, maxTrialInterval)

@@ -209,7 +209,7 @@ func TestWiresKnowTheirShare(t *testing.T) {
 		bits     int64
 		channels int
 		want     float64
-	}{{1e9, 1, 0}, {1e9, 2, 16}, {0, 2, 0}} {
+	}{{1e9, 1, 8}, {1e9, 2, 16}, {0, 2, 0}} {
 		w, err := NewWire(t.Context(), nil, 0, WireConfig{
 			Channels:      test.channels,
 			Packings:      all,
@@ -219,4 +219,103 @@ func TestWiresKnowTheirShare(t *testing.T) {
 		require.NoError(t, err)
 		require.InDelta(t, test.want, w.choice.shareNS, 0)
 	}
+}
+
+// frameOf is a frame of content that takes so long to pack and to send, in ns a byte.
+func frameOf(n int64, p transport.Packing, plain int, pack, send float64) transport.FrameStats {
+	return transport.FrameStats{
+		Frames: n, Asked: p, Plain: plain, Wire: plain,
+		Pack: time.Duration(pack * float64(plain)), Send: time.Duration(send * float64(plain)),
+	}
+}
+
+// TestFirstFrameOfACompressor: its first frame takes many times what others take, because it sets
+// up tables, and so does not count. A frame at a round's end that is small says nothing either.
+func TestFirstFrameOfACompressor(t *testing.T) {
+	c := newPackingChoice(all)
+	stats, cold, frames := transport.FrameStats{}, true, 0
+	for {
+		p, trial := c.next(stats)
+		if c.use != 0 {
+			break
+		}
+		require.Less(t, frames, 20, "chosen late")
+		frames++
+		plain, pack, send := 1<<20, 0.0, 8.0
+		switch {
+		case p == transport.PackRaw:
+		case stats.Asked == transport.PackRaw: // the end of a round
+			plain, pack, send = 16<<10, 20, 1
+		default:
+			plain, pack, send = trialBytes, 4, 1
+			if cold {
+				cold, pack = false, 60
+			}
+		}
+		require.Equal(t, p != transport.PackRaw, trial)
+		stats = frameOf(stats.Frames+1, p, plain, pack, send)
+	}
+	require.Equal(t, transport.PackFast, c.candidates[c.use])
+}
+
+// TestNoTrialInTheDowntime: a guest that stands still does not wait for a trial, and not for one
+// that had begun before.
+func TestNoTrialInTheDowntime(t *testing.T) {
+	c := newPackingChoice(all)
+	stats := transport.FrameStats{}
+	send := func() (trial bool) {
+		var p transport.Packing
+		p, trial = c.next(stats)
+		stats = frameOf(stats.Frames+1, p, 1<<20, 0, 8)
+		return trial
+	}
+	for !send() {
+	}
+	c.standstill(true)
+	for range 2000 {
+		require.False(t, send())
+	}
+	c.standstill(false) // it was taken back
+	for range 3 {
+		if send() {
+			return
+		}
+	}
+	require.Fail(t, "no trial any more")
+}
+
+// TestBufferedTrial: a small frame fits the socket's buffer, so raw content looks free while
+// compression is slower than the link. The mistake costs a few frames, and fewer as it is repeated.
+func TestBufferedTrial(t *testing.T) {
+	const frames = 2000
+	c := newPackingChoice(all)
+	stats, used := transport.FrameStats{}, map[transport.Packing]int{}
+	for range frames {
+		p, trial := c.next(stats)
+		plain, pack, wire := 1<<20, 2.0, 0.3*8
+		switch {
+		case p == transport.PackRaw && trial:
+			plain, pack, wire = trialBytes, 0, 0.3
+		case p == transport.PackRaw:
+			pack, wire = 0, 8
+		case p == transport.PackSmall:
+			pack = 8
+		}
+		used[p]++
+		stats = frameOf(stats.Frames+1, p, plain, pack, wire)
+	}
+	require.Less(t, used[transport.PackRaw], frames/20)
+	require.Greater(t, used[transport.PackFast], frames*9/10)
+}
+
+// TestLimitedTrial: with a limit, a raw frame costs its bytes, though the limiter lets it through
+// at once after frames that took longer to pack than to send.
+func TestLimitedTrial(t *testing.T) {
+	c := newPackingChoice(all)
+	c.shareLimit(1e9, 1)
+	free := frameOf(1, transport.PackRaw, trialBytes, 0, 0.3)
+	require.InDelta(t, 8*trialBytes, float64(c.took(free)), 1)
+	free.Pack, free.Wire = 100*time.Microsecond, 100
+	free.Held, free.Send = time.Second, time.Second+time.Microsecond
+	require.Equal(t, 101*time.Microsecond, c.took(free))
 }

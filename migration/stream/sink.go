@@ -7,6 +7,8 @@ import "context"
 //
 // One goroutine at a time calls its methods, except Sent and Queued, which any goroutine may call.
 type Sink interface {
+	// Begin says that a round begins, and whether the guest waits for its end.
+	Begin(guest Guest)
 	// Ready makes the sink ready for more pages. It returns how many pages it takes without
 	// completing more than one frame, or other unit of writing.
 	Ready(ctx context.Context) (pages int, err error)

@@ -265,6 +265,7 @@ func (s *Stream) runWorkers(ctx context.Context, guest Guest) error {
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	for _, w := range s.workers {
+		w.sink.Begin(guest)
 		g.Go(func() error {
 			// A guest that stands still waits for the copying, not for a CPU, so workers do not
 			// yield.

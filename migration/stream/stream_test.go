@@ -323,6 +323,7 @@ func (nowhere) Content(context.Context, int, []byte) (int, error) { return 0, ni
 func (nowhere) Flush(context.Context) error                       { return nil }
 func (nowhere) Sent() int64                                       { return 0 }
 func (nowhere) Queued() int64                                     { return 0 }
+func (nowhere) Begin(stream.Guest)                                {}
 func (nowhere) Close() error                                      { return nil }
 
 // TestPagesAllocateNothing: a round costs what its goroutines cost, however many pages it has.

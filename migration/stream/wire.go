@@ -72,6 +72,9 @@ func (w *Wire) Close() error {
 	return w.deltas.Close()
 }
 
+// Begin implements [Sink].
+func (w *Wire) Begin(guest Guest) { w.choice.standstill(guest == Still) }
+
 // Ready implements [Sink]: it sends a frame that took too long to fill and chooses the
 // packing of the next one.
 func (w *Wire) Ready(ctx context.Context) (int, error) {
