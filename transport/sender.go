@@ -135,6 +135,9 @@ func (s *Sender) setStaged() {
 	}
 }
 
+// FrameData is how many bytes of content a frame has at most, unless SetFrame bounds it.
+func (s *Sender) FrameData() int { return s.limiter.FrameData() }
+
 // Room is how many more pages of content fit in the frame that is being packed. A Content call with
 // at most that many pages sends nothing, except the frame that it completes.
 func (s *Sender) Room() int { return (s.frame - s.size) / memory.PageSize }

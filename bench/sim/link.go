@@ -57,6 +57,13 @@ func newLink(s Setting, t *Trace) *link {
 	return l
 }
 
+// settle keeps pages as they are sent now: the engine has no trial while the guest stands still.
+func (l *link) settle() {
+	if l.plain > 0 {
+		l.plain, l.packs, l.share = 0, false, 1
+	}
+}
+
 // load is what a frame has to carry.
 type load struct {
 	content, zero, runs int

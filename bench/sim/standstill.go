@@ -30,12 +30,14 @@ func (w *walk) switchover() (switched bool, err error) {
 	}
 	w.phase = policy.PhaseStopCopy
 	w.takeDirty()
-	before := w.keep()
+	before, link := w.keep(), *w.link
+	w.link.settle()
 	r := w.sendRound(w.phase)
 	w.closeRound(r)
 	w.m.PagesStopCopy = r.DirtyPages
 	w.now += w.s.Costs.Handover + switchoverTrips*w.s.RTT
 	if limit > 0 && w.now-w.begun > limit {
+		w.link.plain, w.link.packs, w.link.share = link.plain, link.packs, link.share
 		return false, w.takeBack(before, w.begun+limit)
 	}
 	w.m.DowntimeMS, w.m.SwitchOpen = ms(w.now-w.begun), w.open

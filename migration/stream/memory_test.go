@@ -188,7 +188,7 @@ func (c *copySink) Flush(context.Context) error {
 	return nil
 }
 
-func (c *copySink) Sent() int64   { return c.sent.Load() }
+func (c *copySink) Sent() int64      { return c.sent.Load() }
 func (*copySink) Begin(stream.Guest) {}
 
 func (c *copySink) Queued() int64 { return c.queued.Load() }

@@ -13,25 +13,29 @@ import (
 // less often, so that data that does not compress costs next to nothing. One that wins, and then is
 // slower than what it replaced, is given up at once: a few small frames fit a socket's buffer.
 type packingChoice struct {
-	candidates []transport.Packing // by effort
-	use        int                 // index of the fastest so far
-	pace       map[int]float64     // by candidate: ns a byte of content, smoothed
-	warm       map[int]bool        // candidates that have set up their tables
-	before     int                 // index of what use has replaced, or -1
-	trial      int                 // index of the candidate on trial, or -1
-	less       bool                // the next trial is of a candidate with less effort
-	spent      time.Duration       // on frames so far
-	until      int64               // frames in use until the next trial
-	interval   int64               // frames between trials
-	waited     int64               // interval before the trial that use has won
-	seen       int64               // frames that were learned from
-	shareNS    float64             // ns a byte on the wire, at a share of the limit; 0: no limit
-	last       bool                // the guest stands still
+	candidates []transport.Packing        // by effort
+	use        int                        // index of the fastest so far
+	pace       map[int]float64            // by candidate: ns a byte of content, smoothed
+	warm       map[transport.Packing]bool // compressors that have set up their tables
+	before     int                        // index of what use has replaced and must prove to beat, or -1
+	proving    int64                      // frames in use until it has
+	trial      int                        // index of the candidate on trial, or -1
+	less       bool                       // the next trial is of a candidate with less effort
+	spent      time.Duration              // on frames so far
+	until      int64                      // frames in use until the next trial
+	interval   int64                      // frames between trials
+	waited     int64                      // interval before the trial that use has won
+	seen       int64                      // frames that were learned from
+	shareNS    float64                    // ns a byte on the wire, at a share of the limit; 0: no limit
+	frame      int                        // bytes of content that a frame may have
+	tries      int                        // frames of the trial that do not count
+	still      bool                       // the guest stands still
 }
 
 const (
 	trialBytes       = 128 << 10
-	leastTrial       = trialBytes / 2 // a smaller frame, at a round's end, says little
+	mostTries        = 4 // frames on trial that do not count, until the trial ends without a result
+	provingFrames    = 16
 	minTrialInterval = 16  // frames
 	maxTrialInterval = 512 // frames
 	smoothing        = 0.3 // weight of the newest frame of those in use
@@ -47,11 +51,13 @@ const (
 	beforeTrials = 50 * time.Millisecond
 )
 
-func newPackingChoice(candidates []transport.Packing) *packingChoice {
+// newPackingChoice returns a choice for frames of at most so many bytes of content.
+func newPackingChoice(candidates []transport.Packing, frame int) *packingChoice {
 	return &packingChoice{
+		frame:      frame,
 		candidates: candidates,
 		pace:       make(map[int]float64),
-		warm:       make(map[int]bool),
+		warm:       make(map[transport.Packing]bool),
 		before:     -1,
 		trial:      -1,
 		interval:   minTrialInterval,
@@ -69,10 +75,11 @@ func (c *packingChoice) shareLimit(bitsPerSecond int64, channels int) {
 }
 
 // standstill says whether the guest stands still. Then it would wait for a trial, and for the
-// tables of a compressor.
+// tables of a compressor. A frame on trial that was not learned from yet is forgotten.
 func (c *packingChoice) standstill(is bool) {
-	c.last = is
+	c.still = is
 	if is && c.trial >= 0 {
+		c.less = !c.less // it is that side's turn again
 		c.trial, c.until = -1, 0
 	}
 }
@@ -100,40 +107,74 @@ func (c *packingChoice) learn(last transport.FrameStats) {
 	if last.Asked != c.candidates[c.use] {
 		return
 	}
-	c.note(c.use, last, smoothing)
-	c.giveUp()
+	if c.counts(last) {
+		c.note(c.use, last, smoothing)
+		c.prove()
+	}
 	c.spent += last.Pack + last.Send
-	if c.until--; c.until < 0 && c.spent >= beforeTrials && !c.unbeatable() && !c.last {
-		c.trial = c.nextTurn()
+	if c.until--; c.until < 0 && c.mayTry() {
+		c.trial, c.tries = c.nextTurn(), 0
 	}
 }
 
-// learnTrial learns from a frame on trial. A compressor sets up its tables in its first frame, for
-// many times what packing takes, so that frame does not count.
+// mayTry tells whether a trial would help: not while the one before is still to be proved.
+func (c *packingChoice) mayTry() bool {
+	return c.before < 0 && c.spent >= beforeTrials && !c.unbeatable() && !c.still
+}
+
+// learnTrial learns from a frame on trial. Rounds whose frames are too small have no trials.
 func (c *packingChoice) learnTrial(last transport.FrameStats) {
-	switch {
-	case last.Asked != c.candidates[c.trial] || last.Plain < leastTrial:
-	case last.Asked != transport.PackRaw && !c.warm[c.trial]:
-		c.warm[c.trial] = true
-	default:
+	if last.Asked == c.candidates[c.trial] && c.counts(last) {
 		c.note(c.trial, last, trialWeight)
 		c.endTrial()
-	}
-}
-
-// giveUp goes back to the packing before the one in use if that was faster.
-func (c *packingChoice) giveUp() {
-	if c.before < 0 || c.pace[c.before] >= clearGain*c.pace[c.use] {
 		return
 	}
-	c.use, c.before = c.before, -1
-	c.interval = min(2*c.waited, maxTrialInterval)
-	c.until = c.interval
+	if c.tries++; c.tries == mostTries {
+		c.trial, c.until = -1, c.interval
+	}
 }
 
+// counts tells whether a frame says how fast its packing is. A small one, at a round's end, says
+// little. A compressor sets up its tables in its first frame, for many times what packing takes.
+func (c *packingChoice) counts(last transport.FrameStats) bool {
+	if last.Plain < min(trialBytes, c.frame)/2 {
+		return false
+	}
+	if last.Asked != transport.PackRaw && !c.warm[last.Asked] {
+		c.warm[last.Asked] = true
+		return false
+	}
+	return true
+}
+
+// prove goes back to the packing before the one in use if that was faster, or if the one in use
+// takes more effort and turns out to gain nothing by it. It judges the first frames only: later, the
+// link or the content may have changed, and a trial is what tells.
+func (c *packingChoice) prove() {
+	if c.before < 0 {
+		return
+	}
+	c.proving--
+	slower := c.pace[c.before] < clearGain*c.pace[c.use]
+	useless := c.before < c.use && c.pace[c.use] > clearGain*c.pace[c.before]
+	if slower || c.proving <= 0 && useless {
+		c.use = c.before
+		c.interval = min(2*c.waited, maxTrialInterval)
+		c.until, c.proving = c.interval, 0
+	} else if _, known := c.pace[c.neighbour()]; c.proving <= 0 && !known {
+		c.until = 0
+	}
+	if c.proving <= 0 {
+		c.before = -1
+	}
+}
+
+// note enters a frame into the pace of a candidate. A trial that is faster than the one before
+// counts by itself, because what disturbs a frame only makes it slower.
 func (c *packingChoice) note(candidate int, last transport.FrameStats, weight float64) {
 	pace := float64(c.took(last)) / float64(time.Nanosecond) / float64(last.Plain)
-	if old, known := c.pace[candidate]; known {
+	old, known := c.pace[candidate]
+	if known && !(c.trial >= 0 && pace < old) {
 		pace = weight*pace + (1-weight)*old
 	}
 	c.pace[candidate] = pace
@@ -159,15 +200,12 @@ func (c *packingChoice) endTrial() {
 	won := c.pace[c.trial] < clearGain*c.pace[c.use]
 	if won {
 		c.less = c.trial < c.use // further in that direction
-		c.before, c.waited = c.use, c.interval
+		c.before, c.proving, c.waited = c.use, provingFrames, c.interval
 		c.use, c.interval = c.trial, minTrialInterval
 	} else {
 		c.interval = min(2*c.interval, maxTrialInterval)
 	}
 	c.trial, c.until = -1, c.interval
-	if _, known := c.pace[c.neighbour()]; won && !known {
-		c.until = 0
-	}
 }
 
 // nextTurn returns the candidate to try next.

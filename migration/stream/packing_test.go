@@ -21,7 +21,7 @@ var (
 func simulate(candidates []transport.Packing, frames int, linkNS, packNS, ratio float64) (
 	total time.Duration, last transport.Packing,
 ) {
-	c := newPackingChoice(candidates)
+	c := newPackingChoice(candidates, 1<<20)
 	var stats transport.FrameStats
 	for range frames {
 		p, trial := c.next(stats)
@@ -78,7 +78,7 @@ func TestPackingChoice(t *testing.T) {
 // TestPackingChoiceLeavesAFastLinkAlone: no trial while content goes raw at the speed
 // of memory, and trials as soon as it does not.
 func TestPackingChoiceLeavesAFastLinkAlone(t *testing.T) {
-	c := newPackingChoice(all)
+	c := newPackingChoice(all, 1<<20)
 	var stats transport.FrameStats
 	frame := func(ns float64) (transport.Packing, bool) {
 		p, trial := c.next(stats)
@@ -103,7 +103,7 @@ func TestPackingChoiceLeavesAFastLinkAlone(t *testing.T) {
 
 // TestPackingChoiceFollowsChange: the content or the link may change.
 func TestPackingChoiceFollowsChange(t *testing.T) {
-	c := newPackingChoice(all)
+	c := newPackingChoice(all, 1<<20)
 	var stats transport.FrameStats
 	send := func(frames int, rawNS, fastNS float64) transport.Packing {
 		var used transport.Packing
@@ -161,7 +161,7 @@ func simulateShared(channels int) []transport.Packing {
 	}
 	channel := make([]sending, channels)
 	for i := range channel {
-		channel[i].choice = newPackingChoice(all)
+		channel[i].choice = newPackingChoice(all, 1<<20)
 		channel[i].choice.shareLimit(bits, channels)
 		pack(&channel[i], 0)
 	}
@@ -232,7 +232,7 @@ func frameOf(n int64, p transport.Packing, plain int, pack, send float64) transp
 // TestFirstFrameOfACompressor: its first frame takes many times what others take, because it sets
 // up tables, and so does not count. A frame at a round's end that is small says nothing either.
 func TestFirstFrameOfACompressor(t *testing.T) {
-	c := newPackingChoice(all)
+	c := newPackingChoice(all, 1<<20)
 	stats, cold, frames := transport.FrameStats{}, true, 0
 	for {
 		p, trial := c.next(stats)
@@ -261,7 +261,7 @@ func TestFirstFrameOfACompressor(t *testing.T) {
 // TestNoTrialInTheDowntime: a guest that stands still does not wait for a trial, and not for one
 // that had begun before.
 func TestNoTrialInTheDowntime(t *testing.T) {
-	c := newPackingChoice(all)
+	c := newPackingChoice(all, 1<<20)
 	stats := transport.FrameStats{}
 	send := func() (trial bool) {
 		var p transport.Packing
@@ -288,7 +288,7 @@ func TestNoTrialInTheDowntime(t *testing.T) {
 // compression is slower than the link. The mistake costs a few frames, and fewer as it is repeated.
 func TestBufferedTrial(t *testing.T) {
 	const frames = 2000
-	c := newPackingChoice(all)
+	c := newPackingChoice(all, 1<<20)
 	stats, used := transport.FrameStats{}, map[transport.Packing]int{}
 	for range frames {
 		p, trial := c.next(stats)
@@ -311,11 +311,114 @@ func TestBufferedTrial(t *testing.T) {
 // TestLimitedTrial: with a limit, a raw frame costs its bytes, though the limiter lets it through
 // at once after frames that took longer to pack than to send.
 func TestLimitedTrial(t *testing.T) {
-	c := newPackingChoice(all)
+	c := newPackingChoice(all, 1<<20)
 	c.shareLimit(1e9, 1)
 	free := frameOf(1, transport.PackRaw, trialBytes, 0, 0.3)
 	require.InDelta(t, 8*trialBytes, float64(c.took(free)), 1)
 	free.Pack, free.Wire = 100*time.Microsecond, 100
 	free.Held, free.Send = time.Second, time.Second+time.Microsecond
 	require.Equal(t, 101*time.Microsecond, c.took(free))
+}
+
+// play sends frames whose times the caller knows, and returns how much content went with each
+// packing.
+func play(c *packingChoice, frames int, frame func(i int, p transport.Packing, trial bool) (
+	plain int, pack, send float64),
+) map[transport.Packing]int {
+	stats, sent := transport.FrameStats{}, map[transport.Packing]int{}
+	for i := range frames {
+		p, trial := c.next(stats)
+		plain, pack, send := frame(i, p, trial)
+		sent[p] += plain
+		stats = frameOf(stats.Frames+1, p, plain, pack, send)
+		if p != transport.PackRaw {
+			stats.Wire = plain / 4
+		}
+		if c.shareNS > 0 {
+			stats.Held = max(time.Duration(c.shareNS*float64(stats.Wire))-stats.Pack, 0)
+			stats.Send += stats.Held
+		}
+	}
+	return sent
+}
+
+// TestDisturbedFrame: one frame that had to wait for a CPU changes nothing, in use or on trial.
+func TestDisturbedFrame(t *testing.T) {
+	for _, disturbed := range []int{8, 9, 20, 100, 300} {
+		c := newPackingChoice(all, 500_000)
+		c.shareLimit(1e9, 1)
+		sent := play(c, 1000, func(i int, p transport.Packing, trial bool) (int, float64, float64) {
+			plain, pack := 500_000, map[transport.Packing]float64{
+				transport.PackFast: 4, transport.PackSmall: 12,
+			}[p]
+			if trial {
+				plain = trialBytes
+			}
+			if i == disturbed {
+				pack += 8e6 / float64(plain) // 8 ms
+			}
+			return plain, pack, 0.3
+		})
+		require.Greater(t, sent[transport.PackFast], 9*sent[transport.PackRaw], "%d", disturbed)
+	}
+}
+
+// TestSlowLimitHasSmallFrames, which count all the same.
+func TestSlowLimitHasSmallFrames(t *testing.T) {
+	const frame, limit = 50_000, 20e6
+	c := newPackingChoice(all, frame)
+	c.shareLimit(limit, 1)
+	sent := play(c, 500, func(_ int, p transport.Packing, _ bool) (int, float64, float64) {
+		ns := map[transport.Packing]float64{
+			transport.PackRaw: 400, transport.PackFast: 120, transport.PackSmall: 80,
+		}[p]
+		return frame, 0, ns
+	})
+	require.NotZero(t, c.use, "it compresses")
+	require.Less(t, sent[transport.PackRaw], 100*frame)
+}
+
+// TestTinyRounds: frames of a page say nothing of a packing, and a trial among them ends.
+func TestTinyRounds(t *testing.T) {
+	c := newPackingChoice(all, 500_000)
+	c.shareLimit(1e9, 1)
+	frame := func(plain int) func(int, transport.Packing, bool) (int, float64, float64) {
+		return func(_ int, p transport.Packing, trial bool) (int, float64, float64) {
+			pack := map[transport.Packing]float64{
+				transport.PackFast: 4, transport.PackSmall: 12,
+			}[p]
+			if plain < 10_000 {
+				return plain, pack + 15, 10
+			}
+			return plain, pack, 0.3
+		}
+	}
+	play(c, 100, frame(400_000))
+	require.Equal(t, transport.PackFast, c.candidates[c.use])
+	play(c, 400, frame(4096))
+	require.Equal(t, transport.PackFast, c.candidates[c.use])
+	trials := 0
+	play(c, 400, func(i int, p transport.Packing, trial bool) (int, float64, float64) {
+		if trial {
+			trials++
+		}
+		return frame(4096)(i, p, trial)
+	})
+	require.Less(t, trials, 50)
+}
+
+// TestUselessCompression: data that does not compress is sent as it is, though a compressor's
+// frames find a socket's buffer that has emptied while it packed, and so seem fast at first.
+func TestUselessCompression(t *testing.T) {
+	c := newPackingChoice(all, 1<<20)
+	sent := play(c, 1000, func(_ int, p transport.Packing, trial bool) (int, float64, float64) {
+		switch {
+		case p == transport.PackRaw:
+			return 1 << 20, 0, 8
+		case trial:
+			return trialBytes, 1.5, 0.3
+		}
+		return 1 << 20, 1.5, 6.6 // the link takes 8 in all
+	})
+	require.Greater(t, sent[transport.PackRaw], 4*sent[transport.PackFast])
 }

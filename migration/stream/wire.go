@@ -43,8 +43,8 @@ func NewWire(ctx context.Context, c *transport.Conn, channel int, cfg WireConfig
 	w := &Wire{
 		conn:   c,
 		sender: transport.NewSender(c, cfg.Limiter),
-		choice: newPackingChoice(cfg.Packings),
 	}
+	w.choice = newPackingChoice(cfg.Packings, w.sender.FrameData())
 	w.choice.shareLimit(cfg.BitsPerSecond, cfg.Channels)
 	if !cfg.Deltas {
 		return w, nil
