@@ -80,14 +80,14 @@ func (c Costs) NotModelled() []string {
 
 // DefaultCosts are rounded. Page and Zero follow from the speeds of "full" and "idle, ready" in
 // docs/results/speed.md, and Pack, for a trace that does not say it, from BenchmarkEncode of
-// package transport. Slowdown is the half of a processor that the guest has where both ends of
-// a move share two. The others are what vmm bench run simulated has measured where the host was
-// least busy.
+// package transport. Slowdown is what made compressed moves on a host with two processors, which has
+// both ends of a move, most like real ones. The others are what vmm bench run simulated has
+// measured where the host was least busy.
 func DefaultCosts() Costs {
 	return Costs{
 		Setup: 25 * time.Millisecond, Pause: 100 * time.Microsecond,
 		Handover: 800 * time.Microsecond, Page: 1900 * time.Nanosecond,
-		Zero: 220 * time.Nanosecond, Pack: 10 * time.Microsecond, Slowdown: 0.5,
+		Zero: 220 * time.Nanosecond, Pack: 10 * time.Microsecond, Slowdown: 0.3,
 	}
 }
 

@@ -207,7 +207,7 @@ func TestCompression(t *testing.T) {
 	}
 	require.InDelta(t, g.WorkingSet*memory.PageSize, bytes[CompressNone], 1e5)
 	require.InDelta(t, g.WorkingSet*memory.PageSize/4, bytes[CompressZstd], 1e5)
-	// The engine has no trial of a compressor in the first 50 ms, in which the link takes 191 pages.
+	// The engine has no trial of a compressor in the first 50 ms.
 	plain := 0.05 * 125e6 / 8 * 0.75
 	require.InDelta(t, float64(bytes[CompressZstd])+plain, bytes[CompressAuto], 1e5)
 	fast := slow(tr)

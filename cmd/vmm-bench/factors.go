@@ -84,6 +84,6 @@ func (f *factorFlags) factors() (factors bench.Factors, err error) {
 // factorNames are the flags' names.
 var factorNames = []string{
 	bench.ByPolicies, bench.ByGuidance, bench.ByPrograms, bench.ByTracker, bench.ByRTT,
-	bench.ByCompress, bench.ByAgainst, bench.ByShadowPrograms, bench.ByRepetitions, bench.ByKernel, bench.ByMemory,
-	bench.ByCPUs,
+	bench.ByCompress, bench.ByAgainst, bench.ByShadowPrograms, bench.ByRepetitions, bench.ByKernel,
+	bench.ByMemory, bench.ByCPUs,
 }

@@ -17,7 +17,7 @@ type packingChoice struct {
 	use        int                        // index of the fastest so far
 	pace       map[int]float64            // by candidate: ns a byte of content, smoothed
 	warm       map[transport.Packing]bool // compressors that have set up their tables
-	before     int                        // index of what use has replaced and must prove to beat, or -1
+	before     int                        // index of what use must prove to beat, or -1
 	proving    int64                      // frames in use until it has
 	trial      int                        // index of the candidate on trial, or -1
 	less       bool                       // the next trial is of a candidate with less effort
@@ -26,7 +26,7 @@ type packingChoice struct {
 	interval   int64                      // frames between trials
 	waited     int64                      // interval before the trial that use has won
 	seen       int64                      // frames that were learned from
-	shareNS    float64                    // ns a byte on the wire, at a share of the limit; 0: no limit
+	shareNS    float64                    // ns a byte on the wire, by the limit; 0: none
 	frame      int                        // bytes of content that a frame may have
 	tries      int                        // frames of the trial that do not count
 	still      bool                       // the guest stands still
@@ -148,8 +148,8 @@ func (c *packingChoice) counts(last transport.FrameStats) bool {
 }
 
 // prove goes back to the packing before the one in use if that was faster, or if the one in use
-// takes more effort and turns out to gain nothing by it. It judges the first frames only: later, the
-// link or the content may have changed, and a trial is what tells.
+// takes more effort and turns out to gain nothing by it. It judges the first frames only: later,
+// the link or the content may have changed, and a trial is what tells.
 func (c *packingChoice) prove() {
 	if c.before < 0 {
 		return
