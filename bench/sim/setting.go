@@ -65,8 +65,8 @@ func (c Costs) SlowdownNote() string {
 	if c.Slowdown == 0 {
 		return "That a migration slows the guest down is not modelled."
 	}
-	return fmt.Sprintf("While pages keep a processor busy, the simulated guest loses %.0f %% of its "+
-		"speed, as on one host; nothing else slows it down.", 100*c.Slowdown)
+	return fmt.Sprintf("While pages keep a processor busy, the simulated guest loses %.0f %% of "+
+		"its speed, as on one host; nothing else slows it down.", 100*c.Slowdown)
 }
 
 // NotModelled are what simulated figures leave out.
@@ -80,9 +80,9 @@ func (c Costs) NotModelled() []string {
 
 // DefaultCosts are rounded. Page and Zero follow from the speeds of "full" and "idle, ready" in
 // docs/results/speed.md, and Pack, for a trace that does not say it, from BenchmarkEncode of
-// package transport. Slowdown is what made compressed moves on a host with two processors, which has
-// both ends of a move, most like real ones. The others are what vmm bench run simulated has
-// measured where the host was least busy.
+// package transport. Slowdown is what made compressed moves most like real ones on a host with two
+// processors that has both ends of a move. The others are what vmm bench run simulated has measured
+// where the host was least busy.
 func DefaultCosts() Costs {
 	return Costs{
 		Setup: 25 * time.Millisecond, Pause: 100 * time.Microsecond,
