@@ -79,7 +79,7 @@ test-matrix: ## every combination of delta, compress, channels, tracker and rule
 	TASKGUIDE_LONG=1 $(GOTEST) -v -run Matrix ./migration ./integration
 
 .PHONY: test-sim
-test-sim: preflight build ## red where the simulator misses its target beside real moves; an hour
+test-sim: preflight build ## red where the simulator misses its target beside real moves; 1.5 h
 	@./scripts/test-sim.sh
 
 .PHONY: test-declared

@@ -85,7 +85,7 @@ type MigrationSummary struct {
 const (
 	EventState  = "state"  // the VM's state changed; also the first event of every stream
 	EventTag    = "tag"    // a task entered or left a segment; only with ?tags=1 and in traces
-	EventBeat   = "beat"   // the embedded guest printed a heartbeat; only in traces
+	EventBeat   = "beat"   // the guest printed a heartbeat; only in traces
 	EventLagged = "lagged" // this client was too slow and lost Dropped events
 )
 
@@ -121,7 +121,8 @@ type Event struct {
 	Dropped int   `json:"dropped,omitempty"`
 }
 
-// Beat is a heartbeat of the embedded guest, which it prints once a second for each of its tasks.
+// Beat is a heartbeat. The embedded guest prints one a second for each of its tasks, and so may
+// others (package guestkernel/heartbeat).
 type Beat struct {
 	Time      time.Time `json:"time"` // when its line was complete on the console
 	Task      int       `json:"task"`

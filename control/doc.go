@@ -12,6 +12,10 @@
 //	GET    /v1/migration   the report of the last migration, final or so far
 //	DELETE /v1/migration   cancel; answers with the final report once the migration has ended
 //	GET    /v1/tags        the tag port: tasks, gate
+//	GET    /v1/debug       what vCPUs and devices are doing
+//	GET    /v1/trace       which pages the guest writes, as they are recorded
+//	DELETE /v1/trace       end that with the last interval; answers like GET /v1/vm
+//	GET    /v1/version     what the process is a build of
 //	GET    /v1/events      server-sent events, as things happen; ?tags=1 adds the tasks' transitions
 //	GET    /v1/openapi.yaml  docs/openapi.yaml, to which tests hold all of the above
 //

@@ -66,7 +66,8 @@
 //
 // Time goes on while a machine moves. kvmclock and the time-stamp counters are set to
 // what they would be had they run on, by the hosts' clocks (tsc.go), and so are the
-// local APICs' timers (lapictimer.go).
+// local APICs' timers (lapictimer.go). A counter's frequency is the one that the host's kernel has
+// measured, and not its first guess.
 //
 // Fingerprint (digest.go) is the state without these times, so that the two sides of a
 // migration can compare it and name what differs (compare.go).

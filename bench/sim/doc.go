@@ -34,10 +34,10 @@
 // # What is not modelled
 //
 // A guest is slowed down by the processors that its pages take, and by nothing else: faults and
-// caches are not modelled. The simulated guest writes what it wrote while it was recorded.
-// Recording costs a fault for each page of each interval, as a migration does, so the trace has a
-// part of it. Disks, devices that take time to drain, delta, and links that lose packets are not
-// modelled either.
+// caches are not modelled. The simulated guest writes what it wrote while it was recorded, less the
+// writes that it is too slow for ([Costs].Slowdown). Recording costs a fault for each page of each
+// interval, as a migration does, so the trace has a part of it. Disks, devices that take time to
+// drain, delta, and links that lose packets are not modelled either.
 //
 // # Files
 //

@@ -160,7 +160,7 @@ func defineCosts(cmd *cobra.Command, c *sim.Costs) {
 	cli.DurationVar(fs, &c.Page, "page-cost", c.Page,
 		"of a host, to look at a page and to copy it")
 	fs.Float64Var(&c.Slowdown, "slowdown", c.Slowdown,
-		"part of its speed that a guest loses while pages keep a processor busy")
+		"part of its speed that a guest loses while pages keep a processor busy, 0 to 0.95")
 }
 
 func someTraces(_ *cobra.Command, args []string) error {

@@ -25,10 +25,10 @@ func newTrace(std cli.Streams) *cobra.Command {
 	var f traceFlags
 	cmd := onVM("trace", "record which pages the guest writes, interval by interval",
 		func(ctx context.Context, c *control.Client) error { return f.run(ctx, c, std) })
-	cmd.Long = `Record which pages the guest writes, interval by interval, with tags and the
-events of a migration, until Ctrl-C, the end of the VM, or --for is over. The
-guest pays a fault for each page that it writes in an interval, so short
-intervals cost more.`
+	cmd.Long = `Record which pages the guest writes, interval by interval, with tags, heartbeats
+and the events of a migration, until Ctrl-C, the end of the VM, or --for is
+over. The guest pays a fault for each page that it writes in an interval, so
+short intervals cost more.`
 	fs := cmd.Flags()
 	fs.StringVar(&f.out, "out", "", "folder for the trace, which must be new or empty")
 	cli.DurationVar(fs, &f.order.Interval, "interval", control.DefaultInterval,

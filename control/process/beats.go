@@ -8,8 +8,8 @@ import (
 	"taskguide/guestkernel/heartbeat"
 )
 
-// beats finds the embedded guest's heartbeats in what is printed on its console, for traces. As
-// long as nobody follows them, it looks at nothing.
+// beats finds the guest's heartbeats in what is printed on its console, for traces. As long as
+// nobody follows them, it looks at nothing.
 type beats struct {
 	followed atomic.Bool
 

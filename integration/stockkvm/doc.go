@@ -18,10 +18,11 @@
 //
 // A Rig fetches the kernel and busybox as distribution packages into a cache (nothing is
 // installed), and packs them with the agent and static binaries into an initramfs. StartHost boots
-// it and returns once the agent says hello and /dev/kvm opens. Host.Run and Host.Start run programs
-// inside, with their output. Host.RunSuites runs test binaries and counts. The command stockkvm
-// does all this for any script. The agent is the same program under another name, so it needs no
-// sources. docs/rig.md is its manual.
+// it and returns once the agent says hello and /dev/kvm opens. The agent waits with its hello until
+// the kernel has measured its TSC, because KVM would tell machines a first guess before. Host.Run
+// and Host.Start run programs inside, with their output. Host.RunSuites runs test binaries and
+// counts. The command stockkvm does all this for any script. The agent is the same program under
+// another name, so it needs no sources. docs/rig.md is its manual.
 //
 // # Failing loudly
 //

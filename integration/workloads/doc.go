@@ -4,5 +4,6 @@
 //
 // Each guest has its load inside, so that nothing outside of it has to be moved along. It prints
 // "workload ready" once it is warm, checks its answers from then on, and crashes when one is wrong.
-// Loads that are programs of ours (folder load) print heartbeats, too.
+// Loads that are programs of ours (folder load) print heartbeats, too: meter.go there has what is
+// in them, and histogram.go the latencies.
 package main

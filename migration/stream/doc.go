@@ -19,6 +19,12 @@
 // Channels own whole words of the bitmaps: during a round each worker changes its own words of
 // pending, and nothing else touches it. Between rounds pending belongs to the engine's goroutine.
 //
+// # Packing
+//
+// A sink decides how pages look on the wire. That of a connection ([Wire]) tries compressors on
+// small frames, and goes by how fast content got through. [Sink].Begin tells it whether the guest
+// waits for the round: then it tries nothing, because the guest would wait for that, too.
+//
 // # Declared pages
 //
 // The guest may declare pages to be not worth moving ([Config].Declared). They are put aside, out

@@ -27,7 +27,8 @@
 // # Events
 //
 // Two things need no vCPU's thread. With [FD.WatchStores] a guest's store signals an [EventFD].
-// With [FD.DeliverEvents] a signal raises an interrupt, which goes where [FD.SetRoutes] says.
+// With [FD.DeliverEvents] a signal raises an interrupt, which goes where [FD.SetRoutes] says. KVM
+// takes all routes at once, and takes a while, so a caller collects changes first.
 //
 // # Shared memory
 //

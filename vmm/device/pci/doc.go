@@ -25,4 +25,8 @@
 // says for each of the device's reasons which data to store at which address. The guest may mask an
 // entry, or all of them. A message that is due meanwhile is noted as pending, and sent when the
 // mask is lifted. Pending messages belong to the device's state.
+//
+// When a device's state is loaded, it says which messages its table holds
+// ([device.Interrupt].Prepare). So the machine tells KVM the routes of all devices in one call,
+// before the vCPUs run, and the first interrupts after a move wait for none.
 package pci
