@@ -311,3 +311,18 @@ func TestManyTrialsHaveTime(t *testing.T) {
 	require.Equal(t, max(plain, generousTrial*1600), o.budget())
 	require.Equal(t, 1600, trials)
 }
+
+// TestEncodingsAreAFactor: a run's command has those that were named, by which shards know each
+// other, too, and none but known ones are taken.
+func TestEncodingsAreAFactor(t *testing.T) {
+	f := Factors{Encoding: []string{"zstd", "auto"}, Repetitions: 1}
+	require.Equal(t, " --compress zstd,auto -n 1", f.flags())
+	require.NoError(t, simulated().CheckFactors(given(f)))
+	for encoding, want := range map[string]string{
+		"gzip": `--compress: "gzip" is unknown: use some of none, zstd, auto`,
+		"zstd": `--compress: "zstd" is there twice`,
+	} {
+		f.Encoding = []string{"zstd", encoding}
+		require.EqualError(t, simulated().CheckFactors(given(f)), want)
+	}
+}

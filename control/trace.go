@@ -321,7 +321,9 @@ func (c *Client) finishOwn(ctx context.Context, cut context.CancelFunc) {
 	}
 	if err != nil {
 		cut()
+		return
 	}
+	time.AfterFunc(c.patience, cut) // should the end never come
 }
 
 // readTrace reads a trace to its end. It closes begun once there is a trace that could be finished.

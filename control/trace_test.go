@@ -325,6 +325,7 @@ func TestInterruptedTrace(t *testing.T) {
 				_ = to.Contents(trace.Contents{})
 				select {
 				case <-asked:
+					time.Sleep(100 * time.Millisecond) // the answer to the order comes first
 				case <-ctx.Done():
 					return ctx.Err()
 				}
@@ -362,3 +363,31 @@ type quits struct{ quit func() }
 func (q quits) Begin(trace.Header) error      { return nil }
 func (q quits) Contents(trace.Contents) error { q.quit(); return nil }
 func (q quits) Record(trace.Record) error     { return nil }
+
+// TestInterruptedBeforeItBegan: a client that is interrupted while it waits for its trace leaves at
+// once, and does not end a trace that somebody else may be recording.
+func TestInterruptedBeforeItBegan(t *testing.T) {
+	vm, _, client := start(t)
+	ctx, cancel := context.WithCancel(testContext(t))
+	defer cancel()
+	finished, left := make(chan struct{}), make(chan error, 1)
+	vm.onFinish = func() error {
+		close(finished)
+		return nil
+	}
+	vm.onTrace = func(asked context.Context, _ TraceOrder, _ trace.Sink) error {
+		cancel()
+		select {
+		case <-asked.Done():
+			left <- nil
+		case <-finished:
+			left <- errors.New("a trace was ended")
+		case <-time.After(deadline):
+			left <- errors.New("the client is still there")
+		}
+		return fmt.Errorf("%w: not yet", ErrConflict)
+	}
+	err := client.Trace(ctx, TraceOrder{Interval: time.Second}, quits{cancel})
+	require.ErrorIs(t, err, context.Canceled)
+	require.NoError(t, <-left)
+}

@@ -59,10 +59,10 @@ join control b 198.51.100.5 198.51.100.6
 ssh-keygen -q -t ed25519 -N '' -f "$dir/user_key"
 cat >"$dir/ssh_config" <<END
 User root
-IdentityFile $dir/user_key
+IdentityFile "$dir/user_key"
 IdentitiesOnly yes
 IdentityAgent none
-UserKnownHostsFile $dir/known_hosts
+UserKnownHostsFile "$dir/known_hosts"
 GlobalKnownHostsFile /dev/null
 StrictHostKeyChecking yes
 UpdateHostKeys no
@@ -72,7 +72,7 @@ LogLevel ERROR
 END
 cat >"$dir/bin/ssh" <<END
 #!/bin/sh
-exec $(command -v ssh) -F $dir/ssh_config "\$@"
+exec $(command -v ssh) -F "$dir/ssh_config" "\$@"
 END
 chmod 755 "$dir/bin/ssh"
 

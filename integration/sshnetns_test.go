@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"testing"
 	"time"
@@ -150,6 +151,8 @@ func (b *box) benchInNamespaces(sshd string) {
 	cmd.WaitDelay = 10 * time.Second
 	var out lockedBuffer
 	cmd.Stdout, cmd.Stderr = &out, &out
+	runtime.LockOSThread() // the kernel kills the child when the thread that started it ends
+	defer runtime.UnlockOSThread()
 	err = cmd.Run()
 	b.t.Logf("\n%s", out.String())
 	require.NoError(b.t, ctx.Err(), "it was interrupted, or takes too long")

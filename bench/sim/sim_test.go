@@ -695,3 +695,68 @@ func BenchmarkTerabyte(b *testing.B) {
 		}
 	}
 }
+
+// TestFullSpeedBetweenFrames: a guest is slowed down while pages keep a processor busy, and not
+// while its vCPUs come to a stand.
+func TestFullSpeedBetweenFrames(t *testing.T) {
+	r := recording{pages: 100, interval: 10 * time.Millisecond, writes: calmFor(400)}
+	for page := range 50 { // round 1 is over by then
+		r.writes[11] = append(r.writes[11], page)
+	}
+	s := Setting{Compress: CompressNone, Protection: AtHarvest}
+	s.Costs = Costs{Page: time.Millisecond, Pause: 30 * time.Millisecond, Slowdown: 0.9}
+	m := run(t, s, r.load(t), entrant(t, "downtime", policy.GuidanceOff), 0)
+	require.EqualValues(t, 50, m.PagesStopCopy)
+}
+
+// TestSlowLaps: a lap of the trace in which the guest was slowed down has not brought all of its
+// writes, so the ones after it count, too.
+func TestSlowLaps(t *testing.T) {
+	r := recording{pages: 1000, interval: 10 * time.Millisecond, writes: calmFor(10)}
+	for page := range 101 { // no multiple of 10: a slow guest writes others in each lap
+		r.writes[page*10/101] = append(r.writes[page*10/101], page)
+	}
+	s := Setting{Compress: CompressNone, Protection: AtHarvest}
+	s.Costs = Costs{Page: time.Millisecond, Slowdown: 0.9}
+	m := run(t, s, r.load(t), entrant(t, "downtime", policy.GuidanceOff), 0)
+	require.Greater(t, m.PagesSent, int64(1000+90), "round 1 takes ten laps")
+}
+
+// TestStandstillHasNoTrial: the pages of the stop-and-copy go as those before them did, because the
+// engine tries no compressor while the guest waits.
+func TestStandstillHasNoTrial(t *testing.T) {
+	r := recording{pages: 450, interval: 10 * time.Millisecond, writes: calmFor(400)}
+	for page := range 250 { // while the vCPUs come to a stand
+		r.writes[5] = append(r.writes[5], page)
+	}
+	tr := r.load(t)
+	tr.packed = 0.25
+	s := exact()
+	s.BitsPerSecond, s.Compress = 10*s.BitsPerSecond, CompressAuto // round 1 takes 45 ms
+	s.Costs.Pause = 30 * time.Millisecond
+	m := run(t, s, tr, entrant(t, "downtime", policy.GuidanceOff), 0)
+	require.EqualValues(t, 250, m.PagesStopCopy)
+	require.InDelta(t, (450+250)*memory.PageSize, m.BytesWire, 5000)
+}
+
+// TestTakenBackCompresses: a switchover that is taken back does not keep the rounds after it from
+// compressing.
+func TestTakenBackCompresses(t *testing.T) {
+	r := recording{pages: 3000, interval: 10 * time.Millisecond, writes: calmFor(1000)}
+	for page := 20; page < 3000; page++ { // so that round 1 takes 20 ms
+		r.zero = append(r.zero, page)
+	}
+	for page := range 2500 { // while the vCPUs come to a stand
+		r.writes[5] = append(r.writes[5], 20+page)
+	}
+	tr := r.load(t)
+	tr.packed = 0.25
+	s := exact()
+	s.Compress, s.Costs.Pause = CompressAuto, 100*time.Millisecond
+	m := run(t, s, tr, entrant(t, "downtime:limit=10ms", policy.GuidanceOff), 0)
+	require.Equal(t, 1, m.TakenBack)
+	require.True(t, m.Moved(), m.Error)
+	// Round 1, the second for which the guest stood still, the 50 ms without a trial that are left,
+	// the other pages compressed, and the pause.
+	require.InDelta(t, 20+1000+30+(2500-30)/4+100, m.TotalMS, 50)
+}

@@ -285,7 +285,11 @@ func awaitBeats(ctx context.Context, log *heartbeat.Log, spec Spec) error {
 	if spec.BeatsBefore > 0 {
 		beats += spec.BeatsBefore
 	}
-	_, err := awaitRunning(ctx, log, beats*max(1, spec.Guest.CPUs)-1)
+	tasks := max(1, spec.Guest.CPUs)
+	if spec.Guest.Kernel != "" {
+		tasks = 1 // how many of the user's own run is not known
+	}
+	_, err := awaitRunning(ctx, log, beats*tasks-1)
 	if err != nil && spec.Guest.Kernel != "" && len(log.Beats()) == 0 {
 		return fmt.Errorf("%w: %w", errNoBeats, err)
 	}

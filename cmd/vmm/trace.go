@@ -61,6 +61,8 @@ func (f *traceFlags) run(ctx context.Context, c *control.Client, std cli.Streams
 		return err
 	}
 	t := &traceFile{file: file, screen: std.Err}
+	// A second Ctrl-C ends the program, should the VM be slow to end the trace.
+	defer context.AfterFunc(ctx, stop)()
 	err = c.Trace(ctx, f.order, t)
 	interrupted := ctx.Err() != nil
 	if interrupted {
@@ -85,6 +87,7 @@ type traceFile struct {
 	pages int
 	at    int64 // of the last record, in us
 	begun bool  // the file says what was in memory
+	noted bool  // there is an event, so the file is worth keeping without an interval
 	end   trace.End
 
 	mu      sync.Mutex // guards the rest, which a timer uses, too
@@ -114,6 +117,7 @@ func (t *traceFile) Contents(c trace.Contents) error {
 // Record implements [trace.Sink].
 func (t *traceFile) Record(r trace.Record) error {
 	t.at = r.AtUS
+	t.noted = t.noted || r.Event != nil
 	if r.Dirty != nil {
 		pages := memory.NewBitmap(t.pages)
 		if err := r.Dirty.AddTo(pages); err != nil {
@@ -172,7 +176,7 @@ func (t *traceFile) show(pages int) {
 // interrupted, is whole up to there, and its end says so.
 func (t *traceFile) finish(failed error, interrupted bool) error {
 	cli.EraseEcho(t.screen)
-	if !t.begun || interrupted && t.tally.Intervals == 0 {
+	if !t.begun || interrupted && t.tally.Intervals == 0 && !t.noted {
 		_ = t.close() // so that no timer flushes it any more
 		t.file.Remove()
 		if interrupted {
@@ -184,7 +188,7 @@ func (t *traceFile) finish(failed error, interrupted bool) error {
 	if failed != nil {
 		t.end = t.tally.End
 		t.end.Why = failed.Error()
-		if interrupted {
+		if interrupted && errors.Is(failed, context.Canceled) {
 			t.end.Why, failed = "interrupted", nil
 		}
 		err = t.keep(trace.Record{AtUS: t.at, End: &t.end})

@@ -161,8 +161,6 @@ func (c *packingChoice) prove() {
 		c.use = c.before
 		c.interval = min(2*c.waited, maxTrialInterval)
 		c.until, c.proving = c.interval, 0
-	} else if _, known := c.pace[c.neighbour()]; c.proving <= 0 && !known {
-		c.until = 0
 	}
 	if c.proving <= 0 {
 		c.before = -1

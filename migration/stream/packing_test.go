@@ -87,7 +87,7 @@ func TestPackingChoiceLeavesAFastLinkAlone(t *testing.T) {
 		}
 		return p, trial
 	}
-	for range 100 {
+	for range 1000 {
 		p, trial := frame(0.25)
 		require.Equal(t, transport.PackRaw, p)
 		require.False(t, trial)
@@ -421,4 +421,96 @@ func TestUselessCompression(t *testing.T) {
 		return 1 << 20, 1.5, 6.6 // the link takes 8 in all
 	})
 	require.Greater(t, sent[transport.PackRaw], 4*sent[transport.PackFast])
+}
+
+// TestOneProofAtATime: no trial begins before the last winner has proved itself, however many of
+// its frames are too small to count. What wins it would be compared with the winner alone, and not
+// with what both are slower than.
+func TestOneProofAtATime(t *testing.T) {
+	c := newPackingChoice(all, 1<<20)
+	sent := play(c, 1000, func(i int, p transport.Packing, trial bool) (int, float64, float64) {
+		switch {
+		case i%2 == 1: // the end of a round
+			return 4096, 0, 8
+		case p == transport.PackRaw:
+			return 1 << 20, 0, 8
+		case trial:
+			return trialBytes, 1.5, 0.3
+		}
+		return 1 << 20, 1.5, 6.6
+	})
+	packed := sent[transport.PackFast] + sent[transport.PackSmall]
+	require.Greater(t, sent[transport.PackRaw], 3*packed)
+}
+
+// TestDisturbedTrial: a trial that had to wait for a CPU does not count against the next one.
+func TestDisturbedTrial(t *testing.T) {
+	c, trials := newPackingChoice(all, 500_000), 0
+	c.shareLimit(1e9, 1)
+	sent := play(c, 1000, func(_ int, p transport.Packing, trial bool) (int, float64, float64) {
+		plain, pack := 500_000, map[transport.Packing]float64{
+			transport.PackFast: 4, transport.PackSmall: 12,
+		}[p]
+		if trial {
+			plain = trialBytes
+			if trials++; trials == 2 { // the first that counts
+				pack += 60
+			}
+		}
+		return plain, pack, 0.3
+	})
+	require.Greater(t, sent[transport.PackFast], 9*sent[transport.PackRaw])
+}
+
+// TestShortMigrationHasNoTrial: it would only pay for a compressor's tables.
+func TestShortMigrationHasNoTrial(t *testing.T) {
+	c := newPackingChoice(all, 1<<20)
+	stats, spent, trials := transport.FrameStats{}, time.Duration(0), 0
+	for spent < 2*beforeTrials {
+		p, trial := c.next(stats)
+		if trial {
+			require.GreaterOrEqual(t, spent, beforeTrials)
+			trials++
+		}
+		stats = frameOf(stats.Frames+1, p, 1<<20, 0, 8)
+		spent += stats.Pack + stats.Send
+	}
+	require.Positive(t, trials)
+}
+
+// TestFrameOfAnotherPacking: a frame that was filled before a trial says nothing about what is on
+// trial, and one of a trial that the downtime ended says nothing about what is in use.
+func TestFrameOfAnotherPacking(t *testing.T) {
+	c := newPackingChoice(all, 1<<20)
+	stats := transport.FrameStats{}
+	send := func(asked transport.Packing, ns float64) (trial bool) {
+		stats = frameOf(stats.Frames+1, asked, 1<<20, 0, ns)
+		_, trial = c.next(stats)
+		return trial
+	}
+	for !send(transport.PackRaw, 8) {
+	}
+	require.True(t, send(transport.PackRaw, 1), "the trial goes on")
+	require.True(t, send(transport.PackFast, 1), "its tables are set up")
+	c.standstill(true)
+	require.False(t, send(transport.PackFast, 1))
+	require.Len(t, c.pace, 1)
+	require.InDelta(t, 8, c.pace[0], 1e-9)
+}
+
+// TestWireTellsItsChoice how much a frame holds, and when the guest stands still.
+func TestWireTellsItsChoice(t *testing.T) {
+	w, err := NewWire(t.Context(), nil, 0, WireConfig{
+		Channels:      1,
+		Packings:      all,
+		Limiter:       transport.NewLimiter(20e6),
+		BitsPerSecond: 20e6,
+	})
+	require.NoError(t, err)
+	require.Equal(t, w.sender.FrameData(), w.choice.frame)
+	require.Less(t, w.choice.frame, trialBytes, "at that rate")
+	w.Begin(Still)
+	require.True(t, w.choice.still)
+	w.Begin(Running)
+	require.False(t, w.choice.still)
 }

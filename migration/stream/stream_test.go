@@ -347,3 +347,32 @@ func TestPagesAllocateNothing(t *testing.T) {
 	}
 	require.InDelta(t, round(8), round(ramPages/2), 2)
 }
+
+// told is a sink that notes whether the guest waits for its rounds.
+type told struct {
+	nowhere
+	guests []stream.Guest
+}
+
+func (s *told) Begin(guest stream.Guest) { s.guests = append(s.guests, guest) }
+
+// TestSinksKnowOfTheStandstill: each channel is told, so that none begins a trial in the downtime.
+func TestSinksKnowOfTheStandstill(t *testing.T) {
+	g := newGuest(t, false)
+	s := stream.New(stream.Config{RAM: g.ram, Tracker: g})
+	sinks := []*told{{}, {}}
+	for _, sink := range sinks {
+		s.AddChannel(sink)
+	}
+	require.NoError(t, s.StartTracking())
+	rounds := []stream.Guest{stream.Running, stream.Still, stream.Running}
+	for _, guest := range rounds {
+		send(t, s, guest)
+		g.write(0, 100)
+		take(t, s)
+	}
+	require.NoError(t, s.StopTracking())
+	for _, sink := range sinks {
+		require.Equal(t, rounds, sink.guests)
+	}
+}

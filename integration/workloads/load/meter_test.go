@@ -176,3 +176,12 @@ func TestALongPauseIsCountedSoon(t *testing.T) {
 	require.InDelta(t, float64(mostWaited/(10*ms)), float64(latency.count), 300)
 	require.Equal(t, year, latency.max)
 }
+
+// TestFewTimes: of a single time, every share is that time.
+func TestFewTimes(t *testing.T) {
+	var h histogram
+	h.add(3*ms, 1)
+	for _, share := range []uint64{1, 500, 990, 999, 1000} {
+		require.Equal(t, 3*ms, h.permille(share), share)
+	}
+}
