@@ -1,6 +1,6 @@
 # Stock KVM on any machine, in emulated hosts under QEMU. Package integration/stockkvm explains it.
 
-TWO_HOSTS := TenMovesBetweenTwoHosts|LesserCPUIsRefused|DoctorOnStockKVM
+TWO_HOSTS := TenMovesBetweenTwoHosts|ClocksAfterABadGuess|LesserCPUIsRefused|DoctorOnStockKVM
 
 # An experiment between two hosts, which has a target of its own.
 OVER_SSH := BenchOverSSH
