@@ -14,7 +14,8 @@
 //	GET    /v1/tags        the tag port: tasks, gate
 //	GET    /v1/debug       what vCPUs and devices are doing
 //	GET    /v1/trace       which pages the guest writes, as they are recorded
-//	DELETE /v1/trace       end that with the last interval; answers like GET /v1/vm
+//	DELETE /v1/trace       end that with the last interval; answers like GET /v1/vm; ?begun=TIME
+//	                       ends no other trace than the one that began then
 //	GET    /v1/version     what the process is a build of
 //	GET    /v1/events      server-sent events, as things happen; ?tags=1 adds the tasks' transitions
 //	GET    /v1/openapi.yaml  docs/openapi.yaml, to which tests hold all of the above

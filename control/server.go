@@ -59,8 +59,9 @@ type Backend interface {
 	// recorded now.
 	Trace(ctx context.Context, order TraceOrder, to trace.Sink) error
 	// FinishTrace has the Trace under way end with its last interval, and returns without waiting
-	// for that. It returns ErrConflict if there is none.
-	FinishTrace() error
+	// for that. It returns ErrConflict if there is none, or if begun is neither zero nor what that
+	// trace's header has.
+	FinishTrace(begun time.Time) error
 }
 
 // Migrations moves the VM away. Its methods are called concurrently.
@@ -192,7 +193,7 @@ func (s *Server) table() map[string]map[string]http.HandlerFunc {
 		"/v1/tags":   {"GET": reply(s.getTags)},
 		"/v1/debug":  {"GET": reply(s.getDebug)},
 		"/v1/events": {"GET": s.events},
-		"/v1/trace":  {"GET": s.trace, "DELETE": reply(s.change(s.machine.FinishTrace))},
+		"/v1/trace":  {"GET": s.trace, "DELETE": reply(s.finishTrace)},
 
 		"/v1/openapi.yaml": {"GET": getDescription},
 	}

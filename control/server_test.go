@@ -44,7 +44,7 @@ type fakeVM struct {
 	stopped  StopMode // the last order
 	onTrace  func(context.Context, TraceOrder, trace.Sink) error
 	onTags   func() (tagging.Info, error) // unless nil: what Tags does
-	onFinish func() error                 // unless nil: what FinishTrace does
+	onFinish func(time.Time) error        // unless nil: what FinishTrace does
 }
 
 func (f *fakeVM) Version() version.Info { return version.Here(version.Machine{}) }
@@ -112,11 +112,11 @@ func (f *fakeVM) Trace(ctx context.Context, order TraceOrder, to trace.Sink) err
 	return f.onTrace(ctx, order, to)
 }
 
-func (f *fakeVM) FinishTrace() error {
+func (f *fakeVM) FinishTrace(begun time.Time) error {
 	if f.onFinish == nil {
 		return fmt.Errorf("%w: no trace to end", ErrConflict)
 	}
-	return f.onFinish()
+	return f.onFinish(begun)
 }
 
 func (f *fakeVM) FollowBeats(g func(Beat)) func() {

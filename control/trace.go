@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strconv"
 	"sync"
 	"time"
@@ -267,6 +268,30 @@ func readTraceOrder(r *http.Request) (TraceOrder, error) {
 	return TraceOrder{Interval: interval, For: length}, err
 }
 
+// finishTrace ends the trace under way, or only the one that the client means.
+func (s *Server) finishTrace(r *http.Request) (int, any, error) {
+	begun, err := readBegun(r)
+	if err != nil {
+		return 0, nil, err
+	}
+	return s.change(func() error { return s.machine.FinishTrace(begun) })(r)
+}
+
+// readBegun reads when the trace that the client means began. It returns zero, which means any, if
+// the client does not say. So one who says zero is refused.
+func readBegun(r *http.Request) (time.Time, error) {
+	values, given := r.URL.Query()["begun"]
+	if !given {
+		return time.Time{}, nil
+	}
+	begun, err := time.Parse(time.RFC3339Nano, values[0])
+	if err != nil || len(values) != 1 || begun.IsZero() {
+		return time.Time{}, fmt.Errorf("%w: begun: the time that the trace's header has",
+			ErrInvalid)
+	}
+	return begun, nil
+}
+
 // milliseconds reads a parameter, which may be left out.
 func milliseconds(r *http.Request, name string, otherwise time.Duration) (time.Duration, error) {
 	values, given := r.URL.Query()[name]
@@ -281,10 +306,16 @@ func milliseconds(r *http.Request, name string, otherwise time.Duration) (time.D
 	return time.Duration(n) * time.Millisecond, nil
 }
 
-// FinishTrace has the trace under way end, whoever records it. It returns at once: the trace's own
-// stream still brings the last interval and the end.
-func (c *Client) FinishTrace(ctx context.Context) (VM, error) {
-	return call[VM](ctx, c, http.MethodDelete, "/v1/trace", nil)
+// FinishTrace has the trace end that began at that time, as its header has it, or with zero the one
+// under way, whoever records it. It returns at once: the trace's own stream still brings the last
+// interval and the end. A VM's process of an older version ends the one under way in any case.
+func (c *Client) FinishTrace(ctx context.Context, begun time.Time) (VM, error) {
+	path := "/v1/trace"
+	if !begun.IsZero() {
+		// As encoding/json writes it, and so the header.
+		path += "?begun=" + url.QueryEscape(begun.Format(time.RFC3339Nano))
+	}
+	return call[VM](ctx, c, http.MethodDelete, path, nil)
 }
 
 // Trace records a trace into to, until the VM ends it or ctx ends. If ctx ends, Trace has the VM's
@@ -294,11 +325,11 @@ func (c *Client) Trace(ctx context.Context, order TraceOrder, to trace.Sink) err
 	// The stream must outlive ctx, because it brings what was written until then.
 	streamCtx, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
-	begun := make(chan struct{})
+	begun := make(chan time.Time, 1)
 	defer context.AfterFunc(ctx, func() {
 		select {
-		case <-begun:
-			c.finishOwn(streamCtx, cut)
+		case own := <-begun:
+			c.finishOwn(streamCtx, own, cut)
 		default:
 			cut()
 		}
@@ -310,14 +341,17 @@ func (c *Client) Trace(ctx context.Context, order TraceOrder, to trace.Sink) err
 	return err
 }
 
-// finishOwn ends the client's own trace, if need be by cutting its stream off.
-func (c *Client) finishOwn(ctx context.Context, cut context.CancelFunc) {
+// finishOwn ends the client's own trace, which has that begun in its header, if need be by cutting
+// its stream off.
+func (c *Client) finishOwn(ctx context.Context, begun time.Time, cut context.CancelFunc) {
 	ctx, giveUp := context.WithTimeout(ctx, orderGrace)
 	defer giveUp()
-	_, err := c.FinishTrace(ctx)
+	_, err := c.FinishTrace(ctx, begun)
 	var refused *StatusError
 	if errors.As(err, &refused) && refused.Code == http.StatusConflict {
-		return // it has just ended by itself, and its last lines are on their way
+		// It has just ended by itself, and its last lines are on their way. Somebody else's may be
+		// under way by now.
+		return
 	}
 	if err != nil {
 		cut()
@@ -326,9 +360,10 @@ func (c *Client) finishOwn(ctx context.Context, cut context.CancelFunc) {
 	time.AfterFunc(c.patience, cut) // should the end never come
 }
 
-// readTrace reads a trace to its end. It closes begun once there is a trace that could be finished.
+// readTrace reads a trace to its end. It sends when the trace began, once, as soon as it knows: by
+// that, the trace could be finished. begun has room for it.
 func (c *Client) readTrace(
-	ctx context.Context, order TraceOrder, to trace.Sink, begun chan<- struct{},
+	ctx context.Context, order TraceOrder, to trace.Sink, begun chan<- time.Time,
 ) error {
 	path := fmt.Sprintf("/v1/trace?interval_ms=%d", order.Interval.Milliseconds())
 	if order.For > 0 {
@@ -339,12 +374,12 @@ func (c *Client) readTrace(
 		return err
 	}
 	defer resp.Body.Close()
-	close(begun)
 	lines := bufio.NewReader(resp.Body)
 	var h trace.Header
 	if err := c.nextLine(lines, &h); err != nil {
 		return err
 	}
+	begun <- h.Begun
 	if err := to.Begin(h); err != nil {
 		return err
 	}

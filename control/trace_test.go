@@ -7,10 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -307,21 +310,24 @@ func TestTraceEndsWithItsClient(t *testing.T) {
 	<-ended
 }
 
-// TestInterruptedTrace: a client that is interrupted gets the last interval and the end, also if
-// the trace ends by itself at that moment.
+// TestInterruptedTrace: a client that is interrupted has its own trace finished, and gets the last
+// interval and the end, also if the trace ends by itself at that moment.
 func TestInterruptedTrace(t *testing.T) {
+	// Its text has a '+', which means something else in an address.
+	begun := time.Date(2026, 1, 2, 3, 4, 5, 6, time.FixedZone("", 2*60*60))
 	for name, answer := range map[string]error{
 		"finished": nil, "just over": fmt.Errorf("%w: no trace to end", ErrConflict),
 	} {
 		t.Run(name, func(t *testing.T) {
 			vm, _, client := start(t)
-			asked := make(chan struct{})
-			vm.onFinish = func() error {
+			asked, meant := make(chan struct{}), make(chan time.Time, 1)
+			vm.onFinish = func(which time.Time) error {
+				meant <- which
 				close(asked)
 				return answer
 			}
 			vm.onTrace = func(ctx context.Context, _ TraceOrder, to trace.Sink) error {
-				_ = to.Begin(trace.Header{})
+				_ = to.Begin(trace.Header{Begun: begun})
 				_ = to.Contents(trace.Contents{})
 				select {
 				case <-asked:
@@ -340,7 +346,48 @@ func TestInterruptedTrace(t *testing.T) {
 			require.Len(t, records, 2)
 			require.Equal(t, []int{1, 1}, records[0].Dirty.Runs)
 			require.Equal(t, "over", records[1].End.Why)
+			require.True(t, begun.Equal(<-meant), "its own")
 		})
+	}
+}
+
+// TestFinishWhichTrace: an order may say which trace it means, as the header has it. One that means
+// another, or says it otherwise, ends none.
+func TestFinishWhichTrace(t *testing.T) {
+	vm, _, client := start(t)
+	underWay := time.Date(2026, 1, 2, 3, 4, 5, 600, time.UTC)
+	text, err := json.Marshal(trace.Header{Begun: underWay})
+	require.NoError(t, err)
+	const own = "2026-01-02T03:04:05.0000006Z"
+	require.Contains(t, string(text), `"begun":"`+own+`"`)
+	vm.onFinish = func(begun time.Time) error {
+		if !begun.IsZero() && !begun.Equal(underWay) {
+			return fmt.Errorf("%w: another one", ErrConflict)
+		}
+		return nil
+	}
+	for query, want := range map[string]struct {
+		code int
+		says string
+	}{
+		"":                                      {http.StatusOK, `"name":"fake"`},
+		"?begun=" + own:                         {http.StatusOK, `"name":"fake"`},
+		"?begun=2026-01-02T03:04:05.000000601Z": {http.StatusConflict, "another one"},
+		"?begun=":                               {http.StatusBadRequest, "begun: the time"},
+		"?begun=today":                          {http.StatusBadRequest, "begun: the time"},
+		"?begun=0001-01-01T00:00:00Z":           {http.StatusBadRequest, "begun: the time"},
+		"?begun=" + own + "&begun=" + own:       {http.StatusBadRequest, "begun: the time"},
+	} {
+		req, err := http.NewRequestWithContext(testContext(t), http.MethodDelete,
+			"http://vm/v1/trace"+query, nil)
+		require.NoError(t, err)
+		resp, err := client.http.Do(req)
+		require.NoError(t, err)
+		body, err := io.ReadAll(resp.Body)
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		require.Equal(t, want.code, resp.StatusCode, query)
+		require.Contains(t, string(body), want.says, query)
 	}
 }
 
@@ -349,7 +396,7 @@ func TestTraceThatIsNotFinished(t *testing.T) {
 	vm, _, client := start(t)
 	ended := make(chan struct{})
 	vm.onTrace = unfinished(ended)
-	vm.onFinish = func() error { return errors.New("broken") }
+	vm.onFinish = func(time.Time) error { return errors.New("broken") }
 	ctx, cancel := context.WithCancel(testContext(t))
 	defer cancel()
 	err := client.Trace(ctx, TraceOrder{Interval: time.Second}, quits{cancel})
@@ -371,7 +418,7 @@ func TestInterruptedBeforeItBegan(t *testing.T) {
 	ctx, cancel := context.WithCancel(testContext(t))
 	defer cancel()
 	finished, left := make(chan struct{}), make(chan error, 1)
-	vm.onFinish = func() error {
+	vm.onFinish = func(time.Time) error {
 		close(finished)
 		return nil
 	}
@@ -390,4 +437,61 @@ func TestInterruptedBeforeItBegan(t *testing.T) {
 	err := client.Trace(ctx, TraceOrder{Interval: time.Second}, quits{cancel})
 	require.ErrorIs(t, err, context.Canceled)
 	require.NoError(t, <-left)
+}
+
+// hookedAnswers has something done whenever an answer is read.
+type hookedAnswers struct {
+	http.RoundTripper
+	hook func()
+}
+
+func (h hookedAnswers) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := h.RoundTripper.RoundTrip(r)
+	if err == nil {
+		resp.Body = hookedAnswer{resp.Body, h.hook}
+	}
+	return resp, err
+}
+
+type hookedAnswer struct {
+	io.ReadCloser
+	hook func()
+}
+
+func (a hookedAnswer) Read(p []byte) (int, error) {
+	a.hook()
+	return a.ReadCloser.Read(p)
+}
+
+// TestInterruptedBeforeTheHeader: a client that has its answer, and does not know yet which trace
+// is its own, leaves and has none ended.
+func TestInterruptedBeforeTheHeader(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "vm.sock")
+	l, err := net.Listen("unix", path)
+	require.NoError(t, err)
+	left := make(chan struct{})
+	var ended atomic.Bool
+	server := http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.Method == http.MethodDelete:
+			ended.Store(true)
+		case r.URL.Path == "/v1/trace":
+			defer close(left)
+			_ = http.NewResponseController(w).Flush() // so the client has the 200, and no line
+			<-r.Context().Done()
+			return
+		}
+		fmt.Fprintln(w, `{"name":"vm"}`)
+	})}
+	go server.Serve(l) //nolint:errcheck // ends with the test
+	t.Cleanup(func() { server.Close() })
+	client, err := NewClient(path)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(testContext(t))
+	defer cancel()
+	client.http.Transport = hookedAnswers{client.http.Transport, cancel}
+	err = client.Trace(ctx, TraceOrder{Interval: time.Second}, quits{cancel})
+	require.ErrorIs(t, err, context.Canceled)
+	<-left
+	require.False(t, ended.Load())
 }

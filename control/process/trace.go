@@ -15,6 +15,7 @@ import (
 
 // tracing is a trace that is being recorded.
 type tracing struct {
+	begun  time.Time // as its header has it; no other trace of the VM has the same
 	cancel context.CancelCauseFunc
 	done   chan struct{} // closed once nothing of it touches the machine any more
 }
@@ -57,6 +58,8 @@ func (h *VM) beginTrace(t *tracing) (machine, dirtylog.Tracker, error) {
 	case !moving:
 		h.shared = dirtylog.NewShared(h.ownTracker(), h.vm.RAM().Pages())
 	}
+	// Here, where no other trace is under way: the last one began and ended before.
+	t.begun = time.Now().UTC()
 	h.tracing = t
 	return h.vm, h.shared.Tracker(), nil
 }
@@ -82,12 +85,16 @@ func (h *VM) stopTrace() {
 	}
 }
 
-// FinishTrace has the trace under way end with its last interval. It does not wait for that.
-func (h *VM) FinishTrace() error {
+// FinishTrace has the trace under way end with its last interval. It does not wait for that. Unless
+// begun is zero, the trace must be the one that began then.
+func (h *VM) FinishTrace(begun time.Time) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.tracing == nil {
+	switch {
+	case h.tracing == nil:
 		return fmt.Errorf("%w: no trace to end", control.ErrConflict)
+	case !begun.IsZero() && !begun.Equal(h.tracing.begun):
+		return fmt.Errorf("%w: the trace under way is another one", control.ErrConflict)
 	}
 	h.tracing.cancel(errInterrupted)
 	return nil
@@ -114,7 +121,7 @@ func (h *VM) Trace(ctx context.Context, order control.TraceOrder, to trace.Sink)
 		case <-ended:
 		}
 	}()
-	err = record(ctx, h.header(vm, order), order.For, vm.RAM(), tracker, to)
+	err = record(ctx, h.header(vm, order, t.begun), order.For, vm.RAM(), tracker, to)
 	if err != nil {
 		h.log.Warn("the trace failed", "error", err)
 	}
@@ -122,10 +129,10 @@ func (h *VM) Trace(ctx context.Context, order control.TraceOrder, to trace.Sink)
 }
 
 // header describes the recording.
-func (h *VM) header(vm machine, order control.TraceOrder) trace.Header {
+func (h *VM) header(vm machine, order control.TraceOrder, begun time.Time) trace.Header {
 	return trace.Header{
 		Trace: trace.Version, Name: h.name, VMM: version.Here(version.Machine{}).Version,
-		Begun: time.Now().UTC(), Pages: vm.RAM().Pages(), PageBytes: memory.PageSize,
+		Begun: begun, Pages: vm.RAM().Pages(), PageBytes: memory.PageSize,
 		CPUs: vm.CPUs(), Tracker: string(vm.DirtyLog()), IntervalUS: order.Interval.Microseconds(),
 	}
 }

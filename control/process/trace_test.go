@@ -2,6 +2,7 @@ package process
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"sync"
 	"testing"
@@ -114,6 +115,7 @@ func (b *rig) traced(ctx context.Context, order control.TraceOrder) (linesSink, 
 	case h := <-sink.header:
 		require.Equal(b.t, memory.MinSize/memory.PageSize, h.Pages)
 		require.Equal(b.t, order.Interval.Microseconds(), h.IntervalUS)
+		sink.header <- h // for a test that looks at more of it
 	case err := <-failed:
 		require.NoError(b.t, err)
 	}
@@ -208,17 +210,45 @@ func TestTraceEnds(t *testing.T) {
 // TestFinishedTrace has its last interval, and says that it was interrupted.
 func TestFinishedTrace(t *testing.T) {
 	b := running(t)
-	require.ErrorIs(t, b.FinishTrace(), control.ErrConflict)
+	require.ErrorIs(t, b.FinishTrace(time.Time{}), control.ErrConflict)
 	log := &writtenLog{}
 	b.machine.tracker = log
 	sink, failed := b.traced(t.Context(), control.TraceOrder{Interval: time.Hour})
 	<-sink.contents // the writes of before are in there
 	log.write(7)
-	require.NoError(t, b.FinishTrace())
+	require.NoError(t, b.FinishTrace(time.Time{}))
 	sink.has(t, 7)
 	require.Equal(t, errInterrupted.Error(), sink.end(t))
 	require.NoError(t, <-failed)
-	require.ErrorIs(t, b.FinishTrace(), control.ErrConflict)
+	require.ErrorIs(t, b.FinishTrace(time.Time{}), control.ErrConflict)
+	require.NoError(t, b.Stop(control.StopNow))
+	b.end()
+}
+
+// TestFinishOneTrace: an order that says when its trace began, as a client knows it, ends that one
+// and no other.
+func TestFinishOneTrace(t *testing.T) {
+	b := running(t)
+	order := control.TraceOrder{Interval: time.Hour}
+	sink, failed := b.traced(t.Context(), order)
+	text, err := json.Marshal((<-sink.header).Begun)
+	require.NoError(t, err)
+	var begun time.Time
+	require.NoError(t, json.Unmarshal(text, &begun))
+	require.NoError(t, b.FinishTrace(begun))
+	require.Equal(t, errInterrupted.Error(), sink.end(t))
+	require.NoError(t, <-failed)
+	require.ErrorContains(t, b.FinishTrace(begun), "no trace to end")
+
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	sink, failed = b.traced(ctx, order)
+	err = b.FinishTrace(begun)
+	require.ErrorIs(t, err, control.ErrConflict)
+	require.ErrorContains(t, err, "another one")
+	cancel()
+	require.Equal(t, context.Canceled.Error(), sink.end(t), "the order ended it")
+	require.NoError(t, <-failed)
 	require.NoError(t, b.Stop(control.StopNow))
 	b.end()
 }
