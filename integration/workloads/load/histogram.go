@@ -55,10 +55,10 @@ const mostWaited = heartbeat.LongestStall * time.Microsecond
 
 // addWaiting adds to latencies those of clients that do not wait for each other. The load asks
 // again once it has an answer, so it asks nothing in a pause: of the pause it has one slow answer
-// among thousands, or none. Other clients would go on to ask, one in each median gap between
-// answers, and each would wait for what is left of the pause.
-func (h *histogram) addWaiting(gaps *histogram) {
-	every := max(gaps.permille(500), time.Microsecond)
+// among thousands, or none. Other clients would go on to ask, one every so often, and each would
+// wait for what is left of the pause.
+func (h *histogram) addWaiting(gaps *histogram, every time.Duration) {
+	every = max(every, time.Microsecond)
 	for bucket, n := range gaps.buckets[:] {
 		if n == 0 {
 			continue

@@ -24,6 +24,7 @@ type meter struct {
 	last   time.Time // when the last step ended
 	due    time.Time // when the next heartbeat is
 	writes uint64
+	usual  time.Duration // the pace of the last period with many gaps; 0: there was none
 
 	// What follows is since the last heartbeat.
 	printed time.Duration // how long its line took
@@ -98,10 +99,27 @@ func (m *meter) beat(now time.Time) {
 	m.printed = m.last.Sub(now)
 }
 
+// manyGaps is how many gaps a period must have so that their median is no pause. A period that is
+// almost all pause has few, and perhaps no other.
+const manyGaps = 100
+
+// pace is how often a client of the load asks: the median gap of this period. If there are few, it
+// may be the pause that clients are to feel, so it counts as no longer than it was before.
+func (m *meter) pace() time.Duration {
+	median := m.gaps.permille(500)
+	switch {
+	case m.gaps.count >= manyGaps:
+		m.usual = median
+	case m.usual > 0:
+		median = min(median, m.usual)
+	}
+	return median
+}
+
 // latencies are the fields of a program that answers requests.
 func (m *meter) latencies() string {
 	requests := m.latency.count
-	m.latency.addWaiting(&m.gaps)
+	m.latency.addWaiting(&m.gaps, m.pace())
 	us := func(share uint64) int64 { return m.latency.permille(share).Microseconds() }
 	return fmt.Sprintf(" requests=%d p50_us=%d p99_us=%d p999_us=%d max_us=%d", requests, us(500),
 		us(990), us(999), m.latency.max.Microseconds())

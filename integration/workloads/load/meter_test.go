@@ -39,6 +39,18 @@ func number(t *testing.T, b heartbeat.Beat, field string) float64 {
 	return v
 }
 
+// served is a session that has just begun its run. Each request takes 1 ms.
+func served(log *heartbeat.Log) (*session, *slow) {
+	server := &slow{takes: ms}
+	s := &session{
+		dialect: dialects["redis"], conn: server, in: bufio.NewReader(server),
+		written: make([]uint32, keys),
+		meter:   newMeter(keys, func(line string) { fmt.Fprintln(log, line) }),
+	}
+	s.meter.ready()
+	return s, server
+}
+
 // TestClientsFeelAPause: a pause is the gap, the longest latency and the p99 of its second,
 // wherever in the load's work it falls, and of no other second.
 func TestClientsFeelAPause(t *testing.T) {
@@ -54,13 +66,7 @@ func TestClientsFeelAPause(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			var log heartbeat.Log
-			server := &slow{takes: ms}
-			s := &session{
-				dialect: dialects["redis"], conn: server, in: bufio.NewReader(server),
-				written: make([]uint32, keys),
-				meter:   newMeter(keys, func(line string) { fmt.Fprintln(&log, line) }),
-			}
-			s.meter.ready()
+			s, server := served(&log)
 			for range 1000 {
 				require.NoError(t, s.write(7))
 			}
@@ -93,6 +99,37 @@ func TestClientsFeelAPause(t *testing.T) {
 			require.Equal(t, heartbeat.Stalls{512: 700, 262144: 1}, stalls)
 		})
 	}
+}
+
+// TestClientsFeelAPauseThatIsAll: a pause that begins with its second and outlasts it is the only
+// gap there. Clients feel it all the same, in no other second.
+func TestClientsFeelAPauseThatIsAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log heartbeat.Log
+		s, _ := served(&log)
+		write := func(n int) {
+			for range n {
+				require.NoError(t, s.write(7))
+			}
+		}
+		write(1000) // the last brings a heartbeat
+		time.Sleep(1200 * ms)
+		write(1 + 799)
+
+		beats := log.Beats()
+		require.Len(t, beats, 3)
+		felt := beats[1]
+		require.Equal(t, 2201*ms, felt.Elapsed)
+		require.Equal(t, 1201*ms, felt.Gap)
+		require.InDelta(t, 1, number(t, felt, "requests"), 0)
+		require.InDelta(t, 1_190_000, number(t, felt, "p99_us"), 15_000)
+		require.InDelta(t, 1_200_000, number(t, felt, "max_us"), 2_000)
+		for _, calm := range []heartbeat.Beat{beats[0], beats[2]} {
+			for _, field := range []string{"p50_us", "p99_us", "p999_us", "max_us"} {
+				require.InDelta(t, 1000, number(t, calm, field), 0, field)
+			}
+		}
+	})
 }
 
 // TestHeartbeatsComeBySeconds: they come at full seconds of a phase, one after a long pause, and
@@ -172,7 +209,7 @@ func TestALongPauseIsCountedSoon(t *testing.T) {
 	gaps.add(10*ms, 2)
 	gaps.add(year, 1)
 	latency.add(year, 1)
-	latency.addWaiting(&gaps)
+	latency.addWaiting(&gaps, 10*ms)
 	require.InDelta(t, float64(mostWaited/(10*ms)), float64(latency.count), 300)
 	require.Equal(t, year, latency.max)
 }
