@@ -80,14 +80,13 @@ func (c Costs) NotModelled() []string {
 
 // DefaultCosts are rounded. Page and Zero follow from the speeds of "full" and "idle, ready" in
 // docs/results/speed.md, and Pack, for a trace that does not say it, from BenchmarkEncode of
-// package transport. Slowdown is what made compressed moves most like real ones on a host with two
-// processors that has both ends of a move. The others are what vmm bench run simulated has measured
-// where the host was least busy.
+// package transport. The others are what vmm bench run simulated has measured where the host was
+// least busy. There is no slowdown: no run that had one has validated it.
 func DefaultCosts() Costs {
 	return Costs{
 		Setup: 25 * time.Millisecond, Pause: 100 * time.Microsecond,
 		Handover: 800 * time.Microsecond, Page: 1900 * time.Nanosecond,
-		Zero: 220 * time.Nanosecond, Pack: 10 * time.Microsecond, Slowdown: 0.3,
+		Zero: 220 * time.Nanosecond, Pack: 10 * time.Microsecond,
 	}
 }
 
