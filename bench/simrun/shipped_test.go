@@ -58,13 +58,13 @@ func TestManifest(t *testing.T) {
 	}
 }
 
-// TestShippedTraces are simulated, the recorded ones on a slow link.
+// TestShippedTraces are simulated, the one of an emulated host on a slow link.
 func TestShippedTraces(t *testing.T) {
 	for _, m := range manifest(t) {
 		t.Run(m.Name, func(t *testing.T) {
 			o := order(t, filepath.Join(shipped, m.Name))
 			o.Moments = 2
-			if m.Host == "none: synthetic" {
+			if m.Name != "linux" {
 				o.Subjects[0].Cells[0].Setting.BitsPerSecond = 1e9
 			}
 			c, err := Run(t.Context(), o, func(int, int) {})
