@@ -84,7 +84,7 @@ func TestRun(t *testing.T) {
 		require.True(t, wide <= text.Columns+1 || strings.Contains(line, folder), "%s", line)
 	}
 	require.Contains(t, out.String(), "* extrapolated: the simulator was not compared")
-	require.Contains(t, out.String(), "slow a moved guest down")
+	require.Contains(t, out.String(), "slows the guest down")
 	require.Contains(t, out.String(), "downtime:limit=20ms")
 }
 
