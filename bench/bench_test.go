@@ -26,15 +26,23 @@ import (
 	"taskguide/migration"
 )
 
+// requireNamesDiffer: two trials of one name would be one, in results and for --resume.
+func requireNamesDiffer(t *testing.T, plan []trial.Spec) {
+	t.Helper()
+	ids := map[string]bool{}
+	for _, s := range plan {
+		require.False(t, ids[s.ID], "%s is there twice", s.ID)
+		ids[s.ID] = true
+	}
+}
+
 func TestPlans(t *testing.T) {
 	for _, e := range Experiments() {
 		for _, size := range []Size{Quick, Full} {
 			plan := e.Plan(at(size), 1)
 			require.NotEmpty(t, plan, e.Name)
-			ids := map[string]bool{}
+			requireNamesDiffer(t, plan)
 			for _, s := range plan {
-				require.False(t, ids[s.ID], "%s: %s is there twice", e.Name, s.ID)
-				ids[s.ID] = true
 				require.NotEmpty(t, s.Factors, s.ID)
 				require.GreaterOrEqual(t, s.Offset, 0.0)
 				require.Less(t, s.Offset, 1.0)

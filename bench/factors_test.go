@@ -42,6 +42,7 @@ func TestFactorsThatAreTakenMatter(t *testing.T) {
 			plain, with := at(Quick), given(f)
 			with.Size = Quick
 			changed := !samePlans(e.Plan(plain, 1), e.Plan(with, 1))
+			requireNamesDiffer(t, e.Plan(with, 1))
 			if name == ByAgainst && !changed {
 				changed = !slices.Equal(e.Report(plain, resultsOf(e, plain)).Headlines,
 					e.Report(with, resultsOf(e, with)).Headlines)

@@ -17,7 +17,7 @@ const (
 	leastFrame   = 64 << 10
 	maxFrameTime = 20 * time.Millisecond
 
-	// beforeTrials is the same in package stream.
+	// beforeTrials is package stream's BeforeTrials, and the test compares it, too.
 	beforeTrials = 50 * time.Millisecond
 )
 
@@ -33,8 +33,9 @@ type link struct {
 	packs     bool    // pages are compressed
 	share     float64 // of a page that goes over the wire, then
 	// plain is for how long pages go as they are before they are compressed: the engine has no
-	// trial of a compressor before that.
+	// trial of a compressor before that, and none while the guest stands still.
 	plain time.Duration
+	still bool
 }
 
 func newLink(s Setting, t *Trace) *link {
@@ -55,13 +56,6 @@ func newLink(s Setting, t *Trace) *link {
 		l.plain = beforeTrials
 	}
 	return l
-}
-
-// settle keeps pages as they are sent now: the engine has no trial while the guest stands still.
-func (l *link) settle() {
-	if l.plain > 0 {
-		l.plain, l.packs, l.share = 0, false, 1
-	}
 }
 
 // load is what a frame has to carry.
@@ -96,7 +90,7 @@ func (l *link) send(now time.Duration, f load) sent {
 	if s.done > now {
 		s.busy = float64(cpu) / float64(s.done-now)
 	}
-	if f.content > 0 {
+	if f.content > 0 && !l.still {
 		l.plain = max(l.plain-(s.done-now), 0)
 	}
 	return s

@@ -30,14 +30,13 @@ func (w *walk) switchover() (switched bool, err error) {
 	}
 	w.phase = policy.PhaseStopCopy
 	w.takeDirty()
-	before, link := w.keep(), *w.link
-	w.link.settle()
+	before := w.keep()
+	w.link.still = true
 	r := w.sendRound(w.phase)
 	w.closeRound(r)
 	w.m.PagesStopCopy = r.DirtyPages
 	w.now += w.s.Costs.Handover + switchoverTrips*w.s.RTT
 	if limit > 0 && w.now-w.begun > limit {
-		w.link.plain, w.link.packs, w.link.share = link.plain, link.packs, link.share
 		return false, w.takeBack(before, w.begun+limit)
 	}
 	w.m.DowntimeMS, w.m.SwitchOpen = ms(w.now-w.begun), w.open
@@ -77,6 +76,7 @@ func (w *walk) takeBack(k kept, at time.Duration) error {
 	if w.link.at > w.now { // what had not gone by then does not keep the link
 		w.link.at, w.link.tokens = w.now, 0
 	}
+	w.link.still = false
 	w.m.TakenBack++
 	a := w.step(policy.Event{Kind: policy.KindSpent})
 	for _, page := range k.pages {

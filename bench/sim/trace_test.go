@@ -12,6 +12,7 @@ import (
 
 	"taskguide/dirtylog/trace"
 	"taskguide/memory"
+	"taskguide/migration/stream"
 	"taskguide/transport"
 )
 
@@ -302,6 +303,7 @@ func TestSkipped(t *testing.T) {
 func TestFramesAreTheEngines(t *testing.T) {
 	require.Equal(t, transport.MaxData, maxData)
 	require.Equal(t, transport.MaxEntries, maxEntries)
+	require.Equal(t, stream.BeforeTrials, beforeTrials)
 	tr := closedFor(t)
 	for _, rate := range []int64{1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11} {
 		l := newLink(Setting{BitsPerSecond: rate}, tr)

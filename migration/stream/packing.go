@@ -46,10 +46,11 @@ const (
 	// beat: staging and packing pages takes as long, even if they compress well (BenchmarkEncode).
 	// Buffers also show this pace for the first frames of a slow link, so it only delays trials.
 	noGain = 1.2
-	// beforeTrials is how long a worker sends before its first trial, because a compressor must set
-	// up tables, and a short migration would only pay for them.
-	beforeTrials = 50 * time.Millisecond
 )
+
+// BeforeTrials is how long a worker sends before its first trial, because a compressor must set up
+// tables, and a short migration would only pay for them.
+const BeforeTrials = 50 * time.Millisecond
 
 // newPackingChoice returns a choice for frames of at most so many bytes of content.
 func newPackingChoice(candidates []transport.Packing, frame int) *packingChoice {
@@ -119,7 +120,7 @@ func (c *packingChoice) learn(last transport.FrameStats) {
 
 // mayTry tells whether a trial would help: not while the one before is still to be proved.
 func (c *packingChoice) mayTry() bool {
-	return c.before < 0 && c.spent >= beforeTrials && !c.unbeatable() && !c.still
+	return c.before < 0 && c.spent >= BeforeTrials && !c.unbeatable() && !c.still
 }
 
 // learnTrial learns from a frame on trial. Rounds whose frames are too small have no trials.

@@ -342,18 +342,25 @@ func play(c *packingChoice, frames int, frame func(i int, p transport.Packing, t
 	return sent
 }
 
+// gigabitFrame is how long a frame is under a limit of 1 Gbit/s, and what packing it takes, in ns a
+// byte: compression pays, and more effort does not.
+func gigabitFrame(p transport.Packing, trial bool) (plain int, pack float64) {
+	plain = 500_000
+	if trial {
+		plain = trialBytes
+	}
+	return plain, map[transport.Packing]float64{
+		transport.PackFast: 4, transport.PackSmall: 12,
+	}[p]
+}
+
 // TestDisturbedFrame: one frame that had to wait for a CPU changes nothing, in use or on trial.
 func TestDisturbedFrame(t *testing.T) {
 	for _, disturbed := range []int{8, 9, 20, 100, 300} {
 		c := newPackingChoice(all, 500_000)
 		c.shareLimit(1e9, 1)
 		sent := play(c, 1000, func(i int, p transport.Packing, trial bool) (int, float64, float64) {
-			plain, pack := 500_000, map[transport.Packing]float64{
-				transport.PackFast: 4, transport.PackSmall: 12,
-			}[p]
-			if trial {
-				plain = trialBytes
-			}
+			plain, pack := gigabitFrame(p, trial)
 			if i == disturbed {
 				pack += 8e6 / float64(plain) // 8 ms
 			}
@@ -384,9 +391,7 @@ func TestTinyRounds(t *testing.T) {
 	c.shareLimit(1e9, 1)
 	frame := func(plain int) func(int, transport.Packing, bool) (int, float64, float64) {
 		return func(_ int, p transport.Packing, trial bool) (int, float64, float64) {
-			pack := map[transport.Packing]float64{
-				transport.PackFast: 4, transport.PackSmall: 12,
-			}[p]
+			_, pack := gigabitFrame(p, false)
 			if plain < 10_000 {
 				return plain, pack + 15, 10
 			}
@@ -448,11 +453,8 @@ func TestDisturbedTrial(t *testing.T) {
 	c, trials := newPackingChoice(all, 500_000), 0
 	c.shareLimit(1e9, 1)
 	sent := play(c, 1000, func(_ int, p transport.Packing, trial bool) (int, float64, float64) {
-		plain, pack := 500_000, map[transport.Packing]float64{
-			transport.PackFast: 4, transport.PackSmall: 12,
-		}[p]
+		plain, pack := gigabitFrame(p, trial)
 		if trial {
-			plain = trialBytes
 			if trials++; trials == 2 { // the first that counts
 				pack += 60
 			}
@@ -466,10 +468,10 @@ func TestDisturbedTrial(t *testing.T) {
 func TestShortMigrationHasNoTrial(t *testing.T) {
 	c := newPackingChoice(all, 1<<20)
 	stats, spent, trials := transport.FrameStats{}, time.Duration(0), 0
-	for spent < 2*beforeTrials {
+	for spent < 2*BeforeTrials {
 		p, trial := c.next(stats)
 		if trial {
-			require.GreaterOrEqual(t, spent, beforeTrials)
+			require.GreaterOrEqual(t, spent, BeforeTrials)
 			trials++
 		}
 		stats = frameOf(stats.Frames+1, p, 1<<20, 0, 8)
