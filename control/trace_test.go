@@ -404,6 +404,30 @@ func TestTraceThatIsNotFinished(t *testing.T) {
 	<-ended
 }
 
+// TestTraceWhoseEndNeverComes: a client that is interrupted leaves in the end, though the trace that
+// was to end goes on and on.
+func TestTraceWhoseEndNeverComes(t *testing.T) {
+	vm, _, client := start(t)
+	client.patience = 300 * time.Millisecond
+	vm.onFinish = func(time.Time) error { return nil }
+	left := make(chan struct{})
+	vm.onTrace = func(ctx context.Context, _ TraceOrder, to trace.Sink) error {
+		defer close(left)
+		_ = to.Begin(trace.Header{})
+		_ = to.Contents(trace.Contents{})
+		for at := int64(1); ctx.Err() == nil; at++ {
+			_ = to.Record(trace.Record{AtUS: at, Dirty: &trace.Set{Runs: []int{1, 1}}})
+			time.Sleep(10 * time.Millisecond)
+		}
+		return ctx.Err()
+	}
+	ctx, cancel := context.WithCancel(testContext(t))
+	defer cancel()
+	err := client.Trace(ctx, TraceOrder{Interval: time.Second}, quits{cancel})
+	require.ErrorIs(t, err, context.Canceled)
+	<-left
+}
+
 // quits is a client that is interrupted once the trace has begun.
 type quits struct{ quit func() }
 
