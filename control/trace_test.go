@@ -404,8 +404,8 @@ func TestTraceThatIsNotFinished(t *testing.T) {
 	<-ended
 }
 
-// TestTraceWhoseEndNeverComes: a client that is interrupted leaves in the end, though the trace that
-// was to end goes on and on.
+// TestTraceWhoseEndNeverComes: a client that is interrupted leaves in the end, though the trace
+// that was to end goes on and on.
 func TestTraceWhoseEndNeverComes(t *testing.T) {
 	vm, _, client := start(t)
 	client.patience = 300 * time.Millisecond
