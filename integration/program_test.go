@@ -29,16 +29,27 @@ func TestPolicyPrograms(t *testing.T) {
 		require.NoError(t, os.WriteFile(path, []byte("#!/bin/sh\n"+body+"\n"), 0o755))
 		return path
 	}
-	good := v.move("--policy", "exec:"+compiled, "--shadow", "xen,exec:"+python,
-		"--bandwidth", link)
-	require.Equal(t, "exec:"+compiled, good.Policy)
-	require.EqualValues(t, "exec", good.Rule)
+	for _, program := range []string{compiled, python} {
+		good := v.move("--policy", "exec:"+program, "--bandwidth", link)
+		require.Equal(t, "exec:"+program, good.Policy)
+		require.EqualValues(t, "exec", good.Rule)
+		require.Empty(t, good.PolicyError)
+	}
+
+	// Nothing waits for a shadow's interpreter, so this leader does.
+	answers := filepath.Join(v.dir, "answers")
+	shadow := script("shadow", python+" | tee "+answers)
+	leader := script("leader", "while [ ! -s "+answers+` ] && read line; do
+		case $line in *'"question"'*) echo '{"action":"suspend"}'; sleep 0.01;; esac
+	done
+	exec `+compiled)
+	good := v.move("--policy", "exec:"+leader, "--shadow", "xen,exec:"+shadow,
+		"--guidance", "off", "--bandwidth", link)
+	require.Equal(t, "exec:"+leader, good.Policy)
 	require.Len(t, good.Shadows, 2)
-	require.Equal(t, "exec:"+python, good.Shadows[1].Policy)
+	require.Equal(t, "exec:"+shadow, good.Shadows[1].Policy)
 	require.Empty(t, good.Shadows[1].Error, "it is told what a leader is told")
 	require.Positive(t, good.Shadows[1].Asked)
-	good = v.move("--policy", "exec:"+python, "--guidance", "off", "--bandwidth", link)
-	require.Equal(t, "exec:"+python, good.Policy)
 
 	for name, body := range map[string]string{
 		"hangs": "sleep 1000",

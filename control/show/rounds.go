@@ -136,6 +136,9 @@ func shadow(s migration.Shadow) string {
 	if s.Error != "" {
 		return fmt.Sprintf("%s: %s", s.Policy, s.Error)
 	}
+	if s.Asked == 0 {
+		return fmt.Sprintf("%s: has not answered", s.Policy)
+	}
 	return fmt.Sprintf("%s: would still go on", s.Policy)
 }
 

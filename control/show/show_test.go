@@ -240,6 +240,17 @@ func TestParts(t *testing.T) {
 	require.InDelta(t, d.LoadMS+d.RunMS, load+run+d.WayMS+d.UnexplainedMS, 1e-9)
 }
 
+func TestShadow(t *testing.T) {
+	require.Equal(t, "xen: would still go on", shadow(migration.Shadow{Policy: "xen", Asked: 3}))
+	require.Equal(t, "exec:p: has not answered", shadow(migration.Shadow{Policy: "exec:p"}))
+	require.Equal(t, "exec:p: died", shadow(migration.Shadow{Policy: "exec:p", Error: "died"}))
+	require.Equal(t, "xen: switchover after 20.0 ms, round 2, with 1,000 pages left: fits",
+		shadow(migration.Shadow{Policy: "xen", Asked: 2, Decisions: []migration.Decision{
+			{Action: "continue"},
+			{AtMS: 20, Round: 2, Remaining: 1000, Action: "switchover", Reason: "fits"},
+		}}))
+}
+
 func TestVerified(t *testing.T) {
 	yes, no := true, false
 	require.Contains(t, Verified(nil, 7), "not asked for")
