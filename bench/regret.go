@@ -28,7 +28,7 @@ func (f factorial) regret(at Setting, groups []group, results []trial.Result) []
 				"from random moments of the recording. Regret is a simulated move's downtime, " +
 				"and its total time, minus that of the oracle's move from the same moment. It " +
 				"is negative where the oracle waits for a better moment, or where guidance " +
-				"ends a round early. " + sim.DefaultCosts().SlowdownNote(),
+				"ends a round early. " + sharedProcessors,
 			validityText(simulated), cellText(groups), whyTail,
 		}, f.uncounted(simulated)...),
 		Tables: []Table{f.realTable(groups), f.regretTable(groups, simulated, tail)},

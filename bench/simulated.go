@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"taskguide/bench/figure"
-	"taskguide/bench/sim"
 	"taskguide/bench/trial"
 	"taskguide/control/units"
 	"taskguide/migration"
@@ -44,6 +43,10 @@ var (
 
 // recordedInterval is that of the traces. Shorter ones show more, and slow the guest down more.
 const recordedInterval = 10 * time.Millisecond
+
+// sharedProcessors is what slows a simulated guest down.
+const sharedProcessors = "Where a guest and both ends of its move are on one host, they share " +
+	"its processors in the simulation, too; nothing else slows a simulated guest down."
 
 func simulated() Experiment {
 	return Experiment{
@@ -191,7 +194,7 @@ func simulatedReport(at Setting, results []trial.Result) Findings {
 			"Each guest was recorded for three cycles, and then moved. The simulator had the " +
 				"recording, the order, the round trip, and for how long the guest had been in " +
 				"its phase when the move was requested; everything else is its own. " +
-				sim.DefaultCosts().SlowdownNote(),
+				sharedProcessors,
 			"The error of a pair is the absolute difference. Its median should be at most a " +
 				"tenth of the real median, or 1 ms. The share of moves with more than ten times " +
 				"the oracle's downtime should lie, simulated, in the interval of the real share " +

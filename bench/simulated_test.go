@@ -69,7 +69,7 @@ func TestSimulatedReport(t *testing.T) {
 	require.Contains(t, text, "more than its target of 100 ms")
 	require.Contains(t, text, "1 of 2 (50.0 % [1.3, 98.7]) of the real moves")
 	require.Contains(t, text, "not validated by this run: 2 pairs: at least 60 are needed")
-	require.Contains(t, strings.Join(f.Sections[0].Text, " "), sim.DefaultCosts().SlowdownNote())
+	require.Contains(t, strings.Join(f.Sections[0].Text, " "), sharedProcessors)
 	require.Contains(t, strings.Join(f.Sections[0].Text, " "), "a round trip of 20ms")
 	require.Equal(t, "phased, none, xen, off", f.Sections[0].Tables[0].Rows[0][0])
 	require.Equal(t, "phased, none, xen, off, RTT 20ms", f.Sections[0].Tables[0].Rows[1][0])

@@ -31,7 +31,7 @@ func simulationPage(c simrun.Comparison) page {
 		costs = c.Results[0].Setting.Costs // the same in all
 	}
 	p := page{
-		Title: r.Title, Summary: r.Summary + " " + costs.SlowdownNote(),
+		Title: r.Title, Summary: r.Summary + " " + costs.ProcessorsNote(),
 		Facts: [][2]string{
 			{"vmm", c.VMM}, {"moments of request", fmt.Sprint(c.Moments)},
 			{"seed", fmt.Sprint(c.Seed)},

@@ -107,7 +107,7 @@ func TestSimulationNotes(t *testing.T) {
 		"exec:/my_rule failed in 1 of 4 moves, and downtime took its place: it ended.",
 		"The trace was cut off: it has no end, so some of it is missing.",
 		"The trace lost 5 events, because who takes them was too slow: tags may be missing.",
-		sim.Costs{}.SlowdownNote(),
+		sim.Costs{}.ProcessorsNote(),
 		"Not modelled: that a migration slows the guest down; disks, devices that drain slowly, "+
 			"delta, lost packets.",
 		"Regret is a move's figure minus the oracle's, which knows the trace.",
@@ -186,7 +186,7 @@ func TestMapTable(t *testing.T) {
 		"A p99 of 4 moves is the largest.",
 		"Not all guided moves ended.", "So many ended: 1 of 4 at busy 3s, rate 0.5, limit 50 ms.",
 		"1 of 2 cells are extrapolated: no real move of a guest of this size was compared.",
-		sim.Costs{}.SlowdownNote(), "Not modelled: that a migration slows the guest down; disks,",
+		sim.Costs{}.ProcessorsNote(), "Not modelled: that a migration slows the guest down; disks,",
 		"Compared with real moves: 7 pairs, revision abc.",
 	)
 }

@@ -20,8 +20,9 @@
 // meanwhile make the next round. With the trait skip, a page that was seen to be dirty again is
 // left to the next round; the log is looked at every 20 ms. A tracker that protects on demand
 // reports a page of the round only if it was written after its protection. A zero page costs its
-// share of a frame's table; a page of content costs 4096 bytes, or what the trace's samples
-// compress to. A round lasts until the link has taken all of it, a round trip longer.
+// share of a frame's table; a page of content costs 4096 bytes, or what pages compressed to, in the
+// trace's samples, when it was last written. A round lasts until the link has taken all of it, a
+// round trip longer.
 //
 // # The moment within an interval
 //
@@ -35,16 +36,18 @@
 //
 // A guest is slowed down by the processors that its pages take, and by nothing else: faults and
 // caches are not modelled. The simulated guest writes what it wrote while it was recorded, less the
-// writes that it is too slow for ([Costs].Slowdown). Recording costs a fault for each page of each
-// interval, as a migration does, so the trace has a part of it. Disks, devices that take time to
-// drain, delta, and links that lose packets are not modelled either.
+// writes that it has no processor for ([Costs].Processors). Recording costs a fault for each page
+// in each interval, as a migration does, so the trace has a part of it. Disks, devices that take
+// time to drain, delta, and links that lose packets are not modelled either.
 //
 // # Files
 //
 //	trace.go      a trace in memory, and how it grows to more RAM
+//	content.go    what its pages compress to, and when
 //	guest.go      the guest of a move: what it writes, and when its gate changes
 //	setting.go    the conditions of a move, and what its parts cost
 //	link.go       how long bytes take
+//	processors.go how the guest and both ends share a host's processors
 //	move.go       a simulated move, and its outcome
 //	walk.go       the hands: rounds, waits, the gate
 //	frames.go     the pages of a round

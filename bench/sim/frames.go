@@ -57,7 +57,7 @@ func (f *frames) send() {
 		frame := w.link.send(w.now, carried)
 		f.bytes += frame.bytes
 		f.r.BytesWire = int64(f.bytes)
-		w.slowdown = frame.busy * w.s.Costs.Slowdown
+		w.slowdown = frame.slowdown
 		f.until(frame.done)
 		w.slowdown = 0
 	}
@@ -160,7 +160,7 @@ func (f *frames) sendRun(first, n, room int, carried *load) (from int) {
 		switch kind {
 		case pageContent:
 			fit := min(copies-f.gone, room-carried.content)
-			carried.content += fit
+			carried.add(fit, w.t.contents[w.contents[page]], w.link)
 			f.r.SentPages += int64(fit)
 			if f.gone += fit; f.gone < copies {
 				return page

@@ -195,11 +195,18 @@ func (g *guest) runTo(to time.Duration, wrote func(page int)) {
 	g.pos = to
 }
 
-// memoryAt returns which of the recorded pages are populated at the guest's moment, and which of
-// these are zero.
-func (g *guest) memoryAt() (populated, zero *memory.Bitmap) {
+// content is that of pages that are written now.
+func (g *guest) content() uint16 {
+	return g.t.intervals[min(g.inside, len(g.t.intervals)-1)].content
+}
+
+// memoryAt returns which of the recorded pages are populated at the guest's moment, which of these
+// are zero, and the content of each.
+func (g *guest) memoryAt() (populated, zero *memory.Bitmap, contents []uint16) {
 	t := g.t
 	populated, zero = cutTo(t.populated, t.used), cutTo(t.zero, t.used)
+	contents = make([]uint16, t.used)
+	copy(contents, t.before)
 	before := &guest{t: t, gate: []gateAt{{}}}
 	to := min(g.pos, t.Length-1)
 	if g.laps > 0 {
@@ -208,6 +215,7 @@ func (g *guest) memoryAt() (populated, zero *memory.Bitmap) {
 	before.run(to, func(page int) {
 		populated.Set(page)
 		zero.Clear(page)
+		contents[page] = before.content()
 	})
-	return populated, zero
+	return populated, zero, contents
 }

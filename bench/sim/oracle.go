@@ -76,10 +76,14 @@ func (s Setting) foreknown(t *Trace, o Order, from, at time.Duration) *walk {
 	return w
 }
 
-// expected is what a downtime that begins now would be.
+// expected is what a downtime that begins now would be, if all that is left were like what the
+// guest writes now.
 func (w *walk) expected() time.Duration {
 	l := *w.link
+	l.still = true
 	begin := w.now + w.s.Costs.Pause
-	done := l.send(begin, load{content: w.left}).done
+	rest := load{}
+	rest.add(w.left, w.t.contents[w.guest.content()], &l)
+	done := l.send(begin, rest).done
 	return done - w.now + w.s.Costs.Handover + switchoverTrips*w.s.RTT
 }

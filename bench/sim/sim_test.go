@@ -80,6 +80,7 @@ type recording struct {
 	zero     []int
 	writes   [][]int                  // by interval
 	tags     map[time.Duration]string // what task 1 does
+	packed   map[int]trace.Packed     // by interval
 }
 
 func (r recording) load(t *testing.T) *Trace {
@@ -120,9 +121,11 @@ func (r recording) load(t *testing.T) *Trace {
 		for _, page := range pages {
 			dirty.Set(page)
 		}
-		require.NoError(t, w.Record(trace.Record{
-			AtUS: end.Microseconds(), Dirty: trace.NewSet(dirty),
-		}))
+		record := trace.Record{AtUS: end.Microseconds(), Dirty: trace.NewSet(dirty)}
+		if packed, ok := r.packed[i]; ok {
+			record.Packed = &packed
+		}
+		require.NoError(t, w.Record(record))
 	}
 	require.NoError(t, w.Close())
 	tr, err := Load(&b) // it has no end, like a trace that was cut off
@@ -282,10 +285,10 @@ func TestPagesOfThePause(t *testing.T) {
 	require.InDelta(t, 30, m.DowntimeMS, 0.1)
 }
 
-// TestSlowdown: while pages keep a processor busy, the guest writes less, in the measure in which
-// they do. Its phases go on by the clock.
-func TestSlowdown(t *testing.T) {
-	sent := func(bits int64, slowdown float64) (pages int64, ms float64) {
+// TestProcessors: a guest and pages that have to share processors are both slower, and each of them
+// has what the other leaves. The guest's phases go on by the clock.
+func TestProcessors(t *testing.T) {
+	sent := func(bits int64, processors int, receive time.Duration) (pages int64, ms float64) {
 		r := recording{
 			pages: 1000, interval: 10 * time.Millisecond, writes: calmFor(1000),
 			tags: map[time.Duration]string{600 * time.Millisecond: "enter"},
@@ -296,39 +299,109 @@ func TestSlowdown(t *testing.T) {
 			}
 		}
 		s := Setting{BitsPerSecond: bits, Compress: CompressNone, Protection: AtHarvest}
-		s.Costs = Costs{Page: time.Millisecond, Slowdown: slowdown}
+		s.Costs = Costs{Page: time.Millisecond, Receive: receive, Processors: processors}
 		m := run(t, s, r.load(t), entrant(t, "downtime", policy.GuidanceSwitchover), 0)
 		require.True(t, m.SwitchOpen)
 		return m.PagesSent - 1000, m.TotalMS
 	}
 	const none, half = 0, 8 * 4096 * 500 // bit/s: a page takes no time, or twice its processor's
 	for _, c := range []struct {
-		bits     int64
-		slowdown float64
-		pages    int64
-	}{{none, 0, 400}, {none, 0.5, 200}, {none, 0.9, 40}, {half, 0, 400}, {half, 0.5, 300}} {
-		pages, total := sent(c.bits, c.slowdown)
+		bits       int64
+		processors int
+		receive    time.Duration
+		pages      int64
+		total      float64 // ms
+	}{
+		{none, 0, time.Millisecond, 400, 1400}, // round 1, and then what was written
+		{none, 3, time.Millisecond, 400, 1400},
+		{none, 2, 0, 400, 1400},
+		{none, 2, time.Millisecond, 267, 1500 + 1.5*267}, // three that need one each have 2/3
+		{none, 1, 0, 200, 2000 + 2*200},
+		{half, 2, time.Millisecond, 400, 2800}, // two halves and a guest
+		{half, 1, 0, 200, 2400},                // pages wait for the link, so the guest has half
+		{half, 1, time.Millisecond, 133, 3000 + 3*133},
+	} {
+		pages, total := sent(c.bits, c.processors, c.receive)
 		require.InDelta(t, c.pages, pages, 5, "%+v", c)
-		if c.bits == none {
-			require.InDelta(t, 1000+pages, total, 5, "it opened during round 1: %+v", c)
-		}
+		require.InDelta(t, c.total, total, 15, "%+v", c)
 	}
 }
 
-// TestSlowdownConverges: a guest that writes faster than it is sent, and is slowed down enough.
-func TestSlowdownConverges(t *testing.T) {
+// TestProcessorsWithoutGuest: in the standstill, the guest takes no processor from its pages.
+func TestProcessorsWithoutGuest(t *testing.T) {
+	r := recording{pages: 100, interval: 10 * time.Millisecond, writes: calmFor(400)}
+	for page := range 50 {
+		r.writes[22] = append(r.writes[22], page)
+	}
+	s := Setting{Compress: CompressNone, Protection: AtHarvest}
+	s.Costs = Costs{Page: time.Millisecond, Pause: 50 * time.Millisecond, Processors: 1}
+	m := run(t, s, r.load(t), entrant(t, "downtime", policy.GuidanceOff), 0)
+	require.EqualValues(t, 50, m.PagesStopCopy)
+	require.InDelta(t, 50+50, m.DowntimeMS, 1)
+	require.InDelta(t, 200+50+50, m.TotalMS, 1)
+}
+
+// TestProcessorsConverge: a guest that writes faster than the link takes, and is slowed down.
+func TestProcessorsConverge(t *testing.T) {
 	g := phased()
-	g.Busy, g.Calm, g.Rate = 12*time.Second, time.Second, 20000
+	g.Busy, g.Calm, g.Rate = 12*time.Second, time.Second, 12000
 	tr := generated(t, g)
 	s := DefaultSetting(tr)
-	s.BitsPerSecond, s.Compress = 0, CompressNone
-	s.Costs.Page, s.Costs.Slowdown = 60*time.Microsecond, 0
+	s.BitsPerSecond, s.Compress = 8*memory.PageSize*9000, CompressNone
+	s.Costs.Page, s.Costs.Receive = 50*time.Microsecond, 0
 	e := entrant(t, "xen", policy.GuidanceOff)
 	full := run(t, s, tr, e, 0)
-	s.Costs.Slowdown = 0.5
+	s.Costs.Processors = 1
 	slowed := run(t, s, tr, e, 0)
 	require.Greater(t, full.DowntimeMS, 40.0)
 	require.Less(t, slowed.DowntimeMS, full.DowntimeMS/4)
+}
+
+// TestShares of processors between vCPUs, sender and receiver.
+func TestShares(t *testing.T) {
+	const ms = time.Millisecond
+	for _, c := range []struct {
+		processors, vcpus    int
+		alone, send, receive time.Duration
+		guest                float64
+		takes                time.Duration
+	}{
+		{0, 8, 10 * ms, 10 * ms, 10 * ms, 1, 10 * ms},
+		{4, 2, 10 * ms, 10 * ms, 10 * ms, 1, 10 * ms},
+		{4, 3, 10 * ms, 10 * ms, 10 * ms, 0.8, 12500 * time.Microsecond},
+		{2, 4, 10 * ms, 10 * ms, 0, 0.4, 25 * ms},
+		{2, 4, 10 * ms, 1 * ms, 1 * ms, 0.45, 10 * ms},
+		{2, 0, 10 * ms, 10 * ms, 10 * ms, 1, 10 * ms},
+		{1, 0, 10 * ms, 10 * ms, 10 * ms, 1, 20 * ms},
+		{2, 1, 10 * ms, 10 * ms, 40 * ms, 1.0 / 3, 30 * ms}, // the receiver is slower
+		{1, 1, 10 * ms, 0, 0, 1, 10 * ms},
+		{1, 1, 0, 10 * ms, 0, 1, 0},
+		{1, mostProcessors, 10 * ms, 1, 0, leastSpeed, 10 * ms},
+	} {
+		guest, takes := Costs{Processors: c.processors}.shares(c.vcpus, c.alone,
+			parcel{send: c.send, receive: c.receive})
+		if c.processors == 1 && c.vcpus == 0 {
+			guest = 1 // there is none
+		}
+		require.InDelta(t, c.guest, guest, 1e-6, "%+v", c)
+		require.InDelta(t, c.takes.Seconds(), takes.Seconds(), 1e-6, "%+v", c)
+	}
+}
+
+// TestContends: a page that the link takes slowly leaves the guest its processor.
+func TestContends(t *testing.T) {
+	tr := &Trace{cpus: 1, contents: []content{{0.1, 10 * time.Microsecond}}}
+	s := Setting{BitsPerSecond: 1e9, Compress: CompressNone, Costs: DefaultCosts()}
+	for processors, contends := range []bool{false, true, false, false} {
+		s.Costs.Processors = processors
+		require.Equal(t, contends, s.contends(tr), "%d", processors)
+	}
+	s.Compress, s.Costs.Processors = CompressAuto, 2
+	require.True(t, s.contends(tr), "packing keeps the sender busy")
+	tr.contents[0].share = 0.9 // no gain
+	require.False(t, s.contends(tr))
+	tr.cpus = 2
+	require.True(t, s.contends(tr))
 }
 
 // TestGuided: with guidance, no stop-and-copy begins at a closed gate unless it is forced.
@@ -701,10 +774,10 @@ func BenchmarkTerabyte(b *testing.B) {
 func TestFullSpeedBetweenFrames(t *testing.T) {
 	r := recording{pages: 100, interval: 10 * time.Millisecond, writes: calmFor(400)}
 	for page := range 50 { // round 1 is over by then
-		r.writes[11] = append(r.writes[11], page)
+		r.writes[21] = append(r.writes[21], page)
 	}
 	s := Setting{Compress: CompressNone, Protection: AtHarvest}
-	s.Costs = Costs{Page: time.Millisecond, Pause: 30 * time.Millisecond, Slowdown: 0.9}
+	s.Costs = Costs{Page: time.Millisecond, Pause: 30 * time.Millisecond, Processors: 1}
 	m := run(t, s, r.load(t), entrant(t, "downtime", policy.GuidanceOff), 0)
 	require.EqualValues(t, 50, m.PagesStopCopy)
 }
@@ -712,14 +785,14 @@ func TestFullSpeedBetweenFrames(t *testing.T) {
 // TestSlowLaps: a lap of the trace in which the guest was slowed down has not brought all of its
 // writes, so the ones after it count, too.
 func TestSlowLaps(t *testing.T) {
-	r := recording{pages: 1000, interval: 10 * time.Millisecond, writes: calmFor(10)}
-	for page := range 101 { // no multiple of 10: a slow guest writes others in each lap
+	r := recording{pages: 1000, interval: 100 * time.Millisecond, writes: calmFor(10)}
+	for page := range 101 { // no even number: a slow guest writes others in each lap
 		r.writes[page*10/101] = append(r.writes[page*10/101], page)
 	}
 	s := Setting{Compress: CompressNone, Protection: AtHarvest}
-	s.Costs = Costs{Page: time.Millisecond, Slowdown: 0.9}
+	s.Costs = Costs{Page: time.Millisecond, Processors: 1}
 	m := run(t, s, r.load(t), entrant(t, "downtime", policy.GuidanceOff), 0)
-	require.Greater(t, m.PagesSent, int64(1000+90), "round 1 takes ten laps")
+	require.Greater(t, m.PagesSent, int64(1000+90), "round 1 takes two laps")
 }
 
 // TestStandstillHasNoTrial: the pages of the stop-and-copy go as those before them did, because the
@@ -730,7 +803,7 @@ func TestStandstillHasNoTrial(t *testing.T) {
 		r.writes[5] = append(r.writes[5], page)
 	}
 	tr := r.load(t)
-	tr.packed = 0.25
+	tr.contents = []content{{share: 0.25}}
 	s := exact()
 	s.BitsPerSecond, s.Compress = 10*s.BitsPerSecond, CompressAuto // round 1 takes 45 ms
 	s.Costs.Pause = 30 * time.Millisecond
@@ -750,7 +823,7 @@ func TestTakenBackCompresses(t *testing.T) {
 		r.writes[5] = append(r.writes[5], 20+page)
 	}
 	tr := r.load(t)
-	tr.packed = 0.25
+	tr.contents = []content{{share: 0.25}}
 	s := exact()
 	s.Compress, s.Costs.Pause = CompressAuto, 100*time.Millisecond
 	m := run(t, s, tr, entrant(t, "downtime:limit=10ms", policy.GuidanceOff), 0)

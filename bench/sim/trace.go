@@ -27,11 +27,12 @@ type Trace struct {
 	Unfinished bool // the recording has no end, so some of it is missing
 	Lost       int  // events that the recording has not, because who takes them was too slow
 
+	cpus            int
 	used            int            // pages from here on are never populated
 	populated, zero *memory.Bitmap // of the recorded guest below used, at the first moment
 	touched         *memory.Bitmap // populated at any moment
-	packed          float64        // share of a page that is left after zstd; 1 without samples
-	pack            time.Duration  // to compress a page; 0 is unknown
+	contents        []content      // the first is that of pages at the first moment
+	before          []uint16       // content of each page at the first moment; nil is the first
 	intervals       []interval
 	tags            []tag
 
@@ -46,6 +47,8 @@ type interval struct {
 	// hot are pages that were written in the full intervals before and after, too. They are written
 	// all the time, which here is at the end of each of hotTimes equal parts of the interval.
 	hot []uint32
+	// content is that of the pages written here, an index into the trace's contents.
+	content uint16
 }
 
 const hotTimes = 8
@@ -98,8 +101,9 @@ func Load(from io.Reader) (*Trace, error) {
 	h := r.Header
 	t := &Trace{
 		Name: h.Name, Pages: h.Pages, Recorded: h.Pages, Tracker: h.Tracker, Grown: Untouched,
+		cpus:     min(max(h.CPUs, 1), mostProcessors),
 		Interval: time.Duration(h.IntervalUS) * time.Microsecond,
-		packed:   packedShare(h.Contents), pack: packTime(h.Contents),
+		contents: []content{contentAtFirst(h.Contents)},
 	}
 	populated, zero := memory.NewBitmap(h.Pages), memory.NewBitmap(h.Pages)
 	err = errors.Join(h.Contents.Populated.AddTo(populated), h.Contents.Zero.AddTo(zero))
@@ -118,6 +122,7 @@ func Load(from io.Reader) (*Trace, error) {
 			t.populated, t.zero = cutTo(populated, t.used), cutTo(zero, t.used)
 			t.touched = cutTo(touched, t.used)
 			t.findHot()
+			t.spreadContents()
 			return t, t.check()
 		case err != nil:
 			return nil, err
@@ -147,36 +152,6 @@ func cutTo(pages *memory.Bitmap, n int) *memory.Bitmap {
 	return part
 }
 
-// packedShare is what zstd leaves of a page: in a frame, if the trace says that, else on average.
-// What does not shrink goes raw.
-func packedShare(c trace.Contents) float64 {
-	if len(c.Samples) == 0 {
-		return 1
-	}
-	plain := len(c.Samples) * memory.PageSize
-	sum := 0
-	for _, s := range c.Samples {
-		sum += min(s.Bytes, memory.PageSize)
-	}
-	if c.Together > 0 {
-		sum = min(sum, c.Together)
-	}
-	return float64(sum) / float64(plain)
-}
-
-// slowestPack is the longest time to compress a page that is believed. A file may have any number,
-// and virtual time would overflow.
-const slowestPack = time.Millisecond
-
-// packTime is what compressing a page took on the recording host, 0 if the trace does not say it.
-func packTime(c trace.Contents) time.Duration {
-	if len(c.Samples) == 0 {
-		return 0
-	}
-	most := slowestPack.Microseconds() * int64(len(c.Samples))
-	return time.Duration(min(c.TookUS, most)) * time.Microsecond / time.Duration(len(c.Samples))
-}
-
 func (t *Trace) check() error {
 	switch {
 	case len(t.intervals) == 0:
@@ -204,6 +179,9 @@ func (t *Trace) add(r trace.Record, dirty, touched *memory.Bitmap) error {
 			return err
 		}
 		touched.Take(dirty)
+		if r.Packed != nil {
+			t.learn(*r.Packed)
+		}
 	}
 	if r.Event != nil {
 		return t.event(at, r.Event)
@@ -401,6 +379,8 @@ func (t *Trace) Cut(from, to time.Duration) (*Trace, error) {
 	c := *t
 	c.populated, c.zero = cutTo(t.populated, t.used), cutTo(t.zero, t.used)
 	c.intervals, c.tags = nil, nil
+	c.before = make([]uint16, t.used)
+	copy(c.before, t.before)
 	c.Length = 0
 	for _, i := range t.intervals {
 		if part := c.takeOver(i, from, to); part.end > part.begin {
@@ -414,20 +394,20 @@ func (t *Trace) Cut(from, to time.Duration) (*Trace, error) {
 
 // takeOver returns what of an interval lies between two moments, and notes what was written before.
 func (t *Trace) takeOver(i interval, from, to time.Duration) interval {
-	part := interval{begin: max(i.begin, from) - from, end: min(i.end, to) - from}
+	part := interval{
+		begin: max(i.begin, from) - from, end: min(i.end, to) - from, content: i.content,
+	}
 	length := uint64(max(part.end-part.begin, 1))
 	for _, page := range i.hot {
 		if i.begin < from {
-			t.populated.Set(int(page))
-			t.zero.Clear(int(page))
+			t.wroteBefore(page, i)
 		}
 	}
 	part.hot = i.hot
 	for _, w := range i.writes {
 		switch at := i.at(w); {
 		case at <= from:
-			t.populated.Set(int(w.page))
-			t.zero.Clear(int(w.page))
+			t.wroteBefore(w.page, i)
 		case at <= to:
 			since := uint64(at - 1 - from - part.begin) // less than length
 			moment, _ := bits.Div64(since>>32, since<<32, length)
@@ -435,6 +415,13 @@ func (t *Trace) takeOver(i interval, from, to time.Duration) interval {
 		}
 	}
 	return part
+}
+
+// wroteBefore notes a page that an interval has written before the trace begins.
+func (t *Trace) wroteBefore(page uint32, i interval) {
+	t.populated.Set(int(page))
+	t.zero.Clear(int(page))
+	t.before[page] = i.content
 }
 
 // cutTags returns the tags between two moments, and before them what each task had done by then.

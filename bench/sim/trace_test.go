@@ -10,7 +10,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"taskguide/dirtylog/trace"
 	"taskguide/memory"
 	"taskguide/migration/stream"
 	"taskguide/transport"
@@ -191,14 +190,14 @@ func TestMemory(t *testing.T) {
 	r := recording{pages: 8, interval: 10 * time.Millisecond, zero: []int{1, 2}, writes: [][]int{
 		{1}, {2},
 	}}
-	_, zero := newGuest(r.load(t), All, 10*time.Millisecond).memoryAt()
+	_, zero, _ := newGuest(r.load(t), All, 10*time.Millisecond).memoryAt()
 	require.False(t, zero.Test(1))
 	require.True(t, zero.Test(2))
 	// A guest that has begun the trace again has written all of it.
 	g := newGuest(r.load(t), All, 0)
 	g.skip(25 * time.Millisecond)
 	require.Equal(t, 1, g.laps)
-	_, zero = g.memoryAt()
+	_, zero, _ = g.memoryAt()
 	require.Zero(t, zero.Count())
 }
 
@@ -221,7 +220,7 @@ func TestCut(t *testing.T) {
 	}}
 	cut, err = zero.load(t).Cut(20*time.Millisecond, 40*time.Millisecond)
 	require.NoError(t, err)
-	_, zeros := newGuest(cut, All, 0).memoryAt()
+	_, zeros, _ := newGuest(cut, All, 0).memoryAt()
 	require.Zero(t, zeros.Count(), "they were written before")
 	_, err = tr.Cut(time.Second, time.Second)
 	require.ErrorIs(t, err, ErrTrace)
@@ -317,36 +316,16 @@ func TestFramesAreTheEngines(t *testing.T) {
 // TestBucket: bytes wait for their tokens, and a pause leaves no more of them than a burst.
 func TestBucket(t *testing.T) {
 	l := newLink(exact(), closedFor(t))
-	require.Equal(t, time.Second, l.take(0, 4096*1000))
-	require.InDelta(t, 1.5, l.take(time.Second, 4096*500).Seconds(), 1e-6)
-	burst := l.burst
-	done := l.take(10*time.Second, burst+4096*100)
-	require.InDelta(t, 10.1, done.Seconds(), 1e-6, "the burst itself takes no time")
-	require.Equal(t, 20*time.Second, newLink(Setting{}, closedFor(t)).take(20*time.Second, 1e12))
-}
-
-// TestPackedShare: pages that resemble each other take less in a frame than alone.
-func TestPackedShare(t *testing.T) {
-	c := trace.Contents{Samples: []trace.Sample{{Bytes: 1024}, {Bytes: 9000}}}
-	require.InDelta(t, (1024.0+4096)/8192, packedShare(c), 1e-9)
-	c.Together = 819
-	require.InDelta(t, 0.1, packedShare(c), 0.001)
-	c.Together = 9000
-	require.InDelta(t, (1024.0+4096)/8192, packedShare(c), 1e-9)
-	require.InDelta(t, 1, packedShare(trace.Contents{}), 1e-9)
-}
-
-// TestPackTime: what compressing takes is the recording host's, as far as the trace says it.
-func TestPackTime(t *testing.T) {
-	c := trace.Contents{Samples: make([]trace.Sample, 256), TookUS: 768}
-	require.Equal(t, 3*time.Microsecond, packTime(c))
-	require.Equal(t, 3*time.Microsecond, DefaultSetting(&Trace{pack: packTime(c)}).Costs.Pack)
-	c.TookUS = 0
-	require.Zero(t, packTime(c))
-	require.Equal(t, DefaultCosts(), DefaultSetting(&Trace{pack: packTime(c)}).Costs)
-	require.Zero(t, packTime(trace.Contents{TookUS: 7}))
-	c.TookUS = math.MaxInt64
-	require.Equal(t, slowestPack, packTime(c))
+	pages := func(n int) load { return load{content: n} }
+	frame := headerBytes / 4096e3 // s
+	require.InDelta(t, 1+frame, l.send(0, pages(1000)).done.Seconds(), 1e-6)
+	require.InDelta(t, 1.5+2*frame, l.send(l.at, pages(500)).done.Seconds(), 1e-6)
+	burst := int(l.burst) / memory.PageSize
+	rest := (float64((burst+100)*memory.PageSize) + headerBytes - l.burst) / 4096e3
+	done := l.send(10*time.Second, pages(burst+100)).done
+	require.InDelta(t, 10+rest, done.Seconds(), 1e-6, "the burst itself takes no time")
+	unlimited := newLink(Setting{}, closedFor(t))
+	require.Equal(t, 20*time.Second, unlimited.send(20*time.Second, pages(1<<30)).done)
 }
 
 // TestLoadRefuses traces that are damaged, and takes one that was cut off.
@@ -363,7 +342,7 @@ func TestLoadRefuses(t *testing.T) {
 	require.False(t, tr.Unfinished)
 	require.Equal(t, 13*time.Second, tr.Length)
 	require.Equal(t, 6<<20/memory.PageSize, tr.Pages)
-	require.InDelta(t, 0.25, tr.packed, 0.001)
+	require.InDelta(t, 0.25, tr.contents[0].share, 0.001)
 }
 
 // TestBounds: a few lines of a trace do not fill the memory.

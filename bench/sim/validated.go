@@ -81,8 +81,6 @@ func Extrapolated(all []Validation, s Setting, t *Trace, e Entrant) string {
 const NoRealOracle = "no real move knows what the oracle does"
 
 func (v Validation) leavesOut(s Setting, t *Trace, e Entrant) string {
-	costs := s.Costs
-	costs.Pack = 0
 	switch {
 	case e.Knows:
 		return NoRealOracle
@@ -103,14 +101,44 @@ func (v Validation) leavesOut(s Setting, t *Trace, e Entrant) string {
 	case milliseconds(s.ack()) > v.AckMS:
 		return "no real move over a link that acknowledges as late was compared"
 	case !slices.Contains(v.Compress, s.Compress),
-		s.Compress != CompressNone && !inside(v.PackUS, microseconds(s.Costs.Pack)):
+		s.Compress != CompressNone && !v.packs(s, t):
 		return "no real move with this compression was compared"
 	case !slices.Contains(v.Protection, s.Protection):
 		return "no real move with this dirty log was compared"
-	case v.Costs != costs:
+	case t.cpus > 1 && s.contends(t):
+		return "no real move of a guest that has to share processors for several vCPUs was compared"
+	case countingCosts(v.Costs, s, t) != countingCosts(s.Costs, s, t):
 		return "no real move on a host with these costs was compared"
 	}
 	return v.leavesOutOrder(e.Terms())
+}
+
+// countingCosts are costs without those that make no difference to a simulation: that of packing,
+// which has bounds of its own, those of packing where no page is packed, and processors for which
+// no full frame waits.
+func countingCosts(c Costs, s Setting, t *Trace) Costs {
+	c.Pack = s.Costs.Pack
+	if s.Costs = c; !s.contends(t) {
+		c.Processors, c.Receive = 0, 0
+	}
+	if c.Pack = 0; s.Compress == CompressNone {
+		c.Stage = 0
+	}
+	return c
+}
+
+// packs tells whether packing takes as long as it did in the comparison: at all moments of a trace.
+func (v Validation) packs(s Setting, t *Trace) bool {
+	l := newLink(s, t)
+	if !inside(v.PackUS, microseconds(s.Costs.Pack)) {
+		return false
+	}
+	for _, is := range t.contents {
+		if !inside(v.PackUS, microseconds(l.packTime(is))) {
+			return false
+		}
+	}
+	return true
 }
 
 // lateBy is how many times as long as ordered intervals may be on average. A single one counts as

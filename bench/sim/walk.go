@@ -68,13 +68,14 @@ type walk struct {
 	// recorded pages, and the counts of pages of RAM.
 	pending, next, again *memory.Bitmap
 	zero                 *memory.Bitmap
-	inUse                int // pages that may hold anything
-	left                 int // pages that are dirty
-	unsent               int // pages in pending
-	dirtied              int // pages in next
-	looked               int // pages in next at the last look at the log
-	logged               int // pages that the log reported since the last sample
-	protectedTo          int // recorded pages of the round below are protected
+	contents             []uint16 // what is in each recorded page
+	inUse                int      // pages that may hold anything
+	left                 int      // pages that are dirty
+	unsent               int      // pages in pending
+	dirtied              int      // pages in next
+	looked               int      // pages in next at the last look at the log
+	logged               int      // pages that the log reported since the last sample
+	protectedTo          int      // recorded pages of the round below are protected
 	// ran is how long the guest has run since next was empty. After a whole lap, there is nothing
 	// in the trace that next has not.
 	ran time.Duration
@@ -264,7 +265,7 @@ func (w *walk) lacks() bool {
 
 // track begins to follow what the guest writes. All content is pending for the first round.
 func (w *walk) track() {
-	w.pending, w.zero = w.guest.memoryAt()
+	w.pending, w.zero, w.contents = w.guest.memoryAt()
 	w.unsent = w.t.inRAM(w.pending)
 	w.left = w.unsent
 	w.phase = policy.PhasePreCopy
@@ -276,6 +277,7 @@ func (w *walk) wrote(page int) {
 		return
 	}
 	w.zero.Clear(page)
+	w.contents[page] = w.guest.content()
 	inRound := w.pending.Test(page)
 	if inRound && w.inRound && w.lazy && page >= w.protectedTo {
 		return // it is sent as it is by then

@@ -71,7 +71,7 @@ func (s *stage) contest(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	s.result.Contest, err = s.spec.Contest.hold(ctx, t, uint64(s.spec.Guest.Seed))
+	s.result.Contest, err = s.spec.Contest.hold(ctx, t, uint64(s.spec.Guest.Seed), s.processors())
 	return err
 }
 
@@ -93,12 +93,14 @@ func (s *stage) board(dir string) (err error) {
 }
 
 // hold simulates all cells. Cells with the same setting share the oracle's moves.
-func (c Contest) hold(ctx context.Context, t *sim.Trace, seed uint64) ([]Standing, error) {
+func (c Contest) hold(
+	ctx context.Context, t *sim.Trace, seed uint64, processors int,
+) ([]Standing, error) {
 	all := make([]Standing, len(c.Cells))
 	bySetting := map[sim.Setting][]int{}
 	entrants := make([]sim.Entrant, len(c.Cells))
 	for i, cell := range c.Cells {
-		order, setting, err := simulation(t, cell.Params, cell.RTT)
+		order, setting, err := simulation(t, cell.Params, cell.RTT, processors)
 		if err != nil {
 			return nil, err
 		}

@@ -59,14 +59,15 @@ func TestMomentIn(t *testing.T) {
 	traced := recordedGuest(t)
 	enters := traced.Enters()
 	require.NotEmpty(t, enters)
+	last := enters[len(enters)-1]
 	for _, c := range []struct {
 		open  bool
 		since time.Duration
 		want  time.Duration
 	}{
-		{false, 0, 0},
-		{false, 1500 * time.Millisecond, 1500 * time.Millisecond},
-		{true, 300 * time.Millisecond, enters[0] + 300*time.Millisecond},
+		{false, 0, 10 * time.Second},
+		{false, 1500 * time.Millisecond, 11500 * time.Millisecond},
+		{true, 300 * time.Millisecond, last + 300*time.Millisecond},
 		{false, time.Hour, enters[0] - 1},
 		{true, time.Hour, 5*time.Second - 1},
 	} {
@@ -114,7 +115,7 @@ func cellsOf() []Cell {
 func TestContest(t *testing.T) {
 	c := Contest{Cells: cellsOf(), Moments: 3}
 	traced := recordedGuest(t)
-	all, err := c.hold(t.Context(), traced, 7)
+	all, err := c.hold(t.Context(), traced, 7, 2)
 	require.NoError(t, err)
 	require.Len(t, all, len(c.Cells))
 	for i, s := range all {
@@ -130,7 +131,7 @@ func TestContest(t *testing.T) {
 			}
 		}
 	}
-	again, err := c.hold(t.Context(), traced, 7)
+	again, err := c.hold(t.Context(), traced, 7, 2)
 	require.NoError(t, err)
 	require.Equal(t, all, again)
 }
@@ -175,7 +176,7 @@ func BenchmarkContest(b *testing.B) {
 	traced := recordedGuest(b)
 	c := Contest{Cells: cellsOf()[:1], Moments: 1}
 	for b.Loop() {
-		if _, err := c.hold(b.Context(), traced, 1); err != nil {
+		if _, err := c.hold(b.Context(), traced, 1, 2); err != nil {
 			b.Fatal(err)
 		}
 	}

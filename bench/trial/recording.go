@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"runtime"
 	"slices"
 	"time"
 
@@ -68,7 +69,7 @@ func (s *stage) simulate(ctx context.Context, file []byte, end trace.End) (*Simu
 	if err != nil {
 		return nil, err
 	}
-	order, setting, err := simulation(t, s.spec.Params, s.spec.RTT)
+	order, setting, err := simulation(t, s.spec.Params, s.spec.RTT, s.processors())
 	if err != nil {
 		return nil, err
 	}
@@ -96,15 +97,16 @@ func (r Request) momentIn(t *sim.Trace, cycle time.Duration) time.Duration {
 		begins, ends = ends, t.Exits()
 	}
 	var at, longest time.Duration
+	fits := false
 	for _, begin := range begins {
 		end := t.Length
 		if i, _ := slices.BinarySearch(ends, begin+1); i < len(ends) {
 			end = ends[i]
 		}
 		switch length := end - begin; {
-		case since < length:
-			return begin + since
-		case length > longest: // none may be as long: then the end of the longest comes closest
+		case since < length: // the last of these counts, because what is in pages changes
+			at, fits = begin+since, true
+		case !fits && length > longest: // none may be as long: its end then comes closest
 			at, longest = end-1, length
 		}
 	}
@@ -137,8 +139,16 @@ const (
 	relayTrip    = 350 * time.Microsecond
 )
 
+// processors are what a guest and both ends of its move share, 0 where these are on two hosts.
+func (s *stage) processors() int {
+	if s.site.Hosts != nil {
+		return 0
+	}
+	return runtime.NumCPU()
+}
+
 // simulation is a migration's order for the simulator, over a relay with that round trip.
-func simulation(t *sim.Trace, p migration.Params, trip time.Duration) (
+func simulation(t *sim.Trace, p migration.Params, trip time.Duration, processors int) (
 	sim.Order, sim.Setting, error,
 ) {
 	p.Destination = "unix:nowhere"
@@ -157,6 +167,7 @@ func simulation(t *sim.Trace, p migration.Params, trip time.Duration) (
 	s := sim.DefaultSetting(t)
 	s.BitsPerSecond, s.Compress = p.BitsPerSecond, sim.Compress(p.Compress)
 	s.RTT, s.Ack = loopbackTrip, loopbackTrip
+	s.Costs.Processors = processors
 	if trip > 0 {
 		s.RTT += trip + relayTrip // but TCP ends at the relay
 	}

@@ -75,7 +75,7 @@ func TestWrongRoundTrips(t *testing.T) {
 
 // TestSimulationHasTheRoundTrip of the relay, beside the loopback's own.
 func TestSimulationHasTheRoundTrip(t *testing.T) {
-	_, s, err := simulation(new(sim.Trace), migration.Params{}, 20*time.Millisecond)
+	_, s, err := simulation(new(sim.Trace), migration.Params{}, 20*time.Millisecond, 2)
 	require.NoError(t, err)
 	require.Equal(t, loopbackTrip+relayTrip+20*time.Millisecond, s.RTT)
 	require.Equal(t, loopbackTrip, s.Ack, "TCP ends at the relay")

@@ -74,7 +74,7 @@ func TestSimulationFormats(t *testing.T) {
 		status, stdout, stderr := benchProgram.Try(t, "bench", "report", folder, "--format", format)
 		require.Zero(t, status, stderr)
 		require.True(t, strings.HasPrefix(stdout, want[0]), stdout)
-		for _, text := range append(want, sim.Costs{}.SlowdownNote()) {
+		for _, text := range append(want, sim.Costs{}.ProcessorsNote()) {
 			require.Contains(t, stdout, text)
 		}
 	}

@@ -159,8 +159,8 @@ func defineCosts(cmd *cobra.Command, c *sim.Costs) {
 		"part of a downtime that depends on neither pages nor link")
 	cli.DurationVar(fs, &c.Page, "page-cost", c.Page,
 		"of a host, to look at a page and to copy it")
-	fs.Float64Var(&c.Slowdown, "slowdown", c.Slowdown,
-		"part of its speed that a guest loses while pages keep a processor busy, 0 to 0.95")
+	fs.IntVar(&c.Processors, "processors", c.Processors,
+		"that the guest and both ends of its move share; 0 is as many as they need")
 }
 
 func someTraces(_ *cobra.Command, args []string) error {

@@ -157,8 +157,7 @@ func TestMapByCommand(t *testing.T) {
 		{[]string{"--working-set", "1G"}, "--working-set 1G: it is more than --memory 96M"},
 		{[]string{"--hot", "65M"}, "--hot 65M: it is more than --working-set 64M"},
 		{[]string{"--moments", "0"}, "use 1 or more"},
-		{[]string{"--slowdown", "2"}, "a slowdown of 2: use 0 to 0.95"},
-		{[]string{"--slowdown", "NaN"}, "a slowdown of NaN: use 0 to 0.95"},
+		{[]string{"--processors", "-1"}, "-1 processors: use 0 to 4096"},
 		{[]string{"--shard", "1/2", "--out", "x", "--check-file", "y"}, "leave out --shard"},
 	} {
 		status, _, stderr := benchProgram.Try(t, append([]string{"bench", "map"}, c.args...)...)

@@ -181,7 +181,7 @@ func follow(
 		defer stop()
 	}
 	interval := time.Duration(h.IntervalUS) * time.Microsecond
-	end, err := trace.Follow(ctx, tracker, begun, h.Pages, interval, to.Record)
+	end, err := trace.Follow(ctx, tracker, begun, ram, interval, to.Record)
 	if err != nil {
 		return trace.Record{}, err
 	}

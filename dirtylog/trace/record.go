@@ -2,11 +2,8 @@ package trace
 
 import (
 	"context"
-	"fmt"
 	"math/rand/v2"
 	"time"
-
-	"github.com/klauspost/compress/zstd"
 
 	"taskguide/dirtylog"
 	"taskguide/memory"
@@ -65,10 +62,9 @@ const packings = 3
 
 // compress notes what pages compress to, each alone and all together.
 func (c *Contents) compress(ram RAM, pages []int) error {
-	z, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest),
-		zstd.WithEncoderConcurrency(1))
+	z, err := newEncoder()
 	if err != nil {
-		return fmt.Errorf("make an encoder: %w", err)
+		return err
 	}
 	c.Samples = make([]Sample, 0, len(pages))
 	// An encoder must not see its input change, so it gets copies.
@@ -116,12 +112,16 @@ func (t *Tally) Add(r Record, pages int) {
 // count. The caller stops it. emit is not called any more once Follow has returned. The sum it
 // returns has no Why.
 func Follow(
-	ctx context.Context, tracker dirtylog.Tracker, begun time.Time, pages int,
+	ctx context.Context, tracker dirtylog.Tracker, begun time.Time, ram RAM,
 	interval time.Duration, emit func(Record) error,
 ) (End, error) {
+	packer, err := newPacker(ram)
+	if err != nil {
+		return End{}, err
+	}
 	f := follower{
-		tracker: tracker, begun: begun, dirty: memory.NewBitmap(pages), tally: NewTally(interval),
-		emit: emit,
+		tracker: tracker, begun: begun, dirty: memory.NewBitmap(ram.Pages()),
+		tally: NewTally(interval), packer: packer, emit: emit,
 	}
 	due := time.NewTimer(interval - time.Since(begun))
 	defer due.Stop()
@@ -150,6 +150,8 @@ type follower struct {
 	begun   time.Time
 	dirty   *memory.Bitmap // of the last interval
 	tally   *Tally
+	packer  *packer
+	packed  time.Duration // when pages were last compressed
 	emit    func(Record) error
 }
 
@@ -164,6 +166,12 @@ func (f *follower) record() error {
 	r := Record{
 		AtUS: at.Microseconds(), Dirty: NewSet(f.dirty), TookUS: (at - before).Microseconds(),
 	}
-	f.tally.Add(r, f.dirty.Count())
+	pages := f.dirty.Count()
+	f.tally.Add(r, pages)
+	if pages > 0 && at-f.packed >= packEvery {
+		begun := time.Now()
+		r.Packed, f.packed = f.packer.pack(f.dirty, pages), at
+		f.tally.PackUS += time.Since(begun).Microseconds()
+	}
 	return f.emit(r)
 }

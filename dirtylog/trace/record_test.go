@@ -1,6 +1,7 @@
 package trace
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"testing"
@@ -27,6 +28,71 @@ func (s *scripted) Harvest(dirty *memory.Bitmap) (int, error) {
 	dirty.Set(s.harvests)
 	s.harvests++
 	return 1, s.fail
+}
+
+// blank is a RAM of so many zero pages.
+type blank int
+
+func (b blank) Pages() int                           { return int(b) }
+func (b blank) Page(int) []byte                      { return make([]byte, memory.PageSize) }
+func (b blank) Allocated(pages *memory.Bitmap) error { pages.SetRange(0, int(b)); return nil }
+
+// printed is a RAM whose pages have their number in each byte, so that page 0 is zero.
+type printed struct{ blank }
+
+func (p printed) Page(n int) []byte { return bytes.Repeat([]byte{byte(n)}, memory.PageSize) }
+
+// TestFollowPacks: four times a second, some of what an interval has are compressed.
+func TestFollowPacks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 995*time.Millisecond)
+		defer cancel()
+		packed := map[int64]Packed{}
+		emit := func(r Record) error {
+			if r.Packed != nil {
+				packed[r.AtUS/1000] = *r.Packed
+			}
+			return nil
+		}
+		_, err := Follow(ctx, &scripted{}, time.Now(), printed{256}, 10*time.Millisecond, emit)
+		require.NoError(t, err)
+		require.Len(t, packed, 3)
+		for _, at := range []int64{250, 500, 750} {
+			require.Equal(t, 1, packed[at].Pages, "the page of that interval")
+			require.Less(t, packed[at].Bytes, 100)
+			require.Positive(t, packed[at].US)
+		}
+	})
+}
+
+// TestPack takes so many pages at random that are not zero, in their order.
+func TestPack(t *testing.T) {
+	p, err := newPacker(printed{256})
+	require.NoError(t, err)
+	require.Nil(t, p.pack(memory.NewBitmap(256), 0))
+	zero := memory.NewBitmap(256)
+	zero.Set(0)
+	require.Nil(t, p.pack(zero, 1))
+
+	few := memory.NewBitmap(256)
+	few.SetRange(0, 3)
+	require.Equal(t, 2, p.pack(few, 3).Pages)
+
+	all := memory.NewBitmap(256)
+	all.SetRange(0, 256)
+	chosen := map[byte]bool{}
+	for range 50 {
+		got := p.pack(all, 256)
+		require.InDelta(t, packedPages, got.Pages, 1, "one of them may be the zero one")
+		before := byte(0)
+		for at := 0; at < len(p.copies); at += memory.PageSize {
+			require.Greater(t, p.copies[at], before)
+			before = p.copies[at]
+			chosen[before] = true
+		}
+		require.Greater(t, got.Bytes, 64, "they differ")
+	}
+	require.Len(t, chosen, 255)
 }
 
 // TestFollow: each interval has what was written in it, also the one that ctx ends.
@@ -58,7 +124,7 @@ func TestFollow(t *testing.T) {
 					}
 					return nil
 				}
-				end, err := Follow(ctx, s, time.Now(), 64, 10*time.Millisecond, emit)
+				end, err := Follow(ctx, s, time.Now(), blank(64), 10*time.Millisecond, emit)
 				require.NoError(t, err)
 				require.Equal(t, tt.at, got)
 				require.Equal(t, End{
@@ -83,7 +149,7 @@ func TestFollowCountsFromTheFirstMoment(t *testing.T) {
 				}
 				return nil
 			}
-			_, err := Follow(ctx, &scripted{}, begun, 64, 10*time.Millisecond, emit)
+			_, err := Follow(ctx, &scripted{}, begun, blank(64), 10*time.Millisecond, emit)
 			require.NoError(t, err)
 			require.Equal(t, map[time.Duration][]int64{
 				3 * time.Millisecond: {10, 20, 20}, 32 * time.Millisecond: {52, 60, 60},
@@ -99,7 +165,7 @@ func TestFollowLeavesNothing(t *testing.T) {
 		defer cancel()
 		var got []Record
 		emit := func(r Record) error { got = append(got, r); return nil }
-		end, err := Follow(ctx, &scripted{}, time.Now(), 64, time.Hour, emit)
+		end, err := Follow(ctx, &scripted{}, time.Now(), blank(64), time.Hour, emit)
 		require.NoError(t, err)
 		require.Equal(t, []Record{{AtUS: 7000, Dirty: &Set{Runs: []int{0, 1}}}}, got)
 		require.Equal(t, End{Intervals: 1, Faults: 1}, end)
@@ -110,7 +176,7 @@ func TestFollowLeavesNothing(t *testing.T) {
 func TestFollowFails(t *testing.T) {
 	broken := errors.New("broken")
 	follow := func(s *scripted, taken error) error {
-		_, err := Follow(t.Context(), s, time.Now(), 64, time.Millisecond,
+		_, err := Follow(t.Context(), s, time.Now(), blank(64), time.Millisecond,
 			func(Record) error { return taken })
 		return err
 	}
@@ -118,7 +184,7 @@ func TestFollowFails(t *testing.T) {
 	require.ErrorIs(t, follow(&scripted{}, broken), broken)
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := Follow(ended, &scripted{fail: broken}, time.Now(), 64, time.Hour, nil)
+	_, err := Follow(ended, &scripted{fail: broken}, time.Now(), blank(64), time.Hour, nil)
 	require.ErrorIs(t, err, broken, "at the end")
 }
 

@@ -63,12 +63,22 @@ type Sample struct {
 	Bytes int `json:"bytes"`
 }
 
+// Packed is what zstd, on its fastest level, makes of random pages of an interval, in one frame:
+// what is in a page changes, and with it what it compresses to. Zero pages are not among them.
+type Packed struct {
+	Pages int   `json:"pages"`
+	Bytes int   `json:"bytes"`
+	US    int64 `json:"us"` // of a processor, the faster of two times
+}
+
 // Record is a line after the first.
 type Record struct {
 	AtUS  int64 `json:"at_us"`
 	Dirty *Set  `json:"dirty,omitempty"`
 	// TookUS is how long the harvest took, which protects the pages again.
-	TookUS int64           `json:"took_us,omitempty"`
+	TookUS int64 `json:"took_us,omitempty"`
+	// Packed is what some of Dirty compress to; most intervals have none.
+	Packed *Packed         `json:"packed,omitempty"`
 	Event  json.RawMessage `json:"event,omitempty"`
 	End    *End            `json:"end,omitempty"`
 }
@@ -83,6 +93,8 @@ type End struct {
 	Faults int64 `json:"faults"`
 	// HarvestUS is the time of all harvests, on a processor of the host.
 	HarvestUS int64 `json:"harvest_us"`
+	// PackUS is the time of all that Packed is about. The guest does not wait for it.
+	PackUS int64 `json:"pack_us,omitempty"`
 }
 
 // maxPages is the size of the largest guest whose trace a reader takes: 4 TiB.

@@ -1,0 +1,170 @@
+package sim
+
+import (
+	"bytes"
+	"math"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"taskguide/dirtylog/trace"
+	"taskguide/memory"
+	"taskguide/migration/policy"
+)
+
+// TestShareAtFirst: pages that resemble each other take less in a frame than alone.
+func TestShareAtFirst(t *testing.T) {
+	c := trace.Contents{Samples: []trace.Sample{{Bytes: 1024}, {Bytes: 9000}}}
+	share := func() float64 { return contentAtFirst(c).share }
+	require.InDelta(t, (1024.0+4096)/8192, share(), 1e-9)
+	c.Together = 819
+	require.InDelta(t, 0.1, share(), 0.001)
+	c.Together = 9000
+	require.InDelta(t, (1024.0+4096)/8192, share(), 1e-9)
+	c = trace.Contents{}
+	require.InDelta(t, 1, share(), 1e-9)
+}
+
+// TestPackTime: what compressing takes is the recording host's, as far as the trace says it.
+func TestPackTime(t *testing.T) {
+	c := trace.Contents{Samples: make([]trace.Sample, 256), TookUS: 768}
+	costs := func() Costs {
+		return DefaultSetting(&Trace{contents: []content{contentAtFirst(c)}}).Costs
+	}
+	require.Equal(t, 3*time.Microsecond, contentAtFirst(c).pack)
+	require.Equal(t, 3*time.Microsecond, costs().Pack)
+	c.TookUS = 0
+	require.Zero(t, contentAtFirst(c).pack)
+	require.Equal(t, DefaultCosts(), costs())
+	require.Zero(t, contentAtFirst(trace.Contents{TookUS: 7}).pack)
+	c.TookUS = math.MaxInt64
+	require.Equal(t, slowestPack, contentAtFirst(c).pack)
+}
+
+// TestContentOf bounds what a file says.
+func TestContentOf(t *testing.T) {
+	of := func(pages, bytes int, us int64) content {
+		return contentOf(trace.Packed{Pages: pages, Bytes: bytes, US: us})
+	}
+	require.Equal(t, content{0.25, 2 * time.Microsecond}, of(4, 4096, 8))
+	require.Equal(t, content{1, slowestPack}, of(4, 1<<40, math.MaxInt64))
+	require.Equal(t, content{}, of(4, -1, -1))
+	require.Equal(t, content{share: 1}, of(-4, 1, 1))
+	for _, pages := range []int{1 << 51, 1 << 52, 1 << 60, math.MaxInt} {
+		is := of(pages, 1, 1)
+		require.InDelta(t, 0, is.share, 1e-6)
+		require.Zero(t, is.pack)
+	}
+}
+
+// changing is a guest of 100 pages that writes each of them in each of 20 intervals. What they
+// compress to changes in the middle.
+func changing(t *testing.T) *Trace {
+	t.Helper()
+	r := recording{pages: 100, interval: 10 * time.Millisecond, writes: make([][]int, 20)}
+	for i := range r.writes {
+		for page := range 100 {
+			r.writes[i] = append(r.writes[i], page)
+		}
+	}
+	r.packed = map[int]trace.Packed{
+		4:  {Pages: 64, Bytes: 64 * 1024, US: 64},
+		12: {Pages: 64, Bytes: 64 * 2048, US: 640},
+	}
+	return r.load(t)
+}
+
+// TestContentsOfIntervals: an interval without samples has those of the nearest one.
+func TestContentsOfIntervals(t *testing.T) {
+	tr := changing(t)
+	var got []uint16
+	for _, i := range tr.intervals {
+		got = append(got, i.content)
+	}
+	require.Equal(t, []uint16{1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2}, got)
+	require.Equal(t, []content{{share: 1}, {0.25, time.Microsecond}, {0.5, 10 * time.Microsecond}},
+		tr.contents)
+
+	_, _, contents := newGuest(tr, All, 0).memoryAt()
+	require.Equal(t, make([]uint16, 100), contents, "nothing is written yet")
+	_, _, contents = newGuest(tr, All, 50*time.Millisecond).memoryAt()
+	require.Equal(t, bytes.Repeat([]byte{1}, 100), low(contents))
+	_, _, contents = newGuest(tr, All, 150*time.Millisecond).memoryAt()
+	require.Equal(t, bytes.Repeat([]byte{2}, 100), low(contents))
+
+	cut, err := tr.Cut(50*time.Millisecond, 150*time.Millisecond)
+	require.NoError(t, err)
+	_, _, contents = newGuest(cut, All, 0).memoryAt()
+	require.Equal(t, bytes.Repeat([]byte{1}, 100), low(contents), "written before the cut")
+	require.Nil(t, tr.before, "a cut leaves its trace alone")
+}
+
+func low(contents []uint16) []byte {
+	all := make([]byte, len(contents))
+	for i, c := range contents {
+		all[i] = byte(c)
+	}
+	return all
+}
+
+// TestContentIsThatOfTheLastWrite: a page takes on the link what it compresses to since then.
+func TestContentIsThatOfTheLastWrite(t *testing.T) {
+	tr := changing(t)
+	s := exact()
+	s.Compress, s.Costs.Pack = CompressZstd, DefaultSetting(tr).Costs.Pack
+	wire := func(at time.Duration) float64 {
+		w := newWalk(s, tr, entrant(t, "downtime", policy.GuidanceOff).Order, nil, at)
+		w.cancelled, w.blind = t.Context().Err, true
+		w.track()
+		f := frames{w: w, r: &policy.Round{}}
+		carried, any := f.fill()
+		require.True(t, any)
+		return carried.packed / memory.PageSize / float64(carried.content)
+	}
+	require.InDelta(t, 1, wire(0), 0.01)
+	require.InDelta(t, 0.25, wire(50*time.Millisecond), 0.01)
+	require.InDelta(t, 0.5, wire(150*time.Millisecond), 0.01)
+}
+
+// TestPackTimeOfContents: they keep their proportion to the first on another host.
+func TestPackTimeOfContents(t *testing.T) {
+	l := link{usual: 2 * time.Microsecond, costs: Costs{Pack: 6 * time.Microsecond}}
+	require.Equal(t, 6*time.Microsecond, l.packTime(content{pack: 2 * time.Microsecond}))
+	require.Equal(t, 30*time.Microsecond, l.packTime(content{pack: 10 * time.Microsecond}))
+	require.Equal(t, 6*time.Microsecond, l.packTime(content{}), "unknown")
+	l.usual = 1
+	require.Equal(t, mostOfPage, l.packTime(content{pack: slowestPack}), "a file may have anything")
+	l.usual = 0
+	require.Equal(t, 6*time.Microsecond, l.packTime(content{pack: 10 * time.Microsecond}))
+}
+
+// TestEncode: auto compresses what is faster so, by the link or by the processor that limits it.
+func TestEncode(t *testing.T) {
+	full := func(share float64, pack time.Duration) load {
+		return load{content: 100, runs: 1, packed: 100 * share * memory.PageSize, pack: 100 * pack}
+	}
+	for _, c := range []struct {
+		name   string
+		bits   int64
+		auto   bool
+		f      load
+		packed bool
+	}{
+		{"shrinks on a slow link", 1e9, true, full(0.2, 5*time.Microsecond), true},
+		{"shrinks, and takes longer", 1e9, true, full(0.2, 40*time.Microsecond), false},
+		{"shrinks, and takes longer, as told", 1e9, false, full(0.2, 40*time.Microsecond), true},
+		{"does not shrink", 1e9, true, full(0.95, time.Microsecond), false},
+		{"nothing to gain", 0, true, full(0.01, 5*time.Microsecond), false},
+		{"faster than copying", 0, true, full(0.01, 100*time.Nanosecond), true},
+	} {
+		s := Setting{BitsPerSecond: c.bits, Compress: CompressZstd, Costs: DefaultCosts()}
+		if c.auto {
+			s.Compress = CompressAuto
+		}
+		l := newLink(s, &Trace{contents: []content{{share: 1}}})
+		l.plain = 0
+		require.Equal(t, c.packed, l.encode(c.f) == l.packed(c.f), c.name)
+		require.Equal(t, !c.packed, l.encode(c.f) == l.raw(c.f), c.name)
+	}
+}
