@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"slices"
 	"time"
 
 	"taskguide/dirtylog/trace"
@@ -61,26 +62,80 @@ func (t *Trace) learn(p trace.Packed) {
 	}
 }
 
-// spreadContents gives intervals without samples the content of the nearest one that has some.
+// spreadContents settles what samples say, and gives intervals without samples the content of one
+// that has some.
 func (t *Trace) spreadContents() {
-	if len(t.contents) == 1 {
+	var sampled []int // intervals
+	for n, i := range t.intervals {
+		if i.content > 0 {
+			sampled = append(sampled, n)
+		}
+	}
+	if len(sampled) == 0 {
 		return
 	}
-	last := -1 // the last interval that has some
-	for n, i := range t.intervals {
-		if i.content == 0 {
-			continue
+	t.settle(sampled)
+	next := 0
+	for n := range t.intervals {
+		if next < len(sampled) && sampled[next] < n {
+			next++
 		}
-		for k := last + 1; k < n; k++ {
-			nearer := n
-			if last >= 0 && t.intervals[k].end-t.intervals[last].end < i.end-t.intervals[k].end {
-				nearer = last
-			}
-			t.intervals[k].content = t.intervals[nearer].content
+		before, after := sampled[max(next-1, 0)], sampled[min(next, len(sampled)-1)]
+		if t.intervals[n].content == 0 {
+			t.intervals[n].content = t.intervals[t.closer(n, before, after)].content
 		}
-		last = n
 	}
-	for k := last + 1; k < len(t.intervals); k++ {
-		t.intervals[k].content = t.intervals[last].content
+}
+
+// alike is the most by which the numbers of pages of two intervals may differ, as a factor, in one
+// phase of a guest. Between phases it is mostly larger, and so is the difference of contents.
+const alike = 4
+
+// pages is how many pages the n-th interval has.
+func (t *Trace) pages(n int) int { return len(t.intervals[n].writes) + len(t.intervals[n].hot) }
+
+// alike tells whether two intervals have about as many pages.
+func (t *Trace) alike(n, m int) bool {
+	a, b := t.pages(n), t.pages(m)
+	return max(a, b) <= alike*max(min(a, b), 1)
+}
+
+// closer returns which of two sampled intervals another one resembles: the one with about as many
+// pages, or else the nearer one.
+func (t *Trace) closer(n, before, after int) int {
+	nearer := after
+	if t.intervals[n].end-t.intervals[before].end < t.intervals[after].end-t.intervals[n].end {
+		nearer = before
+	}
+	if like := t.alike(n, before); like != t.alike(n, after) {
+		if like {
+			return before
+		}
+		return after
+	}
+	return nearer
+}
+
+// settle lets what samples say follow from three of them, as far as their intervals have about as
+// many pages: the share is the mean, because pages differ, and the time the median, because one that
+// had to wait for a processor took longer than packing takes.
+func (t *Trace) settle(sampled []int) {
+	own := slices.Clone(t.contents)
+	for k, n := range sampled {
+		var shares, times []float64
+		for _, m := range sampled[max(k-1, 0):min(k+2, len(sampled))] {
+			if t.alike(n, m) {
+				is := own[t.intervals[m].content]
+				shares, times = append(shares, is.share), append(times, float64(is.pack))
+			}
+		}
+		slices.Sort(times)
+		sum := 0.0
+		for _, share := range shares {
+			sum += share
+		}
+		t.contents[t.intervals[n].content] = content{
+			share: sum / float64(len(shares)), pack: time.Duration(times[(len(times)-1)/2]),
+		}
 	}
 }

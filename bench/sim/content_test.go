@@ -58,14 +58,16 @@ func TestContentOf(t *testing.T) {
 	}
 }
 
-// changing is a guest of 100 pages that writes each of them in each of 20 intervals. What they
-// compress to changes in the middle.
+// changing is a guest of 100 pages that writes all of them in each of 8 intervals, and then every
+// fifth one. What they compress to changes with that.
 func changing(t *testing.T) *Trace {
 	t.Helper()
 	r := recording{pages: 100, interval: 10 * time.Millisecond, writes: make([][]int, 20)}
-	for i := range r.writes {
+	for i := range r.writes { // the second half writes so few pages that it is another phase
 		for page := range 100 {
-			r.writes[i] = append(r.writes[i], page)
+			if i < 8 || page%5 == 0 {
+				r.writes[i] = append(r.writes[i], page)
+			}
 		}
 	}
 	r.packed = map[int]trace.Packed{
@@ -83,21 +85,47 @@ func TestContentsOfIntervals(t *testing.T) {
 		got = append(got, i.content)
 	}
 	require.Equal(t, []uint16{1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2}, got)
-	require.Equal(t, []content{{share: 1}, {0.25, time.Microsecond}, {0.5, 10 * time.Microsecond}},
-		tr.contents)
 
 	_, _, contents := newGuest(tr, All, 0).memoryAt()
 	require.Equal(t, make([]uint16, 100), contents, "nothing is written yet")
 	_, _, contents = newGuest(tr, All, 50*time.Millisecond).memoryAt()
 	require.Equal(t, bytes.Repeat([]byte{1}, 100), low(contents))
 	_, _, contents = newGuest(tr, All, 150*time.Millisecond).memoryAt()
-	require.Equal(t, bytes.Repeat([]byte{2}, 100), low(contents))
+	want := bytes.Repeat([]byte{2, 1, 1, 1, 1}, 20)
+	require.Equal(t, want, low(contents), "a page keeps what was written last")
 
 	cut, err := tr.Cut(50*time.Millisecond, 150*time.Millisecond)
 	require.NoError(t, err)
 	_, _, contents = newGuest(cut, All, 0).memoryAt()
 	require.Equal(t, bytes.Repeat([]byte{1}, 100), low(contents), "written before the cut")
 	require.Nil(t, tr.before, "a cut leaves its trace alone")
+}
+
+// TestSettle: a sample follows from its neighbours, too, but not from those of another phase.
+func TestSettle(t *testing.T) {
+	r := recording{pages: 100, interval: 10 * time.Millisecond, writes: make([][]int, 60)}
+	r.packed = map[int]trace.Packed{}
+	for i := range r.writes { // busy until interval 30, and then calm
+		for page := range 100 {
+			if i < 30 || page < 3 {
+				r.writes[i] = append(r.writes[i], page)
+			}
+		}
+	}
+	for i, us := range map[int]int64{5: 50, 15: 900, 25: 70, 35: 20, 45: 30, 55: 40} {
+		r.packed[i] = trace.Packed{Pages: 10, Bytes: 40 * int(us), US: us}
+	}
+	tr := r.load(t)
+	var shares []float64
+	var times []time.Duration
+	for _, is := range tr.contents[1:] {
+		shares, times = append(shares, is.share*1024), append(times, is.pack/1000)
+	}
+	require.InDeltaSlice(t, []float64{475, 340, 485, 25, 30, 35}, shares, 0.01)
+	require.Equal(t, []time.Duration{5, 7, 7, 2, 3, 3}, times)
+	require.EqualValues(t, 3, tr.intervals[29].content, "though the calm sample is as near")
+	require.EqualValues(t, 4, tr.intervals[30].content)
+	require.EqualValues(t, 6, tr.intervals[59].content)
 }
 
 func low(contents []uint16) []byte {
@@ -124,7 +152,7 @@ func TestContentIsThatOfTheLastWrite(t *testing.T) {
 	}
 	require.InDelta(t, 1, wire(0), 0.01)
 	require.InDelta(t, 0.25, wire(50*time.Millisecond), 0.01)
-	require.InDelta(t, 0.5, wire(150*time.Millisecond), 0.01)
+	require.InDelta(t, 0.2*0.5+0.8*0.25, wire(150*time.Millisecond), 0.02)
 }
 
 // TestPackTimeOfContents: they keep their proportion to the first on another host.

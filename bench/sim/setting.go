@@ -91,7 +91,7 @@ func DefaultCosts() Costs {
 		Setup: 25 * time.Millisecond, Pause: 100 * time.Microsecond,
 		Handover: 500 * time.Microsecond, Page: 1900 * time.Nanosecond,
 		Zero: 220 * time.Nanosecond, Stage: 500 * time.Nanosecond, Pack: 10 * time.Microsecond,
-		Receive: 500 * time.Nanosecond,
+		Receive: 300 * time.Nanosecond,
 	}
 }
 

@@ -313,13 +313,12 @@ func TestProcessors(t *testing.T) {
 		total      float64 // ms
 	}{
 		{none, 0, time.Millisecond, 400, 1400}, // round 1, and then what was written
-		{none, 3, time.Millisecond, 400, 1400},
-		{none, 2, 0, 400, 1400},
-		{none, 2, time.Millisecond, 267, 1500 + 1.5*267}, // three that need one each have 2/3
-		{none, 1, 0, 200, 2000 + 2*200},
-		{half, 2, time.Millisecond, 400, 2800}, // two halves and a guest
-		{half, 1, 0, 200, 2400},                // pages wait for the link, so the guest has half
-		{half, 1, time.Millisecond, 133, 3000 + 3*133},
+		{none, 4, time.Millisecond, 400, 1400},
+		{none, 2, 0, 400, 1400 / 0.85}, // the sender has what the guest leaves
+		{none, 2, time.Millisecond, 285, 1285 / 0.569},
+		{none, 1, 0, 189, 1189 / 0.378},
+		{half, 2, time.Millisecond, 340, 2 * 1340}, // the guest has what the ends leave
+		{half, 1, 0, 189, 1189 / 0.378},            // and the link does not matter any more
 	} {
 		pages, total := sent(c.bits, c.processors, c.receive)
 		require.InDelta(t, c.pages, pages, 5, "%+v", c)
@@ -331,14 +330,14 @@ func TestProcessors(t *testing.T) {
 func TestProcessorsWithoutGuest(t *testing.T) {
 	r := recording{pages: 100, interval: 10 * time.Millisecond, writes: calmFor(400)}
 	for page := range 50 {
-		r.writes[22] = append(r.writes[22], page)
+		r.writes[28] = append(r.writes[28], page)
 	}
 	s := Setting{Compress: CompressNone, Protection: AtHarvest}
 	s.Costs = Costs{Page: time.Millisecond, Pause: 50 * time.Millisecond, Processors: 1}
 	m := run(t, s, r.load(t), entrant(t, "downtime", policy.GuidanceOff), 0)
 	require.EqualValues(t, 50, m.PagesStopCopy)
-	require.InDelta(t, 50+50, m.DowntimeMS, 1)
-	require.InDelta(t, 200+50+50, m.TotalMS, 1)
+	require.InDelta(t, 50+50/0.85, m.DowntimeMS, 1)
+	require.InDelta(t, 100/0.378+50+50/0.85, m.TotalMS, 1)
 }
 
 // TestProcessorsConverge: a guest that writes faster than the link takes, and is slowed down.
@@ -359,32 +358,28 @@ func TestProcessorsConverge(t *testing.T) {
 
 // TestShares of processors between vCPUs, sender and receiver.
 func TestShares(t *testing.T) {
-	const ms = time.Millisecond
 	for _, c := range []struct {
 		processors, vcpus    int
-		alone, send, receive time.Duration
-		guest                float64
-		takes                time.Duration
+		alone, send, receive float64 // ms
+		guest, takes         float64
 	}{
-		{0, 8, 10 * ms, 10 * ms, 10 * ms, 1, 10 * ms},
-		{4, 2, 10 * ms, 10 * ms, 10 * ms, 1, 10 * ms},
-		{4, 3, 10 * ms, 10 * ms, 10 * ms, 0.8, 12500 * time.Microsecond},
-		{2, 4, 10 * ms, 10 * ms, 0, 0.4, 25 * ms},
-		{2, 4, 10 * ms, 1 * ms, 1 * ms, 0.45, 10 * ms},
-		{2, 0, 10 * ms, 10 * ms, 10 * ms, 1, 10 * ms},
-		{1, 0, 10 * ms, 10 * ms, 10 * ms, 1, 20 * ms},
-		{2, 1, 10 * ms, 10 * ms, 40 * ms, 1.0 / 3, 30 * ms}, // the receiver is slower
-		{1, 1, 10 * ms, 0, 0, 1, 10 * ms},
-		{1, 1, 0, 10 * ms, 0, 1, 0},
-		{1, mostProcessors, 10 * ms, 1, 0, leastSpeed, 10 * ms},
+		{0, 8, 10, 10, 10, 1, 10},
+		{5, 2, 10, 10, 10, 1, 10},
+		{4, 2, 10, 10, 10, 1, 20 / 1.85},
+		{4, 3, 10, 10, 10, 3.85 / 5.75 * 1.25, 10 * 5.75 / 3.85},
+		{2, 4, 10, 10, 0, 1.85 / 6 * 1.25, 10 * 6 / 1.85},
+		{2, 4, 10, 1, 1, 1.65 / 4, 10},
+		{2, 1, 10, 10, 40, 1.85 / 6.25 * 1.25, 10 * 6.25 / 1.85},
+		{2, 0, 10, 10, 10, 1, 20 / 1.85}, // no guest
+		{1, 1, 10, 0, 0, 1, 10},
+		{1, 1, 0, 10, 0, 1, 0},
+		{1, mostProcessors, 10, 1e-6, 0, leastSpeed, 10},
 	} {
-		guest, takes := Costs{Processors: c.processors}.shares(c.vcpus, c.alone,
-			parcel{send: c.send, receive: c.receive})
-		if c.processors == 1 && c.vcpus == 0 {
-			guest = 1 // there is none
-		}
+		of := func(ms float64) time.Duration { return time.Duration(ms * 1e6) }
+		guest, takes := Costs{Processors: c.processors}.shares(c.vcpus, of(c.alone),
+			parcel{send: of(c.send), receive: of(c.receive)})
 		require.InDelta(t, c.guest, guest, 1e-6, "%+v", c)
-		require.InDelta(t, c.takes.Seconds(), takes.Seconds(), 1e-6, "%+v", c)
+		require.InDelta(t, c.takes, ms(takes), 1e-4, "%+v", c)
 	}
 }
 
@@ -774,7 +769,7 @@ func BenchmarkTerabyte(b *testing.B) {
 func TestFullSpeedBetweenFrames(t *testing.T) {
 	r := recording{pages: 100, interval: 10 * time.Millisecond, writes: calmFor(400)}
 	for page := range 50 { // round 1 is over by then
-		r.writes[21] = append(r.writes[21], page)
+		r.writes[28] = append(r.writes[28], page)
 	}
 	s := Setting{Compress: CompressNone, Protection: AtHarvest}
 	s.Costs = Costs{Page: time.Millisecond, Pause: 30 * time.Millisecond, Processors: 1}
