@@ -227,7 +227,8 @@ func TestOneDoorToKVM(t *testing.T) {
 }
 
 // TestVMMIsSmall: the program that runs machines takes along no experiments, and nothing that
-// draws. They are vmm-bench's.
+// draws. They are vmm-bench's. Netlink stays in vmm for one question: whether all queues of a TAP
+// interface are this process', which nothing but netlink answers.
 func TestVMMIsSmall(t *testing.T) {
 	const format = `{{if not .Standard}}{{.ImportPath}}{{end}}`
 	list := func(program string) string {

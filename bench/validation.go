@@ -349,11 +349,10 @@ func validationOf(run Run, results []trial.Result) sim.Validation {
 		v.Protection = with(v.Protection, s.Setting.Protection)
 		v.IntervalMS = widen(v.IntervalMS, interval)
 		if s.Setting.Compress != sim.CompressNone {
-			pack := float64(s.Setting.Costs.Pack) / float64(time.Microsecond)
 			if v.PackUS == [2]float64{} {
-				v.PackUS = [2]float64{pack, pack}
+				v.PackUS = s.PackUS
 			}
-			v.PackUS = widen(v.PackUS, pack)
+			v.PackUS = widen(widen(v.PackUS, s.PackUS[0]), s.PackUS[1])
 		}
 		if !slices.Contains(v.Orders, s.Order) {
 			v.Orders = append(v.Orders, s.Order)

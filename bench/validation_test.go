@@ -44,6 +44,7 @@ func simulatedRun(
 			},
 			Oracle: sim.Move{DowntimeMS: 3, TotalMS: 900},
 			Pages:  16384,
+			PackUS: [2]float64{2, 5},
 		}
 		for _, f := range change {
 			f(&r)
@@ -67,7 +68,7 @@ func TestValidation(t *testing.T) {
 	require.Equal(t, [2]int{16384, 16384}, v.Pages)
 	require.Equal(t, []sim.Compress{"auto", "none"}, v.Compress)
 	require.Equal(t, [2]float64{10, 10}, v.IntervalMS)
-	require.Equal(t, [2]float64{2, 2}, v.PackUS)
+	require.Equal(t, [2]float64{2, 5}, v.PackUS)
 	require.Equal(t, []sim.Protection{sim.AtHarvest}, v.Protection)
 	require.Equal(t, sim.Costs{Page: time.Microsecond}, v.Costs)
 	require.Equal(t, []sim.Terms{
@@ -140,7 +141,7 @@ func TestEncodingByItself(t *testing.T) {
 	require.Len(t, all, 1)
 	require.Equal(t, []sim.Compress{"auto"}, all[0].Compress)
 	require.Equal(t, 112, all[0].Pairs)
-	require.Equal(t, [2]float64{2, 2}, all[0].PackUS)
+	require.Equal(t, [2]float64{2, 5}, all[0].PackUS)
 }
 
 // TestOrderMustReachIt: guided moves, which are easier to foretell, do not hide that all moves of a

@@ -139,10 +139,52 @@ func TestExtrapolated(t *testing.T) {
 		s.Compress, s.Costs.Pack = CompressZstd, pack*time.Nanosecond
 		require.Equal(t, want, Extrapolated([]Validation{packed}, s, tr, e) == "", pack)
 	}
+	changes := *tr // later pages take longer than any that was compared
+	changes.contents = []content{{0.25, time.Microsecond}, {0.1, 9 * time.Microsecond}}
+	zstd := s
+	zstd.Compress, zstd.Costs.Pack = CompressZstd, 1500*time.Nanosecond
+	require.Empty(t, Extrapolated([]Validation{packed}, zstd, tr, e))
+	require.Contains(t, Extrapolated([]Validation{packed}, zstd, &changes, e), "compression")
 	relayed := s
 	relayed.RTT, relayed.Ack = 20*time.Millisecond, time.Millisecond
 	require.Empty(t, Extrapolated(all, relayed, tr, e), "over a relay, as in the comparison")
 	require.NotPanics(t, func() { readValidations(validatedJSON) })
+}
+
+// TestProcessorsExtrapolate: processors for which nobody waits make no other figures. Where
+// somebody does, their number counts, and a comparison with one vCPU says nothing of several.
+func TestProcessorsExtrapolate(t *testing.T) {
+	tr := generated(t, phased())
+	s, e := slow(tr), entrant(t, "xen", policy.GuidanceOff)
+	s.BitsPerSecond, s.Costs.Processors = 1e9, 2
+	all := []Validation{covering(s, tr, e.Order)}
+	covered := func(processors, cpus int, change func(*Costs)) bool {
+		s, tr := s, *tr
+		tr.cpus = cpus
+		s.Costs.Processors = processors
+		change(&s.Costs)
+		return Extrapolated(all, s, &tr, e) == ""
+	}
+	none := func(*Costs) {}
+	for _, c := range []struct {
+		processors, cpus int
+		covered          bool
+	}{{0, 1, true}, {2, 1, true}, {64, 1, true}, {1, 1, false}, {0, 8, true}, {2, 8, false}} {
+		require.Equal(t, c.covered, covered(c.processors, c.cpus, none), "%+v", c)
+	}
+	costs := map[string]func(*Costs){
+		"stage":   func(c *Costs) { c.Stage *= 2 },
+		"receive": func(c *Costs) { c.Receive *= 2 },
+	}
+	for what, change := range costs {
+		require.True(t, covered(2, 1, change), "%s is nothing to pages as they go", what)
+	}
+	// A page that takes a processor longer than the link has the guest wait, with two of them.
+	s.Costs.Page = 40 * time.Microsecond
+	all = []Validation{covering(s, tr, e.Order)}
+	require.True(t, covered(2, 1, none))
+	require.False(t, covered(0, 1, none))
+	require.False(t, covered(2, 1, costs["receive"]))
 }
 
 // TestCostsAreBounded: costs that no host has are refused, before virtual time overflows.
@@ -153,6 +195,10 @@ func TestCostsAreBounded(t *testing.T) {
 		"step":    func(c *Costs) { c.Setup = mostOfStep + 1 },
 		"page":    func(c *Costs) { c.Page = mostOfPage + 1 },
 		"pack":    func(c *Costs) { c.Pack = math.MaxInt64 },
+		"stage":   func(c *Costs) { c.Stage = mostOfPage + 1 },
+		"receive": func(c *Costs) { c.Receive = -1 },
+		"many":    func(c *Costs) { c.Processors = mostProcessors + 1 },
+		"no":      func(c *Costs) { c.Processors = -1 },
 	} {
 		s := slow(tr)
 		change(&s.Costs)

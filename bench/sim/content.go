@@ -117,8 +117,8 @@ func (t *Trace) closer(n, before, after int) int {
 }
 
 // settle lets what samples say follow from three of them, as far as their intervals have about as
-// many pages: the share is the mean, because pages differ, and the time the median, because one that
-// had to wait for a processor took longer than packing takes.
+// many pages: the share is the mean, because pages differ, and the time the median, because one
+// that had to wait for a processor took longer than packing takes.
 func (t *Trace) settle(sampled []int) {
 	own := slices.Clone(t.contents)
 	for k, n := range sampled {

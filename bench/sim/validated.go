@@ -81,6 +81,8 @@ func Extrapolated(all []Validation, s Setting, t *Trace, e Entrant) string {
 const NoRealOracle = "no real move knows what the oracle does"
 
 func (v Validation) leavesOut(s Setting, t *Trace, e Entrant) string {
+	compared := *t
+	compared.cpus = 1 // as of all guests of a comparison
 	switch {
 	case e.Knows:
 		return NoRealOracle
@@ -107,7 +109,7 @@ func (v Validation) leavesOut(s Setting, t *Trace, e Entrant) string {
 		return "no real move with this dirty log was compared"
 	case t.cpus > 1 && s.contends(t):
 		return "no real move of a guest that has to share processors for several vCPUs was compared"
-	case countingCosts(v.Costs, s, t) != countingCosts(s.Costs, s, t):
+	case countingCosts(v.Costs, s, &compared) != countingCosts(s.Costs, s, t):
 		return "no real move on a host with these costs was compared"
 	}
 	return v.leavesOutOrder(e.Terms())
@@ -127,18 +129,22 @@ func countingCosts(c Costs, s Setting, t *Trace) Costs {
 	return c
 }
 
-// packs tells whether packing takes as long as it did in the comparison: at all moments of a trace.
-func (v Validation) packs(s Setting, t *Trace) bool {
+// PackUS is what compressing a page takes, at least and at most, at any moment of a trace.
+func (s Setting) PackUS(t *Trace) [2]float64 {
 	l := newLink(s, t)
-	if !inside(v.PackUS, microseconds(s.Costs.Pack)) {
-		return false
-	}
+	first := microseconds(s.Costs.Pack)
+	bounds := [2]float64{first, first}
 	for _, is := range t.contents {
-		if !inside(v.PackUS, microseconds(l.packTime(is))) {
-			return false
-		}
+		us := microseconds(l.packTime(is))
+		bounds[0], bounds[1] = min(bounds[0], us), max(bounds[1], us)
 	}
-	return true
+	return bounds
+}
+
+// packs tells whether packing takes as long as it did in the comparison, at all moments.
+func (v Validation) packs(s Setting, t *Trace) bool {
+	bounds := s.PackUS(t)
+	return inside(v.PackUS, bounds[0]) && inside(v.PackUS, bounds[1])
 }
 
 // lateBy is how many times as long as ordered intervals may be on average. A single one counts as

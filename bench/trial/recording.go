@@ -30,6 +30,8 @@ type Simulated struct {
 	Pages   int         `json:"pages"`
 	Faults  int64       `json:"faults"` // that recording cost the guest
 	Late    int         `json:"late"`   // intervals that took too long
+	// PackUS is what compressing a page took in the recording, at least and at most.
+	PackUS [2]float64 `json:"pack_us"`
 }
 
 // record records the guest. It returns the trace's file, and how the recording ended.
@@ -76,6 +78,7 @@ func (s *stage) simulate(ctx context.Context, file []byte, end trace.End) (*Simu
 	at := s.result.Request.momentIn(t, s.spec.Guest.Cycle())
 	out := &Simulated{
 		Setting: setting, Order: order.Terms(), Pages: t.Pages, Faults: end.Faults, Late: end.Late,
+		PackUS: setting.PackUS(t),
 	}
 	if out.Move, err = setting.Run(ctx.Err, t, order, at); err == nil {
 		out.Oracle, err = setting.Best(ctx.Err, t, order, at)

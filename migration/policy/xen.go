@@ -2,7 +2,9 @@ package policy
 
 import "time"
 
-// The limits of Xen's toolstack (xc_domain_save, "iterative precopy").
+// The limits of Xen's old toolstack (xc_domain_save, "iterative precopy"). The rule since Xen 4.6
+// (simple_precopy_policy of libxenguest) has the same 50 pages, gives up after 5 rounds, and does
+// not count what was sent: max-rounds=5 comes close to it.
 const (
 	xenDirtyPages = 50
 	xenMaxFactor  = 3
