@@ -192,8 +192,20 @@ func rttLevels(results []trial.Result) levels {
 	return levels{"rtt", rttTexts(roundTripsOf(results))}
 }
 
+// repeatable are the results that the target is for: without moves that processors limit. Two real
+// moves of these, of the same guest and moment, differ by more than the target, so that none could
+// foretell both.
+func repeatable(results []trial.Result) []trial.Result {
+	return slices.DeleteFunc(slices.Clone(results), limitedByProcessors)
+}
+
+func limitedByProcessors(r trial.Result) bool {
+	return r.Simulated != nil && r.Simulated.LimitedBy == sim.LimitProcessors
+}
+
 // missesOf says why results do not validate the simulator. It returns nothing if they do.
 func missesOf(results []trial.Result) []string {
+	results = repeatable(results)
 	all := comparisonOf("all", results)
 	if all.down.pairs < leastPairs {
 		return []string{fmt.Sprintf("%d pairs: at least %d are needed", all.down.pairs, leastPairs)}
@@ -318,6 +330,7 @@ func ValidationsOf(dir string) ([]sim.Validation, error) {
 
 // validationOf is what a comparison covers, and its errors.
 func validationOf(run Run, results []trial.Result) sim.Validation {
+	results = repeatable(results)
 	all := comparisonOf("all", results)
 	v := sim.Validation{
 		Revision: run.Host.VMM, Date: run.Started.UTC().Format(time.DateOnly),
@@ -347,6 +360,7 @@ func validationOf(run Run, results []trial.Result) sim.Validation {
 		v.AckMS = max(v.AckMS, milliseconds(cmp.Or(s.Setting.Ack, s.Setting.RTT)))
 		v.Compress = with(v.Compress, s.Setting.Compress)
 		v.Protection = with(v.Protection, s.Setting.Protection)
+		v.LimitedBy = with(v.LimitedBy, s.LimitedBy)
 		v.IntervalMS = widen(v.IntervalMS, interval)
 		if s.Setting.Compress != sim.CompressNone {
 			if v.PackUS == [2]float64{} {

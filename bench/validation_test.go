@@ -2,6 +2,7 @@ package bench
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 	"time"
 
@@ -44,7 +45,7 @@ func simulatedRun(
 			},
 			Oracle: sim.Move{DowntimeMS: 3, TotalMS: 900},
 			Pages:  16384,
-			PackUS: [2]float64{2, 5},
+			PackUS: [2]float64{2, 5}, LimitedBy: sim.LimitLink,
 		}
 		for _, f := range change {
 			f(&r)
@@ -55,9 +56,40 @@ func simulatedRun(
 	return dir
 }
 
+// TestMovesThatProcessorsLimit count for no target, and an entry does not cover them.
+func TestMovesThatProcessorsLimit(t *testing.T) {
+	limited := func(r *trial.Result) {
+		if r.Spec.Factors["program"] == compressible.name {
+			r.Simulated.LimitedBy = sim.LimitProcessors
+			r.Simulated.Move.DowntimeMS *= 20
+		}
+	}
+	dir := simulatedRun(t, Full, 1, 1, limited)
+	all, err := ValidationsOf(dir)
+	require.NoError(t, err)
+	require.Len(t, all, 1)
+	require.Equal(t, 208-16, all[0].Pairs)
+	require.Equal(t, []sim.Limit{sim.LimitLink}, all[0].LimitedBy)
+	_, results, err := Load(dir)
+	require.NoError(t, err)
+	text := strings.Join(simulatedReport(Setting{Size: Full}, results).Headlines, "\n")
+	require.Contains(t, text, "reached its target")
+	require.Contains(t, text, "16 more pairs are of moves that processors limit")
+}
+
 // TestValidation: a run that reached its target is an entry that covers what was moved.
 func TestValidation(t *testing.T) {
-	all, err := ValidationsOf(simulatedRun(t, Full, 1.05, 0.95))
+	all, err := ValidationsOf(simulatedRun(t, Full, 1.05, 0.95, func(r *trial.Result) {
+		switch r.Spec.Params.Rule {
+		case migration.RuleXen:
+			r.Simulated.PackUS = [2]float64{0.5, 3}
+		case migration.RuleDowntime:
+			r.Simulated.PackUS = [2]float64{4, 9}
+		}
+		if r.Spec.Params.Compress == migration.CompressNone { // no page is packed
+			r.Simulated.PackUS = [2]float64{0.1, 100}
+		}
+	}))
 	require.NoError(t, err)
 	require.Len(t, all, 1)
 	v := all[0]
@@ -68,8 +100,9 @@ func TestValidation(t *testing.T) {
 	require.Equal(t, [2]int{16384, 16384}, v.Pages)
 	require.Equal(t, []sim.Compress{"auto", "none"}, v.Compress)
 	require.Equal(t, [2]float64{10, 10}, v.IntervalMS)
-	require.Equal(t, [2]float64{2, 5}, v.PackUS)
+	require.Equal(t, [2]float64{0.5, 9}, v.PackUS)
 	require.Equal(t, []sim.Protection{sim.AtHarvest}, v.Protection)
+	require.Equal(t, []sim.Limit{sim.LimitLink}, v.LimitedBy)
 	require.Equal(t, sim.Costs{Page: time.Microsecond}, v.Costs)
 	require.Equal(t, []sim.Terms{
 		{Policy: "downtime", Guidance: "off"}, {Policy: "downtime", Guidance: "switchover"},
@@ -132,7 +165,7 @@ func TestEncodingByItself(t *testing.T) {
 	require.NotContains(t, verdictOf(results), "auto alone")
 
 	off = func(r *trial.Result) {
-		if r.Spec.Params.Compress == migration.CompressNone {
+		if r.Spec.Params.Compress == migration.CompressNone { // no page is packed
 			r.Simulated.Move.TotalMS = 500
 		}
 	}

@@ -145,6 +145,15 @@ func TestExtrapolated(t *testing.T) {
 	zstd.Compress, zstd.Costs.Pack = CompressZstd, 1500*time.Nanosecond
 	require.Empty(t, Extrapolated([]Validation{packed}, zstd, tr, e))
 	require.Contains(t, Extrapolated([]Validation{packed}, zstd, &changes, e), "compression")
+	changes.contents[1].pack = 100 // or less long
+	require.Contains(t, Extrapolated([]Validation{packed}, zstd, &changes, e), "compression")
+	byLink := all[0]
+	byLink.LimitedBy = []Limit{LimitLink}
+	require.Empty(t, Extrapolated([]Validation{byLink}, s, tr, e))
+	busy := s
+	busy.Costs.Page = mostOfPage
+	byLink.Costs.Page = mostOfPage
+	require.Contains(t, Extrapolated([]Validation{byLink}, busy, tr, e), "limited by processors")
 	relayed := s
 	relayed.RTT, relayed.Ack = 20*time.Millisecond, time.Millisecond
 	require.Empty(t, Extrapolated(all, relayed, tr, e), "over a relay, as in the comparison")
@@ -214,6 +223,7 @@ func covering(s Setting, t *Trace, orders ...Order) Validation {
 		AckMS: 1, Pages: [2]int{t.Pages, t.Pages},
 		IntervalMS: [2]float64{milliseconds(t.Interval), milliseconds(t.Interval)},
 		Compress:   []Compress{s.Compress}, Protection: []Protection{s.Protection}, Costs: s.Costs,
+		LimitedBy: []Limit{LimitLink, LimitProcessors},
 	}
 	v.Costs.Pack = 0
 	for _, o := range orders {

@@ -18,7 +18,8 @@ type content struct {
 // and virtual time would overflow.
 const slowestPack = time.Millisecond
 
-// mostContents is how many kinds of content a trace may have: a page knows its own.
+// mostContents is how many kinds of content a trace may have, because each page has the number of
+// its own. Later samples are left out.
 const mostContents = 1 << 16
 
 // contentAtFirst is the content of the first moment. What does not shrink goes raw.
@@ -82,14 +83,14 @@ func (t *Trace) spreadContents() {
 		}
 		before, after := sampled[max(next-1, 0)], sampled[min(next, len(sampled)-1)]
 		if t.intervals[n].content == 0 {
-			t.intervals[n].content = t.intervals[t.closer(n, before, after)].content
+			t.intervals[n].content = t.intervals[t.resembled(n, before, after)].content
 		}
 	}
 }
 
-// alike is the most by which the numbers of pages of two intervals may differ, as a factor, in one
-// phase of a guest. Between phases it is mostly larger, and so is the difference of contents.
-const alike = 4
+// mostAlike is the most by which the numbers of pages of two intervals may differ, as a factor, in
+// one phase of a guest. Between phases it is mostly larger, and so is the difference of contents.
+const mostAlike = 4
 
 // pages is how many pages the n-th interval has.
 func (t *Trace) pages(n int) int { return len(t.intervals[n].writes) + len(t.intervals[n].hot) }
@@ -97,12 +98,12 @@ func (t *Trace) pages(n int) int { return len(t.intervals[n].writes) + len(t.int
 // alike tells whether two intervals have about as many pages.
 func (t *Trace) alike(n, m int) bool {
 	a, b := t.pages(n), t.pages(m)
-	return max(a, b) <= alike*max(min(a, b), 1)
+	return max(a, b) <= mostAlike*max(min(a, b), 1)
 }
 
-// closer returns which of two sampled intervals another one resembles: the one with about as many
-// pages, or else the nearer one.
-func (t *Trace) closer(n, before, after int) int {
+// resembled returns which of two sampled intervals another one resembles: the one with about as
+// many pages, or else the nearer one.
+func (t *Trace) resembled(n, before, after int) int {
 	nearer := after
 	if t.intervals[n].end-t.intervals[before].end < t.intervals[after].end-t.intervals[n].end {
 		nearer = before

@@ -71,33 +71,37 @@ func changing(t *testing.T) *Trace {
 		}
 	}
 	r.packed = map[int]trace.Packed{
-		4:  {Pages: 64, Bytes: 64 * 1024, US: 64},
+		1:  {Pages: 64, Bytes: 64 * 1024, US: 64},
+		3:  {}, // says nothing
+		6:  {Pages: 64, Bytes: 64 * 1024, US: 64},
 		12: {Pages: 64, Bytes: 64 * 2048, US: 640},
 	}
 	return r.load(t)
 }
 
-// TestContentsOfIntervals: an interval without samples has those of the nearest one.
+// TestContentsOfIntervals: an interval without samples has those of one with as many pages.
 func TestContentsOfIntervals(t *testing.T) {
 	tr := changing(t)
 	var got []uint16
 	for _, i := range tr.intervals {
 		got = append(got, i.content)
 	}
-	require.Equal(t, []uint16{1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2}, got)
+	require.Equal(t, []uint16{1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3}, got)
 
 	_, _, contents := newGuest(tr, All, 0).memoryAt()
 	require.Equal(t, make([]uint16, 100), contents, "nothing is written yet")
-	_, _, contents = newGuest(tr, All, 50*time.Millisecond).memoryAt()
+	_, _, contents = newGuest(tr, All, 40*time.Millisecond).memoryAt()
 	require.Equal(t, bytes.Repeat([]byte{1}, 100), low(contents))
 	_, _, contents = newGuest(tr, All, 150*time.Millisecond).memoryAt()
-	want := bytes.Repeat([]byte{2, 1, 1, 1, 1}, 20)
+	want := bytes.Repeat([]byte{3, 2, 2, 2, 2}, 20)
 	require.Equal(t, want, low(contents), "a page keeps what was written last")
 
-	cut, err := tr.Cut(50*time.Millisecond, 150*time.Millisecond)
+	cut, err := tr.Cut(40*time.Millisecond, 150*time.Millisecond)
 	require.NoError(t, err)
 	_, _, contents = newGuest(cut, All, 0).memoryAt()
 	require.Equal(t, bytes.Repeat([]byte{1}, 100), low(contents), "written before the cut")
+	_, _, contents = newGuest(cut, All, 100*time.Millisecond).memoryAt()
+	require.Equal(t, want, low(contents), "and after it")
 	require.Nil(t, tr.before, "a cut leaves its trace alone")
 }
 
@@ -105,14 +109,14 @@ func TestContentsOfIntervals(t *testing.T) {
 func TestSettle(t *testing.T) {
 	r := recording{pages: 100, interval: 10 * time.Millisecond, writes: make([][]int, 60)}
 	r.packed = map[int]trace.Packed{}
-	for i := range r.writes { // busy until interval 30, and then calm
-		for page := range 100 {
+	for i := range r.writes { // busy until interval 30, now and then less so, and then calm
+		for page := range 100 - 20*(i%2) {
 			if i < 30 || page < 3 {
 				r.writes[i] = append(r.writes[i], page)
 			}
 		}
 	}
-	for i, us := range map[int]int64{5: 50, 15: 900, 25: 70, 35: 20, 45: 30, 55: 40} {
+	for i, us := range map[int]int64{5: 50, 16: 900, 25: 70, 35: 20, 45: 30, 55: 40} {
 		r.packed[i] = trace.Packed{Pages: 10, Bytes: 40 * int(us), US: us}
 	}
 	tr := r.load(t)
@@ -153,17 +157,28 @@ func TestContentIsThatOfTheLastWrite(t *testing.T) {
 	require.InDelta(t, 1, wire(0), 0.01)
 	require.InDelta(t, 0.25, wire(50*time.Millisecond), 0.01)
 	require.InDelta(t, 0.2*0.5+0.8*0.25, wire(150*time.Millisecond), 0.02)
+
+	w := newWalk(s, tr, entrant(t, "downtime", policy.GuidanceOff).Order, nil, 0)
+	w.cancelled = t.Context().Err
+	w.track()
+	w.runGuest(150 * time.Millisecond)
+	require.EqualValues(t, []uint16{3, 2, 2}, w.contents[:3], "written while it moves")
+	late := newWalk(s, tr, entrant(t, "downtime", policy.GuidanceOff).Order, nil, 0)
+	late.left = 1000
+	early := late.expected()
+	late.guest.skip(150 * time.Millisecond)
+	require.Greater(t, late.expected(), early+100*time.Millisecond, "it compresses less now")
 }
 
 // TestPackTimeOfContents: they keep their proportion to the first on another host.
 func TestPackTimeOfContents(t *testing.T) {
-	l := link{usual: 2 * time.Microsecond, costs: Costs{Pack: 6 * time.Microsecond}}
+	l := link{packAtFirst: 2 * time.Microsecond, costs: Costs{Pack: 6 * time.Microsecond}}
 	require.Equal(t, 6*time.Microsecond, l.packTime(content{pack: 2 * time.Microsecond}))
 	require.Equal(t, 30*time.Microsecond, l.packTime(content{pack: 10 * time.Microsecond}))
 	require.Equal(t, 6*time.Microsecond, l.packTime(content{}), "unknown")
-	l.usual = 1
+	l.packAtFirst = 1
 	require.Equal(t, mostOfPage, l.packTime(content{pack: slowestPack}), "a file may have anything")
-	l.usual = 0
+	l.packAtFirst = 0
 	require.Equal(t, 6*time.Microsecond, l.packTime(content{pack: 10 * time.Microsecond}))
 }
 
@@ -192,6 +207,11 @@ func TestEncode(t *testing.T) {
 		}
 		l := newLink(s, &Trace{contents: []content{{share: 1}}})
 		l.plain = 0
+		require.Equal(t, parcel{
+			send:    100*s.Costs.Stage + c.f.pack,
+			receive: 100*s.Costs.Receive + c.f.pack/packToUnpack,
+			bytes:   headerBytes + entryBytes + c.f.packed,
+		}, l.packed(c.f))
 		require.Equal(t, c.packed, l.encode(c.f) == l.packed(c.f), c.name)
 		require.Equal(t, !c.packed, l.encode(c.f) == l.raw(c.f), c.name)
 	}

@@ -45,6 +45,7 @@
 //	trace.go      a trace in memory, and how it grows to more RAM
 //	content.go    what its pages compress to, and when
 //	guest.go      the guest of a move: what it writes, and when its gate changes
+//	terms.go      what an order was, in words that can be compared
 //	setting.go    the conditions of a move, and what its parts cost
 //	link.go       how long bytes take
 //	processors.go how the guest and both ends share a host's processors

@@ -197,7 +197,10 @@ func (g *guest) runTo(to time.Duration, wrote func(page int)) {
 
 // content is that of pages that are written now.
 func (g *guest) content() uint16 {
-	return g.t.intervals[min(g.inside, len(g.t.intervals)-1)].content
+	if g.lost {
+		g.seek()
+	}
+	return g.t.intervals[g.inside].content
 }
 
 // memoryAt returns which of the recorded pages are populated at the guest's moment, which of these

@@ -35,8 +35,8 @@ type link struct {
 	costs     Costs
 	compress  Compress
 	vcpus     int
-	// usual is what packing a page at the trace's first moment takes, which Costs.Pack stands for.
-	usual time.Duration
+	// packAtFirst is what packing a page took at the trace's first moment, and costs.Pack here.
+	packAtFirst time.Duration
 	// plain is for how long pages go as they are before they are compressed: the engine has no
 	// trial of a compressor before that, and none while the guest stands still.
 	plain time.Duration
@@ -46,7 +46,7 @@ type link struct {
 func newLink(s Setting, t *Trace) *link {
 	l := &link{
 		bytesPerS: math.Inf(1), frame: maxData, costs: s.Costs, compress: s.Compress,
-		vcpus: t.cpus, usual: t.first().pack,
+		vcpus: t.cpus, packAtFirst: t.first().pack,
 	}
 	if s.BitsPerSecond > 0 {
 		l.bytesPerS = max(float64(s.BitsPerSecond)/8, 1)
@@ -77,10 +77,10 @@ func (f *load) add(pages int, is content, l *link) {
 
 // packTime is what compressing a page with that content takes on the setting's host.
 func (l *link) packTime(is content) time.Duration {
-	if l.usual == 0 || is.pack == 0 {
+	if l.packAtFirst == 0 || is.pack == 0 {
 		return l.costs.Pack
 	}
-	took := float64(is.pack) * float64(l.costs.Pack) / float64(l.usual)
+	took := float64(is.pack) * float64(l.costs.Pack) / float64(l.packAtFirst)
 	return time.Duration(min(took, float64(mostOfPage)))
 }
 
@@ -110,7 +110,7 @@ func (l *link) packed(f load) parcel {
 // overhead is how many bytes of a frame are no content.
 func (f load) overhead() float64 { return headerBytes + float64(f.runs*entryBytes) }
 
-// seconds is how long a parcel takes where others go before and behind it.
+// seconds is the longer of what a parcel takes of the processor and of the link.
 func (l *link) seconds(p parcel) float64 { return max(p.send.Seconds(), p.bytes/l.bytesPerS) }
 
 // encode encodes a frame as the engine would. With auto it compresses what is faster so.

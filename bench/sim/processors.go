@@ -13,13 +13,13 @@ const packToUnpack = 4
 // leastSpeed leaves the guest some speed, so that its time goes on.
 const leastSpeed = 0.05
 
-// besides is how much of a processor everything else takes while a guest moves on one host: the
+// othersTake is how much of a processor everything else takes while a guest moves on one host: the
 // network, consoles, and who watches.
-const besides = 0.15
+const othersTake = 0.15
 
 // vcpuWeight is how much more of the processors a vCPU gets than a sender that needs as much: it
-// seldom sleeps, and both ends wake each other up for each frame. In real moves that were short of
-// processors, a vCPU had 0.93 of one and the sender 0.74.
+// seldom sleeps, and both ends wake each other up for each frame. In real moves of matmul on two
+// processors (docs/results/simulator.md), a vCPU had 0.93 of one and the sender 0.74.
 const vcpuWeight = 1.25
 
 // shares returns the speed of the guest, and how long a parcel takes where it would take so long
@@ -32,7 +32,7 @@ func (c Costs) shares(
 	if c.Processors == 0 || alone <= 0 || p.send <= 0 {
 		return 1, alone
 	}
-	all, v := float64(c.Processors)-besides, float64(vcpus)
+	all, v := float64(c.Processors)-othersTake, float64(vcpus)
 	busy, receives := p.send.Seconds()/alone.Seconds(), p.receive.Seconds()/alone.Seconds()
 	if v+busy+receives <= all {
 		return 1, alone
@@ -44,13 +44,54 @@ func (c Costs) shares(
 	}
 	guest, takes = part*vcpuWeight, time.Duration(float64(alone)*busy/part)
 	if part >= busy {
-		guest, takes = (all-busy-receives)/max(v, 1), alone
+		guest, takes = (all-busy-receives)/v, alone // there is a vCPU, or they would not contend
 	}
 	return max(min(guest, 1), leastSpeed), takes
 }
 
-// contends tells whether the guest, or pages, would wait for a processor with this setting. Frames
-// of zero pages do not count: a guest has a few ms of them, in round 1.
+// Limit is what limits a simulated move.
+type Limit string
+
+// The limits.
+const (
+	LimitLink       Limit = "link"
+	LimitProcessors Limit = "processors"
+)
+
+// LimitedBy says what takes longer for all that the trace writes: the link, or the processors that
+// look at its pages and pack them.
+func (s Setting) LimitedBy(t *Trace) Limit {
+	l := newLink(s, t)
+	l.plain = 0
+	pages := make([]int, max(len(t.contents), 1)) // written, by content
+	for n := range t.intervals {
+		pages[t.intervals[n].content] += t.pages(n)
+	}
+	if len(t.intervals) == 0 {
+		pages[0] = 1
+	}
+	var processors, link float64
+	for n, count := range pages {
+		is := t.first()
+		if n > 0 {
+			is = t.contents[n]
+		}
+		f := load{}
+		f.add(l.frame/memory.PageSize, is, l)
+		p := l.encode(f)
+		_, takes := s.Costs.shares(l.vcpus, p.send, p)
+		processors += float64(count) * takes.Seconds()
+		link += float64(count) * p.bytes / l.bytesPerS
+	}
+	if processors > link {
+		return LimitProcessors
+	}
+	return LimitLink
+}
+
+// contends tells whether the guest, or pages, would wait for a processor all the time with this
+// setting. Frames that need no link for a moment do not count: those of zero pages, in round 1, and
+// those that a bucket of saved tokens has room for.
 func (s Setting) contends(t *Trace) bool {
 	l := newLink(s, t)
 	n := l.frame / memory.PageSize
@@ -60,7 +101,7 @@ func (s Setting) contends(t *Trace) bool {
 		f.add(n, is, l)
 		frames = append(frames, f)
 	}
-	for _, plain := range []time.Duration{0, 1} { // with compression, and before it begins
+	for _, plain := range []time.Duration{0, l.plain} { // with compression, and before it begins
 		l.plain = plain
 		for _, f := range frames {
 			p := l.encode(f)

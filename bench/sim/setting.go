@@ -60,7 +60,7 @@ type Costs struct {
 	Pack    time.Duration `json:"pack_ns"`
 	Receive time.Duration `json:"receive_ns"` // of the destination, for a page with content
 	// Processors are what the guest and both ends share, 0 for as many as they need. With one for
-	// each vCPU and two more, nobody waits.
+	// each vCPU and three more, nobody waits.
 	Processors int `json:"processors"`
 }
 

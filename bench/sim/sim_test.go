@@ -383,6 +383,32 @@ func TestShares(t *testing.T) {
 	}
 }
 
+// TestLimitedBy: what takes longer for what the guest writes most, and waits for a processor count.
+func TestLimitedBy(t *testing.T) {
+	tr := &Trace{
+		cpus: 1, contents: []content{{1, time.Microsecond}, {0.1, 10 * time.Microsecond}},
+		intervals: []interval{
+			{content: 1, writes: make([]write, 100)}, {content: 0, writes: make([]write, 10)},
+		},
+	}
+	s := Setting{BitsPerSecond: 1e9, Compress: CompressNone, Costs: DefaultCosts()}
+	s.Costs.Pack = time.Microsecond
+	require.Equal(t, LimitLink, s.LimitedBy(tr), "32 us a page, and 2 us of a processor")
+	s.BitsPerSecond = 0
+	require.Equal(t, LimitProcessors, s.LimitedBy(tr))
+	s.BitsPerSecond, s.Compress = 1e9, CompressAuto
+	require.Equal(t, LimitProcessors, s.LimitedBy(tr), "10 us a page, and 3 us of the link")
+	tr.intervals[0].hot, tr.intervals[1].hot = nil, make([]uint32, 1000)
+	require.Equal(t, LimitLink, s.LimitedBy(tr), "most do not compress")
+	require.Equal(t, LimitLink, s.LimitedBy(&Trace{}), "nothing is known of it")
+
+	tr.contents[0] = content{0.6, 16 * time.Microsecond}
+	s.Costs.Pack = 16 * time.Microsecond
+	require.Equal(t, LimitLink, s.LimitedBy(tr), "20 us of the link")
+	s.Costs.Processors = 2
+	require.Equal(t, LimitProcessors, s.LimitedBy(tr), "and 16 us, but the guest needs one, too")
+}
+
 // TestContends: a page that the link takes slowly leaves the guest its processor.
 func TestContends(t *testing.T) {
 	tr := &Trace{cpus: 1, contents: []content{{0.1, 10 * time.Microsecond}}}

@@ -25,6 +25,7 @@ type Validation struct {
 	Compress      []Compress   `json:"compress"`
 	PackUS        [2]float64   `json:"pack_us"` // to compress a page, where pages are compressed
 	Protection    []Protection `json:"protection"`
+	LimitedBy     []Limit      `json:"limited_by"`
 	Costs         Costs        `json:"costs"` // without Pack
 	Orders        []Terms      `json:"orders"`
 
@@ -81,8 +82,8 @@ func Extrapolated(all []Validation, s Setting, t *Trace, e Entrant) string {
 const NoRealOracle = "no real move knows what the oracle does"
 
 func (v Validation) leavesOut(s Setting, t *Trace, e Entrant) string {
-	compared := *t
-	compared.cpus = 1 // as of all guests of a comparison
+	withOneVCPU := *t
+	withOneVCPU.cpus = 1 // as of all guests of a comparison
 	switch {
 	case e.Knows:
 		return NoRealOracle
@@ -105,11 +106,13 @@ func (v Validation) leavesOut(s Setting, t *Trace, e Entrant) string {
 	case !slices.Contains(v.Compress, s.Compress),
 		s.Compress != CompressNone && !v.packs(s, t):
 		return "no real move with this compression was compared"
+	case !slices.Contains(v.LimitedBy, s.LimitedBy(t)):
+		return "no real move that is limited by " + string(s.LimitedBy(t)) + " was compared"
 	case !slices.Contains(v.Protection, s.Protection):
 		return "no real move with this dirty log was compared"
 	case t.cpus > 1 && s.contends(t):
 		return "no real move of a guest that has to share processors for several vCPUs was compared"
-	case countingCosts(v.Costs, s, &compared) != countingCosts(s.Costs, s, t):
+	case countingCosts(v.Costs, s, &withOneVCPU) != countingCosts(s.Costs, s, t):
 		return "no real move on a host with these costs was compared"
 	}
 	return v.leavesOutOrder(e.Terms())

@@ -189,7 +189,8 @@ func (w *walk) mustEnd() error {
 // patience is how long the move may take. Neither a gate for which the order lets it wait nor a
 // policy that looks at the guest for long is a sign that it never ends.
 func (w *walk) patience() time.Duration {
-	all := float64(w.inUse) * memory.PageSize / w.link.bytesPerS * float64(time.Second)
+	page := w.link.seconds(w.link.raw(load{content: 1}))
+	all := float64(w.inUse) * page * float64(time.Second)
 	waits := min(w.o.MaxDefer, longest) + w.sampled
 	return max(leastPatience, patienceFactor*time.Duration(all)) + waits
 }

@@ -146,7 +146,8 @@ func TestMarks(t *testing.T) {
 		RTTMS: [2]float64{0, 5}, AckMS: 1, Pages: [2]int{0, 1e6}, IntervalMS: [2]float64{0, 100},
 		Compress:   []sim.Compress{cell.Setting.Compress},
 		Protection: []sim.Protection{sim.AtHarvest, sim.OnDemand}, Costs: costs,
-		Orders: []sim.Terms{o.Entrants[0].Terms(), o.Entrants[1].Terms()},
+		Orders:    []sim.Terms{o.Entrants[0].Terms(), o.Entrants[1].Terms()},
+		LimitedBy: []sim.Limit{sim.LimitLink},
 	}}
 	c, err := Run(t.Context(), o, func(int, int) {})
 	require.NoError(t, err)

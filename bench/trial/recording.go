@@ -31,7 +31,8 @@ type Simulated struct {
 	Faults  int64       `json:"faults"` // that recording cost the guest
 	Late    int         `json:"late"`   // intervals that took too long
 	// PackUS is what compressing a page took in the recording, at least and at most.
-	PackUS [2]float64 `json:"pack_us"`
+	PackUS    [2]float64 `json:"pack_us"`
+	LimitedBy sim.Limit  `json:"limited_by"`
 }
 
 // record records the guest. It returns the trace's file, and how the recording ended.
@@ -78,7 +79,7 @@ func (s *stage) simulate(ctx context.Context, file []byte, end trace.End) (*Simu
 	at := s.result.Request.momentIn(t, s.spec.Guest.Cycle())
 	out := &Simulated{
 		Setting: setting, Order: order.Terms(), Pages: t.Pages, Faults: end.Faults, Late: end.Late,
-		PackUS: setting.PackUS(t),
+		PackUS: setting.PackUS(t), LimitedBy: setting.LimitedBy(t),
 	}
 	if out.Move, err = setting.Run(ctx.Err, t, order, at); err == nil {
 		out.Oracle, err = setting.Best(ctx.Err, t, order, at)

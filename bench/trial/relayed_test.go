@@ -79,4 +79,5 @@ func TestSimulationHasTheRoundTrip(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, loopbackTrip+relayTrip+20*time.Millisecond, s.RTT)
 	require.Equal(t, loopbackTrip, s.Ack, "TCP ends at the relay")
+	require.Equal(t, 2, s.Costs.Processors, "which both ends share with the guest")
 }
