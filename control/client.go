@@ -49,6 +49,7 @@ type Client struct {
 	nameOrPath string
 	http       http.Client
 	patience   time.Duration // AnswerTimeout, except in tests
+	endWithin  time.Duration // for a trace that was ended: AnswerTimeout, except in tests
 	pid        atomic.Int64  // of the process that serves the socket, once known
 }
 
@@ -64,7 +65,7 @@ func NewClient(nameOrPath string) (*Client, error) {
 			return nil, err
 		}
 	}
-	c := &Client{nameOrPath: nameOrPath, patience: AnswerTimeout}
+	c := &Client{nameOrPath: nameOrPath, patience: AnswerTimeout, endWithin: AnswerTimeout}
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer
 		conn, err := d.DialContext(ctx, "unix", path)

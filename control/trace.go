@@ -357,7 +357,7 @@ func (c *Client) finishOwn(ctx context.Context, begun time.Time, cut context.Can
 		cut()
 		return
 	}
-	time.AfterFunc(c.patience, cut) // should the end never come
+	time.AfterFunc(c.endWithin, cut) // should the end never come
 }
 
 // readTrace reads a trace to its end. It sends when the trace began, once, as soon as it knows: by

@@ -408,7 +408,7 @@ func TestTraceThatIsNotFinished(t *testing.T) {
 // that was to end goes on and on.
 func TestTraceWhoseEndNeverComes(t *testing.T) {
 	vm, _, client := start(t)
-	client.patience = 300 * time.Millisecond
+	client.endWithin = 300 * time.Millisecond
 	vm.onFinish = func(time.Time) error { return nil }
 	left := make(chan struct{})
 	vm.onTrace = func(ctx context.Context, _ TraceOrder, to trace.Sink) error {

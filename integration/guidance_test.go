@@ -108,7 +108,8 @@ func TestGateFollowsAllTasks(t *testing.T) {
 		for _, guidance := range []migration.Guidance{
 			migration.GuidanceSwitchover, migration.GuidanceSuspend,
 		} {
-			r := v.move("--guidance", string(guidance), "--gate", "all", "--bandwidth", "1Gbit")
+			r := v.move("--guidance", string(guidance), "--gate", "all", "--bandwidth", "1Gbit",
+				"--downtime-limit", "3s")
 			require.False(t, r.Forced)
 			requireInside(v, tagging.All, r)
 		}
@@ -132,7 +133,8 @@ func TestGateFollowsAllTasks(t *testing.T) {
 	})
 	t.Run("any", func(t *testing.T) {
 		v := newBox(t).travel(2, phased(2, "tasks=2 step=out busy=3s cool=1s tag=cool")...)
-		r := v.move("--guidance", "suspend", "--gate", "any", "--bandwidth", "1Gbit")
+		r := v.move("--guidance", "suspend", "--gate", "any", "--bandwidth", "1Gbit",
+			"--downtime-limit", "3s")
 		require.False(t, r.Forced)
 		requireInside(v, tagging.Any, r)
 		v.carriesOn()
@@ -179,7 +181,7 @@ func TestMaxDefer(t *testing.T) {
 		require.Equal(t, []string{"0"}, v.inside(v.hops))
 	}
 	// A rule that never converges runs more rounds while it is held.
-	r := v.move("--rule", "xen", "--max-defer", "300ms", "--bandwidth", link)
+	r := v.move("--rule", "xen", "--max-defer", "3s", "--bandwidth", link)
 	require.True(t, r.Forced)
 	require.True(t, slices.ContainsFunc(r.Rounds, func(r migration.Round) bool {
 		return r.Phase == migration.PhaseHeld
@@ -251,13 +253,18 @@ func TestCooperativeGuest(t *testing.T) {
 	} {
 		v.awaitSide(false)
 		r := v.move(args...)
+		suspends := r.Guidance == migration.GuidanceSuspend
+		for tries := 1; suspends && r.Suspensions == 0 && tries < 5; tries++ {
+			v.awaitSide(false) // all went within one segment: its vCPU had no processor for long
+			r = v.move(args...)
+		}
+		if suspends {
+			require.Positive(t, r.Suspensions, "%+v", r)
+		}
 		require.False(t, r.Forced)
 		t.Logf("%s: waited %.0f ms, suspended %.0f ms, down %.0f ms", r.Guidance, r.WaitedMS,
 			r.SuspendedMS, r.DowntimeMS)
 		require.Positive(t, r.WaitedMS, "%+v", r)
-		if r.Guidance == migration.GuidanceSuspend {
-			require.Positive(t, r.Suspensions, "%+v", r)
-		}
 		if holdsSwitchover(r.Guidance) {
 			requireInside(v, tagging.All, r)
 		}

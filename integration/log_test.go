@@ -133,6 +133,7 @@ func TestLogOnTheGuestsTerminal(t *testing.T) {
 		_, err := client.StartMigration(b.ctx, elsewhere)
 		require.ErrorContains(t, err, "plain text at 192.0.2.1")
 		refused++
+		time.Sleep(20 * time.Millisecond) // the guest may stop within a line for seconds
 	}
 	tty.press(t, "\x01x")
 	require.NoError(t, cmd.Wait())

@@ -290,8 +290,8 @@ func TestXenRule(t *testing.T) {
 	source := b.run(g, "source", busy...)
 	g.alive(b, 2)
 	_, to := b.incoming(g, "destination", "tcp:127.0.0.1:0")
-	r := b.migrate("source", to, "--rule", "xen", "--bandwidth", "1Gbit", "--verify", "--compress",
-		"none")
+	r := b.migrate("source", to, "--rule", "xen", "--bandwidth", "200Mbit", "--verify",
+		"--compress", "none")
 	requireVerified(t, r)
 	require.Equal(t, 0, source.wait())
 	require.Equal(t, migration.RuleXen, r.Rule)

@@ -87,13 +87,33 @@ func (r *relay) sent(kind transport.Type) bool {
 	return false
 }
 
+// holding tells whether a frame is held back now.
+func (r *relay) holding() bool {
+	select {
+	case <-r.goOn:
+		return false
+	default:
+	}
+	select {
+	case <-r.held:
+		return true
+	default:
+		return false
+	}
+}
+
 // accept serves connections until the listener is closed. The first is the migration's; by later
-// ones a source asks what became of it.
+// ones a source asks what became of it, which it learns only once no frame is held back: a host may
+// take any time until the test goes on.
 func (r *relay) accept(wg *sync.WaitGroup) {
 	for first := true; ; first = false {
 		in, err := r.ln.Accept()
 		if err != nil {
 			return
+		}
+		if !first && r.holding() {
+			in.Close()
+			continue
 		}
 		out, err := net.Dial("tcp", r.to)
 		if err != nil {

@@ -27,10 +27,10 @@ var idle = []string{"--memory", "32M", "--cmdline", "workload=idle touch=8M fill
 func TestExitStatus(t *testing.T) {
 	b := newBox(t)
 	for cmdline, want := range map[string]int{
-		"workload=idle secs=1":                        0,
-		"workload=phased ws=1M hot=0 secs=1 inject=1": 1,
-		"workload=fault":                              2,
-		"workload=nonsense":                           3,
+		"workload=idle secs=1":                         0,
+		"workload=phased ws=1M hot=0 secs=60 inject=1": 1,
+		"workload=fault":                               2,
+		"workload=nonsense":                            3,
 	} {
 		r := b.vmm("run", "--memory", "32M", "--cmdline", cmdline)
 		require.Equal(t, want, r.status, "%s: %s%s", cmdline, r.stdout, r.stderr)

@@ -23,11 +23,32 @@ func TestWhatFirmwareLeaves(t *testing.T) {
 // TestChannelTwoOfThePIT counts down as its gate, bit 0 of port 0x61, says, and shows its output in
 // bit 5. Kernels measure clocks by it. It does so after a move, too.
 func TestChannelTwoOfThePIT(t *testing.T) {
+	for range 10 {
+		vm, numbers := channelTwo(t)
+		if vm == nil {
+			return
+		}
+		require.Equal(t, uint32(0x21), numbers[1]&0x21, "done")
+		if numbers[0]&0x21 == 0x21 { // the vCPU was stopped for longer than the count takes
+			require.NoError(t, vm.Pause())
+			continue
+		}
+		require.Equal(t, uint32(0x01), numbers[0]&0x21, "counting")
+		dst := moveVM(t, vm, func(*VM) {})
+		require.True(t, dst.config.has(optionSpeaker))
+		return
+	}
+	t.Fatal("the channel was never seen counting")
+}
+
+// channelTwo is a machine, and what it shows of the channel: while it counts, and once it has.
+// There is no machine without a PIT.
+func channelTwo(t *testing.T) (*VM, []uint32) {
 	r := newRecorder()
 	vm := newTestVM(t, 1, nil)
 	if !vm.hasPIT {
 		require.Zero(t, vm.kvmFD.Check(kvm.CapPIT2), "KVM has a PIT, and the machine has none")
-		return
+		return nil, nil
 	}
 	attach(vm, r)
 	require.NoError(t, vm.Boot(testKernel(code(
@@ -45,9 +66,5 @@ func TestChannelTwoOfThePIT(t *testing.T) {
 	)), nil, ""))
 	require.NoError(t, vm.Resume())
 	r.waitFor(t, 2)
-	numbers := r.numbers()
-	require.Equal(t, uint32(0x01), numbers[0]&0x21, "counting")
-	require.Equal(t, uint32(0x21), numbers[1]&0x21, "done")
-	dst := moveVM(t, vm, func(*VM) {})
-	require.True(t, dst.config.has(optionSpeaker))
+	return vm, r.numbers()
 }

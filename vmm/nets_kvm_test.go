@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"taskguide/vmm/device/virtio"
 )
@@ -33,6 +34,20 @@ func newNetwork(t *testing.T) (*network, Net) {
 	require.NoError(t, err)
 	t.Cleanup(func() { l.Close() })
 	return &network{l: l}, Net{Backend: virtio.NetUnix, Name: path}
+}
+
+// awaitRead waits until the card has read all that was sent. It drops what it does not want right
+// after that.
+func (n *network) awaitRead(t *testing.T) {
+	raw, err := n.Conn.(*net.UnixConn).SyscallConn()
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		left, failed := 0, error(nil)
+		err := raw.Control(func(fd uintptr) {
+			left, failed = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ)
+		})
+		return err == nil && failed == nil && left == 0
+	}, time.Minute, time.Millisecond)
 }
 
 // accept takes the connection of a machine's card.
@@ -100,6 +115,7 @@ func TestCardMoves(t *testing.T) {
 	there.accept(t)
 	require.Equal(t, src.config.Nets, dst.config.Nets)
 	there.send(t, bytes.Repeat([]byte{1}, 60))
+	there.awaitRead(t)
 	copy(dst.RAM().Bytes(), src.RAM().Bytes())
 	data, err := src.SaveState()
 	require.NoError(t, err)

@@ -11,7 +11,8 @@ vmm run --name uni --memory 16M --kernel "$elf" &
 vmm run --name uni2 --incoming "unix:$VMM_RUNTIME_DIR/in" &
 destination=$!
 # Its task must be registered, and the destination must listen.
-until vmm tags uni 2>/dev/null | grep -q inside && vmm status uni2 >/dev/null 2>&1; do
+until vmm tags uni 2>/dev/null | grep -q inside &&
+	vmm status uni2 2>/dev/null | grep -q incoming; do
 	sleep 0.1
 done
 vmm migrate uni "unix:$VMM_RUNTIME_DIR/in" --verify

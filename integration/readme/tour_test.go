@@ -163,7 +163,8 @@ func (c *command) ended() error {
 	return nil
 }
 
-// awaitRunning waits until a command in the background has done what the page shows.
+// awaitRunning waits until a command in the background has done what the page shows, and its VM is
+// past its start: it listens.
 func (r *tour) awaitRunning(ctx context.Context, c *command) error {
 	name, err := c.step.Name()
 	if err != nil {
@@ -171,7 +172,8 @@ func (r *tour) awaitRunning(ctx context.Context, c *command) error {
 	}
 	for {
 		line, missing := Missing(c.step.Output, c.out.String())
-		if !missing && r.bash(ctx, "vmm status "+name).Run() == nil {
+		ready := "s=$(vmm status " + name + ` --json) && ! grep -q '"starting"' <<<"$s"`
+		if !missing && r.bash(ctx, ready).Run() == nil {
 			return nil
 		}
 		select {

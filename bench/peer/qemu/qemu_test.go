@@ -83,7 +83,7 @@ func TestWaysOfThisQEMU(t *testing.T) {
 	require.NoError(t, err)
 	t.Logf("this QEMU has %q", ways)
 	for _, m := range []Migration{
-		{PostCopy: true, BytesPerSecond: 10 << 20}, // the first round must leave something over
+		{PostCopy: true, BytesPerSecond: 2 << 20}, // the first rounds must leave something over
 		{AutoConverge: true, BytesPerSecond: 100 << 20},
 		{Channels: 2, ZeroPages: InChannels},
 		{Channels: 2, ZeroPages: InFeeder},
@@ -91,7 +91,7 @@ func TestWaysOfThisQEMU(t *testing.T) {
 		t.Run(string(m.Needs())+" "+string(m.ZeroPages), func(t *testing.T) {
 			opts := Options{
 				Binary: binary, Accel: TCG, Kernel: guestELF(t), MemoryBytes: 64 << 20,
-				Cmdline: "workload=phased ws=8M hot=1M busy=600s cool=1s fill=pattern",
+				Cmdline: "workload=phased ws=2M hot=1M busy=600s cool=1s fill=pattern",
 			}
 			if !slices.Contains(ways, m.Needs()) {
 				_, err := start(t, opts).Migrate(t.Context(), "unix:/nowhere", m, nil)

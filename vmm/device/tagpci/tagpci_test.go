@@ -172,9 +172,9 @@ func TestLeaseEnds(t *testing.T) {
 	b.Device.board = running{m}
 	b.enable()
 	page := b.page(3)
-	b.Resume()
 	b.write(m, abi.RegPages, 1<<3)
 	require.False(t, b.tags.Port.Gate().Open)
+	b.Resume() // from here on the term runs
 	open := func() bool { return b.tags.Port.Gate().Open }
 	require.Eventually(t, open, time.Minute, 10*time.Millisecond)
 	b.Quiesce()

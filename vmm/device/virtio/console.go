@@ -190,7 +190,7 @@ func (p *port) stay() {
 const (
 	// outletChunk is how many bytes the writer gets at once.
 	outletChunk = 4 << 10
-	// outletPatience is how long a writer may take for a chunk before output is lost.
+	// outletPatience is how long a writer may take for a chunk before output is lost, by default.
 	outletPatience = time.Second
 	// outletFlush is how long the end of a machine waits for the writer.
 	outletFlush = time.Second
@@ -206,9 +206,10 @@ type Readied interface {
 // first output.
 type outlet struct {
 	device.Console
-	drained func()        // called without locks when there may be room, or none is waited for
-	end     chan struct{} // closed by close
-	over    chan struct{} // closed when the goroutine has ended
+	drained  func()        // called without locks when there may be room, or none is waited for
+	end      chan struct{} // closed by close
+	over     chan struct{} // closed when the goroutine has ended
+	patience time.Duration // outletPatience, except in tests
 
 	mu      sync.Mutex // guards what follows; taken with the port's lock held
 	changed sync.Cond  // queue, away or closed has changed
@@ -228,7 +229,7 @@ func newOutlet(c device.Console, drained func()) *outlet {
 	}
 	o := &outlet{
 		Console: c, drained: drained, away: true,
-		end: make(chan struct{}), over: make(chan struct{}),
+		end: make(chan struct{}), over: make(chan struct{}), patience: outletPatience,
 	}
 	o.changed.L = &o.mu
 	return o
@@ -326,7 +327,7 @@ func (o *outlet) close() {
 // drain writes the queue out until the machine ends.
 func (o *outlet) drain() {
 	defer close(o.over)
-	patience := time.AfterFunc(outletPatience, o.giveUp)
+	patience := time.AfterFunc(o.patience, o.giveUp)
 	defer patience.Stop()
 	who, waits := o.Writer.(Readied)
 	chunk := make([]byte, outletChunk)
@@ -351,7 +352,7 @@ func (o *outlet) await(patience *time.Timer) bool {
 		o.changed.Wait()
 	}
 	o.since = time.Now()
-	patience.Reset(outletPatience)
+	patience.Reset(o.patience)
 	return len(o.queue) > 0 && !o.away
 }
 
@@ -383,7 +384,7 @@ func (o *outlet) wrote(patience *time.Timer) {
 // giveUp marks the writer as stuck if it has taken nothing for too long.
 func (o *outlet) giveUp() {
 	o.mu.Lock()
-	if !o.since.IsZero() && time.Since(o.since) >= outletPatience {
+	if !o.since.IsZero() && time.Since(o.since) >= o.patience {
 		o.stuck = true
 	}
 	o.mu.Unlock()

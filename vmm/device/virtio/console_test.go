@@ -78,6 +78,13 @@ func newTestConsole(r *reader, queue int) *Console {
 	return NewConsole(pci.NewHost(), device.Console{Writer: r, Lossy: r.lossy, Queue: queue}, noLog)
 }
 
+// newPatientConsole is a console whose writer may be as slow as the host is: nothing is lost.
+func newPatientConsole(r *reader, queue int) *Console {
+	c := newTestConsole(r, queue)
+	c.port.out.patience = time.Hour
+	return c
+}
+
 // prints offers a text to the console, cut into parts of two buffers.
 func (r *ring) prints(text string) {
 	at := bufferBase + uint64(r.put%r.size)<<16
@@ -130,7 +137,7 @@ func TestConsoleTakesTurns(t *testing.T) {
 
 	// The device comes back to what is left by itself.
 	r = newReader(everything)
-	c = newTestConsole(r, 0)
+	c = newPatientConsole(r, 0)
 	d, _ := newDriver(t, c.Device)
 	c.Resume()
 	d.start(8, 0)
@@ -235,7 +242,7 @@ func (c *Console) movedTo(t *testing.T, to *Console, from *driver) *driver {
 func TestConsoleMoves(t *testing.T) {
 	text := strings.Repeat("a line that is long enough\n", 1000)
 	writers := []*reader{newReader(0)}
-	c := newTestConsole(writers[0], 1000)
+	c := newPatientConsole(writers[0], 1000)
 	d, _ := newDriver(t, c.Device)
 	c.Resume()
 	d.start(8, 0)
@@ -250,7 +257,7 @@ func TestConsoleMoves(t *testing.T) {
 	for range 4 {
 		c.Quiesce()
 		next := newReader(everything)
-		to := newTestConsole(next, 1000)
+		to := newPatientConsole(next, 1000)
 		d = c.movedTo(t, to, d)
 		writers[len(writers)-1].allow(everything)
 		c.Close() // the source ends only after the destination runs

@@ -131,7 +131,18 @@ func TestStreamFullPeer(t *testing.T) {
 	s.hold()
 	s.send(0, [][]byte{ofBytes(size, 0xfe)}) // lost at once
 	s.release()
-	go s.send(0, [][]byte{ofBytes(100, 0xff)})
+	read := make(chan struct{})
+	defer close(read)
+	go func() { // one that waits for too long is lost
+		for {
+			select {
+			case <-read:
+				return
+			default:
+				s.send(0, [][]byte{ofBytes(100, 0xff)})
+			}
+		}
+	}()
 	last := -1
 	for {
 		f := p.read()
