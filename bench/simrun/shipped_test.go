@@ -13,6 +13,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"taskguide/bench/sim"
+	"taskguide/migration/policy"
 )
 
 // shipped is the folder of the traces that the project has.
@@ -82,6 +85,31 @@ func TestShippedTraces(t *testing.T) {
 			}
 			require.NotZero(t, r.Moves[0].Move.PagesSent)
 		})
+	}
+}
+
+// TestDefaultsAreCovered: what vmm bench sim says by default of these traces was compared with real
+// moves by this model, as far as pages go as they are.
+func TestDefaultsAreCovered(t *testing.T) {
+	costs := sim.DefaultCosts()
+	costs.Pack = 0 // the trace's
+	for _, name := range []string{"phased", "matmul", "sort", "kv"} {
+		o := order(t, filepath.Join(shipped, name))
+		var err error
+		o.Entrants, err = sim.Entrants([]string{"xen", "downtime"},
+			[]policy.Guidance{policy.GuidanceOff, policy.GuidanceSwitchover},
+			sim.Order{AtExit: true, Gate: sim.All, MaxDefer: time.Minute, OnTimeout: "force"})
+		require.NoError(t, err)
+		o.Moments, o.WithoutOracle, o.Validations = 1, true, sim.Validations
+		o.Subjects[0].Cells[0].Setting = sim.Setting{
+			BitsPerSecond: 1e9, RTT: 100 * time.Microsecond, Compress: sim.CompressNone,
+			Costs: costs,
+		}
+		c, err := Run(t.Context(), o, func(int, int) {})
+		require.NoError(t, err)
+		for _, row := range c.Results[0].Rows {
+			require.Empty(t, row.Extrapolated, "%s: %s, %s", name, row.Policy, row.Guidance)
+		}
 	}
 }
 
