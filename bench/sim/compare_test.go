@@ -192,6 +192,7 @@ func TestProcessorsExtrapolate(t *testing.T) {
 	s.Costs.Page = 40 * time.Microsecond
 	all = []Validation{covering(s, tr, e.Order)}
 	require.True(t, covered(2, 1, none))
+	require.False(t, covered(2, 2, none), "two vCPUs leave less")
 	require.False(t, covered(0, 1, none))
 	require.False(t, covered(2, 1, costs["receive"]))
 }
