@@ -179,9 +179,9 @@ func recordingOf(g trial.Guest) *trial.Recording {
 
 func simulatedReport(at Setting, results []trial.Result) Findings {
 	f := Findings{}
-	counted := repeatable(results)
-	all, any := comparisonOf("all", counted), comparisonOf("any", results)
-	if any.down.pairs == 0 {
+	counted, others := byLimit(results)
+	all, rest := comparisonOf("all", counted), comparisonOf("others", others).down
+	if all.down.pairs+rest.pairs == 0 {
 		return f
 	}
 	for _, part := range []struct {
@@ -200,13 +200,10 @@ func simulatedReport(at Setting, results []trial.Result) Findings {
 	f.Headlines = append(f.Headlines, fmt.Sprintf("More than ten times the oracle's downtime: "+
 		"%s of the real moves, %s simulated, which %s.", shareText(all.real),
 		shareText(all.simulated), agreeText(all)), verdictOf(results))
-	if more := any.down.pairs - all.down.pairs; more > 0 {
-		d := comparisonOf("", slices.DeleteFunc(slices.Clone(results), func(r trial.Result) bool {
-			return !limitedByProcessors(r)
-		})).down
+	if rest.pairs > 0 {
 		f.Headlines = append(f.Headlines, fmt.Sprintf("%d more pairs are of moves that processors "+
 			"limit, which the target is not for: absolute error of the downtime p50 %s, p90 %s.",
-			more, units.Milliseconds(d.p50), units.Milliseconds(d.p90)))
+			rest.pairs, units.Milliseconds(rest.p50), units.Milliseconds(rest.p90)))
 	}
 	f.Lead = comparisonTable(append([]comparison{all}, strata(counted)...))
 	groups := groupBy(results, levels{"program", append(at.programLevels().values,

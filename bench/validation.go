@@ -196,11 +196,20 @@ func rttLevels(results []trial.Result) levels {
 // moves of these, of the same guest and moment, differ by more than the target, so that none could
 // foretell both.
 func repeatable(results []trial.Result) []trial.Result {
-	return slices.DeleteFunc(slices.Clone(results), limitedByProcessors)
+	some, _ := byLimit(results)
+	return some
 }
 
-func limitedByProcessors(r trial.Result) bool {
-	return r.Simulated != nil && r.Simulated.LimitedBy == sim.LimitProcessors
+// byLimit splits results into those that are repeatable, and moves that processors limit.
+func byLimit(results []trial.Result) (repeatable, others []trial.Result) {
+	for _, r := range results {
+		if r.Simulated != nil && r.Simulated.LimitedBy == sim.LimitProcessors {
+			others = append(others, r)
+		} else {
+			repeatable = append(repeatable, r)
+		}
+	}
+	return repeatable, others
 }
 
 // missesOf says why results do not validate the simulator. It returns nothing if they do.

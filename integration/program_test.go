@@ -35,9 +35,9 @@ func TestPolicyPrograms(t *testing.T) {
 		for {
 			_ = os.Remove(answers)
 			r := v.move(append(args, "--bandwidth", link)...)
-			late := strings.Contains(r.PolicyError, "late")
+			late := strings.Contains(r.PolicyError, "it was late")
 			for _, s := range r.Shadows {
-				late = late || strings.Contains(s.Error, "late")
+				late = late || strings.Contains(s.Error, "it was late")
 			}
 			if !late {
 				return r

@@ -113,6 +113,11 @@ func (f load) overhead() float64 { return headerBytes + float64(f.runs*entryByte
 // seconds is the longer of what a parcel takes of the processor and of the link.
 func (l *link) seconds(p parcel) float64 { return max(p.send.Seconds(), p.bytes/l.bytesPerS) }
 
+// alone is how long a parcel takes where nobody takes a processor from it.
+func (l *link) alone(p parcel) time.Duration {
+	return time.Duration(l.seconds(p) * float64(time.Second))
+}
+
 // encode encodes a frame as the engine would. With auto it compresses what is faster so.
 func (l *link) encode(f load) parcel {
 	raw := l.raw(f)

@@ -58,30 +58,43 @@ const (
 	LimitProcessors Limit = "processors"
 )
 
+// full is a full frame of pages with that content.
+func (l *link) full(is content) load {
+	f := load{}
+	f.add(l.frame/memory.PageSize, is, l)
+	return f
+}
+
+// slowest is what a page takes in a full frame, where that is most: as it is or packed.
+func (l *link) slowest(contents []content) time.Duration {
+	packs := *l
+	packs.plain = 0
+	most := time.Duration(0)
+	for _, is := range contents {
+		f := l.full(is)
+		for _, p := range []parcel{l.raw(f), packs.encode(f)} {
+			_, takes := l.costs.shares(l.vcpus, l.alone(p), p)
+			most = max(most, takes/time.Duration(f.content))
+		}
+	}
+	return most
+}
+
 // LimitedBy says what takes longer for all that the trace writes: the link, or the processors that
 // look at its pages and pack them.
 func (s Setting) LimitedBy(t *Trace) Limit {
 	l := newLink(s, t)
 	l.plain = 0
-	pages := make([]int, max(len(t.contents), 1)) // written, by content
-	for n := range t.intervals {
-		pages[t.intervals[n].content] += t.pages(n)
-	}
-	if len(t.intervals) == 0 {
-		pages[0] = 1
+	written := make([]int, len(t.contents)) // pages, by content
+	for n, i := range t.intervals {
+		written[i.content] += t.pages(n)
 	}
 	var processors, link float64
-	for n, count := range pages {
-		is := t.first()
-		if n > 0 {
-			is = t.contents[n]
-		}
-		f := load{}
-		f.add(l.frame/memory.PageSize, is, l)
-		p := l.encode(f)
+	for n, is := range t.contents {
+		p := l.encode(l.full(is))
 		_, takes := s.Costs.shares(l.vcpus, p.send, p)
-		processors += float64(count) * takes.Seconds()
-		link += float64(count) * p.bytes / l.bytesPerS
+		processors += float64(written[n]) * takes.Seconds()
+		link += float64(written[n]) * p.bytes / l.bytesPerS
 	}
 	if processors > link {
 		return LimitProcessors
@@ -94,18 +107,11 @@ func (s Setting) LimitedBy(t *Trace) Limit {
 // those that a bucket of saved tokens has room for.
 func (s Setting) contends(t *Trace) bool {
 	l := newLink(s, t)
-	n := l.frame / memory.PageSize
-	var frames []load
-	for _, is := range t.contents {
-		f := load{}
-		f.add(n, is, l)
-		frames = append(frames, f)
-	}
 	for _, plain := range []time.Duration{0, l.plain} { // with compression, and before it begins
 		l.plain = plain
-		for _, f := range frames {
-			p := l.encode(f)
-			alone := time.Duration(l.seconds(p) * float64(time.Second))
+		for _, is := range t.contents {
+			p := l.encode(l.full(is))
+			alone := l.alone(p)
 			if guest, takes := s.Costs.shares(l.vcpus, alone, p); guest < 1 || takes > alone {
 				return true
 			}

@@ -625,6 +625,31 @@ func TestLongDeferral(t *testing.T) {
 	require.Greater(t, w.patience(), longest, "it does not overflow")
 }
 
+// TestPatience is ten times what all pages take, on the link or on a processor.
+func TestPatience(t *testing.T) {
+	tr := closedFor(t)
+	patience := func(s Setting, pages int) time.Duration {
+		o := entrant(t, "downtime", policy.GuidanceOff).Order
+		o.MaxDefer = 0
+		w := newWalk(s, tr, o, nil, 0)
+		w.inUse = pages
+		return w.patience()
+	}
+	const many = 1e6
+	costs := Costs{Page: time.Millisecond, Stage: time.Millisecond, Pack: 9 * time.Millisecond}
+	require.Equal(t, leastPatience, patience(Setting{Compress: CompressNone}, many))
+	link := Setting{BitsPerSecond: 8 * memory.PageSize * 200, Compress: CompressNone, Costs: costs}
+	require.InDelta(t, 10*5000, patience(link, many).Seconds(), 500, "200 a second")
+	raw := Setting{Compress: CompressNone, Costs: costs}
+	require.InDelta(t, 10*1000, patience(raw, many).Seconds(), 1)
+	raw.Costs.Processors = 1
+	require.InDelta(t, 10*1000*2.25/0.85, patience(raw, many).Seconds(), 1, "beside the guest")
+	packed := Setting{Compress: CompressZstd, Costs: costs}
+	require.InDelta(t, 10*10000, patience(packed, many).Seconds(), 1)
+	link.BitsPerSecond = 8
+	require.Equal(t, longest, patience(link, 1<<30), "it does not overflow")
+}
+
 // TestLongSampling: a policy that looks at the guest for longer than most moves take has as much
 // time as others after that, and Ctrl-C does not have to wait for it.
 func TestLongSampling(t *testing.T) {

@@ -48,6 +48,7 @@ type walk struct {
 	head  *policy.Head
 	guest *guest
 	link  *link
+	page  time.Duration // what the slowest page takes
 	skip  bool
 	lazy  bool // each stretch of pages is protected just before it is read
 	m     Move
@@ -114,7 +115,7 @@ func newWalk(s Setting, t *Trace, o Order, head *policy.Head, at time.Duration) 
 		pending: memory.NewBitmap(t.used), next: memory.NewBitmap(t.used),
 		again: memory.NewBitmap(t.used), inUse: t.inRAM(t.touched),
 	}
-	w.open = w.guest.now().open
+	w.open, w.page = w.guest.now().open, w.link.slowest(t.contents)
 	return w
 }
 
@@ -189,10 +190,9 @@ func (w *walk) mustEnd() error {
 // patience is how long the move may take. Neither a gate for which the order lets it wait nor a
 // policy that looks at the guest for long is a sign that it never ends.
 func (w *walk) patience() time.Duration {
-	page := w.link.seconds(w.link.raw(load{content: 1}))
-	all := float64(w.inUse) * page * float64(time.Second)
+	all := patienceFactor * float64(w.inUse) * float64(w.page)
 	waits := min(w.o.MaxDefer, longest) + w.sampled
-	return max(leastPatience, patienceFactor*time.Duration(all)) + waits
+	return max(leastPatience, time.Duration(min(all, float64(longest)))) + waits
 }
 
 // migrate moves the guest, or returns why it stays.

@@ -56,8 +56,7 @@ func Look(ctx context.Context, ram RAM) (Contents, error) {
 	return c, err
 }
 
-// packings is how often the samples are compressed together, for the time of the fastest: others
-// may have waited for a CPU.
+// packings is how often the samples are compressed together.
 const packings = 3
 
 // compress notes what pages compress to, each alone and all together.
@@ -75,13 +74,9 @@ func (c *Contents) compress(ram RAM, pages []int) error {
 		out = z.EncodeAll(copies[begin:], out[:0])
 		c.Samples = append(c.Samples, Sample{Page: page, Bytes: len(out)})
 	}
-	for i := 0; i < packings && len(copies) > 0; i++ {
-		begun := time.Now()
-		out = z.EncodeAll(copies, out[:0])
-		took := max(time.Since(begun).Microseconds(), 1)
-		if c.Together = len(out); c.TookUS == 0 || took < c.TookUS {
-			c.TookUS = took
-		}
+	if len(copies) > 0 {
+		out, c.TookUS = fastest(z, copies, out, packings)
+		c.Together = len(out)
 	}
 	return nil
 }
