@@ -2,6 +2,7 @@ package bench
 
 import (
 	"encoding/json"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -72,7 +73,17 @@ func TestMovesThatProcessorsLimit(t *testing.T) {
 	require.Equal(t, []sim.Limit{sim.LimitLink}, all[0].LimitedBy)
 	_, results, err := Load(dir)
 	require.NoError(t, err)
-	text := strings.Join(simulatedReport(Setting{Size: Full}, results).Headlines, "\n")
+	f := simulatedReport(Setting{Size: Full}, results)
+	text := strings.Join(f.Headlines, "\n")
+	parts := 0
+	for _, row := range f.Lead.Rows {
+		if strings.Contains(row[0], "RTT") && row[2] == "downtime" {
+			n, err := strconv.Atoi(row[1])
+			require.NoError(t, err)
+			parts += n
+		}
+	}
+	require.Equal(t, all[0].Pairs, parts, "only what counts has a target")
 	require.Contains(t, text, "reached its target")
 	require.Contains(t, text, "16 more pairs are of moves that processors limit")
 }

@@ -65,14 +65,13 @@ func (l *link) full(is content) load {
 	return f
 }
 
-// slowest is what a page takes in a full frame, where that is most: as it is or packed.
+// slowest is what a page takes in a full frame, where that is most: as it is, or packed if that is
+// ordered. What auto packs takes less than it does as it is.
 func (l *link) slowest(contents []content) time.Duration {
-	packs := *l
-	packs.plain = 0
 	most := time.Duration(0)
 	for _, is := range contents {
 		f := l.full(is)
-		for _, p := range []parcel{l.raw(f), packs.encode(f)} {
+		for _, p := range []parcel{l.raw(f), l.encode(f)} {
 			_, takes := l.costs.shares(l.vcpus, l.alone(p), p)
 			most = max(most, takes/time.Duration(f.content))
 		}
