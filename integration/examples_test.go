@@ -60,7 +60,7 @@ func TestAddedWorkload(t *testing.T) {
 	kernel := makeExample(b, "workload")
 	g := &guest{}
 	b.run(g, "pulse", "--memory", "64M", "--kernel", kernel, "--cmdline",
-		"workload=pulse ws=4M fill=random tag=cool secs=20")
+		"workload=pulse ws=4M fill=random tag=cool secs=30")
 	g.alive(b, 1)
 	destination, to := b.incoming(g, "pulse2", b.unix("in"))
 	r := b.migrate("pulse", to, "--verify")

@@ -503,7 +503,8 @@ func TestStandstillIsTakenBack(t *testing.T) {
 			destination, to := b.incoming(g, "destination", "tcp:127.0.0.1:0")
 			proxy := newHolder(t, to)
 			_, end := b.background("migrate", "source", "tcp:"+proxy.ln.Addr().String(), "--json",
-				"--channels", "1", "--verify", "--downtime-limit", "2s", "--standstill-limit", "2s")
+				"--channels", "1", "--verify", "--downtime-limit", "2s", "--standstill-limit", "5s",
+				"--standstill-retries", "10")
 			select {
 			case <-proxy.held:
 			case <-b.ctx.Done():
@@ -520,7 +521,7 @@ func TestStandstillIsTakenBack(t *testing.T) {
 			requireVerified(t, report)
 			require.EqualValues(t, 1, proxy.conns.Load())
 			require.GreaterOrEqual(t, len(report.Standstills), 2)
-			require.Contains(t, report.Standstills[0].Ended, "taken back after 2s")
+			require.Contains(t, report.Standstills[0].Ended, "taken back after 5s")
 			require.Equal(t, 0, source.wait())
 			require.Equal(t, control.StateRunning, destination.vm().State)
 			g.alive(b, 2)

@@ -79,7 +79,8 @@ func TestNobodyListens(t *testing.T) {
 			destination.awaitState(control.StateIncoming)
 			// A migration that is refused is logged, too.
 			require.NotZero(t, b.vmm("migrate", "source", b.unix("in"), "--channels", "17").status)
-			migrate := b.command("migrate", "source", b.unix("in"), "--bandwidth", "100Mbit")
+			migrate := b.command("migrate", "source", b.unix("in"), "--bandwidth", "100Mbit",
+				"--standstill-limit", "0")
 			out := output(t)
 			if name == "gone" { // a client that is stuck stays stuck
 				migrate.Stdout, migrate.Stderr = out, out

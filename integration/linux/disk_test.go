@@ -204,14 +204,18 @@ func askAgain(
 			t.Logf("%s moved out of sight: its host starves", from)
 			return ""
 		}
-		// A migration that failed has a report.
-		starved := out.Stdout == "" && (strings.Contains(out.Stderr, "it may be stopped (kill") ||
-			lost && strings.Contains(out.Stderr, "is under way"))
-		if !starved {
+		again := lost && out.Stdout == "" && strings.Contains(out.Stderr, "is under way")
+		if !again && !starves(out) {
 			require.Zero(t, out.Exit.Code, out.Stderr)
 			return out.Stdout
 		}
 	}
+}
+
+// starves tells whether a VM's process has not answered in time. A migration that failed has a
+// report.
+func starves(out stockkvm.Output) bool {
+	return out.Stdout == "" && strings.Contains(out.Stderr, "it may be stopped (kill")
 }
 
 // requireMoved requires that a report, as JSON, is of a move that was verified.

@@ -116,11 +116,15 @@ func awaitUp(ctx context.Context, t *testing.T, host *stockkvm.Host, name string
 	for {
 		out, err := host.Run(ctx, "vmm", "status", name, "--json")
 		require.NoError(t, err)
-		// A VM that is still starting does not listen yet.
-		if out.Exit.Code == 0 && !strings.Contains(out.Stdout, `"state": "starting"`) {
+		if listens(out) {
 			return
 		}
 	}
+}
+
+// listens tells from the status of a VM whether it listens. One that is still starting does not.
+func listens(status stockkvm.Output) bool {
+	return status.Exit.Code == 0 && !strings.Contains(status.Stdout, `"state": "starting"`)
 }
 
 // ticks returns the numbers that the guest has printed.
@@ -151,7 +155,8 @@ func TestDebianMovesWhileItPrints(t *testing.T) {
 	source.typed(t, "n=0; while n=$((n+1)); do echo tick=$n.; sleep 1; done &")
 	source.await(ctx, t, "tick=2.")
 
-	destination := run(t, host, "--name", "there", "--incoming", "unix:/run/there.incoming")
+	destination := run(t, host, "--name", "there", "--incoming", "unix:/run/there.incoming",
+		"--shutdown-timeout", "10m")
 	awaitUp(ctx, t, host, "there")
 	moved(ctx, t, host, "here", "unix:/run/there.incoming")
 	exit, err := source.Wait(ctx)
@@ -174,8 +179,8 @@ func TestDebianMovesWhileItPrints(t *testing.T) {
 
 	// The first press of the power button must end it. There is no init here, so this job waits for
 	// the press.
-	destination.typed(t, "(head -c 24 /dev/input/event0 >/dev/null && poweroff -f) & "+
-		"echo $((6*7))ready")
+	destination.typed(t, "(exec 3</dev/input/event0; echo $((6*7))ready; "+
+		"head -c 24 <&3 >/dev/null && poweroff -f) &")
 	destination.await(ctx, t, "42ready")
 	out, err := host.Run(ctx, "vmm", "stop", "there")
 	require.NoError(t, err)

@@ -32,7 +32,7 @@ func TestUnprivilegedProgramsTag(t *testing.T) {
 		"--cmdline", "console=ttyS0 quiet")
 	guest.await(ctx, t, prompt)
 	guest.typed(t, "mkdir -p /etc /run; echo user:x:1000:1000::/:/bin/sh >/etc/passwd; "+
-		"echo user:x:1000: >/etc/group; (vmm-tag daemon --group user --lease 50 &); "+
+		"echo user:x:1000: >/etc/group; (vmm-tag daemon --group user --lease 100 &); "+
 		"until vmm-tag status; do sleep 1; done; echo daemon=$((6*7))")
 	guest.await(ctx, t, "daemon=42")
 	guest.typed(t, "su user -c 'cat /sys/bus/pci/devices/*/resource2 || echo no-rights=$(id -u)'; "+
@@ -93,10 +93,15 @@ func killed(word string) string {
 // tagsOf returns what vmm tags says of a guest.
 func tagsOf(ctx context.Context, t *testing.T, host *stockkvm.Host, name string) tagging.Info {
 	t.Helper()
-	out, err := host.Run(ctx, "vmm", "tags", name, "--json")
-	require.NoError(t, err)
-	require.Zero(t, out.Exit.Code, out.Stderr)
-	var info tagging.Info
-	require.NoError(t, json.Unmarshal([]byte(out.Stdout), &info))
-	return info
+	for {
+		out, err := host.Run(ctx, "vmm", "tags", name, "--json")
+		require.NoError(t, err)
+		if starves(out) {
+			continue
+		}
+		require.Zero(t, out.Exit.Code, out.Stderr)
+		var info tagging.Info
+		require.NoError(t, json.Unmarshal([]byte(out.Stdout), &info))
+		return info
+	}
 }

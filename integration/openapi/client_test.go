@@ -125,9 +125,10 @@ func TestGeneratedClient(t *testing.T) {
 	}
 
 	events := follow(ctx, t, source)
-	limit, verify := vmmapi.Duration("50ms"), true
+	limit, endless, verify := vmmapi.Duration("50ms"), vmmapi.Duration("0s"), true
 	started := must[*vmmapi.StartMigrationResponse](t)(source.StartMigrationWithResponse(ctx,
-		vmmapi.MigrationOrder{Destination: *to, DowntimeLimit: &limit, Verify: &verify}))
+		vmmapi.MigrationOrder{Destination: *to, DowntimeLimit: &limit,
+			StandstillLimit: &endless, Verify: &verify}))
 	if started.JSON202 == nil {
 		t.Fatalf("%s: %s", started.Status(), started.Body)
 	}

@@ -180,11 +180,10 @@ func (s *scene) move(ctx context.Context) step {
 	s.awaitUp(ctx, to, guestName(s.hop+1))
 	s.mark(ctx)
 	// A busy machine below the hosts may let any time pass, so no standstill is too long.
-	out, err := s.pair.Hosts[from].Run(ctx, append([]string{
+	out := s.order(ctx, from, append([]string{
 		"vmm", "migrate", guestName(s.hop), "tcp:" + address, "--insecure", "--json",
 		"--standstill-limit", "0",
-	}, s.migrate...)...)
-	require.NoError(s.t, err)
+	}, s.migrate...))
 	require.Zero(s.t, out.Exit.Code, "%s\n%s\n%s", out.Stderr, s.guest.stderr.String(),
 		next.stderr.String())
 	done := step{seen: s.mark(ctx)}
@@ -195,6 +194,21 @@ func (s *scene) move(ctx context.Context) step {
 	require.Zero(s.t, exit.Code, s.guest.stderr.String())
 	s.hop, s.guest = s.hop+1, next
 	return done
+}
+
+// order runs an order to move a VM, and again while the VM's process does not answer in time. A
+// migration that failed has a report.
+func (s *scene) order(ctx context.Context, at int, argv []string) stockkvm.Output {
+	s.t.Helper()
+	for lost := false; ; lost = true {
+		out, err := s.pair.Hosts[at].Run(ctx, argv...)
+		require.NoError(s.t, err)
+		late := strings.Contains(out.Stderr, "it may be stopped (kill") ||
+			lost && strings.Contains(out.Stderr, "is under way")
+		if out.Stdout != "" || !late {
+			return out
+		}
+	}
 }
 
 // awaitUp waits until a vmm run answers on its control socket.

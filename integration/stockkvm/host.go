@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"os"
 	"os/exec"
@@ -577,15 +578,30 @@ func (h *Host) Run(ctx context.Context, argv ...string) (Output, error) {
 // minus outer) and its uncertainty, half a round trip on the control port. Users have hosts with
 // synchronized clocks, but a fresh machine has its time from an RTC that counts whole seconds.
 func (h *Host) SetClock(ctx context.Context) (offset, uncertainty time.Duration, err error) {
-	for range 3 { // the first answers are slow because the code inside is cold
-		if offset, _, err = h.clock(ctx, 0); err != nil {
+	if offset, _, err = h.readClock(ctx); err != nil {
+		return 0, 0, err
+	}
+	if _, _, err = h.clock(ctx, -offset); err != nil {
+		return 0, 0, err
+	}
+	return h.readClock(ctx)
+}
+
+// readClock measures the inner clock several times, and returns the measurement with the shortest
+// round trip: the first answers are slow because the code inside is cold, and any may be late on a
+// busy machine.
+func (h *Host) readClock(ctx context.Context) (offset, uncertainty time.Duration, err error) {
+	uncertainty = math.MaxInt64
+	for range 5 {
+		o, u, err := h.clock(ctx, 0)
+		if err != nil {
 			return 0, 0, err
 		}
-		if _, _, err = h.clock(ctx, -offset); err != nil {
-			return 0, 0, err
+		if u < uncertainty {
+			offset, uncertainty = o, u
 		}
 	}
-	return h.clock(ctx, 0)
+	return offset, uncertainty, nil
 }
 
 // clock steps the inner clock and measures it against the outer one.

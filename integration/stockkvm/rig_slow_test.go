@@ -183,7 +183,7 @@ func TestHostThatNeverComesUpIsRed(t *testing.T) {
 func TestJobsHaveInputAndSignals(t *testing.T) {
 	rig, initramfs := testRig(t)
 	h := bootHost(t, rig, initramfs)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 
 	var out bytes.Buffer

@@ -224,8 +224,9 @@ func (a *agent) start(id int, s *wire.Start) error {
 	cmd.Stderr = output(func(p []byte) error {
 		return a.events.Write(wire.Message{Job: id, Err: p})
 	})
-	// A grandchild that keeps the output open must not keep the job alive.
-	cmd.WaitDelay = 2 * time.Second
+	// A grandchild that keeps the output open must not keep the job alive. What has not been passed
+	// on by then is lost, and a busy machine may take seconds for a line.
+	cmd.WaitDelay = 10 * time.Second
 	j := &job{cmd: cmd}
 	var err error
 	if s.Input {

@@ -198,8 +198,8 @@ func TestPairIsTwoHostsWithNames(t *testing.T) {
 		 head -c 7 /dev/vda; exit 3`, "--",
 		`cat /id; hostname; ping -c 1 a >/dev/null && echo a answers
 		 printf written | dd of=/dev/vda conv=fsync 2>/dev/null
-		 trap 'echo asked; exit 0' TERM
-		 while :; do echo written | nc -l -p 9; done`)
+		 trap 'echo asked; kill $!; exit 0' TERM
+		 while :; do echo written | nc -l -p 9 & wait $!; done`)
 	require.NoError(t, r.cmd.Start())
 	require.Equal(t, 3, r.status(t), r.stderr.String())
 	t.Logf("%v\n%s%s", time.Since(started), r.stdout.String(), r.stderr.String())

@@ -80,7 +80,7 @@ func newTest() *cobra.Command {
 	f.StringVar(&names, "suite", "", "only these suites, separated by commas")
 	f.StringVar(&pattern, "run", "", "only tests whose name matches")
 	f.IntVar(&count, "count", 1, "times that each test runs")
-	f.DurationVar(&timeout, "timeout", 20*time.Minute, "for everything together")
+	f.DurationVar(&timeout, "timeout", 40*time.Minute, "for everything together")
 	return cmd
 }
 
