@@ -117,7 +117,8 @@ func (r *Ring) Harvest(dirty *memory.Bitmap) (int, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	err := r.drain()
-	return dirty.Take(r.pending), err
+	n, _ := dirty.Take(r.pending)
+	return n, err
 }
 
 // OnDemand implements [Tracker].

@@ -258,19 +258,19 @@ func (b *Bitmap) Or(o *Bitmap) {
 }
 
 // Take moves the pages of o, whose Len must not be larger, into b. It returns how many pages o had,
-// whether or not b had them already.
-func (b *Bitmap) Take(o *Bitmap) int {
-	n := 0
+// and how many of them b did not have.
+func (b *Bitmap) Take(o *Bitmap) (had, added int) {
 	for at, words := range o.blocks() {
 		for i, w := range words {
-			n += bits.OnesCount64(w)
+			had += bits.OnesCount64(w)
+			added += bits.OnesCount64(w &^ b.words[at+i])
 			b.words[at+i] |= w
 		}
 		clear(words)
 		b.note(at / blockWords)
 	}
 	o.forget()
-	return n
+	return had, added
 }
 
 // AndNot removes the pages of o, whose Len must not be larger.

@@ -158,8 +158,11 @@ func TestBitmapLevels(t *testing.T) {
 		case 5:
 			require.Equal(t, len(modelA), a.Trim())
 		case 6:
-			require.Equal(t, len(modelB), a.Take(b))
+			had, added := a.Take(b)
+			require.Equal(t, len(modelB), had)
+			before := len(modelA)
 			maps.Copy(modelA, modelB)
+			require.Equal(t, len(modelA)-before, added)
 			clear(modelB)
 		case 7:
 			b.CopyFrom(a)

@@ -25,7 +25,8 @@ func ExampleBitmap() {
 	}
 
 	next.Set(101) // the guest wrote here
-	fmt.Println("next round:", pending.Take(next), "page")
+	dirtied, _ := pending.Take(next)
+	fmt.Println("next round:", dirtied, "page")
 	// Output:
 	// send 3 pages from 100 on
 	// send 1 pages from 200000 on

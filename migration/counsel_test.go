@@ -20,7 +20,8 @@ import (
 type counsellor struct {
 	answer func(m program.Message) *policy.Action
 	lost   func(error)
-	mu     sync.Mutex // guards everything below
+	ending time.Duration // that Close takes
+	mu     sync.Mutex    // guards everything below
 	closed bool
 	told   []program.Message
 	asked  []program.Message
@@ -59,6 +60,7 @@ func (c *counsellor) Tell(m program.Message) {
 }
 
 func (c *counsellor) Close() {
+	time.Sleep(c.ending)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.closed = true
@@ -229,6 +231,24 @@ func TestProgramLost(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestFarewellIsNotMeasured: a program may take a while to end, when the guest has long been
+// running elsewhere.
+func TestFarewellIsNotMeasured(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newEnds(t, busy(0, 20))
+		defer b.close()
+		b.m.start()
+		s, c := advised(b, Params{Rule: "exec:/p"}, func(program.Message) *policy.Action {
+			return says(policy.Switchover)
+		})
+		c.ending = time.Minute
+		begin := time.Now()
+		r := s.Run(context.Background())
+		b.checkMoved(s, r)
+		require.Equal(t, ms(time.Since(begin)-c.ending), r.TotalMS)
+	})
 }
 
 // TestProgramIsLate: an answer that does not come in time counts as continue, and delays a round by

@@ -117,11 +117,11 @@ func (s *Source) reportDeferral(r *Report) {
 	r.WaitedMS, r.SuspendedMS, r.DeferredMS = ms(d.Waited), ms(d.Suspended), ms(d.Deferred)
 }
 
-// finish completes the report.
-func (s *Source) finish(err error) Report {
+// finish completes the report of a migration that took so long.
+func (s *Source) finish(took time.Duration, err error) Report {
 	s.mu.Lock()
 	r := &s.report
-	r.TotalMS = ms(time.Since(s.begin))
+	r.TotalMS = ms(took)
 	s.reportDeferral(r)
 	r.BytesWire = s.peer.Sent()
 	switch {

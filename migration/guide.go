@@ -272,7 +272,7 @@ var waitStates = map[Phase]tagging.MigrationState{
 func (s *Source) wait(ctx context.Context, a policy.Action) error {
 	s.setPhase(a.Phase)
 	s.m.Tags().SetState(waitStates[a.Phase])
-	next, err := s.waitForHead(ctx)
+	next, err := s.waitForHead(ctx, a)
 	if err != nil {
 		next = PhasePreCopy
 	}
@@ -282,15 +282,20 @@ func (s *Source) wait(ctx context.Context, a policy.Action) error {
 	return err
 }
 
-// waitForHead returns the phase that follows, or an empty one if the phase stays the same.
-func (s *Source) waitForHead(ctx context.Context) (Phase, error) {
+// waitForHead returns the phase that follows, or an empty one if the phase stays the same. No task
+// holds a migration that waits because its policy has asked for it.
+func (s *Source) waitForHead(ctx context.Context, begin policy.Action) (Phase, error) {
 	tick := time.NewTicker(peer.AnnouncePace)
 	defer tick.Stop()
-	h := s.newHolders()
-	defer s.noteHolders(h)
+	note := func() {}
+	if !begin.Asked {
+		h := s.newHolders()
+		note = func() { s.noteHolders(h) }
+	}
+	defer func() { note() }()
 	for looked := time.Now(); ; {
 		if now := time.Now(); now.Sub(looked) >= holdersPace {
-			s.noteHolders(h)
+			note()
 			looked = now
 		}
 		s.mu.Lock()

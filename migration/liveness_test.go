@@ -167,6 +167,26 @@ func TestSlowLimit(t *testing.T) {
 	})
 }
 
+// TestSlowLimitAfterAShortFrame: a frame ends what was announced before it, so what takes as long
+// afterwards is announced anew.
+func TestSlowLimitAfterAShortFrame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newEnds(t, func(g *guest) {
+			if g.step == 1000 {
+				g.write(3)
+			}
+		})
+		defer b.close()
+		b.m.touch(10)
+		b.m.ram.Page(9)[9] = 0 // the last one is backed, and zero
+		b.m.start()
+		s := b.source(Params{
+			BitsPerSecond: 1000, Compress: CompressNone, DowntimeLimit: time.Minute,
+		})
+		b.checkMoved(s, s.Run(context.Background()))
+	})
+}
+
 // TestSlowLinks: slow is not dead, as long as it is steady.
 func TestSlowLinks(t *testing.T) {
 	for _, channels := range []int{1, 2, 16} {

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"taskguide/migration/policy"
+	"taskguide/tagging"
 )
 
 // told is a policy made of a test's function.
@@ -94,6 +95,7 @@ func TestPolicyWaitsAndAborts(t *testing.T) {
 		b := newEnds(t, busy(0, 60))
 		defer b.close()
 		b.m.touch(300)
+		b.m.port.Write(tagging.RegRegister, 4, 1) // a task, which is outside of a segment
 		b.m.start()
 		var sent []int64 // at each tick
 		// As the last notice of progress had it: the head is told with a lock held.
@@ -125,6 +127,7 @@ func TestPolicyWaitsAndAborts(t *testing.T) {
 		require.Len(t, r.Rounds, 1)
 		require.InDelta(t, 4100, r.TotalMS, 100)
 		require.Zero(t, r.WaitedMS+r.SuspendedMS+r.DeferredMS, "none of it is guidance's")
+		require.Empty(t, r.HeldBy, "no task held it")
 	})
 	synctest.Test(t, func(t *testing.T) {
 		b := newEnds(t, busy(0, 60))

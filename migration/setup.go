@@ -126,7 +126,7 @@ func (s *Source) openStream(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		s.stream.AddChannel(channel{wire, s.peer, longest})
+		s.stream.AddChannel(&channel{Wire: wire, peer: s.peer, longest: longest})
 	}
 	return nil
 }
@@ -137,14 +137,31 @@ type channel struct {
 	*stream.Wire
 	peer    *peer.Peer
 	longest time.Duration // that a frame may take
+	sent    int64         // bytes, when it last announced
 }
 
 // Ready implements [stream.Sink].
-func (c channel) Ready(ctx context.Context) (int, error) {
-	if c.longest >= peer.AnnouncePace {
-		if err := c.peer.AnnounceWait(peer.AnnounceAhead + c.longest); err != nil {
-			return 0, err
-		}
+func (c *channel) Ready(ctx context.Context) (int, error) {
+	if err := c.announce(); err != nil {
+		return 0, err
 	}
-	return c.Wire.Ready(ctx)
+	room, err := c.Wire.Ready(ctx) // which may send a frame
+	if err != nil {
+		return 0, err
+	}
+	return room, c.announce()
+}
+
+// announce announces the next frame, if it may take so long. A frame that went out since has ended
+// what was announced before, however lately that was.
+func (c *channel) announce() error {
+	if c.longest < peer.AnnouncePace {
+		return nil
+	}
+	if c.Sent() != c.sent {
+		c.peer.ForgetWait()
+	}
+	err := c.peer.AnnounceWait(peer.AnnounceAhead + c.longest)
+	c.sent = c.Sent()
+	return err
 }

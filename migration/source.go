@@ -172,8 +172,9 @@ func (s *Source) Run(ctx context.Context) Report {
 	}
 	s.peer.Close()
 	err = errors.Join(err, errLeave, s.stream.Close())
+	took := time.Since(s.begin) // the migration; a program's end is none of it
 	stopPrograms()
-	return s.finish(err)
+	return s.finish(took, err)
 }
 
 // start begins the migration's time and returns its context.

@@ -9,6 +9,7 @@ import (
 
 	"taskguide/migration/peer"
 	"taskguide/migration/policy"
+	"taskguide/tagging"
 )
 
 // ErrStandstill ends a migration after too many of its switchovers were taken back because the
@@ -346,6 +347,9 @@ func (s *Source) rewind(ctx context.Context) error {
 		return err // it was the last attempt
 	}
 	s.setPhase(PhasePreCopy)
+	// Whoever took it back may have entered the phase before the engine told the guest of the
+	// switchover.
+	s.m.Tags().SetState(tagging.StatePreCopy)
 	if reached < stepFlushed {
 		if err := s.peer.Flush(); err != nil {
 			return peer.Explain(ctx, err)

@@ -212,8 +212,17 @@ func TestGateClosesWhileDraining(t *testing.T) {
 		p := guided(RuleDowntime, GuidanceSwitchover)
 		p.SwitchAtExit = &off
 		s := b.source(p)
+		reason := make(chan string, 1)
+		go func() {
+			for waited.Load() == 0 {
+				time.Sleep(time.Millisecond)
+			}
+			time.Sleep(100 * time.Millisecond)
+			reason <- s.Report().SwitchoverReason
+		}()
 		r := s.Run(context.Background())
 		b.checkMoved(s, r)
+		require.Empty(t, <-reason, "no switchover has begun")
 		require.EqualValues(t, 2, drains.Load())
 		require.Equal(t, 1, r.Retractions)
 		require.Empty(t, r.DrainsTakenBack)

@@ -44,6 +44,9 @@ func (s *Source) switchover(ctx context.Context) (switched bool, err error) {
 	case errors.Is(err, errGateClosed):
 		s.mu.Lock()
 		s.report.Retractions++
+		if s.standing == nil { // it closed while the devices drained, before anything stood still
+			s.report.SwitchoverReason = ""
+		}
 		s.mu.Unlock()
 		return false, s.resume("taken back: the gate had closed")
 	case errors.Is(err, errTakenBack):

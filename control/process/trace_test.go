@@ -51,7 +51,8 @@ func (w *writtenLog) Stop() error {
 func (w *writtenLog) Harvest(dirty *memory.Bitmap) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return dirty.Take(w.log), nil
+	n, _ := dirty.Take(w.log)
+	return n, nil
 }
 
 // linesSink collects a trace's lines.

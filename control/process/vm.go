@@ -84,7 +84,7 @@ type VM struct {
 	stop      chan struct{} // closed by the order to stop; replaced if that is withdrawn
 	hurry     chan struct{} // closed by an order to end at once; replaced as stop is
 	stopping  bool
-	turning   string // what waits for the guest's storage, without mu: "paused" or "resumed"
+	turning   string // what waits for storage, without mu: "paused", "resumed" or preparing
 	signalled bool   // a signal orders it, too
 	forced    bool   // the order to stop includes a copy that may be the only one
 	order     order  // the first order to stop
@@ -525,6 +525,11 @@ func (h *VM) StartMigration(p migration.Params) (control.Started, error) {
 	return started, err
 }
 
+// preparing is what becomes of a VM while its migration is prepared.
+const preparing = "prepared for a migration"
+
+// startMigration does not hold mu while the engine is made, so that the VM can be asked about, and
+// ended, if the storage of certificates hangs.
 func (h *VM) startMigration(p migration.Params) (control.Started, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -536,9 +541,19 @@ func (h *VM) startMigration(p migration.Params) (control.Started, error) {
 		m.id = h.last.id + 1
 	}
 	watched := trackedMachine{h.vm, h.tracker()}
-	e, err := h.newEngine(watched, p, m.observer(h.publish))
+	h.turning = preparing
+	h.mu.Unlock()
+	e, err := h.newEngine(watched, p, m.observer(h.publish)) // it reads certificates
+	h.mu.Lock()
+	h.turning = ""
 	if err != nil {
 		return control.Started{}, fmt.Errorf("%w: %w", control.ErrInvalid, err)
+	}
+	if err := h.requireHere(); err != nil {
+		return control.Started{}, err
+	}
+	if h.vm != watched.machine {
+		return control.Started{}, fmt.Errorf("%w: the guest has been reset", control.ErrConflict)
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	m.engine, m.cancel, h.last = e, cancel, m

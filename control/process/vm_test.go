@@ -882,6 +882,50 @@ func TestPauseThatHangs(t *testing.T) {
 	}
 }
 
+// TestCertificatesThatHang: a migration that cannot be prepared, because certificates are on a host
+// that hangs, keeps nobody from asking about the VM, or from ending it.
+func TestCertificatesThatHang(t *testing.T) {
+	for _, stopped := range []bool{false, true} {
+		b := running(t)
+		make1 := b.newEngine
+		reading, read := make(chan struct{}), make(chan struct{})
+		b.newEngine = func(
+			m migration.Machine, p migration.Params, o migration.Observer,
+		) (engine, error) {
+			close(reading)
+			<-read
+			return make1(m, p, o)
+		}
+		started := make(chan error, 1)
+		go func() {
+			_, err := b.StartMigration(migration.Params{Destination: "unix:/d"})
+			started <- err
+		}()
+		<-reading
+		require.Equal(t, control.StateRunning, b.Info().State)
+		require.ErrorContains(t, b.Pause(), "the VM is being prepared for a migration")
+		_, err := b.StartMigration(migration.Params{Destination: "unix:/d"})
+		require.ErrorIs(t, err, control.ErrConflict)
+		_, _, err = b.beginTrace(&tracing{})
+		require.ErrorContains(t, err, "the VM is being prepared for a migration")
+		if stopped {
+			require.NoError(t, b.Stop(control.StopNow))
+			require.Equal(t, control.EndStop, b.end().how)
+			close(read)
+			require.ErrorIs(t, <-started, control.ErrConflict)
+			require.Nil(t, b.last, "no migration of a VM that has ended")
+			continue
+		}
+		close(read)
+		require.NoError(t, <-started)
+		require.ErrorContains(t, b.Pause(), "a migration to unix:/d is under way")
+		b.engine.end <- migration.Report{Status: migration.StatusFailed}
+		require.Eventually(t, func() bool {
+			return b.Info().Migration.Status == migration.StatusFailed
+		}, deadline, time.Millisecond)
+	}
+}
+
 // answers requires that a VM whose machine waits for its disks answers nevertheless.
 func (b *rig) answers(t *testing.T, state control.State) {
 	t.Helper()

@@ -221,6 +221,16 @@ func (d *Doubt) conclude(f Fate) Fate {
 // askOn asks until it is known what became of the guest, or ctx ends. It begins with the given
 // interval and asks less and less often.
 func (d *Doubt) askOn(ctx context.Context, interval time.Duration) {
+	// What settles it elsewhere ends a question under way, whose peer may not answer for long.
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	go func() {
+		select {
+		case <-d.known:
+			stop()
+		case <-ctx.Done():
+		}
+	}()
 	for asked := 0; ; asked++ {
 		purpose := transport.PurposeFence
 		if asked < plainAsks && interval == AskInterval {

@@ -62,3 +62,26 @@ func TestNobodyConcludesBehindFindOut(t *testing.T) {
 		})
 	}
 }
+
+// TestSettledDuringAQuestion: what settles a doubt elsewhere, as a user's word does, is not held up
+// by a question that nobody answers.
+func TestSettledDuringAQuestion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asking := make(chan struct{}, 1)
+		p := New(Config{Dial: func(ctx context.Context) (net.Conn, error) {
+			asking <- struct{}{}
+			<-ctx.Done()
+			return nil, context.Cause(ctx)
+		}})
+		defer p.Close()
+		d := NewDoubt(p)
+		d.Begin()
+		settled := make(chan Fate, 1)
+		go func() { settled <- d.Settle(context.Background()) }()
+		<-asking
+		begin := time.Now()
+		d.conclude(FateStays)
+		require.Equal(t, FateStays, <-settled)
+		require.Zero(t, time.Since(begin))
+	})
+}

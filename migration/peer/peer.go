@@ -224,6 +224,13 @@ func (p *Peer) AnnounceWait(atMost time.Duration) error {
 	return p.Main().Announce(atMost)
 }
 
+// ForgetWait says that the destination waits for nothing announced any more, because a frame came.
+func (p *Peer) ForgetWait() {
+	p.mu.Lock()
+	p.announced = time.Time{}
+	p.mu.Unlock()
+}
+
 // AnnounceWork tells the destination that no page may come while this side goes through all of RAM.
 func (p *Peer) AnnounceWork() error { return p.Main().Announce(WorkLimit(p.cfg.RAMBytes)) }
 

@@ -191,6 +191,8 @@ type Action struct {
 	//
 	// Phase is the migration's phase from here on; empty means as before.
 	Phase Phase
+	// Asked, with Wait, says that the policy wants it, whatever the gate does.
+	Asked bool
 	// Err, of Abort, is why.
 	Err error
 	// Warning is for the report.

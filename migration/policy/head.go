@@ -228,7 +228,7 @@ func (h *Head) begin(now time.Duration, e Event) Action {
 		a.Verb = EndRound
 	}
 	if h.account.counts {
-		a.Until = now + h.budget(now)
+		a.Until = later(now, h.budget(now))
 	}
 	return a
 }

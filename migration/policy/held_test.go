@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"math"
 	"testing"
 	"time"
 
@@ -66,4 +67,27 @@ func TestSwitchoverAfterAWait(t *testing.T) {
 			require.Equal(t, Action{Verb: Switchover, Reason: "now", GaveUp: gaveUp}, a)
 		}
 	}
+}
+
+// TestEndlessBudget: a guest that guidance may hold back for ever is looked at as often as another.
+func TestEndlessBudget(t *testing.T) {
+	until := map[time.Duration]time.Duration{}
+	for _, budget := range []time.Duration{time.Hour, math.MaxInt64} {
+		h := NewHead(Config{
+			Policy: chosen(t, "downtime"), Remote: true, Guidance: GuidanceSwitchover, Retries: 3,
+			MaxDefer: budget,
+		})
+		start := Event{Kind: KindStart, Gate: GateClosed, Tasks: 1, Running: true}
+		h.Step(0, start)
+		h.Step(0, start)
+		h.Step(0, Event{Kind: KindBegin, Phase: PhasePreCopy})
+		a := h.Step(5*time.Second, Event{
+			Kind: KindRound, Phase: PhasePreCopy, Completed: 1,
+			Answer: &Action{Verb: Switchover, Reason: "it fits"},
+		})
+		require.Equal(t, Wait, a.Verb)
+		require.Greater(t, a.Until, 5*time.Second)
+		until[budget] = a.Until
+	}
+	require.Equal(t, until[time.Hour], until[math.MaxInt64])
 }

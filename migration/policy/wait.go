@@ -1,6 +1,9 @@
 package policy
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 // stay is why a migration waits.
 type stay int
@@ -34,7 +37,7 @@ func (h *Head) wait(now time.Duration, why stay, until time.Duration) Action {
 		h.stay = stayNone
 		return h.deferredTooLong(now)
 	}
-	a := Action{Verb: Wait, Until: h.waitEnd(now)}
+	a := Action{Verb: Wait, Until: h.waitEnd(now), Asked: why == stayAsked}
 	switch why {
 	case stayToStart:
 		a.Phase = PhaseWaiting
@@ -50,11 +53,20 @@ func (h *Head) waitEnd(now time.Duration) time.Duration {
 	if h.stay == stayAsked {
 		return h.stayEnd
 	}
-	end := now + h.budget(now)
+	end := later(now, h.budget(now))
 	if h.stayEnd > 0 {
 		end = min(end, h.stayEnd)
 	}
 	return end
+}
+
+// later is a time that far ahead, or the last one that there is, because a budget may be as good as
+// endless.
+func later(now, ahead time.Duration) time.Duration {
+	if ahead > math.MaxInt64-now {
+		return math.MaxInt64
+	}
+	return now + ahead
 }
 
 // wake says whether a stay is over.

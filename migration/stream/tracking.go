@@ -92,7 +92,8 @@ func (s *Stream) Sample() (dirtied int, err error) {
 		}
 	}
 	s.putAside()
-	return s.pending.Take(s.next), nil
+	dirtied, _ = s.pending.Take(s.next)
+	return dirtied, nil
 }
 
 // StopTracking turns dirty logging off, if it is on.
@@ -168,7 +169,11 @@ func (s *Stream) TakeDirty() (remaining, dirtied int, err error) {
 		}
 	}
 	s.putAside()
-	dirtied = s.pending.Take(s.next)
+	dirtied, added := s.pending.Take(s.next)
+	if s.tracker.OnDemand() {
+		// The harvest has reported again what a round that was cut short has not protected.
+		dirtied = added
+	}
 	s.dirtied.Store(0)
 	remaining = s.pending.Trim()
 	s.round.end(remaining)
