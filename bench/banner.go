@@ -27,17 +27,23 @@ func banners(run Run, results []trial.Result) []Banner {
 		)
 	}
 	good := valid(results)
+	goOn, repeat := "--resume goes on", "--resume --repeat-noisy runs those trials again"
+	if len(run.Parts) > 0 {
+		goOn = "resume the parts and join them again"
+		repeat = "resume the parts with --repeat-noisy and join them again"
+	}
 	if len(good) < run.Trials {
 		all = append(
 			all,
 			Banner{
 				"PARTIAL",
 				fmt.Sprintf(
-					"%d of %d trials have a result, %d are void, %d were not run; --resume goes on",
+					"%d of %d trials have a result, %d are void, %d were not run; %s",
 					len(good),
 					run.Trials,
 					len(results)-len(good),
 					max(0, run.Trials-len(results)),
+					goOn,
 				),
 			},
 		)
@@ -60,9 +66,8 @@ func banners(run Run, results []trial.Result) []Banner {
 		}
 		all = append(
 			all,
-			Banner{"NOISY", fmt.Sprintf("in %d of %d trials others took up to %.1f of %d CPUs; "+
-				"--resume --repeat-noisy runs those trials again",
-				len(noisy), len(good), worst, run.Host.CPUs)},
+			Banner{"NOISY", fmt.Sprintf("in %d of %d trials others took up to %.1f of %d CPUs; %s",
+				len(noisy), len(good), worst, run.Host.CPUs, repeat)},
 		)
 	}
 	return all

@@ -194,6 +194,9 @@ func (c Custom) check() error {
 }
 
 func (c Custom) checkRest() error {
+	if printable(c.Title) != c.Title {
+		return fmt.Errorf("title: %q: use one line", c.Title)
+	}
 	for _, o := range c.Offsets {
 		if !(o >= 0 && o < 1) {
 			return fmt.Errorf("offsets: %v: use 0 and more, and less than 1", o)
@@ -205,8 +208,8 @@ func (c Custom) checkRest() error {
 	if c.Repetitions < 1 || c.Repetitions > mostRepetitions {
 		return fmt.Errorf("repetitions: %d: use 1 to %d", c.Repetitions, mostRepetitions)
 	}
-	if trials := c.trials(); trials > mostTrials {
-		return fmt.Errorf("%d trials: ask for at most %d", trials, mostTrials)
+	if c.trials() > mostTrials {
+		return fmt.Errorf("too many trials: ask for at most %d", mostTrials)
 	}
 	p := c.params()
 	p.Destination = "unix:/"
@@ -255,8 +258,8 @@ func (c Custom) checkPeers() error {
 
 func (g CustomGuest) check() error {
 	switch {
-	case g.Name == "" || strings.ContainsAny(g.Name, "/@\n"):
-		return fmt.Errorf("name: %q: use a name without '/' and '@'", g.Name)
+	case g.Name == "" || strings.ContainsAny(g.Name, "/@"), printable(g.Name) != g.Name:
+		return fmt.Errorf("name: %q: use a name of one line without '/' and '@'", g.Name)
 	case g.Memory < leastMemory || g.Memory > mostMemory:
 		return fmt.Errorf("memory: %d bytes: use 1M to 16384G", g.Memory)
 	case g.CPUs > mostCPUs:
@@ -308,10 +311,22 @@ func (g CustomGuest) beats() int {
 	return ownBeats
 }
 
-// trials is how many there are, without those of peers.
+// trials is how many there are, without those of peers. More than mostTrials count as one more, so
+// that no product of a file's numbers is too large for an int.
 func (c Custom) trials() int {
-	return len(c.Guests) * len(c.Policies) * len(c.Guidance) * len(c.Rates) *
-		max(1, len(c.RTTs)) * max(1, len(c.Trackers)) * max(1, len(c.Offsets)) * c.Repetitions
+	all := 1
+	for _, n := range []int{
+		len(c.Guests), len(c.Policies), len(c.Guidance), len(c.Rates), max(1, len(c.RTTs)),
+		max(1, len(c.Trackers)), max(1, len(c.Offsets)), c.Repetitions,
+	} {
+		if n > mostTrials {
+			return mostTrials + 1
+		}
+		if all = min(all*n, mostTrials+1); all == 0 {
+			return 0
+		}
+	}
+	return all
 }
 
 func (c Custom) rtts() []time.Duration {

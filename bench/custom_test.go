@@ -320,10 +320,10 @@ func TestWrongCustomFiles(t *testing.T) {
 		guest("kernel: k, ready: x, tag: cool"):   "of guests with heartbeats",
 		guest("kernel: k") + "peers: [qemu]":      "guest a has a kernel, a disk or no heartbeats",
 		"guests: [{name: a}]":                     "cmdline: say what the embedded guest does",
-		"guests: [{name: a/b, cmdline: x}]":       `name: "a/b": use a name without`,
+		"guests: [{name: a/b, cmdline: x}]":       `name: "a/b": use a name of one line without`,
 		"guests: [{name: a, cmdline: x}, {name: a, cmdline: x}]": `guests: "a" is there twice`,
 		"guests: 3": "line 1: unexpected !!int `3`",
-		small + "repetitions: 10000\noffsets: [0, 0.1, 0.2, 0.3, 0.4, 0.5]\n": "120000 trials",
+		small + "repetitions: 10000\noffsets: [0, 0.1, 0.2, 0.3, 0.4, 0.5]\n": "too many trials",
 	} {
 		_, err := decode(text)
 		require.ErrorContains(t, err, want, text)
@@ -454,6 +454,40 @@ func TestCustomIsKept(t *testing.T) {
 	require.ErrorContains(t, err, "its file has changed since")
 	_, err = (&Session{Dir: dir, Order: newOrder(tagging()), Resume: true}).Run(t.Context())
 	require.ErrorContains(t, err, "results of custom")
+}
+
+// TestTooManyTrials: no file has more than are asked for, also if their number is beyond an int.
+func TestTooManyTrials(t *testing.T) {
+	c, err := decode(small)
+	require.NoError(t, err)
+	for _, n := range []int{1 << 11, 1 << 13, 1 << 16} {
+		many := c
+		many.Rates = slices.Repeat(c.Rates, n)
+		many.Offsets = slices.Repeat([]float64{0}, n)
+		many.Guests = slices.Repeat(c.Guests, n)
+		many.Policies = slices.Repeat(c.Policies, n)
+		many.Guidance = slices.Repeat(c.Guidance, n)
+		require.Equal(t, mostTrials+1, many.trials(), n)
+		require.ErrorContains(t, many.checkRest(), "too many trials")
+	}
+	c.Guests = slices.Repeat(c.Guests, mostTrials/mostRepetitions)
+	c.Policies, c.Guidance, c.Rates = c.Policies[:1], c.Guidance[:1], c.Rates[:1]
+	at := Setting{Factors: Factors{Repetitions: mostRepetitions}}
+	require.NoError(t, c.Experiment().CheckFactors(at))
+	c.Guests = append(c.Guests, c.Guests[0])
+	require.ErrorContains(t, c.Experiment().CheckFactors(at), "too many trials")
+}
+
+// TestNamesArePrintable: names are printed on terminals and in tables.
+func TestNamesArePrintable(t *testing.T) {
+	for _, text := range []string{
+		`guests: [{name: "a\e[2J", cmdline: workload=idle}]`,
+		`guests: [{name: "a\nb", cmdline: workload=idle}]`,
+		"title: \"x\\n\\n# Fake\"\n" + small,
+	} {
+		_, err := decode(text)
+		require.ErrorContains(t, err, "one line", text)
+	}
 }
 
 // FuzzCustom: whatever a file says, it is refused in one line or has a plan of bounded size.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"taskguide/bench/trial"
+	"taskguide/control/text"
 	"taskguide/dirtylog"
 	"taskguide/migration"
 	registry "taskguide/migration/policy"
@@ -120,6 +121,13 @@ func (e Experiment) CheckFactors(at Setting) error {
 	if f.Repetitions < 0 || f.Repetitions > mostRepetitions {
 		return fmt.Errorf("--%s %d: use 1 to %d", ByRepetitions, f.Repetitions, mostRepetitions)
 	}
+	if c := e.Custom; c != nil && f.Repetitions > 0 {
+		again := *c
+		if again.Repetitions = f.Repetitions; again.trials() > mostTrials {
+			return fmt.Errorf("--%s %d: too many trials: ask for at most %d", ByRepetitions,
+				f.Repetitions, mostTrials)
+		}
+	}
 	if f.CPUs < 0 || f.CPUs > mostCPUs {
 		return fmt.Errorf("--%s %d: use 1 to %d", ByCPUs, f.CPUs, mostCPUs)
 	}
@@ -179,11 +187,11 @@ func (f Factors) flags() string {
 		{ByCompress, f.Encoding},
 	} {
 		if len(l.values) > 0 {
-			fmt.Fprintf(&b, " --%s %s", l.name, strings.Join(l.values, ","))
+			fmt.Fprintf(&b, " --%s %s", l.name, text.ShellWord(strings.Join(l.values, ",")))
 		}
 	}
 	if f.Against != "" {
-		fmt.Fprintf(&b, " --%s %s", ByAgainst, f.Against)
+		fmt.Fprintf(&b, " --%s %s", ByAgainst, text.ShellWord(f.Against))
 	}
 	if f.ShadowPrograms {
 		b.WriteString(" --" + ByShadowPrograms)
@@ -198,7 +206,7 @@ func (f Factors) flags() string {
 func (f Factors) machineFlags() string {
 	var b strings.Builder
 	if f.Kernel != "" {
-		fmt.Fprintf(&b, " --%s %s", ByKernel, f.Kernel)
+		fmt.Fprintf(&b, " --%s %s", ByKernel, text.ShellWord(f.Kernel))
 	}
 	if f.MemoryBytes > 0 {
 		fmt.Fprintf(&b, " --%s %d", ByMemory, f.MemoryBytes)

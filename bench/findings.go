@@ -170,10 +170,12 @@ var (
 	cpuTime = metric{"CPU", "cpu_s", seconds, always(func(r trial.Result) float64 {
 		return r.CPU.Source + r.CPU.Destination
 	})}
-	cpuEngine = metric{"CPU without the guest's", "cpu_engine_s", seconds,
-		always(func(r trial.Result) float64 {
-			return r.CPU.Source + r.CPU.Destination - r.CPU.Guest
-		})}
+	cpuEngine = metric{
+		"CPU without the guest's", "cpu_engine_s", seconds,
+		func(r trial.Result) (float64, bool) {
+			return r.CPU.Source + r.CPU.Destination - r.CPU.Guest, r.CPU.Guest != trial.Unknown
+		},
+	}
 	brownout = metric{"brownout", "brownout", percent, func(r trial.Result) (float64, bool) {
 		return r.Work.Brownout, r.Work.BeforePerS > 0 && r.Work.Brownout != trial.Unknown &&
 			r.Report.TotalMS >= leastForBrownout

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"unicode"
 )
 
 // Format is a form of the report.
@@ -47,27 +48,27 @@ func render(p page, format Format) (file string, text []byte, err error) {
 func writeMarkdown(w io.Writer, p page) error {
 	var b strings.Builder
 	paragraph := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n\n", args...) }
-	paragraph("# %s", p.Title)
-	paragraph("%s", p.opening())
+	paragraph("# %s", markdown(p.Title))
+	paragraph("%s", markdown(p.opening()))
 	for _, banner := range p.Banners {
-		paragraph("> **%s** %s.", banner.Kind, banner.Text)
+		paragraph("> **%s** %s.", banner.Kind, markdown(banner.Text))
 	}
 	list(&b, p.Headlines)
 	markdownTable(&b, p.Lead)
 	if p.Command != "" {
-		paragraph("Reproduce with `%s`.", p.Command)
+		paragraph("Reproduce with %s.", markdownCode(p.Command))
 	}
 	for _, f := range p.Facts {
-		fmt.Fprintf(&b, "- %s: %s\n", f[0], f[1])
+		fmt.Fprintf(&b, "- %s: %s\n", markdown(f[0]), markdown(f[1]))
 	}
 	b.WriteString("\n")
 	for _, s := range p.Sections {
-		paragraph("## %s", s.Title)
+		paragraph("## %s", markdown(s.Title))
 		for _, t := range s.Text {
-			paragraph("%s", markdownText(t))
+			paragraph("%s", markdown(t))
 		}
 		for _, f := range s.Figures {
-			paragraph("![%s](%s.svg)", f.Caption, f.Name)
+			paragraph("![%s](%s.svg)", markdown(f.Caption), f.Name)
 		}
 		for _, t := range s.Tables {
 			markdownTable(&b, t)
@@ -81,17 +82,43 @@ func writeMarkdown(w io.Writer, p page) error {
 	return err
 }
 
-// markdownText keeps a mark at the beginning of a paragraph, which would make it an item of a list.
-func markdownText(s string) string {
-	if strings.HasPrefix(s, "* ") {
-		return `\` + s
+// markdown escapes text, because names of a custom experiment may hold every sign, and none of them
+// is an order to Markdown.
+func markdown(s string) string {
+	return markdownEscapes.Replace(printable(s))
+}
+
+var markdownEscapes = strings.NewReplacer(
+	`\`, `\\`, "`", "\\`", "*", `\*`, "_", `\_`, "<", `\<`, ">", `\>`, "[", `\[`, "]", `\]`,
+	"#", `\#`, "&", `\&`, "~", `\~`, "|", `\|`,
+)
+
+// printable makes signs that are none, as the end of a line, spaces.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || r == '\u2028' || r == '\u2029' {
+			return ' '
+		}
+		return r
+	}, s)
+}
+
+// markdownCode is text as code, in more backticks than it has in a row.
+func markdownCode(s string) string {
+	s = printable(s)
+	fence := "`"
+	for strings.Contains(s, fence) {
+		fence += "`"
 	}
-	return s
+	if len(fence) > 1 { // it may begin or end with one
+		return fence + " " + s + " " + fence
+	}
+	return fence + s + fence
 }
 
 func list(b *strings.Builder, lines []string) {
 	for _, line := range lines {
-		fmt.Fprintf(b, "- %s\n", line)
+		fmt.Fprintf(b, "- %s\n", markdown(line))
 	}
 	if len(lines) > 0 {
 		b.WriteString("\n")
@@ -102,10 +129,10 @@ func markdownTable(b *strings.Builder, t Table) {
 	if len(t.Rows) == 0 {
 		return
 	}
-	fmt.Fprintf(b, "%s\n\n", t.Caption)
+	fmt.Fprintf(b, "%s\n\n", markdown(t.Caption))
 	row := func(cells []string) {
 		for _, c := range cells {
-			b.WriteString("| " + strings.NewReplacer("|", `\|`, "\n", " ").Replace(c) + " ")
+			b.WriteString("| " + markdown(c) + " ")
 		}
 		b.WriteString("|\n")
 	}

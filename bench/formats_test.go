@@ -128,6 +128,25 @@ repetitions: 1
 		len(before)+barColumns+utf8.RuneCountInString(l.beside(results[0].Spec.ID)))
 }
 
+// TestMarkdownEscapes: a name of a custom experiment may hold every sign, and none of them is an
+// order to Markdown.
+func TestMarkdownEscapes(t *testing.T) {
+	var b strings.Builder
+	require.NoError(t, writeMarkdown(&b, page{
+		Title: "a<b>c\n\n# Fake", Command: "vmm bench run policies --policies exec:/a`b",
+		Headlines: []string{"exec:/srv/__init__.py is *best*"},
+		Lead:      Table{Caption: "c", Head: []string{"a|b"}, Rows: [][]string{{"x]\ny"}}},
+	}))
+	text := b.String()
+	require.Contains(t, text, `# a\<b\>c  \# Fake`+"\n")
+	require.Contains(t, text, "with `` vmm bench run policies --policies exec:/a`b ``.")
+	require.Contains(t, text, `- exec:/srv/\_\_init\_\_.py is \*best\*`)
+	require.Contains(t, text, `| a\|b |`)
+	require.Contains(t, text, `| x\] y |`)
+	require.NotContains(t, text, "\n# Fake")
+	require.Equal(t, "`a`", markdownCode("a"))
+}
+
 // requireMarkdown fails unless all rows of a table have as many cells.
 func requireMarkdown(t *testing.T, page string) {
 	t.Helper()

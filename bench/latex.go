@@ -139,7 +139,11 @@ func latexLines(lines ...string) string {
 // experiments may have letters that TeX's own fonts have not: it writes their code points.
 func latex(s string) string {
 	var b strings.Builder
-	for _, r := range latexEscapes.Replace(strings.ToValidUTF8(s, "?")) {
+	s = strings.ToValidUTF8(s, "?")
+	for range 2 { // each second pair of three hyphens: TeX would write a pair as one dash
+		s = strings.ReplaceAll(s, "--", "-\u200b-")
+	}
+	for _, r := range latexEscapes.Replace(s) {
 		switch {
 		case unicode.IsSpace(r) || unicode.IsControl(r):
 			b.WriteByte(' ')
@@ -161,7 +165,6 @@ var latexEscapes = strings.NewReplacer(
 	`\`, `\textbackslash{}`, "{", `\{`, "}", `\}`, "$", `\$`, "&", `\&`, "%", `\%`, "#", `\#`,
 	"_", `\_`, "~", `\textasciitilde{}`, "^", `\textasciicircum{}`, "<", `\textless{}`,
 	">", `\textgreater{}`, "|", `\textbar{}`, "`", `\textasciigrave{}`, `"`, `\textquotedbl{}`,
-	"--", `-{}-`, // which TeX would write as one dash
 	"×", `$\times$`, "→", `$\to$`, "∞", `$\infty$`, "–", "--", "—", "---", "µ", `\textmu{}`,
 	"≥", `$\ge$`, "≤", `$\le$`, "“", "``", "”", "''", "’", "'", "…", `\ldots{}`,
 	"\u202f", `\,`, "\u00a0", "~", "\u200b", `{}`,

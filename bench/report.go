@@ -101,13 +101,16 @@ func WriteReportWith(dir string, format Format, tail *Tail) (string, error) {
 	return path, os.WriteFile(path, text, 0o644)
 }
 
-// latest keeps the last of several results of one trial, in the order of first appearance.
+// latest keeps the last of several results of one trial, in the order of first appearance. A trial
+// that is void does not take the place of one that is not: it was run again because it was noisy.
 func latest(results []trial.Result) []trial.Result {
 	at := map[string]int{}
 	var out []trial.Result
 	for _, r := range results {
 		if i, again := at[r.Spec.ID]; again {
-			out[i] = r
+			if r.Error == "" || out[i].Error != "" {
+				out[i] = r
+			}
 			continue
 		}
 		at[r.Spec.ID] = len(out)

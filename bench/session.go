@@ -62,6 +62,9 @@ func (s *Session) takeUp() error {
 	if err != nil {
 		return err
 	}
+	if len(run.Parts) > 0 {
+		return fmt.Errorf("%s: %w", s.Dir, errWhole)
+	}
 	if run.Experiment != s.Order.Experiment.Name {
 		return fmt.Errorf("%s holds results of %s, not of %s: choose another --out",
 			s.Dir, run.Experiment, s.Order.Experiment.Name)

@@ -58,6 +58,8 @@ var (
 	errSameShard   = errors.New("has a shard that another folder has, too")
 	errNotAShard   = errors.New("is no shard: it was run without --shard")
 	errAllOfEmpty  = errors.New("no folder given")
+	// errWhole keeps trials that are compared in pairs on the host of their part.
+	errWhole = errors.New("was joined from parts: resume those, and join them again")
 )
 
 // Join makes one run, in the folder out, of those of several folders, which are shards of it. Some

@@ -88,12 +88,20 @@ func TestJoinedShards(t *testing.T) {
 	require.NoError(t, err)
 	require.JSONEq(t, string(whole), string(joined))
 	require.NotContains(t, readFile(t, out, textFile), "PARTIAL")
+	// Its trials are of two hosts, so none is run again on a third one, or on the other.
+	for i := range results {
+		results[i].Noise.During = &trial.NoiseDuring{OthersCPUs: 1.5, OthersPeakCPUs: 1.9}
+	}
+	require.Contains(t, fmt.Sprint(banners(run, results)), "resume the parts with --repeat-noisy")
+	_, err = (&Session{Dir: out, Order: newOrder(tagging()), Resume: true}).Run(t.Context())
+	require.ErrorIs(t, err, errWhole)
 
 	half := filepath.Join(t.TempDir(), "half")
 	require.NoError(t, Join(half, dirs[1:]))
 	_, err = WriteReport(half)
 	require.NoError(t, err)
 	require.Contains(t, readFile(t, half, textFile), "PARTIAL: 16 of 32 trials")
+	require.NotContains(t, readFile(t, half, textFile), "--resume")
 	require.ErrorIs(t, Join(out, dirs), ErrExists)
 }
 

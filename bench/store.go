@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -115,10 +116,25 @@ func ThisHost(p Programs) (Environment, error) {
 	h := Environment{
 		KVM: string(kvm.Kind), Kernel: kvm.Kernel, CPU: kvm.CPU, CPUs: runtime.NumCPU(),
 		MemoryBytes: totalMemory(),
-		VMM:         revision(), Go: runtime.Version(), QEMU: qemuVersion(p.QEMU),
+		VMM:         buildName(revision(), p.VMM), Go: runtime.Version(),
+		QEMU:   qemuVersion(p.QEMU),
 		Before: before,
 	}
 	return h, nil
+}
+
+// buildName is the name of a build: the revision of its sources. If these were changed since, the
+// first digits of the SHA-256 of its program follow, because two builds of changed sources have the
+// same revision.
+func buildName(revision, program string) string {
+	if !strings.HasSuffix(revision, "+") {
+		return revision
+	}
+	hash, err := hashOf(program)
+	if err != nil {
+		return revision // there is none at this host
+	}
+	return revision + hash[:hashDigits]
 }
 
 // revision is the revision of the sources, followed by "+" if they were changed since.

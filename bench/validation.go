@@ -233,6 +233,10 @@ func missesOf(results []trial.Result) []string {
 		}
 	}
 	slices.Sort(misses)
+	if costs := costsOf(results); len(costs) > 1 {
+		misses = append(misses, fmt.Sprintf("the simulator had %d different costs, as on hosts "+
+			"with different processors", len(costs)))
+	}
 	for _, r := range valid(results) {
 		if s := r.Simulated; s != nil && s.Order.Policy == "" {
 			misses = append(misses, "a run of an older build, whose trials do not say their order")
@@ -361,8 +365,6 @@ func validationOf(run Run, results []trial.Result) sim.Validation {
 			v.BitsPerSecond = [2]int64{s.Setting.BitsPerSecond, s.Setting.BitsPerSecond}
 			v.RTTMS, v.Pages, first = [2]float64{least, most}, [2]int{s.Pages, s.Pages}, false
 			v.IntervalMS = [2]float64{interval, interval}
-			v.Costs = s.Setting.Costs // the same in all of a run, but for Pack
-			v.Costs.Pack = 0
 		}
 		v.BitsPerSecond = widen(v.BitsPerSecond, s.Setting.BitsPerSecond)
 		v.RTTMS, v.Pages = widen(widen(v.RTTMS, least), most), widen(v.Pages, s.Pages)
@@ -381,10 +383,26 @@ func validationOf(run Run, results []trial.Result) sim.Validation {
 			v.Orders = append(v.Orders, s.Order)
 		}
 	}
+	for c := range costsOf(results) {
+		v.Costs = c // the only ones, or the results would have missed
+	}
 	slices.SortFunc(v.Orders, func(a, b sim.Terms) int {
 		return strings.Compare(fmt.Sprint(a), fmt.Sprint(b))
 	})
 	return v
+}
+
+// costsOf are those of all simulated moves, without Pack, which has bounds of its own.
+func costsOf(results []trial.Result) map[sim.Costs]bool {
+	all := map[sim.Costs]bool{}
+	for _, r := range results {
+		if s := r.Simulated; s != nil && s.Move.Moved() {
+			c := s.Setting.Costs
+			c.Pack = 0
+			all[c] = true
+		}
+	}
+	return all
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

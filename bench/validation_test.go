@@ -247,6 +247,21 @@ func TestFewOfAStratum(t *testing.T) {
 	}, missesOf(all))
 }
 
+// TestPairsOfSeveralHosts: parts of hosts with different processors were not simulated alike, so
+// they vouch for neither of them.
+func TestPairsOfSeveralHosts(t *testing.T) {
+	var all []trial.Result
+	for i := range 2 * leastPairs {
+		r := pairOf(50, 51, 10)
+		r.Simulated.Move.TotalMS = 1000
+		r.Simulated.Setting.Costs.Processors = 2 + 62*(i%2)
+		all = append(all, r)
+	}
+	require.Equal(t, []string{
+		"the simulator had 2 different costs, as on hosts with different processors",
+	}, missesOf(all))
+}
+
 // TestStratumMustReachIt: many good pairs do not hide a round trip at which all are off.
 func TestStratumMustReachIt(t *testing.T) {
 	var all []trial.Result

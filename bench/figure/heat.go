@@ -135,7 +135,8 @@ func (h Heat) drawCell(w writer, cell HeatCell, x, y vg.Length) {
 	if math.IsNaN(cell.Value) {
 		w.StrokeLines(draw.LineStyle{Color: faint, Width: gap},
 			append(corners(x+gap, y+gap, x+cw-gap, y+ch-gap), vg.Point{X: x + gap, Y: y + gap}))
-		w.write(cell.Text, tickSize, x+cw/2, y+ch/2, grey)
+		w.write(cell.Text, tickSize, x+cw/2, y+ch*0.6, grey)
+		w.write(cell.Below, tickSize-2.5, x+cw/2, y+ch*0.26, grey)
 		return
 	}
 	s := h.Scale.Shade(cell.Value)

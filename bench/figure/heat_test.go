@@ -13,7 +13,8 @@ func TestHeatMap(t *testing.T) {
 	h := Heat{
 		Title: "Gain", XAxis: "busy", YAxis: "rate", X: []string{"1s", "2s"}, Y: []string{"0.5"},
 		Panels: []HeatPanel{{"limit 1 ms", [][]HeatCell{{
-			{Value: 4, Text: "4.0", Below: "xen"}, {Value: math.NaN(), Text: "missing"},
+			{Value: 4, Text: "4.0", Below: "xen"},
+			{Value: math.NaN(), Text: "missing", Below: "1 of 4"},
 		}}}},
 		Scale: HeatScale{
 			Title: "times", Shade: math.Log2,
@@ -23,7 +24,8 @@ func TestHeatMap(t *testing.T) {
 	svg, err := HeatMap(h).SVG(nil)
 	require.NoError(t, err)
 	for _, text := range []string{
-		"Gain", "busy", "rate", "1s", "2s", "0.5", "limit 1 ms", "4.0", "xen", "missing", "times",
+		"Gain", "busy", "rate", "1s", "2s", "0.5", "limit 1 ms", "4.0", "xen", "missing", "1 of 4",
+		"times",
 		"quarter",
 	} {
 		require.Contains(t, string(svg), text)

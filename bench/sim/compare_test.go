@@ -2,6 +2,7 @@ package sim
 
 import (
 	"math"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -178,7 +179,7 @@ func TestProcessorsExtrapolate(t *testing.T) {
 	for _, c := range []struct {
 		processors, cpus int
 		covered          bool
-	}{{0, 1, true}, {2, 1, true}, {64, 1, true}, {1, 1, false}, {0, 8, true}, {2, 8, false}} {
+	}{{0, 1, true}, {2, 1, true}, {64, 1, true}, {1, 1, false}, {0, 8, false}, {2, 8, false}} {
 		require.Equal(t, c.covered, covered(c.processors, c.cpus, none), "%+v", c)
 	}
 	costs := map[string]func(*Costs){
@@ -195,6 +196,21 @@ func TestProcessorsExtrapolate(t *testing.T) {
 	require.False(t, covered(2, 2, none), "two vCPUs leave less")
 	require.False(t, covered(0, 1, none))
 	require.False(t, covered(2, 1, costs["receive"]))
+}
+
+// TestTasksExtrapolate: guided moves of guests with one task say nothing of several tasks, which
+// the gate condenses.
+func TestTasksExtrapolate(t *testing.T) {
+	one := generated(t, phased())
+	two := *one
+	two.tags = append(slices.Clone(one.tags), tag{task: math.MaxUint32})
+	off := entrant(t, "xen", policy.GuidanceOff)
+	guided := entrant(t, "xen", policy.GuidanceSwitchover)
+	s := slow(one)
+	all := []Validation{covering(s, one, off.Order, guided.Order)}
+	require.Empty(t, Extrapolated(all, s, one, guided))
+	require.Contains(t, Extrapolated(all, s, &two, guided), "several tasks")
+	require.Empty(t, Extrapolated(all, s, &two, off))
 }
 
 // TestCostsAreBounded: costs that no host has are refused, before virtual time overflows.

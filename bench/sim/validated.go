@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"taskguide/migration/policy"
 )
 
 // Validation is a comparison of simulated with real moves, and what it covers. Errors are absolute,
@@ -82,8 +84,6 @@ func Extrapolated(all []Validation, s Setting, t *Trace, e Entrant) string {
 const NoRealOracle = "no real move knows what the oracle does"
 
 func (v Validation) leavesOut(s Setting, t *Trace, e Entrant) string {
-	withOneVCPU := *t
-	withOneVCPU.cpus = 1 // as of all guests of a comparison
 	switch {
 	case e.Knows:
 		return NoRealOracle
@@ -110,9 +110,11 @@ func (v Validation) leavesOut(s Setting, t *Trace, e Entrant) string {
 		return "no real move that is limited by " + string(s.LimitedBy(t)) + " was compared"
 	case !slices.Contains(v.Protection, s.Protection):
 		return "no real move with this dirty log was compared"
-	case t.cpus > 1 && s.contends(t):
-		return "no real move of a guest that has to share processors for several vCPUs was compared"
-	case countingCosts(v.Costs, s, &withOneVCPU) != countingCosts(s.Costs, s, t):
+	case t.cpus > 1:
+		return "no real move of a guest with several vCPUs was compared"
+	case e.Guidance != policy.GuidanceOff && t.Tasks() > 1:
+		return "no real guided move of a guest with several tasks was compared"
+	case countingCosts(v.Costs, s, t) != countingCosts(s.Costs, s, t):
 		return "no real move on a host with these costs was compared"
 	}
 	return v.leavesOutOrder(e.Terms())

@@ -12,7 +12,8 @@ import (
 )
 
 // TestCellOfFew: a cell whose guided policy moved fewer guests than another one has no gain, and
-// says how many. Both its policies must be covered by a comparison.
+// says how many. All policies that compete for the best one must be covered by a comparison, or
+// nobody knows that it is the best.
 func TestCellOfFew(t *testing.T) {
 	times := sim.Quantiles{P50: 2, P90: 3, P99: 4, Max: 4}
 	guided := sim.Row{
@@ -20,8 +21,10 @@ func TestCellOfFew(t *testing.T) {
 		TotalMS: times,
 	}
 	best := guided
-	best.Policy, best.Guidance, best.Moved, best.Extrapolated = "xen", "off", 4, "never compared"
-	r := Result{Point: &Point{}, Rows: []sim.Row{guided, best}}
+	best.Policy, best.Guidance, best.Moved = "xen", "off", 4
+	worse := best
+	worse.Policy, worse.DowntimeMS.P50, worse.DowntimeMS.P99 = "qemu", 400, 400
+	r := Result{Point: &Point{}, Rows: []sim.Row{guided, best, worse}}
 	c := Map{}.cell(r)
 	require.Empty(t, c.Best)
 	require.Equal(t, "1 of 4", pictures[0].cell(c).Below)
@@ -30,13 +33,17 @@ func TestCellOfFew(t *testing.T) {
 	c = Map{}.cell(r)
 	require.Equal(t, "xen", c.Best)
 	require.InDelta(t, 1, c.GainP50, 1e-9)
+	require.Empty(t, c.Extrapolated)
+	r.Rows[2].Extrapolated = "never compared"
+	c = Map{}.cell(r)
+	require.Equal(t, "xen", c.Best)
 	require.Equal(t, "never compared", c.Extrapolated)
 	note := MapSummary{Cells: []MapCell{c}}.tailNote()
 	require.Contains(t, note, "A p99 of 4 moves is the largest")
 	c.Moves = leastForTail
 	require.Empty(t, MapSummary{Cells: []MapCell{c}}.tailNote())
 
-	r.Rows[0].Moved, r.Rows[1].Moved = 0, 0
+	r.Rows[0].Moved, r.Rows[1].Moved, r.Rows[2].Moved = 0, 0, 0
 	require.Equal(t, "stays", pictures[0].cell(Map{}.cell(r)).Text)
 }
 

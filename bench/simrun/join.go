@@ -11,8 +11,8 @@ import (
 
 // Errors of folders that do not make one comparison.
 var (
-	errOther = errors.New("is of another simulation: traces, policies, settings, moments, " +
-		"seed or number of parts differ")
+	errOther = errors.New("is of another simulation: traces, policies, contents of their " +
+		"programs, settings, moments, seed or number of parts differ")
 	errOtherVMM  = errors.New("was simulated by another vmm")
 	errSamePart  = errors.New("has a part that another folder has, too")
 	errNoPart    = errors.New("is no part: it was simulated without --shard")

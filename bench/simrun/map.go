@@ -166,7 +166,10 @@ func (m Map) cell(r Result) MapCell {
 	others := slices.Delete(slices.Clone(r.Rows), m.Guided, m.Guided+1)
 	c := MapCell{
 		Point: *r.Point, LimitMS: r.LimitMS, Moves: guided.Moves, Moved: guided.Moved,
-		Extrapolated: guided.Extrapolated,
+	}
+	// The best one is only known if all that compete for it are.
+	for _, row := range r.Rows {
+		c.Extrapolated = cmp.Or(c.Extrapolated, row.Extrapolated)
 	}
 	median := func(r sim.Row) float64 { return r.DowntimeMS.P50 }
 	tail := func(r sim.Row) float64 { return r.DowntimeMS.P99 }
@@ -175,7 +178,6 @@ func (m Map) cell(r Result) MapCell {
 	if errors.Join(errBest, errTail) != nil || guided.Moved < max(1, best.Moved) {
 		return c // figures of the few that ended would say nothing of those that did not
 	}
-	c.Extrapolated = cmp.Or(guided.Extrapolated, best.Extrapolated, slow.Extrapolated)
 	c.Best, c.BestTail = best.Policy, slow.Policy
 	c.GuidedP50MS, c.BestP50MS = median(guided), median(best)
 	c.GuidedP99MS, c.BestP99MS = tail(guided), tail(slow)

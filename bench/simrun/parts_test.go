@@ -104,6 +104,18 @@ func TestWhatDoesNotJoin(t *testing.T) {
 	}
 	_, err := Join(nil)
 	require.ErrorIs(t, err, errNoFolders)
+	path := filepath.Join(t.TempDir(), "policy.sh")
+	with := func(comment string, s shard.Shard) string {
+		require.NoError(t, os.WriteFile(path, []byte("#!/bin/sh\n# "+comment+"\n"), 0o755))
+		o := led(t, path)
+		o.Subjects[0] = Recorded(trace, o.Subjects[0].Cells)
+		return part(t, o, s)
+	}
+	first = with("as it was", shard.Shard{Index: 1, Of: 2})
+	_, err = Join([]string{first, with("as it was", half)})
+	require.NoError(t, err)
+	_, err = Join([]string{first, with("edited", half)})
+	require.ErrorIs(t, err, errOther)
 	_, err = Join([]string{t.TempDir()})
 	require.ErrorContains(t, err, "holds no simulation")
 }

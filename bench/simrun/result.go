@@ -18,8 +18,10 @@ type Comparison struct {
 	Moments int         `json:"moments"`
 	Seed    uint64      `json:"seed"`
 	Orders  []string    `json:"orders"` // of the rows, in words
-	Map     *Map        `json:"map,omitempty"`
-	Results []Result    `json:"results"`
+	// Programs are the SHA-256 of the programs of policies, by their paths.
+	Programs map[string]string `json:"programs,omitempty"`
+	Map      *Map              `json:"map,omitempty"`
+	Results  []Result          `json:"results"`
 }
 
 // Result is the outcome for a trace in a cell.

@@ -6,7 +6,9 @@ package simrun
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"fmt"
+	"os"
 	"runtime"
 	"slices"
 	"sync"
@@ -66,6 +68,10 @@ func Run(ctx context.Context, o Order, progress func(done, all int)) (Comparison
 	for _, e := range o.Entrants {
 		c.Orders = append(c.Orders, inWords(e))
 	}
+	var err error
+	if c.Programs, err = programsOf(o.Entrants); err != nil {
+		return c, err
+	}
 	cells := 0
 	for _, s := range o.Subjects {
 		cells += len(s.Cells)
@@ -99,6 +105,27 @@ func Run(ctx context.Context, o Order, progress func(done, all int)) (Comparison
 	}
 	c.sumUp()
 	return c, nil
+}
+
+// programsOf hashes the programs of policies, because people edit them, and parts of a comparison
+// are simulated with the same ones.
+func programsOf(entrants []sim.Entrant) (map[string]string, error) {
+	var all map[string]string
+	for _, e := range entrants {
+		path := e.Policy.Program()
+		if path == "" {
+			continue
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("read a policy's program: %w", err)
+		}
+		if all == nil {
+			all = map[string]string{}
+		}
+		all[path] = fmt.Sprintf("%x", sha256.Sum256(text))
+	}
+	return all, nil
 }
 
 // inWords is what an entrant is ordered to do.

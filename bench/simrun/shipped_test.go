@@ -127,5 +127,19 @@ func TestPythonReadsShippedTraces(t *testing.T) {
 		require.NoError(t, err, "%s", out)
 		require.True(t, strings.HasPrefix(string(out), "at_ms,pages,again"), "%s", out)
 		require.Greater(t, strings.Count(string(out), "\n"), 100)
+		requireCutTraceRead(t, program, file)
 	}
+}
+
+// requireCutTraceRead: of a recorder that was killed, the reader shows what it wrote.
+func requireCutTraceRead(t *testing.T, program, file string) {
+	t.Helper()
+	whole, err := os.ReadFile(file)
+	require.NoError(t, err)
+	cut := filepath.Join(t.TempDir(), "cut.gz")
+	require.NoError(t, os.WriteFile(cut, whole[:2*len(whole)/3], 0o600))
+	out, err := exec.CommandContext(t.Context(), "python3", program, cut).CombinedOutput()
+	require.Error(t, err)
+	require.Greater(t, strings.Count(string(out), "\n"), 50, "%s", out)
+	require.True(t, strings.HasSuffix(string(out), "the trace was cut off\n"), "%s", out)
 }

@@ -40,7 +40,10 @@ type kept struct {
 // Save writes the comparison into a folder, which must be new or empty. FileName comes last: where
 // it is, the rest is, too.
 func (c Comparison) Save(folder string) error {
-	if err := vacant(folder); err != nil {
+	if err := Vacant(folder); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(folder, 0o777); err != nil {
 		return err
 	}
 	write := map[string]func(io.Writer) error{
@@ -69,13 +72,13 @@ func (c Comparison) Save(folder string) error {
 	return os.Rename(path+".new", path)
 }
 
-// vacant makes the folder if it is not there, and refuses one with something in it.
-func vacant(folder string) error {
-	if err := os.MkdirAll(folder, 0o777); err != nil {
-		return err
-	}
+// Vacant refuses a folder for results that has something in it. One that is not there is good.
+func Vacant(folder string) error {
 	inside, err := os.ReadDir(folder)
-	if err == nil && len(inside) > 0 {
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err == nil && len(inside) > 0:
 		return fmt.Errorf("%s is not empty: name another folder", folder)
 	}
 	return err

@@ -71,8 +71,21 @@ func (s *stage) contest(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	s.result.Contest, err = s.spec.Contest.hold(ctx, t, uint64(s.spec.Guest.Seed), s.processors())
+	s.result.Contest, err = s.spec.Contest.hold(ctx, t, uint64(s.spec.Guest.Seed), s.processors(),
+		s.site.unlike())
 	return err
+}
+
+// unlike says why no real move of a comparison stands for one of this site, or nothing if one may.
+// A contest is simulated over the round trip of a loopback, wherever real moves go.
+func (site *Site) unlike() string {
+	switch {
+	case site.Hosts != nil:
+		return "no real move between two hosts was compared, and none over their round trip"
+	case site.Link != nil:
+		return "no real move over a shaped link was compared"
+	}
+	return ""
 }
 
 // board starts a guest that stays where it is.
@@ -92,9 +105,10 @@ func (s *stage) board(dir string) (err error) {
 	return err
 }
 
-// hold simulates all cells. Cells with the same setting share the oracle's moves.
+// hold simulates all cells. Cells with the same setting share the oracle's moves. unlike says why
+// no comparison covers any of them, if there is a reason.
 func (c Contest) hold(
-	ctx context.Context, t *sim.Trace, seed uint64, processors int,
+	ctx context.Context, t *sim.Trace, seed uint64, processors int, unlike string,
 ) ([]Standing, error) {
 	all := make([]Standing, len(c.Cells))
 	bySetting := map[sim.Setting][]int{}
@@ -106,7 +120,8 @@ func (c Contest) hold(
 		}
 		entrants[i] = sim.Entrant{Order: order}
 		all[i].Factors = cell.Factors
-		all[i].Extrapolated = sim.Extrapolated(sim.Validations, setting, t, entrants[i])
+		all[i].Extrapolated = cmp.Or(unlike,
+			sim.Extrapolated(sim.Validations, setting, t, entrants[i]))
 		bySetting[setting] = append(bySetting[setting], i)
 	}
 	moments := sim.Moments(t, c.Moments, seed)

@@ -115,7 +115,7 @@ func cellsOf() []Cell {
 func TestContest(t *testing.T) {
 	c := Contest{Cells: cellsOf(), Moments: 3}
 	traced := recordedGuest(t)
-	all, err := c.hold(t.Context(), traced, 7, 2)
+	all, err := c.hold(t.Context(), traced, 7, 2, "")
 	require.NoError(t, err)
 	require.Len(t, all, len(c.Cells))
 	for i, s := range all {
@@ -131,9 +131,21 @@ func TestContest(t *testing.T) {
 			}
 		}
 	}
-	again, err := c.hold(t.Context(), traced, 7, 2)
+	again, err := c.hold(t.Context(), traced, 7, 2, "")
 	require.NoError(t, err)
 	require.Equal(t, all, again)
+	// Whatever covers the cells, nothing covers a site that was not compared.
+	for what, site := range map[string]Site{
+		"hosts": {Hosts: &Hosts{}}, "link": {Link: &Link{}},
+	} {
+		require.NotEmpty(t, site.unlike(), what)
+		elsewhere, err := c.hold(t.Context(), traced, 7, 2, site.unlike())
+		require.NoError(t, err)
+		for _, s := range elsewhere {
+			require.Equal(t, site.unlike(), s.Extrapolated, what)
+		}
+	}
+	require.Empty(t, (&Site{}).unlike())
 }
 
 // TestWhatASimulationCounts: a move that its policy did not lead to the end is none of that
@@ -176,7 +188,7 @@ func BenchmarkContest(b *testing.B) {
 	traced := recordedGuest(b)
 	c := Contest{Cells: cellsOf()[:1], Moments: 1}
 	for b.Loop() {
-		if _, err := c.hold(b.Context(), traced, 1, 2); err != nil {
+		if _, err := c.hold(b.Context(), traced, 1, 2, ""); err != nil {
 			b.Fatal(err)
 		}
 	}

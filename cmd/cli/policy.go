@@ -79,6 +79,16 @@ func (f *Policies) Set(s string) error {
 	return nil
 }
 
+// NameOf is the policy that was typed as lists of policies have it. What is no policy stays as it
+// is.
+func NameOf(typed string) string {
+	var p Policy
+	if p.Set(typed) != nil {
+		return typed
+	}
+	return p.String()
+}
+
 // meantByPolicy asks whether the user meant another policy, or another name for the first parameter
 // that the policy does not have.
 func meantByPolicy(typed string) string {

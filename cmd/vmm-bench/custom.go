@@ -5,6 +5,7 @@ import (
 
 	"taskguide/bench"
 	"taskguide/cmd/cli"
+	"taskguide/control/text"
 )
 
 func newBenchCustom(std cli.Streams) *cobra.Command {
@@ -22,7 +23,7 @@ Results are as those of vmm bench run.`,
 			if err != nil {
 				return cli.UsageOf(err)
 			}
-			return f.run(cmd, custom.Experiment(), "vmm bench custom "+shellWord(args[0]), std)
+			return f.run(cmd, custom.Experiment(), "vmm bench custom "+text.ShellWord(args[0]), std)
 		},
 		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) (
 			cli.Completions, cobra.ShellCompDirective,

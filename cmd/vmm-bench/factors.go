@@ -67,7 +67,7 @@ func (f *factorFlags) factors() (factors bench.Factors, err error) {
 		MemoryBytes: f.memory.Bytes, CPUs: f.cpus,
 		Guidance: f.guidance.Values, Programs: f.programs.Values, Trackers: f.trackers.Values,
 		RTTs: f.rtts.Values, Encoding: f.compress.Values,
-		Repetitions: f.repetitions, Against: f.against, ShadowPrograms: f.shadows,
+		Repetitions: f.repetitions, Against: cli.NameOf(f.against), ShadowPrograms: f.shadows,
 	}
 	for _, p := range f.policies.Choices {
 		factors.Policies = append(factors.Policies, p.String())

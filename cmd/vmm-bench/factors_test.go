@@ -43,6 +43,12 @@ func TestFactorFlags(t *testing.T) {
 		"--rtt", "0,2ms", "--compress", "zstd,auto", "-n", "7",
 		"--against", "xen", "--shadow-programs", "--kernel", "mine", "--memory", "1G",
 		"--cpus", "2"))
+	for typed, want := range map[string]string{
+		"exec:./mine": "exec:" + program, "qemu:skip=on,limit=1s": "qemu:limit=1s,skip=on",
+		"switchover": "switchover",
+	} {
+		require.Equal(t, want, factorsOf(t, "--against", typed).Against)
+	}
 }
 
 // TestFactorsAreChecked: what has no effect, or is no level, is refused before anything runs.

@@ -134,6 +134,17 @@ func (f *reportFlags) simulation(dirs []string) (simrun.Comparison, error) {
 }
 
 func (f *reportFlags) run(dirs []string, std cli.Streams) error {
+	// What can be refused is refused before there is a joined folder.
+	if err := f.checkValidation(); err != nil {
+		return err
+	}
+	var tail *bench.Tail
+	if f.tail != "" {
+		var err error
+		if tail, err = bench.TailFrom(f.tail); err != nil {
+			return cli.UsageOf(fmt.Errorf("--tail-from: %w", err))
+		}
+	}
 	dir := dirs[0]
 	if len(dirs) > 1 || f.out != "" {
 		if dir = f.out; dir == "" {
@@ -145,13 +156,6 @@ func (f *reportFlags) run(dirs []string, std cli.Streams) error {
 	}
 	if f.format.Value == validationFormat {
 		return f.printValidation(dir, std)
-	}
-	var tail *bench.Tail
-	if f.tail != "" {
-		var err error
-		if tail, err = bench.TailFrom(f.tail); err != nil {
-			return cli.UsageOf(fmt.Errorf("--tail-from: %w", err))
-		}
 	}
 	page, err := bench.WriteReportWith(dir, f.format.Value, tail)
 	if errors.Is(err, bench.ErrNoTail) {
@@ -173,15 +177,21 @@ func (f *reportFlags) run(dirs []string, std cli.Streams) error {
 // validationFormat is no page, but what the simulator's list of validations has.
 const validationFormat bench.Format = "validation"
 
-// printValidation prints the entries that a run makes, and nothing else. It fails if that is not
-// all of the run.
-func (f *reportFlags) printValidation(dir string, std cli.Streams) error {
+// checkValidation refuses what --format validation has no use for.
+func (f *reportFlags) checkValidation() error {
 	switch {
+	case f.format.Value != validationFormat:
 	case f.json:
 		return cli.Usagef("--json: --format validation is JSON: leave one of both out")
 	case f.tail != "":
 		return cli.Usagef("--tail-from: no effect on --format validation: leave it out")
 	}
+	return nil
+}
+
+// printValidation prints the entries that a run makes, and nothing else. It fails if that is not
+// all of the run.
+func (f *reportFlags) printValidation(dir string, std cli.Streams) error {
 	entries, failed := bench.ValidationsOf(dir)
 	for _, v := range entries {
 		text, err := bench.ValidationJSON(v)

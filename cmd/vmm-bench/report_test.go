@@ -63,7 +63,8 @@ func TestSimulationFormats(t *testing.T) {
 	folder := savedSimulation(t)
 	for format, want := range map[string][]string{
 		"markdown": {
-			"# Policies in simulated moves\n", "\n| xen | off | 12.5 * | 480 * | 0.0 * | - | - |\n",
+			"# Policies in simulated moves\n",
+			"\n| xen | off | 12.5 \\* | 480 \\* | 0.0 \\* | - | - |\n",
 			"\n\\* extrapolated: never compared.\n",
 		},
 		"latex": {

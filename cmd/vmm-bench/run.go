@@ -19,6 +19,7 @@ import (
 	"taskguide/bench/peer/qemu"
 	"taskguide/cmd/cli"
 	"taskguide/control/process"
+	"taskguide/control/text"
 )
 
 func newBenchList(std cli.Streams) *cobra.Command {
@@ -159,7 +160,7 @@ func (f *benchRunFlags) run(
 			Flags: flags, Why: "no effect with --resume, which goes on as the run began",
 		}})
 	}
-	ctx, stop := signal.NotifyContext(context.Background(),
+	ctx, stop := cli.UntilSignal(context.Background(),
 		os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	// The first signal starts the cleanup. A user who will not wait for it presses Ctrl-C again,
@@ -167,7 +168,11 @@ func (f *benchRunFlags) run(
 	// send a signal twice, to a process and to its group.
 	context.AfterFunc(ctx, func() {
 		cli.EndLine(f.screen(std), std.Err)
-		time.AfterFunc(time.Second, func() { signal.Reset(os.Interrupt) })
+		time.AfterFunc(time.Second, func() {
+			if !signal.Ignored(os.Interrupt) {
+				signal.Reset(os.Interrupt)
+			}
+		})
 	})
 	dir := f.out
 	if dir == "" {
@@ -232,7 +237,7 @@ func (f *benchRunFlags) resumeCommand(again, dir string) string {
 		{destinationFlag, target{&f.hosts.Destination}.String()},
 	} {
 		if given.value != "" {
-			words = append(words, "--"+given.flag, shellWord(given.value))
+			words = append(words, "--"+given.flag, text.ShellWord(given.value))
 		}
 	}
 	if f.hosts.Insecure {
@@ -242,15 +247,6 @@ func (f *benchRunFlags) resumeCommand(again, dir string) string {
 		words = append(words, "--json")
 	}
 	return strings.Join(words, " ")
-}
-
-// shellWord makes one word for a shell, in quotes only if it needs them.
-func shellWord(s string) string {
-	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./:,@%+="
-	if s != "" && strings.Trim(s, plain) == "" {
-		return s
-	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
 // checkPrograms refuses programs that the experiment does not use, and asks for one that it needs.
@@ -315,7 +311,7 @@ func newBenchSpeed(std cli.Streams) *cobra.Command {
 		Use:   "speed",
 		Short: "compare the copy loop with raw TCP, memcpy and QEMU, in a table",
 		Long: `Move several guests in several ways, beside raw TCP, memcpy and, if it is
-installed, QEMU, all in one run; medians of 5, or of 1 with --quick. The same as
+installed, QEMU, all in one run; medians of 6, or of 1 with --quick. The same as
 vmm bench run speed, with the tables as text.`,
 		Args: cli.Exactly(0, "no arguments, only flags"),
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -83,13 +83,3 @@ func TestCommandThatGoesOn(t *testing.T) {
 	require.Contains(t, betweenHosts(t, "--insecure").resumeCommand(run, "out"), " --insecure")
 	require.Equal(t, run+" --resume --out out", new(benchRunFlags).resumeCommand(run, "out"))
 }
-
-// TestShellWord: a word stays one, and nothing in it is a shell's.
-func TestShellWord(t *testing.T) {
-	for s, want := range map[string]string{
-		"bench-tagging-1": "bench-tagging-1", "": "''", "a b": "'a b'", "$HOME": "'$HOME'",
-		"~/x": "'~/x'", "it's": `'it'\''s'`, "x;y": "'x;y'",
-	} {
-		require.Equal(t, want, shellWord(s))
-	}
-}

@@ -3,10 +3,11 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
+	"slices"
 	"syscall"
 	"time"
 
@@ -69,13 +70,19 @@ func (f *simOutput) check() error {
 		return cli.Usagef("--moments %d: use 1 or more", f.moments)
 	case f.shard.shard.Of > 0 && f.out == "":
 		return cli.Usagef("--shard: parts are joined from folders: name one with --out")
+	case f.out == "":
+		return nil
+	}
+	// Before an hour of simulation, whose results would have no place.
+	if err := simrun.Vacant(f.out); err != nil {
+		return cli.Usagef("--out: %w", err)
 	}
 	return nil
 }
 
 // run carries an order out. Its map, if it has one, is made of the results.
 func (f *simOutput) run(o simrun.Order, m *simrun.Map, std cli.Streams) error {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := cli.UntilSignal(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	o.Moments, o.Seed, o.Shard = f.moments, f.seed, f.shard.shard
 	o.VMM, o.Validations = version.Here(version.Machine{}).Short(), sim.Validations
@@ -85,17 +92,15 @@ func (f *simOutput) run(o simrun.Order, m *simrun.Map, std cli.Streams) error {
 		return err
 	}
 	c.Map = m
+	var unsaved, unchecked error
 	if f.out != "" {
-		if err := c.Save(f.out); err != nil {
-			return err
-		}
+		unsaved = c.Save(f.out)
 	}
 	if f.checks != nil {
-		if err := f.checks(c.MapSummary()); err != nil {
-			return err
-		}
+		unchecked = f.checks(c.MapSummary())
 	}
-	return printSimulation(std.Out, c, f.asJSON)
+	// What cannot be kept is printed all the same.
+	return errors.Join(printSimulation(std.Out, c, f.asJSON), unsaved, unchecked)
 }
 
 func newBenchSim(std cli.Streams) *cobra.Command {
@@ -116,8 +121,8 @@ that vmm trace or vmm bench trace-gen has made. docs/simulator.md says what is
 modelled, and which figures were compared with real moves.`,
 		Args:              someTraces,
 		ValidArgsFunction: cli.Folders,
-		RunE: func(_ *cobra.Command, args []string) error {
-			return f.run(args, std)
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return f.run(cmd, args, std)
 		},
 	}
 	fs := cmd.Flags()
@@ -170,12 +175,36 @@ func someTraces(_ *cobra.Command, args []string) error {
 	return nil
 }
 
-func (f *benchSimFlags) run(traces []string, std cli.Streams) error {
+func (f *benchSimFlags) run(cmd *cobra.Command, traces []string, std cli.Streams) error {
 	o, err := f.order(traces)
 	if err != nil {
 		return err
 	}
+	cli.PrintNotes(cmd, f.withoutEffect(cmd, o.Entrants))
 	return f.output.run(o, nil, std)
+}
+
+// withoutEffect returns the notes about a command line.
+func (f *benchSimFlags) withoutEffect(cmd *cobra.Command, all []sim.Entrant) []cli.Note {
+	var notes []cli.Note
+	add := func(why string, names ...string) {
+		if flags := cli.Given(cmd, names...); len(flags) > 0 {
+			notes = append(notes, cli.Note{Flags: flags, Why: why})
+		}
+	}
+	if len(f.memory.Values) == 0 {
+		add("no effect without --memory: the guest has its own RAM", "grow")
+	}
+	guided := func(e sim.Entrant) bool { return e.Guidance != policy.GuidanceOff }
+	if !slices.ContainsFunc(all, guided) {
+		add("no effect without guidance, where nothing waits for the gate",
+			"gate", "switch-at-exit", "max-defer", "on-timeout")
+	}
+	limited := func(e sim.Entrant) bool { return e.Policy.Value("limit", nil) != "" }
+	if !slices.ContainsFunc(all, limited) {
+		add("no effect: none of the policies has a limit", "downtime-limit")
+	}
+	return notes
 }
 
 func (f *benchSimFlags) order(traces []string) (simrun.Order, error) {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -41,6 +42,8 @@ func TestSim(t *testing.T) {
 
 // TestSimRefuses what makes no sense.
 func TestSimRefuses(t *testing.T) {
+	full := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(full, "mine"), nil, 0o600))
 	for _, c := range []struct {
 		args []string
 		want string
@@ -50,6 +53,8 @@ func TestSimRefuses(t *testing.T) {
 		{[]string{"sim", "x", "--guidance", "nonsense"}, "nonsense"},
 		{[]string{"sim", "x", "--moments", "0"}, "use 1 or more"},
 		{[]string{"sim", "x", "--memory", "5000"}, "whole pages"},
+		{[]string{"sim", "x", "--out", full}, "is not empty"}, // before it is simulated
+		{[]string{"map", "--out", full}, "is not empty"},
 		{[]string{"trace-gen"}, "no folder given"},
 		{[]string{"trace-gen", "--out", "x", "--packed", "0"}, "use 1 to 100"},
 		{[]string{"trace-gen", "--out", "x", "--interval", "100us"}, "whole milliseconds"},
@@ -61,6 +66,28 @@ func TestSimRefuses(t *testing.T) {
 	status, _, stderr := benchProgram.Try(t, "bench", "sim", filepath.Join(t.TempDir(), "none"))
 	require.Equal(t, 1, status)
 	require.Contains(t, stderr, "no such trace")
+}
+
+// TestSimSaysWhatHasNoEffect, as other commands do.
+func TestSimSaysWhatHasNoEffect(t *testing.T) {
+	folder := filepath.Join(t.TempDir(), "trace")
+	status, _, stderr := benchProgram.Try(t, "bench", "trace-gen", "--out", folder,
+		"--memory", "16M", "--working-set", "8M", "--hot", "128K", "--busy", "1s", "--for", "3s")
+	require.Zero(t, status, stderr)
+	given := []string{
+		"bench", "sim", folder, "--moments", "1", "--gate", "any", "--on-timeout", "cancel",
+		"--grow", "repeated", "--downtime-limit", "1s",
+	}
+	status, _, stderr = benchProgram.Try(t, append(given, "--policies", "xen", "--guidance",
+		"off")...)
+	require.Zero(t, status, stderr)
+	for _, flags := range []string{"--grow", "--gate, --on-timeout", "--downtime-limit"} {
+		require.Contains(t, stderr, "vmm: note: "+flags+": no effect")
+	}
+	status, _, stderr = benchProgram.Try(t, append(given, "--policies", "xen,downtime",
+		"--memory", "32M")...)
+	require.Zero(t, status, stderr)
+	require.NotContains(t, stderr, "no effect")
 }
 
 // TestSweepInParts: a sweep is one command, and its parts are joined by another.

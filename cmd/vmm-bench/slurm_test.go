@@ -50,10 +50,13 @@ func TestSlurmScripts(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(out, simrun.FileName), nil, 0o600))
 	require.Empty(t, script("array.sh", sim...), "a part that is there")
 
-	require.NoError(t, os.MkdirAll(filepath.Join(results, "17", "10"), 0o755))
-	require.NoError(t, os.MkdirAll(filepath.Join(results, "17", "joined"), 0o755))
 	parts := filepath.Join(results, "17")
-	require.Equal(t, "bench report "+parts+"/10 "+parts+"/2 --out "+parts+"/joined\n",
+	for _, part := range []string{"10", "3", "joined"} {
+		require.NoError(t, os.MkdirAll(filepath.Join(parts, part), 0o755))
+	}
+	require.NoError(t, os.WriteFile(filepath.Join(parts, "10", simrun.FileName), nil, 0o600))
+	require.Equal(t, "left out, because it has no results: "+parts+"/3\n"+
+		"bench report "+parts+"/10 "+parts+"/2 --out "+parts+"/joined\n",
 		script("join.sh", "ARRAY=17"))
 }
 

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"syscall"
 	"time"
@@ -86,7 +85,7 @@ func (m *migrateFlags) define(cmd *cobra.Command) {
 	f.Var(&m.shadow, "shadow", "ask these policies, too, and report what they would have done")
 	cli.CompleteFlag(cmd, "shadow", cli.CompletePolicy)
 	cli.DurationVar(f, &m.params.DowntimeLimit, "downtime-limit", defaults.DowntimeLimit,
-		"what the rest must fit with --policy downtime; 0: until no page is dirty")
+		"limit of the downtime, for policies that have one; 0: until no page is dirty")
 	f.IntVar(&m.params.MaxRounds, "max-rounds", 0,
 		"end pre-copy after so many rounds, 0: the policy's default")
 	f.Var(&m.guidance, "guidance", "what a closed gate holds back, "+m.guidance.List())
@@ -187,7 +186,7 @@ func (m *migrateFlags) migrate(name string, p migration.Params, std cli.Streams)
 		return cli.UsageOf(err)
 	}
 	defer client.Close()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := cli.UntilSignal(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	// A second Ctrl-C ends this program at once. The cancellation goes on without it.
 	echoed := make(chan struct{})

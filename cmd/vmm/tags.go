@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -48,7 +47,7 @@ func newTags(std cli.Streams) *cobra.Command {
 func followTags(
 	ctx context.Context, c *control.Client, std cli.Streams, write func(io.Writer, control.Event),
 ) error {
-	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	ctx, stop := cli.UntilSignal(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	events, err := c.TagEvents(ctx)
 	if err != nil {

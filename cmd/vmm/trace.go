@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 	"sync"
 	"syscall"
 	"time"
@@ -54,7 +53,7 @@ func (f *traceFlags) run(ctx context.Context, c *control.Client, std cli.Streams
 	case f.order.For%time.Millisecond != 0:
 		return cli.Usagef("--for %v: whole milliseconds", f.order.For)
 	}
-	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	ctx, stop := cli.UntilSignal(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	file, err := trace.Create(f.out)
 	if err != nil {

@@ -90,3 +90,12 @@ func Plural[T ~int | ~int64 | ~uint64](n T, thing string) string {
 	}
 	return fmt.Sprintf("%d %ss", n, thing)
 }
+
+// ShellWord makes one word for a shell, in quotes only if it needs them.
+func ShellWord(s string) string {
+	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./:,@%+="
+	if s != "" && strings.Trim(s, plain) == "" {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}

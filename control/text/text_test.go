@@ -58,3 +58,13 @@ func TestPlural(t *testing.T) {
 	require.Equal(t, "1 time", Plural(1, "time"))
 	require.Equal(t, "2 times", Plural(int64(2), "time"))
 }
+
+// TestShellWord: a word stays one, and nothing in it is a shell's.
+func TestShellWord(t *testing.T) {
+	for s, want := range map[string]string{
+		"bench-tagging-1": "bench-tagging-1", "": "''", "a b": "'a b'", "$HOME": "'$HOME'",
+		"~/x": "'~/x'", "it's": `'it'\''s'`, "x;y": "'x;y'",
+	} {
+		require.Equal(t, want, ShellWord(s))
+	}
+}
