@@ -35,28 +35,14 @@ load memcached 127.0.0.1:11211`,
 	},
 	{
 		name: "sqlite", packages: []string{"sqlite3"}, size: "160M",
-		script: `sqlite3 /db 'create table t(k integer primary key, v blob)'
-n=0
-while sqlite3 /db 'begin;
-    with recursive c(i) as (select 1 union all select i+1 from c where i < 2000)
-    insert or replace into t select abs(random()) % 40000, randomblob(500) from c; commit' &&
-  [ "$(sqlite3 /db 'pragma quick_check')" = ok ]
-do
-  n=$((n+1))
-  [ $n != 3 ] || echo workload ready
-done`,
+		script: "load sqlite /db",
 	},
 	{
 		name: "build", packages: []string{"tcc", "make", "libc6-dev"}, source: "redis",
 		size: "128M",
 		script: `cp -r /src /tmp/src && cd /tmp/src/deps/lua/src
-n=0
-while make clean lua CC=tcc AR="tcc -ar rcs" RANLIB=true MYCFLAGS=-DLUA_ANSI MYLIBS= \
-  >/tmp/log 2>&1 && ./lua -e 'assert(6*7 == 42)'
-do
-  n=$((n+1))
-  [ $n != 1 ] || echo workload ready
-done
+load build sh -c 'make clean lua CC=tcc AR="tcc -ar rcs" RANLIB=true MYCFLAGS=-DLUA_ANSI MYLIBS= \
+  2>/tmp/log && ./lua -e "assert(6*7 == 42)"'
 tail -n 5 /tmp/log`,
 	},
 	{name: "heap", packages: []string{"base-files"}, size: "32M", script: "load heap"},

@@ -5,10 +5,16 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"taskguide/integration/need"
 )
 
 // serve answers requests of a redis by those answers, in order.
@@ -77,4 +83,74 @@ func TestHeapIsChecked(t *testing.T) {
 	p = listOf(3)
 	p.next.next = nil
 	require.Error(t, checkList(3, p))
+}
+
+// answering starts sqlite's shell as a script that gives these answers, in order.
+func answering(t *testing.T, answers ...string) *shell {
+	t.Helper()
+	dir := t.TempDir()
+	script := "#!/bin/sh\n"
+	for _, a := range answers {
+		script += "read -r line && echo '" + a + "'\n"
+	}
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "sqlite3"), []byte(script), 0o755))
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	s, err := startShell("/db")
+	require.NoError(t, err)
+	return s
+}
+
+// TestTransactionsAreChecked: each must be committed, and now and then the database must be whole
+// and have all that the last one wrote.
+func TestTransactionsAreChecked(t *testing.T) {
+	good := []string{
+		"new", "0 committed", "ok", "2000", "1 committed", "2 committed", "3 committed",
+	}
+	var said []string
+	m := newMeter(tableRows, func(line string) { said = append(said, line) })
+	n := 0
+	require.NoError(t, sqlite(m, answering(t, good...), func() bool { n++; return n <= 4 }))
+	require.Equal(t, []string{"workload ready"}, said)
+	require.EqualValues(t, 4*transactionRows, m.writes)
+	require.EqualValues(t, 1, m.latency.count, "those before are not of the run")
+	for at, wrong := range []string{"", "1 committed", "a page is corrupt", "1999"} {
+		bad := slices.Clone(good)
+		bad[at] = wrong
+		err := sqlite(newMeter(tableRows, func(string) {}), answering(t, bad...),
+			func() bool { return true })
+		require.ErrorContains(t, err, "where \""+good[at]+"\" was due")
+	}
+	require.ErrorContains(t, sqlite(m, answering(t, good[:2]...), func() bool { return true }),
+		"sqlite3 has ended")
+}
+
+// TestTransactionsInSQLite: sqlite itself takes them.
+func TestTransactionsInSQLite(t *testing.T) {
+	if _, err := exec.LookPath("sqlite3"); err != nil {
+		need.Skip(t, "sqlite3 is not installed")
+	}
+	s, err := startShell(filepath.Join(t.TempDir(), "db"))
+	require.NoError(t, err)
+	n := 0
+	require.NoError(t, sqlite(newMeter(tableRows, func(string) {}), s, func() bool {
+		n++
+		return n <= checkEvery+2
+	}))
+	rows := min(tableRows, (checkEvery+2)*transactionRows)
+	require.NoError(t, s.ask(fmt.Sprint(rows), "select count(*) from t;"))
+}
+
+// TestBuildIsChecked: its lines are steps, and it must end well each time.
+func TestBuildIsChecked(t *testing.T) {
+	var said []string
+	m := newMeter(buildLines, func(line string) { said = append(said, line) })
+	n := 0
+	require.NoError(t, build(m, []string{"sh", "-c", "echo one; echo two"}, func() bool {
+		n++
+		return n <= 3
+	}))
+	require.EqualValues(t, 6, m.writes)
+	require.Equal(t, []string{"workload ready"}, said)
+	require.ErrorContains(t, build(m, []string{"sh", "-c", "exit 3"}, func() bool { return true }),
+		"build number 1: exit status 3")
 }

@@ -2,11 +2,13 @@
 // "workload ready" once it is warm. It ends, with status 1, only when something is wrong.
 //
 // Once a second it prints a heartbeat as the embedded guest does, which says by the guest's own
-// clock what was felt of a move: the longest gap between two answers, or between two lists of the
-// heap, and the latencies of a server's clients.
+// clock what was felt of a move: the longest gap between two answers, two lists of the heap, or two
+// lines of a build, and the latencies of a server's clients.
 //
 //	load redis ADDRESS       GET and SET, keys by a Zipf distribution
 //	load memcached ADDRESS   the same
+//	load sqlite FILE         transactions on a database, by sqlite's shell
+//	load build COMMAND...    a command, again and again, whose lines are its steps
 //	load heap                a heap of linked pieces, replaced at random, that Go collects
 package main
 
@@ -71,17 +73,32 @@ func main() {
 }
 
 func work(args []string) error {
-	if len(args) == 1 && args[0] == "heap" {
-		return heap(newMeter(lists, printLine), func() bool { return true })
-	}
-	if len(args) != 2 {
-		return errors.New("use redis ADDRESS, memcached ADDRESS or heap")
+	forEver := func() bool { return true }
+	switch {
+	case len(args) == 1 && args[0] == "heap":
+		return heap(newMeter(lists, printLine), forEver)
+	case len(args) == 2 && args[0] == "sqlite":
+		s, err := startShell(args[1])
+		if err != nil {
+			return err
+		}
+		return sqlite(newMeter(tableRows, printLine), s, forEver)
+	case len(args) > 1 && args[0] == "build":
+		return build(newMeter(buildLines, printLine), args[1:], forEver)
+	case len(args) != 2:
+		return errors.New("use redis ADDRESS, memcached ADDRESS, sqlite FILE, build COMMAND or " +
+			"heap")
 	}
 	d, known := dialects[args[0]]
 	if !known {
 		return fmt.Errorf("%q is unknown", args[0])
 	}
-	conn, err := net.Dial("tcp", args[1])
+	return serveClients(d, args[1])
+}
+
+// serveClients asks a server as long as its answers are right.
+func serveClients(d dialect, address string) error {
+	conn, err := net.Dial("tcp", address)
 	if err != nil {
 		return err
 	}

@@ -72,6 +72,10 @@ func (m *meter) answered(sent time.Time) {
 	m.step(now)
 }
 
+// rested says that what has gone on since the last step is in no gap: it was no step, and may take
+// longer than one.
+func (m *meter) rested() { m.last = time.Now() }
+
 // step notes a step that has just ended.
 func (m *meter) step(now time.Time) {
 	gap := now.Sub(m.last)
