@@ -173,6 +173,9 @@ func (c Custom) check() error {
 		if _, err := registry.Parse(p); err != nil {
 			return fmt.Errorf("policies: %w", err)
 		}
+		if printable(p) != p {
+			return fmt.Errorf("policies: %q: use a path that can be printed", p)
+		}
 	}
 	var rates []string
 	for _, r := range c.Rates {

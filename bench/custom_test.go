@@ -488,6 +488,8 @@ func TestNamesArePrintable(t *testing.T) {
 		_, err := decode(text)
 		require.ErrorContains(t, err, "one line", text)
 	}
+	_, err := decode(small + `policies: ["exec:/a\e[2J"]`)
+	require.ErrorContains(t, err, "can be printed")
 }
 
 // FuzzCustom: whatever a file says, it is refused in one line or has a plan of bounded size.

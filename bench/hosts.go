@@ -117,6 +117,7 @@ func (t TwoHosts) connect(ctx context.Context, vmm, dir string) (*connections, e
 		if err == nil {
 			e.facts.SSH = e.target.String()
 			err = (*e.host).Conn.Call(ctx, factsName+".Host", struct{}{}, &e.facts.Environment)
+			e.facts.VMM = buildName(e.facts.VMM, vmm) // that it was sent
 		}
 	}
 	if err == nil {

@@ -63,7 +63,7 @@ func (s *Session) takeUp() error {
 		return err
 	}
 	if len(run.Parts) > 0 {
-		return fmt.Errorf("%s: %w", s.Dir, errWhole)
+		return fmt.Errorf("%s %w", s.Dir, errWhole)
 	}
 	if run.Experiment != s.Order.Experiment.Name {
 		return fmt.Errorf("%s holds results of %s, not of %s: choose another --out",

@@ -123,6 +123,10 @@ func forcing(path string, forced bool) string {
 var errNotStopped = fmt.Errorf("%w: not stopped: its migration ended, and nobody knows whether "+
 	"the destination runs the guest", ErrConflict)
 
+// errMovedInstead is returned if the VM has ended, and its guest has not.
+var errMovedInstead = fmt.Errorf("%w: the guest was not ended: it was too late to cancel its "+
+	"migration, and the guest runs at the destination", ErrConflict)
+
 // Stop ends the VM and returns once its name is free again. It first cancels a migration under way.
 // ErrConflict means that the VM may be the guest's only copy, and lives on.
 func (c *Client) Stop(ctx context.Context, mode StopMode) (VM, error) {
@@ -139,15 +143,18 @@ func (c *Client) Stop(ctx context.Context, mode StopMode) (VM, error) {
 	if err != nil {
 		return vm, err
 	}
-	for {
+	for moved := false; ; {
 		// Any other end of the stream means that the process has closed it.
 		e, err := events.Next()
 		switch {
 		case errors.Is(err, ErrNotAnswering):
 			return vm, err
+		case err != nil && moved:
+			return vm, errMovedInstead
 		case err != nil:
 			return vm, ctx.Err()
 		}
+		moved = moved || e.Kind == EventState && e.State == StateMoved
 		if mode != StopForced && e.Kind == EventState && e.State == StateUnknown {
 			return vm, errNotStopped
 		}
@@ -165,7 +172,10 @@ func (c *Client) stopUnseen(ctx context.Context, mode StopMode) (VM, error) {
 		if err == nil && now.PID != vm.PID {
 			return vm, nil // somebody else already has its name
 		}
-		if err == nil && mode != StopForced && now.State == StateUnknown {
+		switch {
+		case err == nil && now.State == StateMoved:
+			return vm, errMovedInstead
+		case err == nil && mode != StopForced && now.State == StateUnknown:
 			return vm, errNotStopped
 		}
 		if err != nil {
@@ -443,7 +453,12 @@ func (c *Client) Migrate(
 	for {
 		e, err := events.Next()
 		if err != nil {
-			return c.outcomeWithoutStream(streamCtx, err)
+			events.Close()
+			var report migration.Report
+			if events, report, err = c.withoutStream(streamCtx, err); events == nil {
+				return report, err
+			}
+			continue
 		}
 		if e.MigrationID != started.ID {
 			continue // the end of an earlier migration, or a change of state
@@ -455,18 +470,29 @@ func (c *Client) Migrate(
 	}
 }
 
-// outcomeWithoutStream asks for the report after the stream broke, in case only the stream did.
-func (c *Client) outcomeWithoutStream(ctx context.Context, cause error) (migration.Report, error) {
+// withoutStream asks for the report after the stream broke, in case only the stream did: the VM's
+// process cuts it if this program does not read, as when it was stopped for a while. While the
+// migration goes on, there is another stream.
+func (c *Client) withoutStream(
+	ctx context.Context, cause error,
+) (*Events, migration.Report, error) {
 	if errors.Is(cause, ErrNotAnswering) {
-		return migration.Report{}, fmt.Errorf("%w; the migration is where that left it", cause)
+		return nil, migration.Report{}, fmt.Errorf("%w; the migration is where that left it", cause)
 	}
+	next, errNext := c.Events(ctx) // before the look, so that nothing is missed
 	report, err := c.Migration(ctx)
+	if err == nil && errNext == nil && report.Status == migration.StatusRunning {
+		return next, report, nil
+	}
+	if errNext == nil {
+		next.Close()
+	}
 	if err == nil && report.Status != migration.StatusRunning {
-		return report, nil
+		return nil, report, nil
 	}
 	if errors.Is(cause, io.EOF) {
 		cause = errors.New("its process closed the connection")
 	}
-	return report, fmt.Errorf("%s: the outcome of the migration is unknown: %w: see whether the "+
-		"guest runs at the destination", c.nameOrPath, cause)
+	return nil, report, fmt.Errorf("%s: the outcome of the migration is unknown: %w: see whether "+
+		"the guest runs at the destination", c.nameOrPath, cause)
 }

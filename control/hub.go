@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -92,18 +93,24 @@ func (s *subscriber) signal() {
 	}
 }
 
-// subscribe begins a stream whose first event is first.
-func (h *hub) subscribe(first Event) (*subscriber, error) {
+// subscribe begins a stream. Its first event tells the state as it is once the stream has begun, so
+// that no change falls between the two: one that comes meanwhile is told twice.
+func (h *hub) subscribe(state func() State) (*subscriber, error) {
+	s := &subscriber{hub: h, wake: make(chan struct{}, 1)}
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	if len(h.subs) >= maxSubscribers {
-		return nil, errTooManyClients
-	}
-	s := &subscriber{hub: h, wake: make(chan struct{}, 1), queue: []Event{first}}
-	s.signal()
-	if !h.closed {
+	full := len(h.subs) >= maxSubscribers
+	if !full && !h.closed {
 		h.subs[s] = struct{}{}
 	}
+	h.mu.Unlock()
+	if full {
+		return nil, errTooManyClients
+	}
+	first := Event{Time: time.Now(), Kind: EventState, State: state()} // it takes locks of its own
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s.queue = slices.Insert(s.queue, 0, first)
+	s.signal()
 	return s, nil
 }
 

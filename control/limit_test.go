@@ -42,7 +42,7 @@ func TestTooManyConnections(t *testing.T) {
 func TestStopAmongManyFollowers(t *testing.T) {
 	vm, server, client := start(t)
 	for range maxSubscribers {
-		_, err := server.hub.subscribe(Event{})
+		_, err := server.hub.subscribe(stateOf(StateRunning))
 		require.NoError(t, err)
 	}
 	//nolint:errcheck // again in the cleanup, where it is checked
@@ -51,3 +51,6 @@ func TestStopAmongManyFollowers(t *testing.T) {
 	require.NoError(t, err)
 	require.NoFileExists(t, client.nameOrPath)
 }
+
+// stateOf is the state of a VM that keeps it.
+func stateOf(s State) func() State { return func() State { return s } }

@@ -67,7 +67,7 @@ type Backend interface {
 // Migrations moves the VM away. Its methods are called concurrently.
 type Migrations interface {
 	// StartMigration starts a migration, or returns ErrConflict.
-	StartMigration(migration.Params) (Started, error)
+	StartMigration(context.Context, migration.Params) (Started, error)
 	// MigrationReport returns the report of the present or last migration, or ErrNotFound.
 	MigrationReport() (migration.Report, error)
 	// CancelMigration cancels the present migration and returns its final report once it has ended,
@@ -338,7 +338,7 @@ func (s *Server) startMigration(r *http.Request) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	started, err := s.migrations.StartMigration(p)
+	started, err := s.migrations.StartMigration(r.Context(), p)
 	return http.StatusAccepted, started, err
 }
 
@@ -376,9 +376,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, statusOf(err), errorBody{Message(err)})
 		return
 	}
-	sub, err := s.hub.subscribe(Event{
-		Time: time.Now(), Kind: EventState, State: s.machine.Info().State,
-	})
+	sub, err := s.hub.subscribe(func() State { return s.machine.Info().State })
 	if err != nil {
 		writeJSON(w, statusOf(err), errorBody{err.Error()})
 		return

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -141,7 +142,7 @@ func (f *fakeVM) FollowTags(g func(tagging.Transition)) (func(), error) {
 	}, nil
 }
 
-func (f *fakeVM) StartMigration(p migration.Params) (Started, error) {
+func (f *fakeVM) StartMigration(_ context.Context, p migration.Params) (Started, error) {
 	f.mu.Lock()
 	if f.report != nil && f.report.Status == migration.StatusRunning {
 		f.mu.Unlock()
@@ -380,7 +381,7 @@ func TestTagEvents(t *testing.T) {
 // bounded, and the client must learn that it lost events and still get the last one.
 func TestSlowClient(t *testing.T) {
 	h := newHub()
-	sub, err := h.subscribe(Event{Kind: EventState})
+	sub, err := h.subscribe(stateOf(StateRunning))
 	require.NoError(t, err)
 	const flood = 10 * queueLimit
 	for i := range flood {
@@ -415,7 +416,7 @@ func TestSlowClient(t *testing.T) {
 // and no tag.
 func TestBeatsDisplaceNothing(t *testing.T) {
 	h := newHub()
-	sub, err := h.subscribe(Event{Kind: EventState})
+	sub, err := h.subscribe(stateOf(StateRunning))
 	require.NoError(t, err)
 	const floods, beats = 4, 2 * queueLimit
 	for i := range floods {
@@ -449,7 +450,7 @@ func TestBeatsDisplaceNothing(t *testing.T) {
 
 func TestProgressIsCoalesced(t *testing.T) {
 	h := newHub()
-	sub, err := h.subscribe(Event{Kind: EventState})
+	sub, err := h.subscribe(stateOf(StateRunning))
 	require.NoError(t, err)
 	for i := range int64(1000) {
 		h.publish(Event{Kind: "progress", Progress: &migration.Progress{DonePages: i}})
@@ -467,14 +468,14 @@ func TestTooManySubscribers(t *testing.T) {
 	h := newHub()
 	var last *subscriber
 	for range maxSubscribers {
-		sub, err := h.subscribe(Event{})
+		sub, err := h.subscribe(stateOf(StateRunning))
 		require.NoError(t, err)
 		last = sub
 	}
-	_, err := h.subscribe(Event{})
+	_, err := h.subscribe(stateOf(StateRunning))
 	require.ErrorIs(t, err, errTooManyClients)
 	last.cancel()
-	_, err = h.subscribe(Event{})
+	_, err = h.subscribe(stateOf(StateRunning))
 	require.NoError(t, err)
 }
 
@@ -662,4 +663,67 @@ func FuzzEvents(f *testing.F) {
 		}
 		t.Fatal("more events than lines")
 	})
+}
+
+// TestStreamBeginsWithThePresent: a change just as a stream begins is in it, before or after its
+// first event.
+func TestStreamBeginsWithThePresent(t *testing.T) {
+	h := newHub()
+	sub, err := h.subscribe(func() State {
+		h.publish(Event{Kind: EventState, State: StatePaused}) // after the state was looked at
+		return StateRunning
+	})
+	require.NoError(t, err)
+	for _, want := range []State{StateRunning, StatePaused} {
+		e, err := sub.next(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, want, e.State)
+	}
+}
+
+// TestStopThatComesTooLate: a VM that ends because its guest has moved did not end its guest.
+func TestStopThatComesTooLate(t *testing.T) {
+	for _, mode := range []StopMode{StopSafe, StopNow, StopForced} {
+		vm, server, client := start(t)
+		vm.onStop = func() {
+			server.Publish(Event{Kind: EventState, State: StateMoved, Ending: EndMoved})
+			go shutdown(server) //nolint:errcheck // again in the cleanup
+		}
+		_, err := client.Stop(testContext(t), mode)
+		require.ErrorIs(t, err, errMovedInstead)
+	}
+}
+
+// TestStreamThatIsCut: a client that did not read for a while is cut off, and then follows the
+// migration that still goes on.
+func TestStreamThatIsCut(t *testing.T) {
+	vm := &fakeVM{state: StateRunning}
+	server := NewServer(vm, vm)
+	vm.publish = server.Publish
+	var streams, looks atomic.Int64
+	cutting := http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/v1/events" && streams.Add(1) == 1 {
+			ctx, cut := context.WithCancel(r.Context())
+			vm.onStart = cut
+			r = r.WithContext(ctx)
+		}
+		server.routes().ServeHTTP(w, r)
+		if r.URL.Path == "/v1/migration" && r.Method == "GET" && looks.Add(1) == 1 {
+			vm.finish(migration.StatusCompleted) // after the client has seen that it goes on
+		}
+	})}
+	path := filepath.Join(t.TempDir(), "vm.sock")
+	l, err := net.Listen("unix", path)
+	require.NoError(t, err)
+	go cutting.Serve(l) //nolint:errcheck // ends with the test
+	defer cutting.Close()
+	client, err := NewClient(path)
+	require.NoError(t, err)
+	defer client.Close()
+	report, err := client.Migrate(testContext(t), migration.Params{Destination: "unix:/d"},
+		func(Event) {})
+	require.NoError(t, err)
+	require.Equal(t, migration.StatusCompleted, report.Status)
+	require.EqualValues(t, 2, streams.Load())
+	require.EqualValues(t, 1, looks.Load())
 }

@@ -123,7 +123,7 @@ func TestProcessDoesNotAnswer(t *testing.T) {
 // that its process is alive.
 func TestStreamsAreNeverSilent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		sub, err := newHub().subscribe(Event{Kind: EventState})
+		sub, err := newHub().subscribe(stateOf(StateRunning))
 		require.NoError(t, err)
 		_, err = nextText(t.Context(), sub)
 		require.NoError(t, err)
@@ -141,4 +141,28 @@ func TestNoPermission(t *testing.T) {
 	err := c.lost(&net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.EACCES)})
 	require.ErrorContains(t, err, "no permission for its control socket")
 	require.NotContains(t, err.Error(), "lost contact")
+}
+
+// TestClientThatWasStopped: the time for which this program did not run itself is not the server's
+// silence.
+func TestClientThatWasStopped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := hearing(t.Context(), time.Minute)
+		defer h.end()
+		h.begin()
+		h.mu.Lock()
+		h.due = h.due.Add(-time.Hour) // as if it had been stopped before the first look
+		h.mu.Unlock()
+		begin := time.Now()
+		<-h.ctx.Done()
+		require.ErrorIs(t, h.heard(context.Cause(h.ctx)), ErrNotAnswering)
+		require.Equal(t, time.Minute+time.Minute/looksOfPatience, time.Since(begin))
+
+		h = hearing(t.Context(), time.Minute)
+		defer h.end()
+		h.begin()
+		begin = time.Now()
+		<-h.ctx.Done()
+		require.Equal(t, time.Minute, time.Since(begin))
+	})
 }

@@ -182,9 +182,7 @@ func (s *Server) trace(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) record(ctx context.Context, order TraceOrder, lines *traceLines) error {
-	sub, err := s.hub.subscribe(Event{
-		Time: time.Now(), Kind: EventState, State: s.machine.Info().State,
-	})
+	sub, err := s.hub.subscribe(func() State { return s.machine.Info().State })
 	if err != nil {
 		return err
 	}

@@ -185,7 +185,7 @@ func TestTraceEndsWithItsVM(t *testing.T) {
 // and a guest that goes on tagging and printing does not keep it from ending.
 func TestEventsBeforeTheEnd(t *testing.T) {
 	hub := newHub()
-	sub, err := hub.subscribe(Event{Time: time.Now(), Kind: EventState, State: StateRunning})
+	sub, err := hub.subscribe(stateOf(StateRunning))
 	require.NoError(t, err)
 	for sub.dropped == 0 {
 		sub.pushBeat(Beat{Time: time.Now()})

@@ -163,6 +163,8 @@ func TestConsoleSurvivesRefusal(t *testing.T) {
 	require.Equal(t, 0, p.wait())
 	before = size()
 	refused("no such file", "--name", "vm", "--kernel", b.path("none"))
+	refused("no such file", "--name", "vm", "--disk", b.path("none"))
+	refused("outputs_test.go", "--name", "vm", "--kernel", "outputs_test.go")
 	require.Equal(t, before, size(), "a VM that was refused has begun nothing")
 }
 

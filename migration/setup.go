@@ -152,6 +152,14 @@ func (c *channel) Ready(ctx context.Context) (int, error) {
 	return room, c.announce()
 }
 
+// Flush implements [stream.Sink]. Other channels may have frames to come.
+func (c *channel) Flush(ctx context.Context) error {
+	if err := c.Wire.Flush(ctx); err != nil {
+		return err
+	}
+	return c.announce()
+}
+
 // announce announces the next frame, if it may take so long. A frame that went out since has ended
 // what was announced before, however lately that was.
 func (c *channel) announce() error {

@@ -73,25 +73,45 @@ type Source struct {
 	notBefore time.Time   // no switchover begins before, because storage failed
 }
 
-// NewSource prepares the migration of m as p says, or returns an error if p is not valid. It does
-// not touch m yet.
-func NewSource(m Machine, p Params, observe Observer) (*Source, error) {
+// Prepared is a migration whose parameters are complete, and whose certificates are there.
+type Prepared struct {
+	p  Params
+	to peer.Config
+}
+
+// Prepare returns an error if p is not valid. It reads certificates, so it waits for the storage
+// that they are on.
+func Prepare(p Params) (Prepared, error) {
 	p, err := p.WithDefaults()
 	if err != nil {
-		return nil, err
+		return Prepared{}, err
 	}
 	if err := p.CheckWay(); err != nil {
-		return nil, err
+		return Prepared{}, err
 	}
 	security := transport.Security{Plain: p.plain()}
 	if security.TLS, err = transport.LoadTLS(p.TLSDir); err != nil {
-		return nil, err
+		return Prepared{}, err
 	}
 	to := peer.Config{Offers: transport.Spoken().Features}
 	to.Dial = func(ctx context.Context) (net.Conn, error) {
 		return transport.Dial(ctx, p.Destination, security)
 	}
-	return newSource(m, p, observe, to), nil
+	return Prepared{p, to}, nil
+}
+
+// Source is the migration of m, which it does not move yet. It waits for nothing.
+func (r Prepared) Source(m Machine, observe Observer) *Source {
+	return newSource(m, r.p, observe, r.to)
+}
+
+// NewSource prepares the migration of m as p says, or returns an error if p is not valid.
+func NewSource(m Machine, p Params, observe Observer) (*Source, error) {
+	ready, err := Prepare(p)
+	if err != nil {
+		return nil, err
+	}
+	return ready.Source(m, observe), nil
 }
 
 // newSource is NewSource for complete parameters, and a peer whose RAMBytes is still unset.

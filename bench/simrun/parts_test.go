@@ -116,6 +116,12 @@ func TestWhatDoesNotJoin(t *testing.T) {
 	require.NoError(t, err)
 	_, err = Join([]string{first, with("edited", half)})
 	require.ErrorIs(t, err, errOther)
+	t.Setenv("PATH", filepath.Dir(path)+":"+os.Getenv("PATH"))
+	byPath, err := programsOf(led(t, path).Entrants)
+	require.NoError(t, err)
+	byName, err := programsOf(led(t, filepath.Base(path)).Entrants)
+	require.NoError(t, err)
+	require.Equal(t, byPath[path], byName[filepath.Base(path)], "as it is started")
 	_, err = Join([]string{t.TempDir()})
 	require.ErrorContains(t, err, "holds no simulation")
 }

@@ -9,6 +9,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"os"
+	"os/exec"
 	"runtime"
 	"slices"
 	"sync"
@@ -116,7 +117,11 @@ func programsOf(entrants []sim.Entrant) (map[string]string, error) {
 		if path == "" {
 			continue
 		}
-		text, err := os.ReadFile(path)
+		found, err := exec.LookPath(path)
+		if err != nil {
+			return nil, fmt.Errorf("look for a policy's program: %w", err)
+		}
+		text, err := os.ReadFile(found)
 		if err != nil {
 			return nil, fmt.Errorf("read a policy's program: %w", err)
 		}

@@ -134,7 +134,7 @@ func (f *reportFlags) simulation(dirs []string) (simrun.Comparison, error) {
 }
 
 func (f *reportFlags) run(dirs []string, std cli.Streams) error {
-	// What can be refused is refused before there is a joined folder.
+	// What the command line alone rules out is refused before there is a joined folder.
 	if err := f.checkValidation(); err != nil {
 		return err
 	}

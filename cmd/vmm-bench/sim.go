@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -200,9 +201,12 @@ func (f *benchSimFlags) withoutEffect(cmd *cobra.Command, all []sim.Entrant) []c
 		add("no effect without guidance, where nothing waits for the gate",
 			"gate", "switch-at-exit", "max-defer", "on-timeout")
 	}
-	limited := func(e sim.Entrant) bool { return e.Policy.Value("limit", nil) != "" }
+	limited := func(e sim.Entrant) bool {
+		return !e.Knows && e.Policy.Value("limit", nil) != "" &&
+			!strings.Contains(e.Policy.String(), "limit=")
+	}
 	if !slices.ContainsFunc(all, limited) {
-		add("no effect: none of the policies has a limit", "downtime-limit")
+		add("no effect: no policy has a limit that is not its own", "downtime-limit")
 	}
 	return notes
 }

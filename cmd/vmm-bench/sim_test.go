@@ -78,8 +78,8 @@ func TestSimSaysWhatHasNoEffect(t *testing.T) {
 		"bench", "sim", folder, "--moments", "1", "--gate", "any", "--on-timeout", "cancel",
 		"--grow", "repeated", "--downtime-limit", "1s",
 	}
-	status, _, stderr = benchProgram.Try(t, append(given, "--policies", "xen", "--guidance",
-		"off")...)
+	status, _, stderr = benchProgram.Try(t, append(given, "--policies",
+		"xen,downtime:limit=20ms,oracle", "--guidance", "off")...)
 	require.Zero(t, status, stderr)
 	for _, flags := range []string{"--grow", "--gate, --on-timeout", "--downtime-limit"} {
 		require.Contains(t, stderr, "vmm: note: "+flags+": no effect")

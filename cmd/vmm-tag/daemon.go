@@ -10,7 +10,10 @@ import (
 	"os"
 	"os/user"
 	"strconv"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"taskguide/tagging/abi"
 	"taskguide/tagging/guest"
@@ -131,11 +134,17 @@ func listen(c config) (*net.UnixListener, error) {
 	if err := removeStale(c.socket); err != nil {
 		return nil, err
 	}
-	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: c.socket, Net: "unixpacket"})
+	mode := os.FileMode(0o600)
+	// Nobody else may connect before it has its group.
+	private := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		var err error
+		return errors.Join(c.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), 0o600) }), err)
+	}}
+	listener, err := private.Listen(context.Background(), "unixpacket", c.socket)
 	if err != nil {
 		return nil, err
 	}
-	mode := os.FileMode(0o600)
+	l := listener.(*net.UnixListener)
 	if c.group != "" {
 		g, err := user.LookupGroup(c.group)
 		if err != nil {
@@ -156,16 +165,25 @@ func listen(c config) (*net.UnixListener, error) {
 	return l, nil
 }
 
-// removeStale removes the socket of a daemon that is dead.
+// removeStale removes the socket of a daemon that is dead, and nothing else.
 func removeStale(socket string) error {
-	c, err := guest.Dial(socket)
-	if err == nil {
-		return errors.Join(fmt.Errorf("a daemon listens at %s already", socket), c.Close())
-	}
-	if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) {
+	info, err := os.Lstat(socket)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
 		return err
+	case info.Mode().Type() != os.ModeSocket:
+		return fmt.Errorf("%s is there, and is no socket: use another --socket", socket)
 	}
-	return nil
+	c, err := guest.Dial(socket)
+	switch {
+	case err == nil:
+		return errors.Join(fmt.Errorf("a daemon listens at %s already", socket), c.Close())
+	case !errors.Is(err, unix.ECONNREFUSED): // of another kind, or too busy to accept
+		return fmt.Errorf("%s may be in use: %w", socket, err)
+	}
+	return os.Remove(socket)
 }
 
 func (r *registry) renewForever(ctx context.Context, wake time.Duration, log *slog.Logger) {

@@ -479,13 +479,14 @@ func TestStatusForScripts(t *testing.T) {
 func TestExecSignals(t *testing.T) {
 	mine := make(chan os.Signal, 9)
 	// They count, even if whoever started the test has them ignored.
-	signal.Notify(mine, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM)
+	signal.Notify(mine, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGHUP)
 	defer signal.Stop(mine)
 	b := &board{t: t, socket: none}
 	for script, want := range map[string]int{
 		"kill -INT $$; exit 7":                128 + int(unix.SIGINT),
 		"kill -QUIT $$; exit 7":               128 + int(unix.SIGQUIT),
 		"kill -INT $PPID; exit 7":             7,
+		"kill -HUP $PPID; exit 7":             7,
 		"kill -TERM $PPID; exec sleep 100000": 128 + int(unix.SIGTERM),
 	} {
 		status, _, _ := b.run("exec", "--", "sh", "-c", "ulimit -c 0; "+script)
@@ -716,4 +717,35 @@ func FuzzRequest(f *testing.F) {
 		require.Empty(t, r.tasks)
 		require.Zero(t, dev.Read(abi.RegPages))
 	})
+}
+
+// TestSocketsOfOthers: a daemon takes the place of a dead one, and of nothing else.
+func TestSocketsOfOthers(t *testing.T) {
+	dir := t.TempDir()
+	file, stream, dead := filepath.Join(dir, "a"), filepath.Join(dir, "b"), filepath.Join(dir, "c")
+	require.NoError(t, os.WriteFile(file, []byte("mine"), 0o600))
+	_, err := listen(config{socket: file})
+	require.ErrorContains(t, err, "is no socket")
+	text, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.Equal(t, "mine", string(text))
+
+	other, err := net.Listen("unix", stream)
+	require.NoError(t, err)
+	defer other.Close()
+	_, err = listen(config{socket: stream})
+	require.ErrorContains(t, err, "may be in use")
+	c, err := net.Dial("unix", stream)
+	require.NoError(t, err)
+	require.NoError(t, c.Close())
+
+	for range 2 { // the second one finds what the first has left
+		l, err := listen(config{socket: dead})
+		require.NoError(t, err)
+		info, err := os.Stat(dead)
+		require.NoError(t, err)
+		require.Equal(t, os.ModeSocket|0o600, info.Mode())
+		l.SetUnlinkOnClose(false)
+		require.NoError(t, l.Close())
+	}
 }

@@ -28,7 +28,7 @@ func execute(socket string, between bool, command []string, stderr io.Writer) in
 	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	caught := make(chan os.Signal, 8)
-	if s := heeded(syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM); len(s) > 0 {
+	if s := heeded(syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGHUP); len(s) > 0 {
 		signal.Notify(caught, s...) // without any, it would be told of all
 		defer signal.Stop(caught)
 	}

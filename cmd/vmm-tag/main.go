@@ -26,7 +26,10 @@ All take --socket FILE.`
 func main() {
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
-	if s := heeded(syscall.SIGTERM, syscall.SIGINT); len(s) > 0 {
+	// The others end by a signal as programs do: a daemon that hangs must not keep them, and exec
+	// sees to itself.
+	lasts := len(os.Args) > 1 && (os.Args[1] == "daemon" || os.Args[1] == "watch")
+	if s := heeded(syscall.SIGTERM, syscall.SIGINT); lasts && len(s) > 0 {
 		ctx, stop = signal.NotifyContext(ctx, s...)
 		defer stop()
 	}

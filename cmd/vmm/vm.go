@@ -144,6 +144,9 @@ func newCancel(std cli.Streams) *cobra.Command {
 				return fmt.Errorf("too late to cancel: the guest already runs at %s",
 					report.Destination)
 			}
+			if vm, err := c.VM(ctx); err == nil && vm.State == control.StateUnknown {
+				return errors.New("too late to cancel: " + whereabouts(c))
+			}
 			return nil
 		})
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the migration's report as JSON")

@@ -287,9 +287,6 @@ func (p *process) boot(ctx context.Context) (*vmm.VM, error) {
 	if err := checkHostMemory(p.cfg.MemoryBytes); err != nil {
 		return nil, err
 	}
-	if err := p.beginOutput(); err != nil {
-		return nil, err
-	}
 	p.cfg.Nets = vmm.WithAddresses(p.cfg.Nets) // which stay when the guest starts again
 	vm, err := vmm.New(vmm.Config{
 		MemoryBytes: p.cfg.MemoryBytes, CPUs: p.cfg.CPUs, CPU: p.cfg.CPU,
@@ -309,10 +306,15 @@ func (p *process) boot(ctx context.Context) (*vmm.VM, error) {
 		}
 		return nil, err
 	}
+	if err := p.beginOutput(); err != nil {
+		vm.Close()
+		return nil, err
+	}
 	return vm, nil
 }
 
-// beginOutput empties the files of the guest's consoles.
+// beginOutput empties the files of the guest's consoles, once nothing else can refuse the VM: they
+// may say why the last one ended.
 func (p *process) beginOutput() error { return errors.Join(p.console.begin(), p.hvc.begin()) }
 
 func (p *process) options() vmm.Options {
@@ -405,14 +407,14 @@ func (p *process) receive(ctx context.Context) (*vmm.VM, error) {
 		return nil, err
 	}
 	addr := transport.Bound(p.cfg.Incoming, ln)
-	if err = p.beginOutput(); err == nil {
-		err = p.readyRAM(ctx)
+	defer p.dropReady()
+	if err = p.readyRAM(ctx); err == nil {
+		err = p.beginOutput()
 	}
 	if err != nil {
 		ln.Close()
 		return nil, err
 	}
-	defer p.dropReady()
 	p.log.Info("waiting for a migration on " + addr)
 	p.vm.await(addr)
 	d := migration.Destination{

@@ -51,8 +51,6 @@ func (h *VM) beginTrace(t *tracing) (machine, dirtylog.Tracker, error) {
 		return nil, nil, fmt.Errorf("%w: the VM is %s", control.ErrConflict, h.state)
 	case h.tracing != nil:
 		return nil, nil, fmt.Errorf("%w: a trace is being recorded", control.ErrConflict)
-	case h.turning == preparing: // with a dirty log that is not shared
-		return nil, nil, fmt.Errorf("%w: the VM is being %s", control.ErrConflict, h.turning)
 	case moving && h.shared == nil:
 		// Its dirty log cannot be taken away from it half way.
 		return nil, nil, fmt.Errorf("%w: a migration is under way: begin the trace before it",

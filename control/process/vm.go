@@ -60,10 +60,10 @@ func (errStopped) Is(target error) bool { return target == migration.ErrCancelle
 
 // VM is one virtual machine and what its process does with it.
 type VM struct {
-	name      string
-	begun     time.Time
-	publish   func(control.Event)
-	newEngine func(migration.Machine, migration.Params, migration.Observer) (engine, error)
+	name    string
+	begun   time.Time
+	publish func(control.Event)
+	prepare func(migration.Params) (newEngine, error)
 
 	log      *slog.Logger
 	shutdown time.Duration // how long a guest has to shut down after it is asked
@@ -84,7 +84,7 @@ type VM struct {
 	stop      chan struct{} // closed by the order to stop; replaced if that is withdrawn
 	hurry     chan struct{} // closed by an order to end at once; replaced as stop is
 	stopping  bool
-	turning   string // what waits for storage, without mu: "paused", "resumed" or preparing
+	turning   string // what waits for the guest's storage, without mu: "paused" or "resumed"
 	signalled bool   // a signal orders it, too
 	forced    bool   // the order to stop includes a copy that may be the only one
 	order     order  // the first order to stop
@@ -121,15 +121,19 @@ type move struct {
 	settled chan struct{}
 }
 
+// newEngine makes the engine of a migration that is prepared.
+type newEngine func(migration.Machine, migration.Observer) engine
+
 func newVM(name string, publish func(control.Event)) *VM {
 	return &VM{
 		name: name, begun: time.Now(), publish: publish, state: control.StateStarting,
 		log: slog.New(slog.DiscardHandler), moved: make(chan struct{}),
 		stop: make(chan struct{}), hurry: make(chan struct{}),
-		newEngine: func(
-			m migration.Machine, p migration.Params, o migration.Observer,
-		) (engine, error) {
-			return migration.NewSource(m, p, o)
+		prepare: func(p migration.Params) (newEngine, error) {
+			ready, err := migration.Prepare(p)
+			return func(m migration.Machine, o migration.Observer) engine {
+				return ready.Source(m, o)
+			}, err
 		},
 	}
 }
@@ -515,9 +519,11 @@ func (h *VM) Debug(ctx context.Context) (control.Debug, error) {
 	return d, nil
 }
 
-// StartMigration starts moving the guest away.
-func (h *VM) StartMigration(p migration.Params) (control.Started, error) {
-	started, err := h.startMigration(p)
+// StartMigration starts moving the guest away, unless ctx, which is the order's, has ended by then.
+func (h *VM) StartMigration(
+	ctx context.Context, p migration.Params,
+) (control.Started, error) {
+	started, err := h.startMigration(ctx, p)
 	if err != nil {
 		h.log.Warn("migration refused", "destination", p.Destination,
 			"error", control.Message(err))
@@ -525,43 +531,39 @@ func (h *VM) StartMigration(p migration.Params) (control.Started, error) {
 	return started, err
 }
 
-// preparing is what becomes of a VM while its migration is prepared.
-const preparing = "prepared for a migration"
-
-// startMigration does not hold mu while the engine is made, so that the VM can be asked about, and
-// ended, if the storage of certificates hangs.
-func (h *VM) startMigration(p migration.Params) (control.Started, error) {
+// startMigration does not hold mu while certificates are read, so that the VM can be asked about,
+// and ended, if their storage hangs. A client that has gone meanwhile expects no migration.
+func (h *VM) startMigration(ctx context.Context, p migration.Params) (control.Started, error) {
+	h.mu.Lock()
+	err := h.requireHere()
+	h.mu.Unlock()
+	if err != nil {
+		return control.Started{}, err
+	}
+	create, err := h.prepare(p)
+	if err != nil {
+		return control.Started{}, fmt.Errorf("%w: %w", control.ErrInvalid, err)
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err := h.requireHere(); err != nil {
 		return control.Started{}, err
 	}
+	if ctx.Err() != nil {
+		return control.Started{}, fmt.Errorf("%w: its client has gone", control.ErrConflict)
+	}
 	m := &move{id: 1, dest: p.Destination, done: make(chan struct{})}
 	if h.last != nil {
 		m.id = h.last.id + 1
 	}
-	watched := trackedMachine{h.vm, h.tracker()}
-	h.turning = preparing
-	h.mu.Unlock()
-	e, err := h.newEngine(watched, p, m.observer(h.publish)) // it reads certificates
-	h.mu.Lock()
-	h.turning = ""
-	if err != nil {
-		return control.Started{}, fmt.Errorf("%w: %w", control.ErrInvalid, err)
-	}
-	if err := h.requireHere(); err != nil {
-		return control.Started{}, err
-	}
-	if h.vm != watched.machine {
-		return control.Started{}, fmt.Errorf("%w: the guest has been reset", control.ErrConflict)
-	}
-	ctx, cancel := context.WithCancelCause(context.Background())
+	e := create(trackedMachine{h.vm, h.tracker()}, m.observer(h.publish))
+	moving, cancel := context.WithCancelCause(context.Background())
 	m.engine, m.cancel, h.last = e, cancel, m
 	m.log = h.log.With("migration", m.name())
 	e.LogTo(m.log)
 	m.log.Info("migration begins", "number", m.id, "destination", m.dest)
 	report := m.reportSoFar()
-	go h.migrate(ctx, m, h.vm.Done())
+	go h.migrate(moving, m, h.vm.Done())
 	return control.Started{ID: m.id, Report: report}, nil
 }
 

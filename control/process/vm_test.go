@@ -317,17 +317,17 @@ func newRig(t *testing.T) *rig {
 		events: make(chan control.Event, 100), ended: make(chan ending, 1),
 	}
 	b.VM = newVM("vm", func(e control.Event) { b.events <- e })
-	b.newEngine = func(
-		m migration.Machine, p migration.Params, o migration.Observer,
-	) (engine, error) {
+	b.prepare = func(p migration.Params) (newEngine, error) {
 		if p.Destination == "bad" {
 			return nil, errors.New("bad destination")
 		}
-		b.engine = &fakeEngine{
-			m: m, o: o, fate: b.fate, deaf: b.deaf, end: make(chan migration.Report, 1),
-			answer: make(chan migration.Fate, 1),
-			report: migration.Report{Destination: p.Destination}}
-		return b.engine, nil
+		return func(m migration.Machine, o migration.Observer) engine {
+			b.engine = &fakeEngine{
+				m: m, o: o, fate: b.fate, deaf: b.deaf, end: make(chan migration.Report, 1),
+				answer: make(chan migration.Fate, 1),
+				report: migration.Report{Destination: p.Destination}}
+			return b.engine
+		}, nil
 	}
 	return b
 }
@@ -368,7 +368,7 @@ func (b *rig) next(kind string) control.Event {
 
 func (b *rig) migrate() {
 	b.t.Helper()
-	_, err := b.StartMigration(migration.Params{Destination: "unix:/d"})
+	_, err := b.StartMigration(b.t.Context(), migration.Params{Destination: "unix:/d"})
 	require.NoError(b.t, err)
 }
 
@@ -396,7 +396,7 @@ func TestWithoutGuest(t *testing.T) {
 	require.Equal(t, "tcp:127.0.0.1:9", info.Incoming)
 	require.ErrorIs(t, b.Pause(), control.ErrConflict)
 	require.ErrorIs(t, b.Resume(control.ResumeForced), control.ErrConflict)
-	_, err := b.StartMigration(migration.Params{Destination: "unix:/d"})
+	_, err := b.StartMigration(b.t.Context(), migration.Params{Destination: "unix:/d"})
 	require.ErrorIs(t, err, control.ErrConflict)
 	_, err = b.Tags()
 	require.ErrorIs(t, err, control.ErrConflict)
@@ -576,7 +576,7 @@ func TestMigrationOwnsTheMachine(t *testing.T) {
 	b.migrate()
 	require.ErrorIs(t, b.Pause(), control.ErrConflict)
 	require.ErrorIs(t, b.Resume(control.ResumeForced), control.ErrConflict)
-	_, err := b.StartMigration(migration.Params{Destination: "unix:/e"})
+	_, err := b.StartMigration(b.t.Context(), migration.Params{Destination: "unix:/e"})
 	require.ErrorIs(t, err, control.ErrConflict)
 	require.ErrorContains(t, err, "unix:/d")
 
@@ -591,7 +591,7 @@ func TestMigrationOwnsTheMachine(t *testing.T) {
 
 func TestBadOrderToMigrate(t *testing.T) {
 	b := running(t)
-	_, err := b.StartMigration(migration.Params{Destination: "bad"})
+	_, err := b.StartMigration(b.t.Context(), migration.Params{Destination: "bad"})
 	require.ErrorIs(t, err, control.ErrInvalid)
 	require.Nil(t, b.Info().Migration)
 	b.migrate()
@@ -653,7 +653,7 @@ func TestUnknownFate(t *testing.T) {
 	b := unknown(t)
 	require.ErrorIs(t, b.Resume(control.ResumeSafe), control.ErrConflict)
 	require.ErrorIs(t, b.Pause(), control.ErrConflict)
-	_, err := b.StartMigration(migration.Params{Destination: "unix:/e"})
+	_, err := b.StartMigration(b.t.Context(), migration.Params{Destination: "unix:/e"})
 	require.ErrorIs(t, err, control.ErrConflict)
 	require.False(t, b.machine.Running())
 
@@ -842,7 +842,7 @@ func TestNoMigrationOfAnEndedGuest(t *testing.T) {
 	tried := false
 	e := b.live(lateMachine{b.machine, func() {
 		tried = true
-		_, err := b.StartMigration(migration.Params{Destination: "unix:/d"})
+		_, err := b.StartMigration(b.t.Context(), migration.Params{Destination: "unix:/d"})
 		require.ErrorIs(t, err, control.ErrConflict)
 	}})
 	require.True(t, tried)
@@ -862,7 +862,7 @@ func TestPauseThatHangs(t *testing.T) {
 			return errors.Is(b.Resume(control.ResumeSafe), control.ErrConflict)
 		}, deadline, time.Millisecond)
 		require.Equal(t, control.StateRunning, b.Info().State)
-		_, err := b.StartMigration(migration.Params{Destination: "unix:/d"})
+		_, err := b.StartMigration(b.t.Context(), migration.Params{Destination: "unix:/d"})
 		require.ErrorContains(t, err, "the VM is being paused")
 		if stopped {
 			require.NoError(t, b.Stop(control.StopNow))
@@ -883,46 +883,56 @@ func TestPauseThatHangs(t *testing.T) {
 }
 
 // TestCertificatesThatHang: a migration that cannot be prepared, because certificates are on a host
-// that hangs, keeps nobody from asking about the VM, or from ending it.
+// that hangs, keeps nobody from asking about the VM, or from pausing or ending it. It does not
+// begin once its VM has ended, or its client has gone.
 func TestCertificatesThatHang(t *testing.T) {
-	for _, stopped := range []bool{false, true} {
+	for _, but := range []string{"", "stopped", "moving", "without a client"} {
 		b := running(t)
-		make1 := b.newEngine
+		prepare := b.prepare
 		reading, read := make(chan struct{}), make(chan struct{})
-		b.newEngine = func(
-			m migration.Machine, p migration.Params, o migration.Observer,
-		) (engine, error) {
-			close(reading)
-			<-read
-			return make1(m, p, o)
+		b.prepare = func(p migration.Params) (newEngine, error) {
+			if p.TLSDir != "" {
+				close(reading)
+				<-read
+			}
+			return prepare(p)
 		}
+		ordered, leave := context.WithCancel(t.Context())
 		started := make(chan error, 1)
 		go func() {
-			_, err := b.StartMigration(migration.Params{Destination: "unix:/d"})
+			_, err := b.StartMigration(ordered, migration.Params{
+				Destination: "unix:/d", TLSDir: "/net",
+			})
 			started <- err
 		}()
 		<-reading
 		require.Equal(t, control.StateRunning, b.Info().State)
-		require.ErrorContains(t, b.Pause(), "the VM is being prepared for a migration")
-		_, err := b.StartMigration(migration.Params{Destination: "unix:/d"})
-		require.ErrorIs(t, err, control.ErrConflict)
-		_, _, err = b.beginTrace(&tracing{})
-		require.ErrorContains(t, err, "the VM is being prepared for a migration")
-		if stopped {
+		require.NoError(t, b.Pause())
+		require.NoError(t, b.Resume(control.ResumeSafe))
+		switch but {
+		case "stopped":
 			require.NoError(t, b.Stop(control.StopNow))
 			require.Equal(t, control.EndStop, b.end().how)
-			close(read)
-			require.ErrorIs(t, <-started, control.ErrConflict)
-			require.Nil(t, b.last, "no migration of a VM that has ended")
-			continue
+		case "moving":
+			b.migrate()
+		case "without a client":
+			leave()
 		}
 		close(read)
-		require.NoError(t, <-started)
-		require.ErrorContains(t, b.Pause(), "a migration to unix:/d is under way")
-		b.engine.end <- migration.Report{Status: migration.StatusFailed}
-		require.Eventually(t, func() bool {
-			return b.Info().Migration.Status == migration.StatusFailed
-		}, deadline, time.Millisecond)
+		if err := <-started; but == "" {
+			require.NoError(t, err)
+			require.ErrorContains(t, b.Pause(), "a migration to unix:/d is under way")
+		} else {
+			require.ErrorIs(t, err, control.ErrConflict, but)
+			require.Equal(t, but == "moving", b.last != nil)
+		}
+		leave()
+		if b.last != nil {
+			b.engine.end <- migration.Report{Status: migration.StatusFailed}
+			require.Eventually(t, func() bool {
+				return b.Info().Migration.Status == migration.StatusFailed
+			}, deadline, time.Millisecond)
+		}
 	}
 }
 
@@ -935,7 +945,7 @@ func (b *rig) answers(t *testing.T, state control.State) {
 	_, err = b.Debug(t.Context())
 	require.ErrorIs(t, err, vmm.ErrEnded, "the machine itself was asked")
 	require.ErrorIs(t, b.Pause(), control.ErrConflict)
-	_, err = b.StartMigration(migration.Params{Destination: "unix:/d"})
+	_, err = b.StartMigration(b.t.Context(), migration.Params{Destination: "unix:/d"})
 	require.ErrorIs(t, err, control.ErrConflict)
 }
 

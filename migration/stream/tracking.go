@@ -170,7 +170,7 @@ func (s *Stream) TakeDirty() (remaining, dirtied int, err error) {
 	}
 	s.putAside()
 	dirtied, added := s.pending.Take(s.next)
-	if s.tracker.OnDemand() {
+	if s.tracker.OnDemand() && s.protect == AsRead {
 		// The harvest has reported again what a round that was cut short has not protected.
 		dirtied = added
 	}
