@@ -128,7 +128,8 @@ var errMovedInstead = fmt.Errorf("%w: the guest was not ended: it was too late t
 	"migration, and the guest runs at the destination", ErrConflict)
 
 // Stop ends the VM and returns once its name is free again. It first cancels a migration under way.
-// ErrConflict means that the VM may be the guest's only copy, and lives on.
+// ErrConflict means that the VM may be the guest's only copy, and lives on, or that its guest has
+// moved, and lives on elsewhere.
 func (c *Client) Stop(ctx context.Context, mode StopMode) (VM, error) {
 	events, err := c.Events(ctx)
 	var refused *StatusError
@@ -166,6 +167,11 @@ func (c *Client) stopUnseen(ctx context.Context, mode StopMode) (VM, error) {
 	vm, err := call[VM](ctx, c, "PUT", mode.path(), nil)
 	if err != nil {
 		return vm, err
+	}
+	// A process that ends answers what it was asked before, so this is how one learns of a move.
+	report, err := c.CancelMigration(ctx)
+	if err == nil && report.Status == migration.StatusCompleted {
+		return vm, errMovedInstead
 	}
 	for {
 		now, err := c.VM(ctx)
@@ -407,11 +413,14 @@ func (s *Events) Next() (Event, error) {
 			continue // the data has the kind, too; the rest is comments and separators
 		}
 		if err := json.Unmarshal([]byte(data), &e); err != nil {
-			return e, fmt.Errorf("%s: event that is none: %w", s.client.nameOrPath, err)
+			return e, fmt.Errorf("%s: %w: %w", s.client.nameOrPath, errNoEvent, err)
 		}
 		return e, nil
 	}
 }
+
+// errNoEvent says that a stream has something else than events.
+var errNoEvent = errors.New("event that is none")
 
 // Migrate starts a migration, passes its events to watch as they happen, and returns the final
 // report. If ctx ends, Migrate cancels the migration and waits for its end. Its error is about the
@@ -429,7 +438,7 @@ func (c *Client) Migrate(
 	if err != nil {
 		return migration.Report{}, err
 	}
-	defer events.Close()
+	defer func() { events.Close() }()
 	if !untilStarted() {
 		return migration.Report{}, &givenUp{
 			c.nameOrPath + ": interrupted before the migration began", ctx.Err(),
@@ -453,11 +462,12 @@ func (c *Client) Migrate(
 	for {
 		e, err := events.Next()
 		if err != nil {
-			events.Close()
-			var report migration.Report
-			if events, report, err = c.withoutStream(streamCtx, err); events == nil {
+			next, report, err := c.withoutStream(streamCtx, started.ID, err)
+			if next == nil {
 				return report, err
 			}
+			events.Close()
+			events = next
 			continue
 		}
 		if e.MigrationID != started.ID {
@@ -474,20 +484,27 @@ func (c *Client) Migrate(
 // process cuts it if this program does not read, as when it was stopped for a while. While the
 // migration goes on, there is another stream.
 func (c *Client) withoutStream(
-	ctx context.Context, cause error,
+	ctx context.Context, id int, cause error,
 ) (*Events, migration.Report, error) {
 	if errors.Is(cause, ErrNotAnswering) {
 		return nil, migration.Report{}, fmt.Errorf("%w; the migration is where that left it", cause)
 	}
-	next, errNext := c.Events(ctx) // before the look, so that nothing is missed
-	report, err := c.Migration(ctx)
-	if err == nil && errNext == nil && report.Status == migration.StatusRunning {
+	time.Sleep(c.patience / 1000) // if streams break at once, this is no tight loop
+	next, errNext := c.Events(ctx)
+	report, err := c.Migration(ctx) // after Events, so that nothing is missed
+	// And last whose report that is: numbers only grow.
+	if vm, errVM := c.VM(ctx); errVM == nil && vm.Migration != nil && vm.Migration.ID != id {
+		cause, err = errors.New("another one has begun since"), ErrConflict
+	}
+	over := err == nil && report.Status != migration.StatusRunning
+	broken := errNext == nil && !errors.Is(cause, errNoEvent)
+	if err == nil && !over && broken {
 		return next, report, nil
 	}
 	if errNext == nil {
 		next.Close()
 	}
-	if err == nil && report.Status != migration.StatusRunning {
+	if over {
 		return nil, report, nil
 	}
 	if errors.Is(cause, io.EOF) {

@@ -60,7 +60,7 @@ func (h *hearer) look() {
 	defer h.mu.Unlock()
 	late := time.Since(h.due) > h.patience/looksOfPatience
 	switch {
-	case h.looks == 0: // it was heard just now
+	case h.looks == 0, time.Now().Before(h.due): // of a wait that has ended
 	case late:
 		h.looks = looksOfPatience
 		h.arm()

@@ -19,7 +19,7 @@ for name in "$@"; do
 	fi
 	case $name in
 	redis | memcached | sqlite) felt='"latency":{' ;;
-	build | heap) felt='"felt":{' ;;
+	*) felt='"felt":{' ;;
 	esac
 	if ! grep -qF -- "$felt" "$out/$name/raw.jsonl"; then
 		echo "test-workloads: $name: no heartbeat says what was felt of the move" >&2

@@ -206,7 +206,7 @@ func (f *benchSimFlags) withoutEffect(cmd *cobra.Command, all []sim.Entrant) []c
 			!strings.Contains(e.Policy.String(), "limit=")
 	}
 	if !slices.ContainsFunc(all, limited) {
-		add("no effect: no policy has a limit that is not its own", "downtime-limit")
+		add("no effect: every policy with a limit has one of its own", "downtime-limit")
 	}
 	return notes
 }

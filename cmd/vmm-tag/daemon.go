@@ -137,8 +137,9 @@ func listen(c config) (*net.UnixListener, error) {
 	mode := os.FileMode(0o600)
 	// Nobody else may connect before it has its group.
 	private := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
-		var err error
-		return errors.Join(c.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), 0o600) }), err)
+		var errMode error
+		err := c.Control(func(fd uintptr) { errMode = unix.Fchmod(int(fd), 0o600) })
+		return errors.Join(err, errMode)
 	}}
 	listener, err := private.Listen(context.Background(), "unixpacket", c.socket)
 	if err != nil {
@@ -178,12 +179,17 @@ func removeStale(socket string) error {
 	}
 	c, err := guest.Dial(socket)
 	switch {
+	case errors.Is(err, os.ErrNotExist): // it has ended just now
+		return nil
 	case err == nil:
 		return errors.Join(fmt.Errorf("a daemon listens at %s already", socket), c.Close())
 	case !errors.Is(err, unix.ECONNREFUSED): // of another kind, or too busy to accept
 		return fmt.Errorf("%s may be in use: %w", socket, err)
 	}
-	return os.Remove(socket)
+	if err := os.Remove(socket); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 func (r *registry) renewForever(ctx context.Context, wake time.Duration, log *slog.Logger) {

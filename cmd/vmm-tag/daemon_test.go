@@ -486,7 +486,7 @@ func TestExecSignals(t *testing.T) {
 		"kill -INT $$; exit 7":                128 + int(unix.SIGINT),
 		"kill -QUIT $$; exit 7":               128 + int(unix.SIGQUIT),
 		"kill -INT $PPID; exit 7":             7,
-		"kill -HUP $PPID; exit 7":             7,
+		"kill -HUP $PPID; exec sleep 100000":  128 + int(unix.SIGHUP),
 		"kill -TERM $PPID; exec sleep 100000": 128 + int(unix.SIGTERM),
 	} {
 		status, _, _ := b.run("exec", "--", "sh", "-c", "ulimit -c 0; "+script)

@@ -50,7 +50,8 @@ func execute(socket string, between bool, command []string, stderr io.Writer) in
 }
 
 // attend waits for a command that was started. When a signal comes, this program waits on: a
-// terminal sends its signals to the command, too, and SIGTERM is passed on.
+// terminal sends its signals to the command, too. SIGTERM and SIGHUP are passed on, because others
+// send them to this program alone.
 func attend(cmd *exec.Cmd, caught <-chan os.Signal) error {
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
@@ -59,7 +60,7 @@ func attend(cmd *exec.Cmd, caught <-chan os.Signal) error {
 		case err := <-ended:
 			return err
 		case s := <-caught:
-			if s == syscall.SIGTERM {
+			if s == syscall.SIGTERM || s == syscall.SIGHUP {
 				_ = cmd.Process.Signal(s)
 			}
 		}

@@ -49,7 +49,10 @@ func describe(s *guest.Status) string {
 }
 
 func ask(c *guest.Client) (*guest.Status, error) {
-	a, err := c.Ask(guest.Request{Op: "status"})
+	return statusOf(c.Ask(guest.Request{Op: "status"}))
+}
+
+func statusOf(a guest.Answer, err error) (*guest.Status, error) {
 	if err == nil && a.Status == nil {
 		err = errors.New("the tag daemon does not answer")
 	}
@@ -140,7 +143,11 @@ func watch(ctx context.Context, socket string, d display) error {
 	defer c.Close()
 	var last *guest.Status
 	for {
-		all, err := ask(c)
+		a, err := c.AskWhile(guest.Request{Op: "status"}, func() bool { return ctx.Err() == nil })
+		if ctx.Err() != nil {
+			return nil
+		}
+		all, err := statusOf(a, err)
 		if err != nil {
 			return err
 		}

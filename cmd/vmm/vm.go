@@ -144,7 +144,9 @@ func newCancel(std cli.Streams) *cobra.Command {
 				return fmt.Errorf("too late to cancel: the guest already runs at %s",
 					report.Destination)
 			}
-			if vm, err := c.VM(ctx); err == nil && vm.State == control.StateUnknown {
+			switch vm, err := c.VM(ctx); {
+			case err != nil:
+			case vm.State == control.StateUnknown, vm.State == control.StateMoved:
 				return errors.New("too late to cancel: " + whereabouts(c))
 			}
 			return nil

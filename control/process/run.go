@@ -295,10 +295,6 @@ func (p *process) boot(ctx context.Context) (*vmm.VM, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := p.prepare(ctx, vm); err != nil {
-		vm.Close()
-		return nil, err
-	}
 	if err := vm.Boot(kernel, initrd, p.cfg.Cmdline); err != nil {
 		vm.Close()
 		if p.cfg.Kernel != "" {
@@ -306,15 +302,19 @@ func (p *process) boot(ctx context.Context) (*vmm.VM, error) {
 		}
 		return nil, err
 	}
-	if err := p.beginOutput(); err != nil {
+	if err = p.beginOutput(); err == nil {
+		err = p.prepare(ctx, vm)
+	}
+	if err != nil {
 		vm.Close()
 		return nil, err
 	}
 	return vm, nil
 }
 
-// beginOutput empties the files of the guest's consoles, once nothing else can refuse the VM: they
-// may say why the last one ended.
+// beginOutput empties the files of the guest's consoles, once nothing refuses the VM any more: they
+// may say why the last one ended. A log may be one of these files, so it comes before a log has
+// anything to say.
 func (p *process) beginOutput() error { return errors.Join(p.console.begin(), p.hvc.begin()) }
 
 func (p *process) options() vmm.Options {
@@ -408,8 +408,8 @@ func (p *process) receive(ctx context.Context) (*vmm.VM, error) {
 	}
 	addr := transport.Bound(p.cfg.Incoming, ln)
 	defer p.dropReady()
-	if err = p.readyRAM(ctx); err == nil {
-		err = p.beginOutput()
+	if err = p.beginOutput(); err == nil {
+		err = p.readyRAM(ctx)
 	}
 	if err != nil {
 		ln.Close()

@@ -85,6 +85,7 @@ type VM struct {
 	hurry     chan struct{} // closed by an order to end at once; replaced as stop is
 	stopping  bool
 	turning   string // what waits for the guest's storage, without mu: "paused" or "resumed"
+	reading   bool   // an order to migrate reads its certificates, without mu
 	signalled bool   // a signal orders it, too
 	forced    bool   // the order to stop includes a copy that may be the only one
 	order     order  // the first order to stop
@@ -535,17 +536,23 @@ func (h *VM) StartMigration(
 // and ended, if their storage hangs. A client that has gone meanwhile expects no migration.
 func (h *VM) startMigration(ctx context.Context, p migration.Params) (control.Started, error) {
 	h.mu.Lock()
-	err := h.requireHere()
-	h.mu.Unlock()
-	if err != nil {
+	defer h.mu.Unlock()
+	if err := h.requireHere(); err != nil {
 		return control.Started{}, err
 	}
+	reads := p.TLSDir != ""
+	if reads && h.reading { // or orders that are given again and again would pile up
+		return control.Started{}, fmt.Errorf("%w: another order to migrate still reads its "+
+			"certificates", control.ErrConflict)
+	}
+	h.reading = h.reading || reads
+	h.mu.Unlock()
 	create, err := h.prepare(p)
+	h.mu.Lock()
+	h.reading = h.reading && !reads
 	if err != nil {
 		return control.Started{}, fmt.Errorf("%w: %w", control.ErrInvalid, err)
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
 	if err := h.requireHere(); err != nil {
 		return control.Started{}, err
 	}

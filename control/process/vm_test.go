@@ -909,6 +909,10 @@ func TestCertificatesThatHang(t *testing.T) {
 		require.Equal(t, control.StateRunning, b.Info().State)
 		require.NoError(t, b.Pause())
 		require.NoError(t, b.Resume(control.ResumeSafe))
+		_, err := b.StartMigration(t.Context(), migration.Params{
+			Destination: "unix:/d", TLSDir: "/net",
+		})
+		require.ErrorContains(t, err, "still reads its certificates")
 		switch but {
 		case "stopped":
 			require.NoError(t, b.Stop(control.StopNow))

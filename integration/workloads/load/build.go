@@ -26,7 +26,8 @@ func build(m *meter, command []string, goOn func() bool) error {
 		if err := cmd.Start(); err != nil {
 			return err
 		}
-		for lines := bufio.NewScanner(out); lines.Scan(); {
+		lines := bufio.NewReader(out)
+		for _, err = lines.ReadString('\n'); err == nil; _, err = lines.ReadString('\n') {
 			m.wrote()
 		}
 		if err := cmd.Wait(); err != nil {

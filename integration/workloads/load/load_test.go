@@ -93,6 +93,7 @@ func answering(t *testing.T, answers ...string) *shell {
 	for _, a := range answers {
 		script += "read -r line && echo '" + a + "'\n"
 	}
+	script += "read -r line\n"
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "sqlite3"), []byte(script), 0o755))
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
 	s, err := startShell("/db")

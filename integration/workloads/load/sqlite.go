@@ -43,7 +43,7 @@ func startShell(database string) (*shell, error) {
 	return &shell{to, bufio.NewScanner(from)}, cmd.Start()
 }
 
-// ask has the shell carry out statements, whose last line of output must be that one.
+// ask has the shell carry out statements, whose one line of output must be that one.
 func (s *shell) ask(want, format string, args ...any) error {
 	if _, err := fmt.Fprintf(s.to, format+"\n", args...); err != nil {
 		return err
