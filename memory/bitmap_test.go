@@ -4,7 +4,9 @@ import (
 	"maps"
 	"math/bits"
 	"math/rand/v2"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -288,4 +290,42 @@ func TestBitmapAllocatesNothing(t *testing.T) {
 		a.Reset()
 		b.Reset()
 	}))
+}
+
+// TestNotesOfManyChannels: goroutines that note different blocks of one word of the upper level at
+// the same moment lose none. A block that is lost would keep its stale pages.
+func TestNotesOfManyChannels(t *testing.T) {
+	const blocks, workers, rounds = 64, 2, 20_000
+	b := NewBitmap(blocks * blockWords * 64)
+	var ready, done atomic.Int64
+	// They spin, because a wait for a scheduler would keep them apart.
+	await := func(n *atomic.Int64, round int) {
+		for n.Add(1); n.Load() < int64(workers*(round+1)); {
+			runtime.Gosched()
+		}
+	}
+	lost := 0
+	var all sync.WaitGroup
+	for worker := range workers {
+		all.Go(func() {
+			for round := range rounds {
+				await(&ready, 2*round)
+				for block := worker; block < blocks; block += workers {
+					b.Set(block * blockWords * 64)
+				}
+				await(&done, round)
+				if worker == 0 {
+					found := 0
+					for range b.NonZero() {
+						found++
+					}
+					lost += blocks - found
+					b.Reset()
+				}
+				await(&ready, 2*round+1)
+			}
+		})
+	}
+	all.Wait()
+	require.Zero(t, lost)
 }

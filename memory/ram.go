@@ -265,12 +265,20 @@ func (r *RAM) Backed() (int, error) {
 // all the same. So while it counts more pages than it shows, Allocated looks again, for a while. It
 // does not wait for long, because a page that is allocated and was never written looks the same.
 func (r *RAM) Allocated(pages *Bitmap) error {
-	tries := 0
-	return r.allocated(pages, func() bool {
-		tries++
+	return r.allocated(pages, patiently())
+}
+
+// patientLooks is how often Allocated looks at most, a millisecond apart.
+const patientLooks = 64
+
+// patiently returns what is true for as long as another look is worth it.
+func patiently() (again func() bool) {
+	looks := 1
+	return func() bool {
 		_ = unix.Nanosleep(&unix.Timespec{Nsec: int64(time.Millisecond)}, nil)
-		return tries < 64
-	})
+		looks++
+		return looks <= patientLooks
+	}
 }
 
 // allocated is Allocated, which looks again for as long as again says so.

@@ -1,6 +1,7 @@
 package memory
 
 import (
+	"bytes"
 	"context"
 	"sync/atomic"
 	"testing"
@@ -276,4 +277,30 @@ func TestAllocatedLooksAgain(t *testing.T) {
 	require.NoError(t, unix.Fallocate(r.FD(), 0, (hidden+1)*PageSize, PageSize))
 	require.NoError(t, r.allocated(found, func() bool { return false }), "it need not appear")
 	require.Equal(t, 2, found.Count())
+}
+
+// TestTouchChangesNothing: kernels before 5.14 populate RAM by it, while a guest may run.
+func TestTouchChangesNothing(t *testing.T) {
+	r := newRAM(t, MinSize)
+	want := make([]byte, r.Size())
+	for p := 0; p < r.Pages(); p += 2 {
+		for i := range 8 {
+			want[p*PageSize+i] = byte(p + i + 1)
+		}
+		copy(r.Page(p), want[p*PageSize:(p+1)*PageSize])
+	}
+	touch(r.Bytes())
+	require.True(t, bytes.Equal(want, r.Bytes()))
+	backed, err := r.Backed()
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, backed, r.Pages(), "each page has been written")
+}
+
+// TestPatience: pages of a huge page in the making get their time.
+func TestPatience(t *testing.T) {
+	again, looks := patiently(), 1
+	for again() {
+		looks++
+	}
+	require.Equal(t, patientLooks, looks)
 }

@@ -2,6 +2,7 @@ package migration
 
 import (
 	"context"
+	"errors"
 	"net"
 	"testing"
 	"testing/synctest"
@@ -344,5 +345,40 @@ func TestFailureReportedAfterASuccess(t *testing.T) {
 		s := b.source(Params{})
 		b.checkMoved(s, s.Run(context.Background()))
 		require.Less(t, time.Since(b.begun), time.Second, "before the farewell is over")
+	})
+}
+
+// TestSourceThatLeavesUnheard: a source that goes before it is welcome makes room for the next one.
+func TestSourceThatLeavesUnheard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newEnds(t, idle)
+		defer b.close()
+		b.m.start()
+		nc, err := b.ln.dial(t.Context())
+		require.NoError(t, err)
+		require.NoError(t, transport.WriteHello(nc, transport.Hello{
+			Purpose: transport.PurposeMigrate, Channels: 1, ID: transport.ID{1},
+		}))
+		require.NoError(t, nc.Close())
+		synctest.Wait()
+		s := b.source(Params{})
+		b.checkMoved(s, s.Run(t.Context()))
+	})
+}
+
+// TestStrangersMayNotAsk: who may not send a guest may not ask about one either, or end it.
+func TestStrangersMayNotAsk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newEndsOf(t, idle, func(d *Destination) {
+			d.Admit = func(transport.Peer) error { return errors.New("a stranger") }
+		})
+		defer b.close()
+		for _, purpose := range []transport.Purpose{
+			transport.PurposeMigrate, transport.PurposeQuery, transport.PurposeFence,
+		} {
+			_, err := knock(b, transport.Hello{Purpose: purpose, Channels: 1})
+			require.ErrorIs(t, err, transport.ErrRefused)
+			require.ErrorContains(t, err, "a stranger")
+		}
 	})
 }

@@ -51,6 +51,11 @@ func newEnds(t *testing.T, script func(*guest)) *ends { return newEndsKnowing(t,
 
 // newEndsKnowing is newEnds with a destination that knows features of the protocol.
 func newEndsKnowing(t *testing.T, script func(*guest), knows transport.Features) *ends {
+	return newEndsOf(t, script, func(d *Destination) { d.features = knows })
+}
+
+// newEndsOf is newEnds with another destination.
+func newEndsOf(t *testing.T, script func(*guest), change func(d *Destination)) *ends {
 	b := &ends{t: t, m: newFakeMachine(t, script), ln: newMemListener()}
 	b.begun, b.served = time.Now(), make(chan Incoming, 1)
 	b.dial, b.sourceClock = b.ln.dial, b.clock
@@ -71,7 +76,8 @@ func newEndsKnowing(t *testing.T, script func(*guest), knows transport.Features)
 		if b.onArrive != nil {
 			b.onArrive()
 		}
-	}, Log: slog.New(slog.NewTextHandler(&b.log, nil)), clock: b.clock, features: knows}
+	}, Log: slog.New(slog.NewTextHandler(&b.log, nil)), clock: b.clock}
+	change(&d)
 	ctx, cancel := context.WithCancelCause(context.Background())
 	b.stop, b.stopFor = func() { cancel(nil) }, cancel
 	go func() {

@@ -272,3 +272,15 @@ func TestTakenBackOverSockets(t *testing.T) {
 	require.False(t, m.isRunning())
 	require.True(t, in.ran.Load())
 }
+
+// TestListsAreBounded: a guest may have its switchovers taken back for days, and the latest tell
+// most.
+func TestListsAreBounded(t *testing.T) {
+	s := &Source{}
+	for n := range maxStandstills + 500 {
+		s.list(Standstill{AtMS: float64(n)})
+	}
+	require.Len(t, s.report.Standstills, maxStandstills)
+	require.EqualValues(t, maxStandstills+499, s.report.Standstills[maxStandstills-1].AtMS)
+	require.EqualValues(t, 500, s.report.Standstills[0].AtMS)
+}

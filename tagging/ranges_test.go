@@ -214,3 +214,22 @@ func BenchmarkDeclared(b *testing.B) {
 		p.Declared()
 	}
 }
+
+// TestEachReservedWordCounts: any of them that is not 0 tells that the page is no table any more.
+func TestEachReservedWordCounts(t *testing.T) {
+	words := []int{pageLeaseAt, pageTermAt}
+	for at := pageRangesAt + 4; at < pageSlot0; at += 4 {
+		words = append(words, at)
+	}
+	require.Len(t, words, 2+(0x40-0x1c)/4)
+	for _, at := range words {
+		r := newRAM(4)
+		p := NewPort(r)
+		page := newPage(t, p, r)
+		page.rangesOn()
+		page.declare(0, 10, 5)
+		require.NotEmpty(t, p.Declared())
+		atomic.StoreUint32(page.word(at), 1)
+		require.Empty(t, p.Declared(), "%#x", at)
+	}
+}

@@ -126,8 +126,8 @@ func TestPagesThatAreRefused(t *testing.T) {
 			packed(content(page-1))),
 		"unpacks to more": pagesFrame(EncodingZstd, one, page,
 			packed(content(page+1))),
-		"unpacks to very much more": pagesFrame(EncodingZstd, one, page,
-			packed(content(64<<20))),
+		"unpacks to very much more": pagesFrame(EncodingZstd, []run{{0, 16, kindContent}},
+			16*page, packed(content(64<<20))), // and is shorter than what it announces
 		"no zstd": pagesFrame(EncodingZstd, one, page, content(100)),
 		"an empty run": pagesFrame(EncodingRaw, []run{{5, 0, kindContent}}, 0,
 			nil),
@@ -157,8 +157,13 @@ func TestPagesThatAreRefused(t *testing.T) {
 		c := NewConn(replay{r: bytes.NewReader(frame)})
 		h, err := c.Next()
 		require.NoError(t, err, name)
-		err = NewReceivers([]*Conn{c}, ram)[0].Apply(h)
+		var before, after runtime.MemStats
+		r := NewReceivers([]*Conn{c}, ram)[0]
+		runtime.ReadMemStats(&before)
+		err = r.Apply(h)
+		runtime.ReadMemStats(&after)
 		require.ErrorIs(t, err, ErrFrame, name)
+		require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(32<<20), name)
 	}
 
 	// The same parts, put together properly.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 
@@ -56,9 +57,11 @@ func firstTime(disks []*virtio.Disk) error {
 }
 
 func closeDisks(disks []*virtio.Disk) {
+	var together sync.WaitGroup // each may wait for its host
 	for _, d := range disks {
-		d.Close()
+		together.Go(d.Close)
 	}
+	together.Wait()
 }
 
 // ownDisks takes disks, all of them or none.

@@ -92,3 +92,19 @@ func TestGuestsHaveNoPerformanceCounters(t *testing.T) {
 		require.False(t, has, "KVM was told to take them away")
 	}
 }
+
+// TestEveryPartOfAVCPUIsLoaded: parts that a fresh vCPU has as well as the guests of other tests.
+func TestEveryPartOfAVCPUIsLoaded(t *testing.T) {
+	vm := newTestVM(t, 1, nil)
+	s := stateOf(t, vm)
+	v := &s.vcpus[0]
+	v.debug.DB[0], v.debug.DR7 = 0x1234, v.debug.DR7|1
+	v.xcrs.Registers[0].Value = 3 // x87 and SSE
+	v.events.N.Pending = 1
+	want := *v
+	require.NoError(t, vm.LoadState(s.encode()))
+	got := stateOf(t, vm).vcpus[0]
+	require.Equal(t, want.debug, got.debug)
+	require.Equal(t, want.xcrs, got.xcrs)
+	require.Equal(t, want.events.N, got.events.N)
+}

@@ -175,6 +175,9 @@ func build(
 		err = devices.Attach(board{vm})
 	}
 	if err != nil {
+		if vm.ram == opts.RAM {
+			vm.ram = nil // nobody has written it, so another machine may take it over
+		}
 		vm.release()
 		return nil, err
 	}

@@ -423,8 +423,14 @@ func TestNewFromConfigRefusesALesserCPU(t *testing.T) {
 	h, err := probe.Ask()
 	require.NoError(t, err)
 	if !h.TSCScaling {
-		_, err = NewFromConfig(change(func(c *machineConfig) { c.TSCKHz /= 2 }), Options{})
+		var size int64
+		other := change(func(c *machineConfig) { size, c.TSCKHz = c.MemoryBytes, c.TSCKHz/2 })
+		ready, err := memory.New(size)
+		require.NoError(t, err)
+		defer ready.Close()
+		_, err = NewFromConfig(other, Options{RAM: ready})
 		require.ErrorIs(t, err, ErrTSC)
+		require.Equal(t, size, ready.Size(), "for the next source")
 	}
 }
 

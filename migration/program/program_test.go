@@ -457,3 +457,26 @@ func TestMessage(t *testing.T) {
 	o = object(Telling(0, policy.Event{Kind: policy.KindGate, Gate: policy.GateOpen}))
 	require.Equal(t, map[string]any{"event": "gate", "gate": "open", "now_ms": 0.0}, o)
 }
+
+// stubbed is a leader that always says the same.
+type stubbed struct{ Asked }
+
+func (stubbed) TryAsk(Message, time.Duration) (*policy.Action, error) {
+	return &policy.Action{Verb: policy.Switchover}, nil
+}
+
+// TestAnswersAtAnExitAge: an answer counts at the EXIT that it was asked for, once and soon.
+func TestAnswersAtAnExitAge(t *testing.T) {
+	c := &Counsel{leader: stubbed{}}
+	_, kept := c.AtExit(0)
+	require.False(t, kept, "nobody was asked")
+	c.AskAtExit(0, Message{}, policy.Event{Kind: policy.KindGate})
+	e, kept := c.AtExit(exitAnswerLife)
+	require.True(t, kept)
+	require.Equal(t, policy.Switchover, e.Answer.Verb)
+	_, kept = c.AtExit(exitAnswerLife)
+	require.False(t, kept, "once")
+	c.AskAtExit(0, Message{}, policy.Event{Kind: policy.KindGate})
+	_, kept = c.AtExit(exitAnswerLife + 1)
+	require.False(t, kept, "late")
+}

@@ -64,6 +64,23 @@ func TestRemaining(t *testing.T) {
 	}
 }
 
+// TestDirtiedOfARoundThatIsCut: pages that were protected at once and not sent are dirtied if the
+// guest writes them, as those that it had not written before.
+func TestDirtiedOfARoundThatIsCut(t *testing.T) {
+	g := newGuest(t, true)
+	g.write(0, 96)
+	s, sink := begun(t, g, stream.Config{Protect: stream.AtOnce})
+	stopAt(s, sink, 64, func() {
+		g.write(80, 10)
+		g.write(2*protected, 5)
+	})
+	require.EqualValues(t, 64, send(t, s, stream.Running).Content)
+	left, dirtied, err := s.TakeDirty()
+	require.NoError(t, err)
+	require.Equal(t, 32+5, left)
+	require.Equal(t, 10+5, dirtied)
+}
+
 // TestLeftoversAreCountedOnce: rounds that are cut short, one after the other, each leave
 // pages behind that the next one protects again. They must not add up: a migration that is
 // suspended again and again would never switch over.

@@ -3,6 +3,7 @@ package device_test
 import (
 	"encoding/binary"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -222,4 +223,31 @@ func TestOlderStateIsLoaded(t *testing.T) {
 	require.True(t, read)
 	require.NoError(t, s.Load([]state.Section{older}))
 	require.EqualValues(t, 2, loaded)
+}
+
+// storage is a device whose end waits for its host.
+type storage struct {
+	device.Device
+	wait time.Duration
+}
+
+func (s storage) Drain() <-chan struct{} {
+	idle := make(chan struct{})
+	close(idle)
+	return idle
+}
+func (s storage) Busy() string { return "" }
+func (s storage) Close()       { time.Sleep(s.wait) }
+
+// TestDevicesEndTogether: many devices that wait for a host that hangs wait at the same time.
+func TestDevicesEndTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s device.Set
+		for range 16 {
+			s.Add(storage{wait: time.Second})
+		}
+		begin := time.Now()
+		<-s.Close(5 * time.Second)
+		require.Equal(t, time.Second, time.Since(begin))
+	})
 }

@@ -217,13 +217,19 @@ func (s *Set) Close(patience time.Duration) (ended <-chan struct{}) {
 		}
 	}
 	var late []Device
+	var together sync.WaitGroup // a disk may wait for its host, and the others need not wait for it
 	for _, d := range slices.Backward(s.devices) {
-		if r, ok := d.(Drainer); ok && r.Busy() != "" {
-			late = append(late, d)
-		} else {
+		r, drains := d.(Drainer)
+		switch {
+		case !drains:
 			d.Close()
+		case r.Busy() != "":
+			late = append(late, d)
+		default:
+			together.Go(d.Close)
 		}
 	}
+	together.Wait()
 	done := make(chan struct{})
 	if len(late) == 0 {
 		// Not in the background: the caller tells by the channel whether something is late.

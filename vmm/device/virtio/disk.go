@@ -1,17 +1,21 @@
 package virtio
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"taskguide/memory"
 )
 
 // Cache says whether a disk's content goes through the host's page cache.
@@ -68,7 +72,8 @@ type Disk struct {
 
 	mu      sync.Mutex // guards what follows; never held while the host is asked
 	owned   bool
-	owed    error // error of lost data that the guest has not been told of, see flush
+	owed    error       // error of lost data that the guest has not been told of, see flush
+	flushes []*flushing // whose syncs go on
 	closed  bool
 	failed  int64     // requests since errors began; 0: there are none
 	lastBad time.Time // when the last request failed
@@ -200,8 +205,11 @@ func (d *Disk) measure() error {
 		}
 		d.block = n
 	}
-	if d.direct && st.Mask&unix.STATX_DIOALIGN != 0 {
+	switch {
+	case d.direct && st.Mask&unix.STATX_DIOALIGN != 0: // since Linux 6.1
 		d.block = max(d.block, int(st.Dio_offset_align), int(st.Dio_mem_align))
+	case d.direct && st.Mode&unix.S_IFMT == unix.S_IFREG:
+		d.block = blockBy(d.tryRead)
 	}
 	if d.bytes, err = unix.Seek(d.fd, 0, io.SeekEnd); err != nil {
 		return err
@@ -210,6 +218,27 @@ func (d *Disk) measure() error {
 		return fmt.Errorf("%d bytes: want a multiple of its block size, %d", d.bytes, d.block)
 	}
 	return nil
+}
+
+// blockBy finds out the size of blocks by reading: an older kernel does not say it for a file, and
+// refuses what is not aligned to the blocks of the device below.
+func blockBy(try func(n int) error) int {
+	if !errors.Is(try(sectorBytes), unix.EINVAL) || try(memory.PageSize) != nil {
+		return sectorBytes
+	}
+	return memory.PageSize
+}
+
+// tryRead reads n bytes at offset n into memory that is aligned to n and not to more.
+func (d *Disk) tryRead(n int) error {
+	mem, err := unix.Mmap(-1, 0, 2*memory.PageSize, unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return err
+	}
+	defer unix.Munmap(mem) //nolint:errcheck // of what was just mapped
+	_, err = unix.Pread(d.fd, mem[n:2*n], int64(n))
+	return err
 }
 
 // Close closes the disk, which ends its locks. If the host hangs, it returns after a while, and the
@@ -333,12 +362,45 @@ func (d *Disk) sync() error {
 	}
 }
 
+// flushing is a flush whose sync goes on. Disk.mu guards it until done is closed.
+type flushing struct {
+	done chan struct{}
+	err  error // its own, or that of another that ended meanwhile
+}
+
+// flushTogether is sync beside other flushes. Of several at the same time, each fails if one does,
+// because the host tells one of them alone of what all of them have lost.
+func (d *Disk) flushTogether() error {
+	f := &flushing{done: make(chan struct{})}
+	d.mu.Lock()
+	d.flushes = append(d.flushes, f)
+	d.mu.Unlock()
+	err := d.sync()
+	d.mu.Lock()
+	d.flushes = slices.DeleteFunc(d.flushes, func(o *flushing) bool { return o == f })
+	others := slices.Clone(d.flushes)
+	if err != nil {
+		for _, o := range others {
+			o.err = cmp.Or(o.err, err)
+		}
+	}
+	f.err = cmp.Or(err, f.err)
+	err = f.err
+	close(f.done)
+	d.mu.Unlock()
+	for _, o := range others {
+		<-o.done
+		err = cmp.Or(err, o.err)
+	}
+	return err
+}
+
 // flush is sync on the guest's order. The host drops what it cannot write and reports that only
 // once. If it reports it to another sync, as that of a release, the guest learns of it at its next
 // flush. That may be this one: of two syncs at the same time either may get the report, so a flush
 // waits for the other's.
 func (d *Disk) flush() error {
-	err := d.sync()
+	err := d.flushTogether()
 	d.reports.Lock()
 	defer d.reports.Unlock()
 	d.mu.Lock()

@@ -235,6 +235,48 @@ func TestErrorOfASyncBesideAFlush(t *testing.T) {
 	require.ErrorIs(t, <-flushed, unix.EIO)
 }
 
+// TestErrorOfAFlushBesideAnother: the host reports an error to one of two flushes at the same time,
+// whichever ends first. Both fail, because both have lost what it could not write.
+func TestErrorOfAFlushBesideAnother(t *testing.T) {
+	for _, failsFirst := range []bool{true, false} {
+		disk, _, _ := ownedDisk(t)
+		var syncs atomic.Int32
+		second, both := make(chan error, 1), make(chan struct{})
+		firstEnded := make(chan struct{})
+		disk.Intercept(func(op Op) error {
+			if op != OpSync {
+				return nil
+			}
+			if syncs.Add(1) == 1 {
+				go func() { second <- disk.flush() }()
+				<-both
+				if !failsFirst {
+					return nil
+				}
+				return unix.EIO
+			}
+			close(both)
+			if failsFirst {
+				<-firstEnded
+				return nil
+			}
+			time.Sleep(20 * time.Millisecond) // the first one most likely ends before
+			return unix.EIO
+		})
+		first := make(chan error, 1)
+		go func() { first <- disk.flush() }()
+		if failsFirst {
+			<-both
+			time.Sleep(20 * time.Millisecond)
+			close(firstEnded)
+		}
+		require.ErrorIs(t, <-first, unix.EIO)
+		require.ErrorIs(t, <-second, unix.EIO)
+		disk.Intercept(func(Op) error { return nil })
+		require.NoError(t, disk.flush(), "told once")
+	}
+}
+
 // TestLateErrorIsOwed: a sync that fails after nobody waits for it any more has used up the host's
 // report. The disk is not released before a flush has told the guest.
 func TestLateErrorIsOwed(t *testing.T) {
@@ -362,4 +404,20 @@ func TestOwnThatHangs(t *testing.T) {
 	require.NoError(t, err, "nor is it locked")
 	other.Close()
 	require.NoError(t, disk.Own(t.Context()))
+}
+
+// TestBlocksByReading: a kernel that does not say how O_DIRECT must be aligned says it by refusing.
+func TestBlocksByReading(t *testing.T) {
+	least := func(n int) func(int) error {
+		return func(tried int) error {
+			if tried < n {
+				return unix.EINVAL
+			}
+			return nil
+		}
+	}
+	require.Equal(t, 512, blockBy(least(512)))
+	require.Equal(t, 4096, blockBy(least(4096)))
+	require.Equal(t, 512, blockBy(least(1<<20)), "it is not the alignment")
+	require.Equal(t, 512, blockBy(func(int) error { return unix.EIO }))
 }

@@ -442,6 +442,7 @@ func (v *vsock) reset() {
 		switch {
 		case s.ask:
 			v.offer(s)
+		case s.stage == stageOver: // the guest closed it, and its last words are on their way
 		case s.stage != stageGreeted:
 			v.abort(s)
 		}

@@ -376,6 +376,8 @@ func TestVsockCredit(t *testing.T) {
 	require.Equal(t, "0123456789", data)
 	g.expect(opCreditRequest)
 	g.silent()
+	g.send(p, "") // the same credit again, as Linux answers at once
+	g.silent()
 	p.taken = 4
 	g.send(p, "")
 	_, data = g.expect(opData)
@@ -455,6 +457,13 @@ func TestVsockShutdown(t *testing.T) {
 // TestVsockClosesWithASlowReader: what the guest sent before it closed a stream reaches a program
 // that reads only afterwards, though more waits than its socket holds.
 func TestVsockClosesWithASlowReader(t *testing.T) {
+	for _, end := range []string{"", "reset", "close"} {
+		testVsockSlowReader(t, end)
+	}
+}
+
+// testVsockSlowReader has the device end like that before the program reads.
+func testVsockSlowReader(t *testing.T, end string) {
 	g := newVsockGuest(t)
 	c, at := g.connected()
 	v := g.dev.backend.(*vsock)
@@ -479,9 +488,23 @@ func TestVsockClosesWithASlowReader(t *testing.T) {
 	shutdown.flags = shutBoth
 	g.send(shutdown, "")
 	g.expect(opReset)
+	closed := make(chan struct{})
+	switch end {
+	case "reset":
+		v.reset()
+		close(closed)
+	case "close":
+		go func() {
+			v.close()
+			close(closed)
+		}()
+	default:
+		close(closed)
+	}
 	got, err := io.ReadAll(c)
 	require.NoError(t, err)
-	require.True(t, bytes.Equal(want.Bytes(), got), "%d bytes of %d", len(got), want.Len())
+	require.True(t, bytes.Equal(want.Bytes(), got), "%s: %d bytes of %d", end, len(got), want.Len())
+	<-closed
 }
 
 // TestVsockHostile: packets that break the rules end their stream, or the device, and nothing else.

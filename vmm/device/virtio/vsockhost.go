@@ -149,7 +149,10 @@ func (s *connection) setCredit(room, taken uint32) bool {
 	if int32(s.sent-taken) < 0 {
 		return false
 	}
-	s.room, s.taken, s.begged = room, taken, false
+	if room != s.room || taken != s.taken {
+		s.begged = false // else it has only answered, and would for ever
+	}
+	s.room, s.taken = room, taken
 	return true
 }
 
@@ -191,13 +194,20 @@ func (s *connection) next(room int) (p packet, data []byte, ok bool) {
 	return packet{}, nil, false
 }
 
-// close ends all streams, and returns once no goroutine is left.
+// close ends all streams, and returns once no goroutine is left. What the guest has sent is still
+// passed on, as far as its readers take it in outletFlush.
 func (v *vsock) close() {
 	v.host.Close()
 	v.mu.Lock()
 	v.closed = true
 	v.heeded()
+	flushed := time.Now().Add(outletFlush)
 	for s := range v.sockets {
+		if s.socket != nil && s.received != s.passed {
+			_ = s.socket.SetWriteDeadline(flushed)
+			v.drop(s)
+			continue
+		}
 		v.abort(s)
 	}
 	v.mu.Unlock()
