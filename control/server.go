@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -202,7 +203,7 @@ func (s *Server) table() map[string]map[string]http.HandlerFunc {
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
 	for path, methods := range s.table() {
-		mux.HandleFunc(path, byMethod(methods))
+		mux.HandleFunc(path, byMethod(path, methods))
 	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, http.StatusNotFound, errorBody{fmt.Sprintf("no such path: %s", r.URL.Path)})
@@ -210,7 +211,32 @@ func (s *Server) routes() http.Handler {
 	return mux
 }
 
-func byMethod(methods map[string]http.HandlerFunc) http.HandlerFunc {
+// parameters are those that a request may have, as docs/openapi.yaml describes them.
+var parameters = map[string][]string{
+	"PUT /v1/vm/resume": {"force"},
+	"PUT /v1/vm/stop":   {"force", "now"},
+	"GET /v1/events":    {"tags"},
+	"GET /v1/trace":     {"for_ms", "interval_ms"},
+	"DELETE /v1/trace":  {"begun"},
+}
+
+// checkParameters refuses what nobody would look at: an order that is carried out otherwise than it
+// was meant is worse than none.
+func checkParameters(r *http.Request, known []string) error {
+	given, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	for name := range given {
+		if !slices.Contains(known, name) {
+			return fmt.Errorf("%w: %s: no such parameter of %s %s", ErrInvalid, name, r.Method,
+				r.URL.Path)
+		}
+	}
+	return nil
+}
+
+func byMethod(path string, methods map[string]http.HandlerFunc) http.HandlerFunc {
 	allowed := strings.Join(slices.Sorted(maps.Keys(methods)), ", ")
 	return func(w http.ResponseWriter, r *http.Request) {
 		h, ok := methods[r.Method]
@@ -218,6 +244,10 @@ func byMethod(methods map[string]http.HandlerFunc) http.HandlerFunc {
 			w.Header().Set("Allow", allowed)
 			writeJSON(w, http.StatusMethodNotAllowed,
 				errorBody{fmt.Sprintf("%s %s: use %s", r.Method, r.URL.Path, allowed)})
+			return
+		}
+		if err := checkParameters(r, parameters[r.Method+" "+path]); err != nil {
+			writeJSON(w, statusOf(err), errorBody{Message(err)})
 			return
 		}
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)

@@ -570,6 +570,10 @@ func TestOrdersThatSayNeitherYesNorNo(t *testing.T) {
 		{"PUT", "/v1/vm/stop?now=", "now=: use now=1, or leave it out"},
 		{"PUT", "/v1/vm/stop?now=1&now=1", "now=1,1: use now=1, or leave it out"},
 		{"GET", "/v1/events?tags=2", "tags=2: use tags=1, or leave it out"},
+		{"PUT", "/v1/vm/stop?Now=1", "Now: no such parameter of PUT /v1/vm/stop"},
+		{"PUT", "/v1/vm/stop?now=1;x", "semicolon"},
+		{"PUT", "/v1/vm/pause?now=1", "now: no such parameter"},
+		{"DELETE", "/v1/trace?began=T", "began: no such parameter"},
 	} {
 		w := httptest.NewRecorder()
 		server.routes().ServeHTTP(w, httptest.NewRequest(c.method, c.path, nil))

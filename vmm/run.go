@@ -138,10 +138,17 @@ func (vm *VM) Discard() { _ = vm.Close() }
 // end ends the machine; the first call decides how. Any thread may call it, a
 // vCPU's own too.
 func (vm *VM) end(exit Exit, err error) {
+	if vm.endFirst(exit, err) {
+		vm.kick() // not under mu, which comes after life
+	}
+}
+
+// endFirst tells whether the machine had not ended before.
+func (vm *VM) endFirst(exit Exit, err error) bool {
 	vm.mu.Lock()
 	defer vm.mu.Unlock()
 	if vm.ended {
-		return
+		return false
 	}
 	vm.ended, vm.exit, vm.exitErr = true, exit, err
 	vm.ending.Store(true)
@@ -149,7 +156,7 @@ func (vm *VM) end(exit Exit, err error) {
 	vm.devices.Hurry()
 	vm.allStill.Broadcast()
 	vm.mayRun.Broadcast()
-	vm.kick()
+	return true
 }
 
 // kick gets all vCPUs out of the guest. A machine that was closed has none.

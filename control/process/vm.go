@@ -818,6 +818,7 @@ func (h *VM) endUnborn() (e ending, ordered bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if !h.stopping {
+		h.endAs(control.StateStopped, control.EndFailed)
 		return ending{}, false
 	}
 	h.endAs(control.StateStopped, h.order.ending)

@@ -555,12 +555,16 @@ func TestEndOfACrash(t *testing.T) {
 	require.Equal(t, control.EndFailed, b.next("state").Ending)
 }
 
-// TestEndWithoutAGuest: a VM that waits for a guest and is told to stop logs that, too.
+// TestEndWithoutAGuest: a VM that waits for a guest and is told to stop logs that, too. Without an
+// order it has failed, and its clients learn of that.
 func TestEndWithoutAGuest(t *testing.T) {
 	b := newRig(t)
-	b.await("unix:/d")
 	_, ordered := b.endUnborn()
 	require.False(t, ordered)
+	require.Equal(t, control.EndFailed, b.next("state").Ending)
+
+	b = newRig(t)
+	b.await("unix:/d")
 	require.NoError(t, b.obey(bySignal(syscall.SIGTERM), control.StopSafe))
 	e, ordered := b.endUnborn()
 	require.True(t, ordered)
