@@ -171,6 +171,9 @@ func TestMapByCommand(t *testing.T) {
 	require.Contains(t, stdout, "All of it is extrapolated: ")
 	status, _, stderr = benchProgram.Try(t, args...)
 	require.Equal(t, 2, status)
+	require.Contains(t, stderr, "is not empty")
+	status, _, stderr = benchProgram.Try(t, append(args, "--out", out+"-again")...)
+	require.Equal(t, 2, status)
 	require.Contains(t, stderr, "--check-file")
 	for _, c := range []struct {
 		args []string
