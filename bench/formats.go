@@ -83,15 +83,32 @@ func writeMarkdown(w io.Writer, p page) error {
 }
 
 // markdown escapes text, because names of a custom experiment may hold every sign, and none of them
-// is an order to Markdown.
+// is an order to Markdown. A mark that stands alone and a sign within a word are none, and stay.
 func markdown(s string) string {
-	return markdownEscapes.Replace(printable(s))
+	letters := []rune(printable(s))
+	at := func(i int) rune {
+		if i < 0 || i >= len(letters) {
+			return ' '
+		}
+		return letters[i]
+	}
+	word := func(r rune) bool { return unicode.IsLetter(r) || unicode.IsDigit(r) }
+	var b strings.Builder
+	for i, r := range letters {
+		order := strings.ContainsRune("\\`<>[]#&~|", r)
+		switch r {
+		case '*':
+			order = i == 0 || at(i-1) != ' ' || at(i+1) != ' '
+		case '_':
+			order = !word(at(i-1)) || !word(at(i+1))
+		}
+		if order {
+			b.WriteByte('\\')
+		}
+		b.WriteRune(r)
+	}
+	return b.String()
 }
-
-var markdownEscapes = strings.NewReplacer(
-	`\`, `\\`, "`", "\\`", "*", `\*`, "_", `\_`, "<", `\<`, ">", `\>`, "[", `\[`, "]", `\]`,
-	"#", `\#`, "&", `\&`, "~", `\~`, "|", `\|`,
-)
 
 // printable makes signs that are none, as the end of a line, spaces.
 func printable(s string) string {

@@ -64,7 +64,7 @@ func TestSimulationFormats(t *testing.T) {
 	for format, want := range map[string][]string{
 		"markdown": {
 			"# Policies in simulated moves\n",
-			"\n| xen | off | 12.5 \\* | 480 \\* | 0.0 \\* | - | - |\n",
+			"\n| xen | off | 12.5 * | 480 * | 0.0 * | - | - |\n",
 			"\n\\* extrapolated: never compared.\n",
 		},
 		"latex": {
