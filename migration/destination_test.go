@@ -54,11 +54,17 @@ func TestSlowBuild(t *testing.T) {
 	})
 }
 
-// knock greets a destination, and returns the connection if it was welcome.
-func knock(b *ends, h transport.Hello) (net.Conn, error) {
+// hail opens a connection with a greeting, and does not wait to be welcome.
+func hail(b *ends, h transport.Hello) net.Conn {
 	nc, err := b.ln.dial(context.Background())
 	require.NoError(b.t, err)
 	require.NoError(b.t, transport.WriteHello(nc, h))
+	return nc
+}
+
+// knock greets a destination, and returns the connection if it was welcome.
+func knock(b *ends, h transport.Hello) (net.Conn, error) {
+	nc := hail(b, h)
 	if _, err := transport.ReadWelcome(nc, h.Features); err != nil {
 		nc.Close()
 		return nil, err
@@ -328,17 +334,11 @@ func TestFailureReportedAfterASuccess(t *testing.T) {
 		b := newEnds(t, idle)
 		defer b.close()
 		b.m.start()
-		nc, err := b.ln.dial(context.Background())
+		nc, err := knock(b, transport.Hello{
+			Purpose: transport.PurposeMigrate, Channels: 1, ID: transport.ID{1},
+		})
 		require.NoError(t, err)
 		defer nc.Close()
-		hello := transport.Hello{
-			Purpose:  transport.PurposeMigrate,
-			Channels: 1,
-			ID:       transport.ID{1},
-		}
-		require.NoError(t, transport.WriteHello(nc, hello))
-		_, err = transport.ReadWelcome(nc, 0)
-		require.NoError(t, err)
 		// No message of this type is due, and nobody reads the refusal. The attempt has no place
 		// any more, and takes another second for its farewell.
 		require.NoError(t, transport.NewConn(nc).WriteMessage(transport.TypeCommit, 0, nil))
@@ -354,12 +354,9 @@ func TestSourceThatLeavesUnheard(t *testing.T) {
 		b := newEnds(t, idle)
 		defer b.close()
 		b.m.start()
-		nc, err := b.ln.dial(t.Context())
-		require.NoError(t, err)
-		require.NoError(t, transport.WriteHello(nc, transport.Hello{
+		require.NoError(t, hail(b, transport.Hello{
 			Purpose: transport.PurposeMigrate, Channels: 1, ID: transport.ID{1},
-		}))
-		require.NoError(t, nc.Close())
+		}).Close())
 		synctest.Wait()
 		s := b.source(Params{})
 		b.checkMoved(s, s.Run(t.Context()))

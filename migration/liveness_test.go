@@ -170,6 +170,12 @@ func TestSlowLimit(t *testing.T) {
 // TestSlowLimitAfterAShortFrame: a frame ends what was announced before it, so what takes as long
 // afterwards is announced anew.
 func TestSlowLimitAfterAShortFrame(t *testing.T) {
+	for _, channels := range []int{1, 2} {
+		testSlowLimitAfterAShortFrame(t, channels)
+	}
+}
+
+func testSlowLimitAfterAShortFrame(t *testing.T, channels int) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newEnds(t, func(g *guest) {
 			if g.step == 1000 {
@@ -179,9 +185,13 @@ func TestSlowLimitAfterAShortFrame(t *testing.T) {
 		defer b.close()
 		b.m.touch(10)
 		b.m.ram.Page(9)[9] = 0 // the last one is backed, and zero
+		for p := range 5 {
+			b.m.ram.Page(512 + p)[9] = 1 // of the other channel, if there are two
+		}
 		b.m.start()
 		s := b.source(Params{
 			BitsPerSecond: 1000, Compress: CompressNone, DowntimeLimit: time.Minute,
+			Channels: channels,
 		})
 		b.checkMoved(s, s.Run(context.Background()))
 	})

@@ -6,7 +6,6 @@ package simrun
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
 	"fmt"
 	"os"
 	"os/exec"
@@ -128,7 +127,7 @@ func programsOf(entrants []sim.Entrant) (map[string]string, error) {
 		if all == nil {
 			all = map[string]string{}
 		}
-		all[path] = fmt.Sprintf("%x", sha256.Sum256(text))
+		all[path] = hashOf(text)
 	}
 	return all, nil
 }

@@ -52,8 +52,13 @@ func Load(name string) (*sim.Trace, error) {
 
 func loaded(text []byte) (*sim.Trace, Origin, error) {
 	t, err := sim.Load(bytes.NewReader(text))
+	return t, Origin{hashOf(text)}, err
+}
+
+// hashOf is the SHA-256 of a file's text.
+func hashOf(text []byte) string {
 	sum := sha256.Sum256(text)
-	return t, Origin{hex.EncodeToString(sum[:])}, err
+	return hex.EncodeToString(sum[:])
 }
 
 func readTrace(name string) ([]byte, error) {

@@ -71,6 +71,11 @@ func (s *stage) contest(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
+	return s.compete(ctx, t)
+}
+
+// compete simulates what the trial asks for, as if it were at its site.
+func (s *stage) compete(ctx context.Context, t *sim.Trace) (err error) {
 	s.result.Contest, err = s.spec.Contest.hold(ctx, t, uint64(s.spec.Guest.Seed), s.processors(),
 		s.site.unlike())
 	return err

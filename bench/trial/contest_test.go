@@ -139,9 +139,9 @@ func TestContest(t *testing.T) {
 		"hosts": {Hosts: &Hosts{}}, "link": {Link: &Link{}},
 	} {
 		require.NotEmpty(t, site.unlike(), what)
-		elsewhere, err := c.hold(t.Context(), traced, 7, 2, site.unlike())
-		require.NoError(t, err)
-		for _, s := range elsewhere {
+		there := &stage{site: &site, spec: Spec{Contest: &c}, result: &Result{}}
+		require.NoError(t, there.compete(t.Context(), traced))
+		for _, s := range there.result.Contest {
 			require.Equal(t, site.unlike(), s.Extrapolated, what)
 		}
 	}

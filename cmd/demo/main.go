@@ -11,7 +11,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -20,6 +19,7 @@ import (
 	"syscall"
 	"time"
 
+	"taskguide/cmd/cli"
 	"taskguide/control"
 	"taskguide/control/process"
 	"taskguide/control/show"
@@ -46,7 +46,7 @@ func main() {
 	runtime.LockOSThread()
 	vmm := flag.String("vmm", "bin/vmm", "the vmm binary")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM,
+	ctx, stop := cli.UntilSignal(context.Background(), os.Interrupt, syscall.SIGTERM,
 		syscall.SIGHUP)
 	defer stop()
 	if err := run(ctx, *vmm); err != nil {

@@ -749,3 +749,16 @@ func TestSocketsOfOthers(t *testing.T) {
 		require.NoError(t, l.Close())
 	}
 }
+
+// TestWatchEndsBesideASilentDaemon: Ctrl-C ends it, whether or not the daemon answers.
+func TestWatchEndsBesideASilentDaemon(t *testing.T) {
+	silent := filepath.Join(t.TempDir(), "silent")
+	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: silent, Net: "unixpacket"})
+	require.NoError(t, err)
+	defer l.Close()
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	begin := time.Now()
+	require.Zero(t, run(ctx, []string{"watch", "--socket", silent}, io.Discard, io.Discard))
+	require.Less(t, time.Since(begin), 20*time.Second, "not when the daemon counts as gone")
+}

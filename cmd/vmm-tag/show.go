@@ -48,11 +48,8 @@ func describe(s *guest.Status) string {
 	return text
 }
 
-func ask(c *guest.Client) (*guest.Status, error) {
-	return statusOf(c.Ask(guest.Request{Op: "status"}))
-}
-
-func statusOf(a guest.Answer, err error) (*guest.Status, error) {
+func ask(ctx context.Context, c *guest.Client) (*guest.Status, error) {
+	a, err := c.AskContext(ctx, guest.Request{Op: "status"})
 	if err == nil && a.Status == nil {
 		err = errors.New("the tag daemon does not answer")
 	}
@@ -89,7 +86,7 @@ func showStatus(socket string, d display) error {
 		return err
 	}
 	defer c.Close()
-	all, err := ask(c)
+	all, err := ask(context.Background(), c)
 	if err != nil {
 		return err
 	}
@@ -143,11 +140,10 @@ func watch(ctx context.Context, socket string, d display) error {
 	defer c.Close()
 	var last *guest.Status
 	for {
-		a, err := c.AskWhile(guest.Request{Op: "status"}, func() bool { return ctx.Err() == nil })
+		all, err := ask(ctx, c)
 		if ctx.Err() != nil {
 			return nil
 		}
-		all, err := statusOf(a, err)
 		if err != nil {
 			return err
 		}

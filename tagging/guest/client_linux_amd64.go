@@ -135,10 +135,14 @@ func (c *Client) Close() error {
 
 // Ask asks the daemon and waits for its answer, for 30 s. A daemon that takes longer hangs, and
 // counts as gone.
-func (c *Client) Ask(q Request) (Answer, error) {
+func (c *Client) Ask(q Request) (Answer, error) { return c.AskContext(context.Background(), q) }
+
+// AskContext is Ask, which gives up when ctx ends, too.
+func (c *Client) AskContext(ctx context.Context, q Request) (Answer, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	a, file, err := c.ask(q, c.patience())
+	patient := c.patience()
+	a, file, err := c.ask(q, func() bool { return ctx.Err() == nil && patient() })
 	if file != nil {
 		_ = file.Close()
 	}
